@@ -13,6 +13,9 @@ pinned peers:
        When it is full one that has not come to its end within seconds gives way. Whose address has
        fewest connections in the lane comes first.
 
+What a relay hands on is for one peer each time, and its ClientHello is sealed by that peer: without a
+seal it is closed, with one it is in the peer's lane.
+
 So a peer does not depend on how many connections strangers hold, nor on whether they share its address,
 nor on what others make of its mark from elsewhere.
 """
@@ -27,7 +30,7 @@ from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
 
 from vfl.errors import fault
-from vfl.net.mark import MOST, NoHello, read_hello
+from vfl.net.mark import MOST, SEAL, NoHello, read_hello, read_sealed
 
 FIRST = 2.0  # seconds for the first byte
 WHOLE = 5.0  # seconds for the whole ClientHello
@@ -56,6 +59,14 @@ STRANGERS = Lane(16, 0.01, 1.0)
 PEER = Lane(16, 0.01, 4.0)  # as many as a peer may have sessions, which may all go on at once
 
 
+@dataclass(frozen=True)
+class Seal:
+    """Whose first message is awaited, and the key of its seal."""
+
+    peer: str
+    key: bytes = field(repr=False)
+
+
 @dataclass(eq=False)
 class Caller:
     """An accepted connection of which nothing is proven."""
@@ -67,7 +78,8 @@ class Caller:
     look: float  # when to look next for what has come
     said: bool = False  # anything at all
     whole: bool = False  # its first message is there
-    mark: bytes = b""
+    mark: bytes = b""  # or its seal
+    seal: Seal | None = None  # that it must have
     peer: str | None = None  # whose mark it is
 
     @property
@@ -199,12 +211,12 @@ class Admission:
             if taken % _AT_ONCE == 0:
                 await asyncio.sleep(0)  # as long as there are more, accepting waits for nothing
 
-    def take(self, accepted: socket.socket, address: str) -> None:
-        """Let a connection wait that has come from an address."""
+    def take(self, accepted: socket.socket, address: str, seal: Seal | None = None) -> None:
+        """Let a connection wait that has come from an address, or over a relay, where it is sealed."""
         now = asyncio.get_running_loop().time()
         network = network_of(address)
         self._make_room(network, now)
-        caller = Caller(accepted, address, network, now, now)
+        caller = Caller(accepted, address, network, now, now, seal=seal)
         self._waiting[caller] = None
         self._crowd[network] += 1
         self._look(caller, now)
@@ -244,10 +256,12 @@ class Admission:
     def _look(self, caller: Caller, now: float) -> None:
         """Look at what has come, without taking it: TLS will read it."""
         try:
-            data = caller.socket.recv(MOST, socket.MSG_PEEK)
+            data = caller.socket.recv(SEAL + MOST, socket.MSG_PEEK)
             if not data:
                 raise ConnectionResetError
-            mark = read_hello(data)
+            mark = read_hello(data) if caller.seal is None else read_sealed(data, caller.seal.key)
+            if caller.seal is not None and mark is not None:
+                caller.socket.recv(SEAL)  # TLS reads what is behind it
         except (BlockingIOError, InterruptedError):
             mark = None
         except NoHello as error:
@@ -264,6 +278,8 @@ class Admission:
             return
         caller.whole, caller.mark = True, mark
         peer = self._peer_of_mark(mark) if mark else None
+        if caller.seal is not None:
+            peer = caller.seal.peer
         if peer is not None and self._marks.setdefault(peer, Marks()).take(mark):
             self._forget(caller)
             caller.peer = peer
@@ -325,14 +341,15 @@ class Admission:
             await asyncio.sleep(_TICK)
 
 
-def raise_file_limit() -> int:
-    """Let this process have as many file descriptors as the system allows, up to FILES; how many."""
+def raise_file_limit(wanted: int = FILES) -> int:
+    """Let this process have so many file descriptors, or as many as the system allows; how many."""
     try:
         import resource
     except ImportError:  # Windows, where there is no such limit
-        return FILES
+        return wanted
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = FILES if hard == resource.RLIM_INFINITY else min(FILES, hard)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))

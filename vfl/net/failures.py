@@ -29,10 +29,9 @@ def handshake_error(credentials: Credentials, name: str, address: str, outcome: 
         return IdentityError(
             f"{name} refused this party's certificate (fingerprint {short_fingerprint(own)}): {why}"
         )
-    hint = "" if is_relay(address) else f"; if it is a relay, write {SCHEME}{address}"
     return PeerUnreachable(
         f"cannot reach {name} at {address}: what listens there does not speak TLS 1.3"
-        f" ({failure.words}){hint}"
+        f" ({failure.words}); if it is a relay, write {SCHEME}{address}"
     )
 
 
@@ -46,6 +45,11 @@ def unpinned_error(credentials: Credentials, name: str, address: str, shown: byt
             f" {_RESTART}"
         )
     shows = f" (fingerprint {short_fingerprint(shown)})" if shown else ""
+    if is_relay(address):  # where no two meet that pin other certificates
+        return IdentityError(
+            f"{address} joined this party with one that shows another certificate{shows} than the one"
+            f" pinned for {name} (fingerprint {short_fingerprint(pin)}): ask whoever runs it"
+        )
     advice = f"; {_how_to_accept(name)}" if credentials.namesake(shown) == name else ""
     return IdentityError(
         f"{address} shows another certificate{shows} than the one pinned for {name}"

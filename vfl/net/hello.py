@@ -22,10 +22,10 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
-import vfl
 from vfl.errors import PeerError, PeerLost
 from vfl.net.peer import Peer
 from vfl.net.wire import KIB, Message
+from vfl.version import __version__
 
 PROTOCOL = 3
 SECONDS = 10.0  # for the whole greeting
@@ -101,7 +101,7 @@ async def greet(
     PeerError when its greeting is none or is for another session, PeerLost when it is gone or
     silent for 10 s.
     """
-    mine = Hello(PROTOCOL, vfl.__version__, role, entropy(32), own, other)
+    mine = Hello(PROTOCOL, __version__, role, entropy(32), own, other)
     try:
         async with asyncio.timeout(SECONDS):
             if not answers:
@@ -112,7 +112,7 @@ async def greet(
     except TimeoutError:
         raise PeerLost(f"{peer.name} sent no greeting within {SECONDS:.0f} s") from None
     if theirs.protocol != PROTOCOL:
-        here = f"protocol {PROTOCOL} (vfl {vfl.__version__})"
+        here = f"protocol {PROTOCOL} (vfl {__version__})"
         there = f"protocol {theirs.protocol} (vfl {theirs.version})"
         raise OtherProtocol(
             f"{peer.name} runs {there}, this party {here}: update the older one",

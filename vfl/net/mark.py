@@ -12,6 +12,10 @@ words that only the two understand:
 A mark is no proof: fingerprints are no secrets, though a stranger does not know that of a peer. It
 decides who is served first, as `mac1` does in WireGuard (Donenfeld, NDSS 2017, section 5.3); who is
 trusted is decided by TLS, for all callers alike. Without the key it looks random.
+
+Over a relay a *seal* takes its place. Whoever begins a handshake is shown the listener's certificate,
+which a relay has no business with. So there the HMAC-SHA-256 of the ClientHello stands before it, under
+a key that nobody but the two can compute (rendezvous.py), and nothing is answered without.
 """
 
 import hashlib
@@ -21,6 +25,8 @@ from collections.abc import Callable
 
 NONCE = 16
 LENGTH = 2 * (NONCE + 16)  # of a mark, in hex
+
+SEAL = 32
 
 MOST = 4096  # bytes of a first message; our own has some 350
 
@@ -51,6 +57,24 @@ def is_made_with(mark: bytes, key: bytes) -> bool:
 
 def _tag(key: bytes, nonce: bytes) -> bytes:
     return hmac.digest(key, nonce, "sha256")[:16]
+
+
+def seal_of(key: bytes, hello: bytes) -> bytes:
+    """The seal of a first message under the key of two parties that meet at a relay."""
+    return hmac.digest(key, hello, "sha256")
+
+
+def read_sealed(data: bytes, key: bytes) -> bytes | None:
+    """The seal that `data` begins with, of the ClientHello behind it.
+
+    None when more has to come. Raises NoHello when it is none, or not under this key.
+    """
+    seal, hello = data[:SEAL], data[SEAL:]
+    if read_hello(hello) is None:
+        return None
+    if not hmac.compare_digest(seal, seal_of(key, hello)):
+        raise NoHello("it is not the peer that this party meets there: the relay joined it with another")
+    return seal
 
 
 def read_hello(data: bytes) -> bytes | None:

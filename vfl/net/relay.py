@@ -26,7 +26,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 
 from vfl.errors import fault
-from vfl.net.admission import network_of, raise_file_limit
+from vfl.net.admission import FILES, network_of, raise_file_limit
 from vfl.net.pace import Pace
 from vfl.net.rendezvous import (
     ANSWER,
@@ -41,6 +41,7 @@ from vfl.net.rendezvous import (
     HOLD,
     JOIN,
     NOBODY,
+    OFTEN,
     READY,
     REQUEST,
     SPENT,
@@ -64,6 +65,7 @@ _SPARE = 64  # file descriptors for all else
 
 _REASONS = {
     FULL: "no place left",
+    OFTEN: "asked too often",
     NOBODY: "nobody waited",
     TAKEN: "another process waited",
     SPENT: "the day's bytes are spent",
@@ -106,20 +108,25 @@ class _Caller:
 class _Waiter:
     """A connection that waits to be joined."""
 
-    def __init__(self, caller: _Caller) -> None:
+    def __init__(self, caller: _Caller, process_heard: asyncio.Event) -> None:
         self.caller = caller
+        self.called = False
         self._asked = 0
-        self._called = False
-        self._heard = asyncio.Event()
+        self._heard, self._process_heard = asyncio.Event(), process_heard
         self.ready = asyncio.Event()
         self.over = asyncio.Event()  # nobody needs its connection any more
+
+    def ask(self) -> None:
+        """Ask whether it is there; not after a call, when what it hears is the other party's."""
+        if not self.called:
+            self._asked += 1
+            self.caller.say(ASK)
 
     async def is_here(self) -> bool:
         """Whether it answers within seconds."""
         self._heard.clear()
         try:
-            self._asked += 1
-            self.caller.say(ASK)
+            self.ask()
             async with asyncio.timeout(ANSWER):
                 await self._heard.wait()
         except OSError:  # TimeoutError too
@@ -128,7 +135,7 @@ class _Waiter:
 
     async def call(self) -> bool:
         """Call it to a party that dials; whether it says that it is ready."""
-        self._called = True
+        self.called = True
         try:
             self.caller.say(JOIN)
             async with asyncio.timeout(ANSWER):
@@ -144,7 +151,9 @@ class _Waiter:
             if word == HERE and self._asked:
                 self._asked -= 1
                 self._heard.set()
-            elif word == READY and self._called:
+                self._process_heard.set()
+            elif word == READY and self.called:
+                self._process_heard.set()
                 self.ready.set()
                 return
             else:
@@ -166,18 +175,24 @@ class _Place:
     diallers: int = 0
     open: int = 0
     parked: asyncio.Event = field(default_factory=asyncio.Event)  # one more waits
+    heard: asyncio.Event = field(default_factory=asyncio.Event)  # something from that process
 
-    async def is_taken(self) -> bool:
-        """Whether the process that waits here answers, or comes back at once for another connection."""
-        with contextlib.suppress(TimeoutError):
+    async def is_taken_from(self, process: bytes) -> bool:
+        """Whether another process that waits here answers on any of its connections, of which some may
+        be dead, or comes back at once with a new one."""
+        if not self.seated or self.process == process:
+            return False
+        former = self.process
+        self.heard.clear()
+        for waiter in self.waiters:
+            with contextlib.suppress(OSError):
+                waiter.ask()
+        try:
             async with asyncio.timeout(ANSWER):
-                while True:
-                    self.parked.clear()
-                    answers = [await waiter.is_here() for waiter in tuple(self.waiters)]
-                    if any(answers):
-                        return True
-                    await self.parked.wait()
-        return False
+                await self.heard.wait()
+        except TimeoutError:
+            return self.process not in (former, process)  # one was let in at the same moment
+        return self.process != process
 
 
 @dataclass
@@ -228,7 +243,8 @@ class Relay:
         limits: Limits,
         today: Callable[[], date] = lambda: datetime.now(UTC).date(),
     ) -> None:
-        room = max(4, raise_file_limit() - _SPARE)
+        files = raise_file_limit(max(FILES, limits.connections + STRANGERS + _SPARE))
+        room = max(4, files - min(_SPARE, files // 4))
         self.strangers = min(STRANGERS, room // 4)
         self.limits, self.most = limits, min(limits.connections, room - self.strangers)
         self.counts = Counts()
@@ -378,10 +394,10 @@ class Relay:
         """Why a request is refused; None, and the connection stays, where it is not."""
         if self.limits.places is not None and request.place not in self.limits.places:
             return UNKNOWN
-        if self.limits.places is None and not self._is_paced(caller.network):
-            return FULL
         if not request.is_proven(challenge):
-            return FALSE
+            return FALSE  # which costs its address nothing: those behind it may be others
+        if self.limits.places is None and not self._is_paced(caller.network):
+            return OFTEN
         if self._left <= 0:
             return SPENT
         return None if self._admit(caller) else FULL
@@ -404,10 +420,10 @@ class Relay:
 
     async def _wait(self, caller: _Caller, place: _Place, process: bytes) -> None:
         """Keep a connection until one that dials needs it no longer."""
-        if place.seated and place.process != process and await place.is_taken():
+        if await place.is_taken_from(process):
             self._refuse(caller, TAKEN)
             return
-        waiter = _Waiter(caller)
+        waiter = _Waiter(caller, place.heard)
         if place.process != process:
             place.process = process
             for former in place.waiters:
@@ -418,6 +434,7 @@ class Relay:
         if len(place.waiters) > WAITERS:
             place.waiters.pop(0).end()
         place.parked.set()
+        place.heard.set()
         place.seated += 1
         hearing = asyncio.create_task(waiter.hear())
         works = [hearing, *map(asyncio.create_task, (self._ask(waiter), waiter.over.wait()))]
@@ -436,9 +453,12 @@ class Relay:
 
     async def _ask(self, waiter: _Waiter) -> None:
         """Ask now and then whether it is there; ends when it is not."""
-        while not waiter.ready.is_set():
+        while not waiter.called:
             await asyncio.sleep(ASKS)
-            if not waiter.ready.is_set() and not await waiter.is_here():
+            if not waiter.called and self._left <= 0:
+                self._refuse(waiter.caller, SPENT)  # else it would not learn why nobody comes
+                return
+            if not waiter.called and not await waiter.is_here():
                 return
         await waiter.over.wait()
 
@@ -468,8 +488,9 @@ class Relay:
 
     async def _find(self, place: _Place) -> _Waiter | None:
         """One that waits at the place and is ready; the newest, as older ones may be dead."""
+        until = asyncio.get_running_loop().time() + HOLD
         try:
-            async with asyncio.timeout(HOLD) as hold:
+            async with asyncio.timeout_at(until) as hold:
                 while True:
                     if not place.waiters:
                         place.parked.clear()
@@ -484,7 +505,7 @@ class Relay:
                         waiter.end()
                         raise
                     waiter.end()
-                    hold.reschedule(asyncio.get_running_loop().time() + HOLD)
+                    hold.reschedule(until)
         except TimeoutError:
             return None
 

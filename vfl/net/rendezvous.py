@@ -13,6 +13,8 @@ must find out which two belong together, let nobody take the place of either, an
     4. The relay answers by one byte each time: WAITING, and ASK now and then, which is answered by
        HERE; or why not. When both are there the one that waits hears JOIN and says READY, the one that
        dials hears JOIN. From there on the bytes are the other party's.
+    5. The first of them are TLS's ClientHello under a seal (mark.py), whose key is made with that of the
+       place. So the relay itself, or whom it joins instead, is shown no certificate.
 
 The relay is not trusted with anything but its service: whom it joins has to prove by TLS who it is.
 """
@@ -22,6 +24,7 @@ import base64
 import contextlib
 import functools
 import hashlib
+import math
 import os
 import re
 import socket
@@ -50,7 +53,7 @@ PLACE, PROCESS, SIGNATURE = 32, 16, 64
 REQUEST: Final = 1 + PLACE + PROCESS + SIGNATURE
 
 WAITING, ASK, HERE, JOIN, READY = b".", b"?", b"!", b"j", b"r"
-NOBODY, TAKEN, FULL, SPENT, UNKNOWN, FALSE = b"n", b"t", b"f", b"s", b"u", b"x"
+NOBODY, TAKEN, FULL, SPENT, UNKNOWN, FALSE, OFTEN = b"n", b"t", b"f", b"s", b"u", b"x", b"o"
 
 ASKS = 20.0  # seconds between two questions to one that waits
 SILENT = 50.0  # seconds without any after which it dials the relay again
@@ -58,15 +61,20 @@ ASKING = 10.0  # seconds that a relay has to let a party wait
 HOLD = 2.0  # seconds for which one that dials is kept while nobody waits
 ANSWER = 3.0  # seconds for READY and HERE
 
-_LEAST = HOLD + ANSWER
+_LEAST = HOLD + 2 * ANSWER  # where both that wait are dead
 _HEAD = 8192  # bytes of a proxy's answer
 _ASKS = 16  # at once; then one a second
 _AT_ONCE, _A_SECOND = 32, 2.0  # connections that the relay hands on, of each peer
+_SOON, _SELDOM = 0.3, 60.0  # seconds until news is told; where there is much
+_AGAIN = 5.0  # seconds until a place is asked for again that is taken
 
 _REFUSALS = {
     NOBODY: "nobody waits for this party at the relay: the other side is not running there, or one side"
     " pins a certificate that the other does not use",
-    FULL: "the relay has no place left for another connection",
+    FULL: "the relay has no place left for another connection: its operator can look at its limits and"
+    " at who else uses it",
+    OFTEN: "this party's network address asks the relay too often: where others there do, the relay's"
+    " operator can list places",
     SPENT: "the relay has carried today (UTC) what its limit allows",
     UNKNOWN: "the relay does not serve these two parties: its operator has to add the place that"
     " `vfl doctor` shows",
@@ -86,6 +94,7 @@ _WEAK = frozenset(
     )
 )
 _NO_RELAY = "what listens there is no relay of this version, or is closing"
+_UNTRIED = "the relay has not answered yet"
 _TAKEN = "another program of this party waits there already"
 
 
@@ -136,6 +145,7 @@ class Key:
     """The key of the place where two parties meet."""
 
     private: ed25519.Ed25519PrivateKey
+    seal: bytes = field(repr=False)  # the key of the seals
 
     @property
     def place(self) -> bytes:
@@ -151,8 +161,8 @@ class Key:
 
 def key_of_secret(secret: bytes, dials: bytes, listens: bytes) -> Key:
     """The key that two parties derive from their secret and the digests of their certificates."""
-    derived = HKDF(hashes.SHA256(), 32, None, b"vfl relay place" + dials + listens).derive(secret)
-    return Key(ed25519.Ed25519PrivateKey.from_private_bytes(derived))
+    derived = HKDF(hashes.SHA256(), 64, None, b"vfl relay place" + dials + listens).derive(secret)
+    return Key(ed25519.Ed25519PrivateKey.from_private_bytes(derived[:32]), derived[32:])
 
 
 def keys_of(credentials: Credentials, seat: bytes, names: Iterable[str]) -> dict[str, Key]:
@@ -406,22 +416,24 @@ async def _connect_to(family: int, where: tuple[object, ...]) -> socket.socket:
 class Waiting:
     """Waits at a relay for peers, with a connection for each, until closed.
 
-    `hand_on(connection)` takes each that the relay has joined; `say` hears when the relay is lost and
-    when it is back.
+    `hand_on(name, connection)` takes each that the relay has joined for that peer; `say` hears when the
+    relay is lost and when it is back.
     """
 
     def __init__(
         self,
         relay: Relay,
         keys: Mapping[str, Key],
-        hand_on: Callable[[socket.socket], None],
+        hand_on: Callable[[str, socket.socket], None],
         say: Callable[[str], None],
     ) -> None:
         self._relay, self._hand_on, self._say = relay, hand_on, say
-        self._process = os.urandom(PROCESS)
         self._told: set[str] = set()
+        self._telling: asyncio.TimerHandle | None = None
+        self._delay, self._last = _SOON, -math.inf  # of the next lines; when the last ones were
+        self._begun = False
         self._tried = {name: asyncio.Event() for name in keys}
-        self.troubles = dict.fromkeys(keys, "the relay has not answered yet")
+        self.troubles = dict.fromkeys(keys, _UNTRIED)
         """Why this party does not wait there now, by the peer that it would wait for."""
         self._works = [asyncio.create_task(self._wait_for(name, key)) for name, key in keys.items()]
 
@@ -431,33 +443,44 @@ class Waiting:
             async with asyncio.timeout(seconds):
                 for tried in self._tried.values():
                     await tried.wait()
+        self._begun = True
+        if not self.is_taken:  # which is an error, and no line of its own
+            self._tell_news()
 
     @property
     def is_taken(self) -> bool:
-        """Whether another program of this party waits in its place."""
-        return _TAKEN in self.troubles.values()
+        """Whether another program of this party waits in its place.
+
+        A peer has the key of the place where it meets this party, and can sit down there itself. It
+        gains nothing by that, and must not keep this party from its other peers.
+        """
+        return _TAKEN in self.troubles.values() and self.troubles.keys() == self._tried.keys()
 
     async def close(self) -> None:
         for work in self._works:
             work.cancel()
         await asyncio.gather(*self._works, return_exceptions=True)
+        if self._telling is not None:
+            self._telling.cancel()
 
     async def _wait_for(self, name: str, key: Key) -> None:
         loop = asyncio.get_running_loop()
         pace = Pace(_AT_ONCE, _A_SECOND, loop.time())
         pause, longest = BACKOFF
+        process = os.urandom(PROCESS)  # another at each place: the relay need not know whose they are
         waits = functools.partial(self._note, name)
         while True:
             try:
-                joined = await self._relay.wait(key, self._process, waits, ASKING)
+                joined = await self._relay.wait(key, process, waits, ASKING)
             except Taken:
                 waits(_TAKEN)
+                pause = _AGAIN  # each time the relay asks who waits there
             except NotYet as error:
                 waits(str(error))
             except Exception as error:  # a bug here must not end the service
                 waits(fault(error))
             else:
-                self._hand_on(joined)
+                self._hand_on(name, joined)
                 pause = BACKOFF[0]
                 if pace.take(loop.time()):
                     continue  # the next may come at once
@@ -471,12 +494,36 @@ class Waiting:
         else:
             self.troubles.pop(name, None)
         self._tried[name].set()
-        now = set(self.troubles.values())
-        for new in now - self._told:
-            self._tell(f"{new}: trying again")
+        if self._begun and self._telling is None:
+            self._telling = asyncio.get_running_loop().call_later(self._delay, self._tell_news)
+
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why this party does not wait there now, in words: with the peers' names where others can
+        come."""
+        names: dict[str, list[str]] = {}
+        for name, why in self.troubles.items():
+            names.setdefault(why, []).append(name)
+        whole = self.troubles.keys() == self._tried.keys() and len(names) == 1
+        return {
+            why: why if whole else f"{why} (for {' and '.join(peers)})" for why, peers in names.items()
+        }
+
+    def _tell_news(self) -> None:
+        """Tell what has changed, of all peers in one line; less often where it changes all the time."""
+        self._telling = None
+        now = self.reasons
+        now.pop(_UNTRIED, None)
+        if now.keys() == self._told:
+            return
+        time = asyncio.get_running_loop().time()
+        self._delay = min(2 * self._delay, _SELDOM) if time - self._last < _SELDOM else _SOON
+        self._last = time
+        for new in now.keys() - self._told:
+            self._tell(f"{now[new]}: trying again")
         if self._told and not now:
             self._tell("waiting there again")
-        self._told = now
+        self._told = set(now)
 
     def _tell(self, line: str) -> None:
         # As of refusals: a terminal that is gone must not stop the service.

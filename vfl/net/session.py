@@ -19,6 +19,9 @@ broken, and both ends hold the session for as long as their party files say:
        frames have arrived there. Or that there is no such session: then the job has ended.
     3. Both send again what the other has not got, from the frame after those.
 
+Where connection after connection breaks before a frame that is due has come through, the session waits
+no longer than for one that does not come: something in between lets a beginning pass and no more.
+
 Frames that come twice or leave a gap would be refused by `Peer` all the same, who numbers them itself.
 """
 
@@ -44,6 +47,7 @@ PIECE = 256 * KIB  # asyncio's TLS takes a single write whole, however slow the 
 
 CLOSE = 30.0  # seconds without any progress after which closing gives up
 SILENT_BEATS = 5
+IN_VAIN = 5  # connections in a row over which nothing came through
 BACKOFF = (0.1, 1.0)  # first and longest pause between two attempts to connect
 
 _random = secrets.SystemRandom()
@@ -101,6 +105,10 @@ class WebSocketPeer(Peer):
         self.key: bytes | None = None  # too; until then the session ends with its connection
         self._patience = patience
         self._redial: Redial | None = None  # where this end dialled
+        self._unreached = ""  # why it came to nothing, the last time
+        self._in_vain = 0  # connections before this one over which nothing came through that was due
+        self._broke = 0.0  # when the first of these did
+        self._through = (-1, -1)  # frames that had come through, there and here, when it went on
         self._opening = opening
         self._windows = windows = Windows(first)
         self._sending, self._receiving = windows.sending, windows.receiving
@@ -235,6 +243,11 @@ class WebSocketPeer(Peer):
         if self.key is None or not seconds:
             self._finish(self._broken(reason))
             return None
+        if self._in_vain >= IN_VAIN and asyncio.get_running_loop().time() > self._broke + seconds:
+            before = f"as {self._in_vain} before it, over which nothing came through"
+            text = f"{self._broken(reason)}, {before}: does a firewall or a relay cut it?"
+            self._finish(PeerLost(text, passing=False))
+            return None
         if self._redial is not None:
             say(f"{self._broken(reason)}: dialling again for {seconds:.0f} s")
             following = self._dial_again(self._redial, self.key)
@@ -243,12 +256,16 @@ class WebSocketPeer(Peer):
             following = self._wait_for_resume()
         loop = asyncio.get_running_loop()
         broke = loop.time()
+        if not self._in_vain:
+            self._broke = broke
         try:
             async with asyncio.timeout(seconds):
                 await following
         except TimeoutError:
             if self._link is None:
                 text = f"{self._broken(reason)} and did not come back within {seconds:.0f} s"
+                if self._unreached:
+                    text += f": {self._unreached}"
                 self._finish(PeerLost(text, passing=False))  # the job has waited long enough
         if self._link is not None:
             self._progress += 1
@@ -258,6 +275,8 @@ class WebSocketPeer(Peer):
     async def _dial_again(self, redial: Redial, key: bytes) -> None:
         """Dial until the other end answers, which may not know the session any more."""
         pause, longest = BACKOFF
+        pause = min(longest, pause * 2**self._in_vain)
+        self._unreached = ""
         while True:
             await asyncio.sleep(pause * _random.uniform(0.5, 1.5))
             pause = min(2 * pause, longest)
@@ -276,9 +295,11 @@ class WebSocketPeer(Peer):
             except PeerError as breach:
                 self._finish(breach)
                 return
-            except (NotYet, VflError):
+            except (NotYet, VflError) as failure:
+                self._unreached = str(failure)
                 continue  # a wrong certificate too: who knows what is in between while a line is down
             connection.allow(self._receiving.largest)
+            self._note_passage(answer.received)
             self._link = _Link(connection)
             return
 
@@ -304,12 +325,19 @@ class WebSocketPeer(Peer):
             self.drop()
             raise error from None
         connection.allow(self._receiving.largest)
+        self._note_passage(request.received)
         # From here on nothing arrives over the old one: the count just made stands.
         before, self._link = self._link, _Link(connection, wire.encode(Resumed(arrived)))
         if before is not None:
             self._patience.say(f"{self.name} dialled again: the connection before it had broken")
             before.connection.abort()
         self._back.set()
+
+    def _note_passage(self, there: int) -> None:
+        """Note at a new connection whether anything came through over the one before that was due."""
+        before, self._through = self._through, (there, self._receiving.arrived)
+        in_vain = self._through == before and self._sending.has_next
+        self._in_vain = self._in_vain + 1 if in_vain else 0
 
     # --- One connection ---
 

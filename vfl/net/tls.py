@@ -1,5 +1,6 @@
 """TLS 1.3 with both certificates pinned: contexts, and what comes of a handshake."""
 
+import contextlib
 import os
 import re
 import socket
@@ -12,7 +13,7 @@ from typing import Protocol, cast
 
 from vfl.errors import ConfigError, IdentityError
 from vfl.net.certificates import fingerprint, read_claims
-from vfl.net.mark import key_of, new_mark
+from vfl.net.mark import key_of, new_mark, seal_of
 from vfl.net.peer import Peer
 
 # The DNS name in every party's certificate. It says nothing: parties are told apart by fingerprint.
@@ -126,6 +127,7 @@ class _SSLObject(ssl.SSLObject):
     """
 
     _sslobj: _Inner
+    outgoing: ssl.MemoryBIO
 
     def do_handshake(self) -> None:
         outcome = cast(Context, self.context).outcome
@@ -137,8 +139,8 @@ class _SSLObject(ssl.SSLObject):
             raise
         except ssl.SSLError as error:
             outcome.failure, outcome.shown = Failure.of(error), _unverified(self) or outcome.shown
-            if "ALERT" in outcome.failure.reason:
-                raise  # the other end's alert: it is answered by closing, not by another
+            if "ALERT" in outcome.failure.reason or not self.outgoing.pending:
+                raise  # the other end's alert is answered by closing, what is no TLS by none
         else:
             return
         raise ssl.SSLWantReadError
@@ -150,6 +152,7 @@ class Context(ssl.SSLContext):
     sslobject_class = _SSLObject
     outcome: Outcome
     pins: tuple[bytes, ...] = ()  # that it trusts
+    seal_key = b""  # under which its first message is sealed, where it dials over a relay
     _note: _Note | None = None
     _msg_callback: _Note | None  # of the standard library, for who debugs
 
@@ -167,6 +170,23 @@ class Context(ssl.SSLContext):
         # messages to who debugs. It does not know the context: see Failure.
         self._note = note
         self._msg_callback = note
+
+    def wrap_bio(
+        self,
+        incoming: ssl.MemoryBIO,
+        outgoing: ssl.MemoryBIO,
+        server_side: bool = False,
+        server_hostname: str | bytes | None = None,
+        session: ssl.SSLSession | None = None,
+    ) -> ssl.SSLObject:
+        tls = super().wrap_bio(incoming, outgoing, server_side, server_hostname, session)
+        cast(_SSLObject, tls).outgoing = outgoing
+        if self.seal_key:
+            with contextlib.suppress(ssl.SSLWantReadError):
+                tls.do_handshake()  # which says its first message before it reads anything
+            hello = outgoing.read()
+            outgoing.write(seal_of(self.seal_key, hello) + hello)
+        return tls
 
     def stop_noting(self) -> None:
         """The handshake is over."""
@@ -199,12 +219,15 @@ def _unverified(tls: _SSLObject) -> bytes:
     return ssl.PEM_cert_to_DER_cert(chain[0].public_bytes()) if chain else b""
 
 
-def context_of(credentials: Credentials, protocol: int, pins: list[bytes]) -> Context:
+def context_of(
+    credentials: Credentials, protocol: int, pins: list[bytes], seal_key: bytes = b""
+) -> Context:
     """The context of one connection, which trusts `pins` (DER) alone. Raises IdentityError.
 
-    Who dials has one pin, and says by its mark whom it takes to be there.
+    Who dials has one pin, and says by its mark whom it takes to be there, over a relay by a seal.
     """
     context = Context(protocol)
+    context.seal_key = seal_key
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
     context.verify_flags |= ssl.VERIFY_X509_STRICT
@@ -221,7 +244,7 @@ def context_of(credentials: Credentials, protocol: int, pins: list[bytes]) -> Co
         context.load_verify_locations(cadata=pin)
     if protocol == ssl.PROTOCOL_TLS_SERVER:
         context.num_tickets = 0  # a resumed session would not show its certificate again
-    elif pins:
+    elif pins and not seal_key:
         key = key_of(fingerprint(own_der(credentials)), fingerprint(pins[0]))
         context.set_alpn_protocols([new_mark(key)])
     return context

@@ -35,7 +35,7 @@ from websockets.exceptions import (
 from vfl.errors import ConfigError, IdentityError, PeerError, PeerLost, PeerUnreachable, VflError
 from vfl.net import hello, session, wire
 from vfl.net.addresses import SCHEME, is_relay, split_address
-from vfl.net.admission import Admission, Caller
+from vfl.net.admission import Admission, Caller, Seal
 from vfl.net.certificates import fingerprint
 from vfl.net.connection import AcceptedConnection, BoundedConnection, Dialling, accept_tls
 from vfl.net.failures import (
@@ -155,7 +155,8 @@ class _Line:
         pin = self.credentials.pins[self.name]
         if (why := self.credentials.why_refused(pin)) is not None:
             raise IdentityError(why)
-        context = context_of(self.credentials, ssl.PROTOCOL_TLS_CLIENT, [pin])
+        seal_key = b"" if self.place is None else self.place[1].seal
+        context = context_of(self.credentials, ssl.PROTOCOL_TLS_CLIENT, [pin], seal_key)
         through: str | socket.socket | None = self.proxy
         if self.place is not None:
             relay, key = self.place
@@ -177,7 +178,10 @@ class _Line:
             lost = dialling.cause
             outcome = _take_note(context, lost, error)
             if outcome.failure is not None:
-                raise handshake_error(self.credentials, self.name, self.address, outcome) from None
+                failed = handshake_error(self.credentials, self.name, self.address, outcome)
+                if self.place is None or isinstance(failed, IdentityError):
+                    raise failed from None
+                # Else no TLS came of it: the next time the relay may join it with the peer.
             if self.proxy is not None and isinstance(error, InvalidProxyStatus):
                 status = error.response.status_code
                 raise NotYet(f"the proxy of HTTPS_PROXY answered {status}") from None
@@ -190,14 +194,20 @@ class _Line:
                 raise NotYet(
                     f"it answered with HTTP status {status}", nobody=status in _NOBODY_BEHIND
                 ) from None
+            if self.place is not None:
+                why = reason_of(error) if isinstance(error, OSError) else "the connection was closed"
+                if outcome.failure is not None:
+                    why = outcome.failure.words
+                raise NotYet(
+                    f"what the relay joined this party with does not answer as {self.name} would ({why})"
+                ) from None
             if isinstance(error, InvalidHandshake | EOFError) or isinstance(lost, OSError):
                 raise NotYet(
                     "it closed the connection during the handshake (is this party's certificate"
                     " pinned there?)"
                 ) from None
             behind = "" if self.proxy is None else " (through the proxy of HTTPS_PROXY)"
-            direct = self.proxy is None and self.place is None
-            nobody = direct and not isinstance(error, socket.gaierror)
+            nobody = self.proxy is None and not isinstance(error, socket.gaierror)
             raise NotYet(reason_of(error) + behind, nobody=nobody) from None
         shown = connection.certificate
         if shown != pin:
@@ -350,10 +360,16 @@ class Listener:
         """Why this party does not wait at the relay now, by the peer that it would wait for."""
         return {} if self._waiting is None else self._waiting.troubles
 
+    @property
+    def trouble(self) -> str | None:
+        """The same in words, and for whom, if for some peers only."""
+        reasons = () if self._waiting is None else self._waiting.reasons.values()
+        return f"{self.relay}: {'; '.join(reasons)}" if reasons else None
+
     async def wait_at(self, relay: Relay, keys: Mapping[str, Key], say: Callable[[str], None]) -> None:
         """Take sessions that a relay joins. Raises ConfigError when another program does that."""
         self.relay = where = relay.address
-        hand_on = functools.partial(self._take_joined, where)
+        hand_on = functools.partial(self._take_joined, where, keys)
         self._waiting = Waiting(relay, keys, hand_on, lambda line: say(f"{where}: {line}"))
         await self._waiting.begin(HANDSHAKE)
         if self._waiting.is_taken:
@@ -361,8 +377,10 @@ class Listener:
                 f"cannot wait at {where}: another program of this party waits there already"
             )
 
-    def _take_joined(self, relay: str, joined: socket.socket) -> None:
-        self._admission.take(joined, relay)
+    def _take_joined(
+        self, relay: str, keys: Mapping[str, Key], name: str, joined: socket.socket
+    ) -> None:
+        self._admission.take(joined, relay, Seal(name, keys[name].seal))
 
     async def accept(self) -> WebSocketPeer:
         """The next greeted session of any pinned peer, which now belongs to the caller."""
@@ -476,7 +494,9 @@ class Listener:
                 return
             await connection.send(wire.encode(Resumed(None)))
             await connection.close()
-            raise PeerLost("it goes on with a session that is not open here")
+            if peer is not None and peer.name != name:
+                raise PeerLost(f"{name} goes on with a session of another party")
+            # Else it is one of before a restart, say: the peer is told, and nobody here can do more.
         except BaseException:
             connection.abort()
             raise
