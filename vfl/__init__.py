@@ -3,6 +3,8 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from vfl.version import __version__
+
 if TYPE_CHECKING:
     from vfl.estimators import (
         FederatedGLM,
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
         load,
     )
 
-__version__ = "0.1.0"
 __all__ = [
     "FederatedGLM",
     "FederatedLogisticRegression",

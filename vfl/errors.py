@@ -9,7 +9,11 @@ import traceback
 from pathlib import Path
 
 # What only some commands need, by the extra of pyproject.toml that brings it.
-_EXTRAS = {"jinja2": "[report]", "markupsafe": "[report]", "matplotlib": "[report]"}
+_EXTRAS = {
+    **dict.fromkeys(("jinja2", "markupsafe", "matplotlib"), "[report]"),
+    **dict.fromkeys(("fastapi", "prometheus_client", "starlette", "uvicorn"), "[online]"),
+    "openpyxl": "[excel]",
+}
 
 
 def fault(error: BaseException) -> str:
@@ -97,6 +101,14 @@ class DayIsFull(Refused):
     until_tomorrow = True
 
 
+class RateIsFull(Refused):
+    """A lookup that would be more than a party's rules allow in a minute; `seconds` until it is not."""
+
+    def __init__(self, message: str, seconds: float) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
 class PeerUnreachable(VflError):
     """No session with a peer could be opened.
 
@@ -131,6 +143,12 @@ class PeerError(VflError):
     """A peer broke the protocol; names the peer and the message."""
 
     exit_code = 10
+
+
+class ClusterError(VflError):
+    """A cluster of this party's own that cannot go on."""
+
+    exit_code = 11
 
 
 # Of the estimators, where scikit-learn's tools expect Python's own kinds as well.

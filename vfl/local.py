@@ -96,8 +96,51 @@ def bytes_sent(guest: str, hosts: Sequence[str], results: Sequence[Mapping[str, 
 
 
 @contextmanager
+def relaying(work: Path, parties: Sequence[str], say: Callable[[str], None]) -> Iterator[None]:
+    """Nobody opens a port for as long as the block lasts: these parties meet at a relay in WORK/relay.
+
+    Ports of 127.0.0.1 in their party files become the relay's. What it writes is in relay.log; `say`
+    hears at the end what it counted.
+
+    Raises VflError when the relay does not start, or names a party when it has ended.
+    """
+    folder, address = work / "relay", f"127.0.0.1:{free_port()}"
+    folder.mkdir()
+    (folder / "relay.toml").write_text(f'[relay]\nlisten = "{address}"\n')
+    for party in parties:
+        file = work / party / f"{party}.toml"
+        file.write_text(re.sub(r'"127\.0\.0\.1:[0-9]+"', f'"relay://{address}"', file.read_text()))
+    log = folder / "relay.log"
+    with log.open("w") as written:
+        process = subprocess.Popen(  # noqa: S603
+            [*_VFL, "relay", "relay.toml"],
+            cwd=folder,
+            stderr=written,
+            text=True,
+            preexec_fn=with_parent(signal.SIGTERM),
+        )
+    try:
+        yield
+    finally:
+        process.terminate()
+        process.wait()
+    said = log.read_text()
+    if "relaying on " not in said:
+        raise VflError(f"the relay did not start: see {log}")
+    if named := [party for party in parties if re.search(rf"\b{re.escape(party)}\b", said)]:
+        raise VflError(
+            f"the relay, which should know no party, writes of {' and '.join(named)}: see {log}"
+        )
+    counted = said.rstrip().rpartition("since the start: ")[2]
+    say(f"The relay, which knows nobody's name, counted {counted}")
+
+
+@contextmanager
 def serving(folders: Mapping[str, Path]) -> Iterator[dict[str, Host]]:
-    """The hosts of these folders, serving for as long as the block lasts; they log to serve.log."""
+    """The hosts of these folders, serving for as long as the block lasts; they log to serve.log.
+
+    Where a command fails in the block, the last lines of each log go to stderr.
+    """
     hosts = {}
     try:
         for name, folder in folders.items():
@@ -108,6 +151,10 @@ def serving(folders: Mapping[str, Path]) -> Iterator[dict[str, Host]]:
                 )
             hosts[name] = Host(process)
         yield hosts
+    except VflError:
+        for name, folder in folders.items():
+            _show_last_lines(name, folder / "serve.log")
+        raise
     finally:
         for host in hosts.values():
             if host.process.poll() is None:
@@ -115,6 +162,11 @@ def serving(folders: Mapping[str, Path]) -> Iterator[dict[str, Host]]:
                 host.process.terminate()
         for host in hosts.values():
             host.process.wait()
+
+
+def _show_last_lines(name: str, log: Path, count: int = 5) -> None:
+    for line in log.read_text().splitlines()[-count:]:
+        print(f"{name}: {line}", file=sys.stderr)
 
 
 def run(folder: Path, *command: str | Path) -> dict[str, Any]:

@@ -5,16 +5,16 @@ Each has the label and all columns for rows of its own.
 
 import secrets
 from collections.abc import Coroutine, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
 
 from vfl.arrays import Floats
-from vfl.errors import ConfigError, VflError
+from vfl.errors import ConfigError, DataError, VflError
 from vfl.frames.features import RowIndices
 from vfl.learn.binning import Features
-from vfl.learn.holdout import draw_split
+from vfl.learn.holdout import Cuts, RowSplit, SplitColumns, draw_split, group_draws, split_at
 from vfl.learn.losses import BadLabel
 from vfl.models.kind import (
     AnyGuestModel,
@@ -30,7 +30,9 @@ from vfl.protocols.common.rows import Training
 from vfl.protocols.pooled.adding import Adder, MaskingAdder
 from vfl.protocols.pooled.adding_server import serve_totals
 from vfl.protocols.pooled.bins import Schema
-from vfl.protocols.pooled.plain_adding import plain_adders
+from vfl.protocols.pooled.plain_adding import PlainAdder, plain_adders
+from vfl.protocols.pooled.times import common_cuts
+from vfl.protocols.pooled.totals import Totals
 from vfl.protocols.pooled.trees import POOLED
 from vfl.simulate import SimulationEngine, StepProgress, check_drawn, idle_of, run
 
@@ -40,20 +42,23 @@ SERVER = "server"
 
 @dataclass(frozen=True)
 class PooledTask:
-    """What is to be trained over rows: the kind of model, and the columns that all parties have.
+    """What is to be trained over rows: the kind of model, the columns that all parties have, and the
+    rules for them.
 
     features, rows: of all parties. `rows.train` are those that train, of which some are kept to decide
-    when to stop; all others are held out. parties: which rows each one has, ascending. alone: whether
-    each also trains on its own rows alone.
+    when to stop; all others are held out. parties: which rows each one has, ascending. split: a group
+    or a time of each row, by which rows are kept. alone: whether each also trains on its own rows alone.
     """
 
     kind: AnyKind
     schema: Schema
+    rules: ColumnRules
     features: Features
     rows: Training
     parties: Mapping[str, RowIndices]
     engine: SimulationEngine
     progress: StepProgress
+    split: SplitColumns = field(default_factory=SplitColumns)
     alone: bool = False
 
 
@@ -91,8 +96,8 @@ def train_rows(task: PooledTask) -> PooledModel:
 
 
 async def _train(task: PooledTask) -> PooledModel:
-    rows = _drawn(task)
-    rules = ColumnRules(task.schema.monotone)
+    rows = await _drawn(task)
+    rules = task.rules
     roles: dict[str, ClientRole[AnyGuestModel]] = {}
     for name, own in task.parties.items():
         features = {column: values[own] for column, values in task.features.items()}
@@ -113,17 +118,46 @@ async def _train(task: PooledTask) -> PooledModel:
     return PooledModel(model, score, alone, not_alone, traffic, idle, doubts)
 
 
-def _drawn(task: PooledTask) -> Training:
-    """The rows, those to stop by drawn by each party among its own, as in a job."""
+async def _drawn(task: PooledTask) -> Training:
+    """The rows, those to stop by drawn by each party among its own, or by groups and times, as in a
+    job."""
     given, share = task.rows.train, task.kind.validation_share
-    train, validation = given.copy(), np.zeros(len(given), np.bool_)
-    for own in task.parties.values():
-        split = draw_split(np.random.default_rng([task.kind.seed, 1]).random(len(own)), 0.0, share)
-        train[own] &= split.train
-        validation[own] = given[own] & split.validation
+    if share and (task.split.group is not None or task.split.time is not None):
+        split = await _split_by_columns(task)
+        train, validation = given & split.train, given & split.validation
+    else:
+        train, validation = given.copy(), np.zeros(len(given), np.bool_)
+        for own in task.parties.values():
+            draw = np.random.default_rng([task.kind.seed, 1]).random(len(own))
+            split = draw_split(draw, 0.0, share)
+            train[own] &= split.train
+            validation[own] = given[own] & split.validation
     drawn = replace(task.rows, train=train, validation=validation)
     check_drawn(task.kind, drawn, "row")
     return drawn
+
+
+async def _split_by_columns(task: PooledTask) -> RowSplit:
+    """By groups and times. Raises DataError for a column of one value alone."""
+    group, time, share = task.split.group, task.split.time, task.kind.validation_share
+    for what, column in (("groups", group), ("time", time)):
+        if column is not None and len(np.unique(column.place[task.rows.train])) < 2:
+            raise DataError(
+                f"{what} has the same value in all rows, so that none can be kept back: leave it out"
+            )
+    draw = None if group is None else group_draws(group, np.arange(len(group.place)), task.kind.seed)
+    if time is None:
+        return split_at(draw, None, Cuts(), 0.0, share)
+    moments, train = time.times, task.rows.train
+    names = list(task.parties)
+
+    def searched(adder: PlainAdder) -> Coroutine[object, None, Cuts]:
+        own = task.parties[adder.name][train[task.parties[adder.name]]]
+        drawn = None if draw is None else draw[own]
+        return common_cuts(Totals(adder), (moments[own], time.dated), drawn, (0.0, share))
+
+    cuts, *_ = await together([searched(one) for one in plain_adders(names)])
+    return split_at(draw, moments, cuts, 0.0, share)
 
 
 def _take(rows: Training, own: RowIndices) -> Training:

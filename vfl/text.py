@@ -95,7 +95,7 @@ _AND_UP = r"\+|and over|and above|and more|or more|und mehr"
 _UNIT = r"(?:\s*[^\d\s+][^\d]*)?"
 _BAND = re.compile(
     rf"\s*(?:(?P<below>{_BELOW})|(?P<above>{_ABOVE}))?\s*[\[(]?\s*[€$£]?\s*(?P<low>{_NUMBER})"
-    rf"(?:{_UNIT}?\s*(?:to|bis|-|–|—|\.\.+|,|;)\s*[€$£]?\s*(?P<high>{_NUMBER})\s*[\])]?|"
+    rf"(?:{_UNIT}?\s*(?:to|bis|-|–|—|\.\.+|,|;)\s*(?:<\s*)?[€$£]?\s*(?P<high>{_NUMBER})\s*[\])]?|"
     rf"\s*(?P<up>{_AND_UP}))?{_UNIT}\s*",
     re.IGNORECASE,
 )

@@ -1,5 +1,6 @@
 """What a job asks of a host, and what a host lets in."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from vfl.errors import Refused
@@ -9,13 +10,19 @@ from vfl.jobs.offer import Matching, Offer
 from vfl.jobs.show import Show
 from vfl.net.peer import Peer
 from vfl.party.config_values import Engine, JoinKind
+from vfl.party.kept_ids import GuestKeptAnswers, GuestKeptStores, HostKeptIds
+from vfl.party.kept_query import KeptQuery
 from vfl.party.kinds import DocumentKind
 from vfl.party.policy import (
+    OVER_COLUMNS,
+    Sides,
     Usage,
+    sides_of,
     today,
 )
 from vfl.party.sections import DataSection, PolicySection
 from vfl.party.store import Store
+from vfl.protocols.align.answered import KeptAnswers
 from vfl.protocols.align.psi import Admit, PsiSettings
 from vfl.protocols.common.participant import Participant
 
@@ -39,11 +46,32 @@ def matching_of(
     )
 
 
-def psi_settings(site: Site, offer: Offer, show: Show, admit: Admit | None = None) -> PsiSettings:
-    """How ids are matched in a job; `admit` is told how many a peer announces."""
-    scratch = site.store.scratch()
-    settings = PsiSettings(offer.matching.engine, scratch, show.progress)
-    return settings if admit is None else replace(settings, admit=admit)
+def psi_settings(site: Site, offer: Offer, show: Show, hosts: Sequence[Peer]) -> PsiSettings:
+    """How a guest matches ids with these hosts in a job."""
+    settings = _settings(site, offer, show)
+    if len(hosts) != 1:
+        return settings
+    (host,) = hosts
+    settings = replace(settings, guest_keeps=GuestKeptStores(site.store, host.name))
+    if offer.task != "align":  # of a batch's ids nothing is kept
+        return settings
+    return replace(settings, answers=KeptAnswers(GuestKeptAnswers(site.store, host.name)))
+
+
+def host_psi_settings(
+    site: Site, offer: Offer, show: Show, guest: Peer, admit: Admit, *, alone: bool
+) -> PsiSettings:
+    """How a host matches ids; `admit` is told how many the guest announces. alone: whether no other host
+    is there."""
+    policy, keeps = site.party.policy, None
+    if policy.kept_key_days and alone:
+        known = guest.name, site.fingerprints[guest.name]
+        keeps = HostKeptIds(site.store, known, offer.normalise, policy, today())
+    return replace(_settings(site, offer, show), admit=admit, host_keeps=keeps)
+
+
+def _settings(site: Site, offer: Offer, show: Show) -> PsiSettings:
+    return PsiSettings(offer.matching.engine, site.store.scratch(), show.progress)
 
 
 def lone_participant(site: Site, offer: Offer) -> Participant:
@@ -53,24 +81,35 @@ def lone_participant(site: Site, offer: Offer) -> Participant:
 
 
 def check_request(site: Site, peer: Peer, offer: Offer, show: Show, what: str) -> None:
-    """Say what the guest asks for. Raises as `check_offer`."""
+    """Say what the peer asks for. Raises as `check_offer`."""
     show.say(f"{peer.name} asks to {what}")
     check_offer(site, peer, offer)
 
 
-async def accept(site: Site, peer: Peer, offer: Offer, rows: int | None = None) -> Agreement:
-    """Count the job, which starts here, and tell the guest that this host takes part.
+async def accept(
+    site: Site,
+    peer: Peer,
+    offer: Offer,
+    rows: int | None = None,
+    query: KeptQuery | None = None,
+    jobs: int = 1,
+) -> Agreement:
+    """Count the job, which starts here, and tell who started it that this party takes part.
 
-    A job that goes on counts again: each attempt may ask this party anew. Returns the agreement.
+    A job that goes on counts again: each attempt may ask this party anew. `jobs`: as how many it counts.
+    Returns the agreement.
     """
-    Usage(site.store).count(site.party.policy, peer.name, "jobs", 1, today())
-    return await accept_offer(site, peer, offer, rows)
+    Usage(site.store, sides_of(site.party)).count(site.party.policy, peer.name, "jobs", jobs, today())
+    digest = b"" if query is None else query.digest
+    return await accept_offer(site, peer, offer, rows, digest)
 
 
-def fresh_name(store: Store, kind: DocumentKind, name: str | None) -> str:
-    """The name for a new document. Raises Refused when it is taken: nothing is overwritten."""
-    if name is None or name in store.names(kind):
-        raise Refused(f"the {kind} that the guest names exists already at the host")
+def fresh_name(store: Store, kind: DocumentKind, name: str | None, sides: Sides = OVER_COLUMNS) -> str:
+    """The name for a new document. Raises Refused when it is taken: nothing is overwritten, and an
+    alignment does not get the draws that were taken of one that was removed."""
+    kinds: tuple[DocumentKind, ...] = (kind, "draw") if kind == "alignment" else (kind,)
+    if name is None or any(name in store.names(one) for one in kinds):
+        raise Refused(f"the {kind} that the {sides.starts} names exists already at the {sides.allows}")
     return name
 
 

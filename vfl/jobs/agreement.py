@@ -18,8 +18,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from vfl.errors import IdentityError, ModelError, Refused
+from vfl.errors import IdentityError, ModelError, PeerError, Refused
 from vfl.jobs.connect import Site
 from vfl.jobs.offer import Accept, Agreed, Offer, Terms, bind
 from vfl.models.kinds import kind_of_job
@@ -28,6 +29,7 @@ from vfl.party.config import Job, Party
 from vfl.party.documents import canonical_json
 from vfl.party.identity import load_certificate, parse_certificate, paths
 from vfl.party.rotation import formerly
+from vfl.text import counted
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,9 @@ class Agreement:
     ledgers: dict[str, str] = field(default_factory=dict)
     """The hash of the newest seal of a party's ledger then, in hex, of those who told it and one's own;
     of runs since it is told."""
+    queries: dict[str, str] = field(default_factory=dict)
+    """In hex, the digest of the query that made a party's table (kept_query.py), of those who had one;
+    each signed its own with the terms."""
 
     @classmethod
     def of(
@@ -48,15 +53,30 @@ class Agreement:
         terms: Terms,
         signatures: Sequence[bytes],
         ledgers: Mapping[str, bytes] | None = None,
+        queries: Sequence[bytes] | UnsetType = UNSET,
     ) -> "Agreement":
-        """From signatures in the order of `terms.signers`."""
+        """From signatures, and digests of queries, in the order of `terms.signers`."""
         known = {**site.pinned, site.party.name: site.identity.certificate}
         return cls(
             terms,
             dict(zip(terms.signers, signatures, strict=True)),
             {name: known[name].pem.decode() for name in terms.fingerprints if name in known},
             {name: seal.hex() for name, seal in (ledgers or {}).items() if seal},
+            {}
+            if isinstance(queries, UnsetType)
+            else {n: query.hex() for n, query in zip(terms.signers, queries, strict=True) if query},
         )
+
+    def statement_of(self, name: str) -> bytes:
+        """What a party has signed."""
+        return self.terms.statement_of(bytes.fromhex(self.queries.get(name, "")))
+
+    @property
+    def told_queries(self) -> list[bytes] | UnsetType:
+        """The digests of all, as messages have them."""
+        if not self.queries:
+            return UNSET
+        return [bytes.fromhex(self.queries.get(name, "")) for name in self.terms.signers]
 
     def add(self, name: str, signature: bytes) -> None:
         """A coordinator's signature, which has been checked."""
@@ -74,22 +94,36 @@ async def offer_to(site: Site, hosts: Sequence[Peer], offer: Offer) -> tuple[lis
     named = [site.party.name, *offer.hosts, *_coordinator(offer)]
     offer = msgspec.structs.replace(offer, fingerprints={name: known[name] for name in named})
     terms = offer.terms(site.party.name)
-    own_signature = site.identity.sign(terms.statement)
+    own_signature = site.identity.sign(terms.statement_of(_given(offer.query)))
     offer = msgspec.structs.replace(
         offer, signature=own_signature, ledger=site.journal.ledger.newest_seal
     )
     await together([host.send(offer) for host in hosts])
     answers = await together([host.recv(Accept) for host in hosts])
     for host, answer in zip(hosts, answers, strict=True):
-        if not site.pinned[host.name].verify(answer.signature, terms.statement):
+        if not site.pinned[host.name].verify(answer.signature, terms.statement_of(_given(answer.query))):
             raise host.breach("Accept with a signature that does not hold")
         _check_seal(host, answer)
         bind(host, offer)
     signatures = [own_signature, *(answer.signature for answer in answers)]
-    await together([host.send(Agreed(signatures)) for host in hosts])
+    queries = [_given(offer.query), *(_given(answer.query) for answer in answers)]
     seals = {host.name: answer.ledger for host, answer in zip(hosts, answers, strict=True)}
     ledgers = {site.party.name: offer.ledger, **seals}
-    return answers, Agreement.of(site, terms, signatures, ledgers)
+    agreement = Agreement.of(site, terms, signatures, ledgers, queries)
+    agreed = Agreed(signatures, agreement.told_queries)
+    await together([host.send(agreed) for host in hosts])
+    return answers, agreement
+
+
+def check_aligned(hosts: Sequence[Peer], answers: Sequence[Accept], alignment: str, rows: int) -> None:
+    """Raises PeerError for a host that has another number of rows in the alignment."""
+    for host, answer in zip(hosts, answers, strict=True):
+        if answer.rows != rows:
+            raise PeerError(
+                f"{host.name} has {counted(answer.rows or 0, 'row')} in alignment {alignment}, "
+                f"this party {rows:,}: align again",
+                for_peer="the parties hold different alignments",
+            )
 
 
 def check_offer(site: Site, guest: Peer, offer: Offer) -> None:
@@ -104,32 +138,53 @@ def check_offer(site: Site, guest: Peer, offer: Offer) -> None:
     known = site.fingerprints
     if any(offer.fingerprints[one] != known[one] for one in (name, guest.name)):
         raise guest.breach("an Offer with other certificates than those of this session")
-    if not site.pinned[guest.name].verify(offer.signature, terms.statement):
+    if not site.pinned[guest.name].verify(offer.signature, terms.statement_of(_given(offer.query))):
         raise guest.breach("an Offer with a signature that does not hold")
     _check_seal(guest, offer)
     check_certificates(site, terms)
 
 
-async def accept_offer(site: Site, guest: Peer, offer: Offer, rows: int | None = None) -> Agreement:
+async def accept_offer(
+    site: Site, guest: Peer, offer: Offer, rows: int | None = None, query: bytes = b""
+) -> Agreement:
     """A host's part, after `check_offer`: sign, and receive what all have signed.
 
-    `rows` is the number of aligned rows, for training. Raises PeerError for a signature that does not
-    hold, and what sessions raise.
+    `rows` is the number of aligned rows, for training; `query` the digest of the query that made the
+    table, empty without one. Raises PeerError for a signature that does not hold, and what sessions
+    raise.
     """
     terms = offer.terms(guest.name)
-    own_signature, seal = site.identity.sign(terms.statement), site.journal.ledger.newest_seal
-    await guest.send(Accept(rows, own_signature, seal))
+    own_signature = site.identity.sign(terms.statement_of(query))
+    seal = site.journal.ledger.newest_seal
+    await guest.send(Accept(rows, own_signature, seal, query or UNSET))
     bind(guest, offer)
     agreed = await guest.recv(Agreed)
     if len(agreed.signatures) != len(terms.signers):
         raise guest.breach("Agreed with another number of signatures than parties")
+    check_queries(guest, "Agreed", terms, agreed.queries)
     ledgers = {guest.name: offer.ledger, site.party.name: seal}
-    agreement = Agreement.of(site, terms, agreed.signatures, ledgers)
-    signatures = agreement.signatures
-    if signatures[guest.name] != offer.signature or signatures[site.party.name] != own_signature:
+    agreement = Agreement.of(site, terms, agreed.signatures, ledgers, agreed.queries)
+    given = {guest.name: (offer.signature, _given(offer.query)), site.party.name: (own_signature, query)}
+    if any(
+        (agreement.signatures[name], agreement.queries.get(name, "")) != (signature, digest.hex())
+        for name, (signature, digest) in given.items()
+    ):
         raise guest.breach("Agreed with another signature than was given")
     check_signatures(site, guest, "Agreed", agreement)
     return agreement
+
+
+def check_queries(peer: Peer, message: str, terms: Terms, queries: Sequence[bytes] | UnsetType) -> None:
+    """Raises PeerError for another number of digests than parties, and for what is no digest."""
+    if isinstance(queries, UnsetType):
+        return
+    if len(queries) != len(terms.signers) or any(len(query) not in (0, 32) for query in queries):
+        raise peer.breach(f"{message} with digests of queries that are none")
+
+
+def _given(query: bytes | UnsetType) -> bytes:
+    """The digest of a message, empty without one."""
+    return b"" if isinstance(query, UnsetType) else query
 
 
 def _check_seal(peer: Peer, message: Offer | Accept) -> None:
@@ -155,7 +210,7 @@ def check_signatures(site: Site, peer: Peer, message: str, agreement: Agreement)
     """Raises PeerError, naming the peer's message, when a signature of a pinned party does not hold."""
     for name, signature in agreement.signatures.items():
         try:
-            site.verify(name, signature, agreement.terms.statement)
+            site.verify(name, signature, agreement.statement_of(name))
         except ValueError:
             raise peer.breach(f"{message} with a signature of {name} that does not hold") from None
 
@@ -181,7 +236,9 @@ def verify_signatures(
         except IdentityError:
             raise ModelError(f"{what} is damaged: the certificate of {name} is none") from None
         signature = agreement.signatures.get(name, b"")
-        if certificate.fingerprint != fingerprint or not certificate.verify(signature, terms.statement):
+        if certificate.fingerprint != fingerprint or not certificate.verify(
+            signature, agreement.statement_of(name)
+        ):
             raise ModelError(f"{what} is damaged or forged: the signature of {name} does not hold")
         pinned = fingerprint in _fingerprints(party, name)
         words[name] = "signed" if pinned else "signed, with a certificate that is not pinned here now"

@@ -16,12 +16,14 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 
 from vfl.arrays import Integers
+from vfl.blocks.scratch import Scratch
 from vfl.errors import ConfigError, DataError, DayIsFull, ModelError, Refused
 from vfl.jobs.account import Account
 from vfl.jobs.admission import (
     accept,
     check_request,
     fresh_name,
+    host_psi_settings,
     id_counter,
     lone_participant,
     matching_of,
@@ -41,6 +43,7 @@ from vfl.jobs.alignments import (
 )
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.diagnosis import Diagnosis, are_few, guest_diagnosis, host_diagnosis
+from vfl.jobs.memory import release_memory
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Accept, Kept, Offer, new_run, stamp
 from vfl.jobs.own_table import read_guest, table_of
@@ -123,11 +126,20 @@ async def align(site: Site, plan: Plan, *, wait: float, show: Show) -> Aligned:
     cannot be used or an empty intersection, and what sessions raise.
     """
     party, started = site.party, time.monotonic()
+    if party.clients and not party.partners:
+        raise ConfigError(
+            f"{party.name} has no peer to align with: jobs over rows need no alignment, run `vfl serve` "
+            "and have the server train"
+        )
     _check_name(plan.name)
     settled = _settle(site, site.store, plan)
-    table, ids = read_guest(party.data, show=show)
+    if settled.earlier is not None:
+        site.activity.tell(about=[settled.earlier.name])
+    site.activity.tell(party.partners)
+    table, ids = read_guest(party.data, show=show, scratch=Scratch(site.store.scratch(make=False)))
     for note in (*ids.notes, *find_unmended(party.data, table.by_key(party.data))):
         show.say(f"note: {table.path.name}: {note}")
+    release_memory(table.rows)
     work = _GuestAlignment(site, table, ids, settled, show, plan.diagnose)
     spent = Account.nothing()
 
@@ -341,7 +353,7 @@ class _GuestAlignment:
             hosts,
             self.ids.keys,
             context=offer.run + apart,
-            settings=psi_settings(self.site, offer, self.show),
+            settings=psi_settings(self.site, offer, self.show, hosts),
             start=start,
             many=data.duplicates == "keep",
         )
@@ -353,7 +365,7 @@ class _GuestAlignment:
         channels = [by[who] for who in sorted(by)]
         keys = np.array([one.key_of_row[rows] for one in channels])
         # The keys up to which a row's ids decide how it is matched with all.
-        last = np.where((keys < 0).any(axis=0), len(self.ids.keys) - 1, keys.max(axis=0))
+        last = np.where((keys < 0).any(axis=0), np.int8(len(self.ids.keys) - 1), keys.max(axis=0))
         return Alignment(
             offer.alignment or "",
             self.site.identity.certificate.fingerprint,
@@ -370,8 +382,8 @@ class _GuestAlignment:
             by_key={who: one.by_key for who, one in by.items()},
             key=secret.hex(),
             digests=identities(self.ids, secret, rows, last),
-            matched=np.array([one.of_row[rows] for one in channels]).astype(np.int32),
-            keys=keys.astype(np.int8),
+            matched=np.array([one.of_row[rows] for one in channels]),
+            keys=keys,
         )
 
 
@@ -411,7 +423,7 @@ async def _serve_alignment(
         peer,
         ids.keys,
         lone_participant(site, offer) if left else site.participant(offer.hosts, offer.run),
-        settings=psi_settings(site, offer, show, admit),
+        settings=host_psi_settings(site, offer, show, peer, admit, alone=left or len(offer.hosts) == 1),
         start=start,
     )
     answering = _Answering(peer, admit, _why_undiagnosed(policy, matched), show)
@@ -425,10 +437,12 @@ async def _serve_alignment(
     if earlier is not None:
         alignment = replace(alignment, origin=origin_of(store, earlier))
     await asyncio.to_thread(save_alignment, store, alignment)
-    await peer.send(Kept(policy.days_of_use))
+    del alignment
+    release_memory(table.rows)
     written = await asyncio.to_thread(find_unmended, site.party.data, table.by_key(site.party.data))
     for note in (*ids.notes, *written, *ambiguities([matched])):
         show.say(f"note: {table.path.name}: {note}")
+    await peer.send(Kept(policy.days_of_use))  # with it the guest is done, and may be gone
     joined = f" ({(rows >= 0).sum():,} joined)" if left or matching.many else ""
     rows_here = counted(len(ids.rows), "row")
     return f"aligned {matched.ids:,} of {rows_here}{joined} with {peer.name}"
@@ -503,8 +517,8 @@ def _alignment_of_host(
     ids: TableIds,
 ) -> Alignment:
     known, secret, matching = site.fingerprints, secrets.token_bytes(32), offer.matching
-    _, first = number_values(rows)
-    own_rows = rows[first]
+    repeats = matching.join == "left" or matching.many
+    own_rows = rows[number_values(rows)[1]] if repeats else rows
     keys = matched.key_of_row[own_rows]
     return Alignment(
         name,
@@ -523,7 +537,7 @@ def _alignment_of_host(
         {site.party.name if matching.join == "left" else "": matched.by_key},
         secret.hex(),
         identities(ids, secret, own_rows, keys),
-        keys=keys[np.newaxis].astype(np.int8),
+        keys=keys[np.newaxis],
         counted_as=RowSumsFile(site.store, peer.name).identify(ids, own_rows),
     )
 
@@ -542,9 +556,9 @@ def _matched_before(earlier: Alignment, channel: int, ids: TableIds) -> Matched:
         at[place.rows[there]] = there
     if earlier.matched is None:  # a host, which has an identity for each of its rows
         number = np.arange(count)
-    of_row = np.append(number, -1)[at]
-    key = np.append(earlier.keys[channel].astype(np.int64), -1)[at]
-    return Matched(of_row, np.where(of_row < 0, -1, key), count)
+    of_row = np.append(number, -1).astype(np.int32)[at]
+    key = np.append(earlier.keys[channel], np.int8(-1))[at]
+    return Matched(of_row, np.where(of_row < 0, np.int8(-1), key), count)
 
 
 def ambiguities(matched: Sequence[Matched]) -> list[str]:

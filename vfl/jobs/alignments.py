@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Integers
+from vfl.blocks.means import stretches
+from vfl.blocks.scratch import Scratch
 from vfl.errors import ModelError, Refused
 from vfl.jobs.connect import Site
 from vfl.jobs.names import resolve_model
@@ -68,6 +70,15 @@ class Alignment:
         return f"Alignment({self.name!r}, {len(self.rows):,} rows)"
 
     @property
+    def without_ids(self) -> "Alignment":
+        """All of it but what finds rows again in a table that has changed."""
+        return replace(self, digests=None, matched=None, keys=None)
+
+    def stored(self, scratch: Scratch) -> "Alignment":
+        """`without_ids`, its rows in a file of the job where they are many."""
+        return replace(self.without_ids, rows=scratch.stored(self.rows, "rows of the alignment"))
+
+    @property
     def rules(self) -> list[tuple[str, ...]]:
         """The rules of all keys."""
         return [self.normalise, *self.fallback]
@@ -98,9 +109,12 @@ def load_alignment(store: Store, name: str) -> Alignment:
     return convert_document(body, Alignment, f"alignment {name}")
 
 
-def origins(store: Store, alignment: Alignment | str) -> list[str]:
+def origins(store: Store, alignment: Alignment | str, but: str = "") -> list[str]:
     """The names of an alignment and of those that it extends, one after the other, as far as they are
-    known: the last is that of the first one. Raises ModelError for a damaged one."""
+    known: the last is that of the first one. `but`: as if this one were no longer kept.
+
+    Raises ModelError for a damaged one.
+    """
     if isinstance(alignment, str):
         line, extended = [alignment], _extended(store, alignment)
     else:
@@ -112,7 +126,7 @@ def origins(store: Store, alignment: Alignment | str) -> list[str]:
         if extends is None or extends in line:
             break
         line.append(extends)
-        extended = _extended(store, extends)
+        extended = None if extends == but else _extended(store, extends)
     return line if begun is None else [*(name for name in line if name != begun), begun]
 
 
@@ -159,7 +173,7 @@ def host_alignment(site: Site, store: Store, peer: Peer, offer: Offer, ids: Tabl
     check_join(site.party.policy, alignment.join)
     check_repeats(site.party.policy, most_joined(alignment.rows))
     try:
-        return refresh(alignment, ids, site.party.data.path.name)
+        return refresh(alignment, ids, site.party.data.named.name)
     except ModelError as error:
         raise ModelError(
             str(error),
@@ -276,10 +290,10 @@ def load_shared(site: Site, store: Store, peer: Peer, offer: Offer, name: str) -
             for_peer=f"it has no alignment {name}: run `vfl align` again",
         )
     alignment = load_alignment(store, name)
-    if not site.same_party(peer.name, alignment.guest) or set(alignment.parties) != {
-        peer.name,
-        *offer.hosts,
-    }:
+    named, parties = {peer.name, *offer.hosts}, set(alignment.parties)
+    # A table is by the factors of some of the parties.
+    among = named <= parties if offer.task == "oneway" else named == parties
+    if not site.same_party(peer.name, alignment.guest) or not among:
         raise Refused(f"alignment {alignment.name} was made with other parties")
     rules = [tuple(offer.normalise), *map(tuple, offer.matching.fallback)]
     if offer.task == "align" and (
@@ -293,10 +307,17 @@ def load_shared(site: Site, store: Store, peer: Peer, offer: Offer, name: str) -
 
 def count_known_rows(rows: Integers) -> int:
     """How many different rows of a host's table an alignment, or part of it, has."""
-    return len(np.unique(rows[rows >= 0]))
+    known = np.zeros(int(rows.max(initial=-1)) + 1, np.bool_)
+    for some in stretches(len(rows)):
+        own = rows[some]
+        known[own[own >= 0]] = True
+    return int(np.count_nonzero(known))
 
 
 def most_joined(rows: Integers) -> int:
     """The most rows of an alignment that are joined to one of a host's table."""
-    _, times = np.unique(rows[rows >= 0], return_counts=True)
-    return int(times.max(initial=1))
+    joined = np.zeros(int(rows.max(initial=-1)) + 1, np.int32)
+    for some in stretches(len(rows)):
+        own = rows[some]
+        np.add.at(joined, own[own >= 0], 1)
+    return int(joined.max(initial=1))

@@ -15,13 +15,19 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from vfl import __version__
 from vfl.arrays import Mask
 from vfl.errors import DataError, ModelError
 from vfl.models.halves import AnyGuestHalf
-from vfl.party.sections import DataSection
+from vfl.party.reading import Reading
+from vfl.party.rows_from import RowsFrom, is_url
+from vfl.party.sections import FOR_REPORTS, DataSection
+from vfl.party.sources.database import TablePlace
+from vfl.party.sources.parts import files_of
+from vfl.party.sources.places import Place
 from vfl.party.store import Store
+from vfl.party.table import Table
 from vfl.protocols.common.batches import ScoredPart
+from vfl.version import __version__
 
 
 @dataclass(frozen=True)
@@ -32,26 +38,54 @@ class KeptPart:
     unknown: Mask
 
 
-def batch_name(out: Path) -> str:
+def batch_name(out: str) -> str:
     """What the parts of the batch that is written to `out` are called."""
-    return hashlib.sha256(str(out.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:40]
+    place = out if is_url(out) else str(Path(out).resolve())
+    return hashlib.sha256(place.encode("utf-8", "surrogateescape")).hexdigest()[:40]
 
 
-def batch_key(half: AnyGuestHalf, table: Path, data: DataSection, explain: bool) -> str:
-    """A digest of what the scores of a table depend on. Raises DataError when it cannot be read."""
-    try:
-        with table.open("rb") as file:
-            content = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{table} cannot be read: {error.strerror}") from None
+def batch_key(half: AnyGuestHalf, place: Place, table: Table, data: DataSection, explain: bool) -> str:
+    """A digest of what the scores of the rows at `place` depend on; `table` has what was read of them.
+
+    Raises DataError when a file cannot be read.
+    """
+    content: object
+    if isinstance(place, TablePlace):
+        content = _digest_of_rows(table)
+    else:
+        try:
+            places = [place, *data.tables.values()]
+            digests = [_digest_of(file) for one in places for file in files_of(one)]
+            content = digests[0] if len(digests) == 1 else digests
+        except OSError as error:
+            raise DataError(f"{place} cannot be read: {error.strerror}") from None
+    left_out = set(RowsFrom.model_fields) - set(Reading.model_fields)
+    if data.query is not None:
+        left_out.remove("query")
+    left_out |= FOR_REPORTS
     matter = {
         "version": __version__,
         "model": msgspec.to_builtins(half, str_keys=True),
         "table": content,
-        "data": data.model_dump(mode="json", exclude={"path"}),
+        "data": data.model_dump(mode="json", exclude=left_out),
         "explain": explain,
     }
     return hashlib.sha256(json.dumps(matter, sort_keys=True).encode()).hexdigest()
+
+
+def _digest_of(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _digest_of_rows(table: Table) -> str:
+    """Of ids and columns of a table that is in no file."""
+    digest = hashlib.sha256(table.order)
+    for name, values in (*table.features.items(), ("\0", table.offset), ("\0\0", table.exposure)):
+        if values is not None:
+            content = msgspec.msgpack.encode(values.tolist())
+            digest.update(f"{name}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
 
 
 class Batch:

@@ -9,6 +9,7 @@ from functools import cached_property
 
 from vfl.crypto.workers import Operations
 from vfl.errors import ConfigError, IdentityError, PeerLost, PeerUnreachable, Refused, VflError
+from vfl.jobs.activity import Activity
 from vfl.jobs.journal import Journal
 from vfl.jobs.show import Show
 from vfl.jobs.telling import telling
@@ -73,6 +74,11 @@ class Site:
         """What this party keeps, opened by its identity."""
         root = self.party.party.store
         return Store(root, StoreKey(root, lambda: self.identity))
+
+    @cached_property
+    def activity(self) -> Activity:
+        """What this process tells others of its jobs here."""
+        return Activity(self.store)
 
     @cached_property
     def journal(self) -> Journal:
@@ -244,7 +250,10 @@ class Site:
         address = self.party.party.listen or ""
         if listener.relay is None:
             return f"listening on {address.rpartition(':')[0]}:{listener.port}"
-        return f"waiting at {address} for {' and '.join(self.awaited) or 'nobody'}"
+        there = [name for name in self.awaited if name not in listener.troubles]
+        if self.awaited and not there:
+            return f"not yet waiting at {address} for {' and '.join(self.awaited)}"
+        return f"waiting at {address} for {' and '.join(there) or 'nobody'}"
 
     @property
     def fingerprints(self) -> dict[str, str]:
@@ -341,6 +350,9 @@ async def warn_daily(site: Site, show: Show) -> None:
         await asyncio.sleep(_DAY)
 
 
+_INTERRUPTED = VflError("", for_peer="it was interrupted by its operator")
+
+
 async def connect_hosts(
     site: Site,
     names: list[str],
@@ -413,6 +425,9 @@ async def connect_hosts(
     except VflError as error:
         await stop_all(sessions.values(), error)
         raise
+    except asyncio.CancelledError:  # those who are there already would dial again for nothing
+        await stop_all(sessions.values(), _INTERRUPTED)
+        raise
     except BaseException:
         for peer in sessions.values():
             peer.drop()
@@ -479,7 +494,6 @@ async def hosts_of(
         if listener is not None:
             turning_away = asyncio.create_task(_turn_away(listener, hosts))
             stack.callback(turning_away.cancel)
-        interrupted = VflError("", for_peer="it was interrupted by its operator")
-        async with telling(hosts, interrupted), site.while_not_revoked(names):
+        async with telling(hosts, _INTERRUPTED), site.while_not_revoked(names):
             yield hosts
         await together([host.close() for host in hosts])

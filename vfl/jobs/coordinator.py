@@ -19,7 +19,7 @@ from vfl.errors import (
     VflError,
 )
 from vfl.jobs.account import Account
-from vfl.jobs.agreement import Agreement, check_certificates, check_signatures
+from vfl.jobs.agreement import Agreement, check_certificates, check_queries, check_signatures
 from vfl.jobs.connect import Site, check_role, warn_daily
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Gathered, Join, Kept, Terms, stamp
@@ -61,7 +61,8 @@ async def coordinator_of(
     """
     address = check_coordinator(site.party, name)
     terms = agreement.terms
-    join = Join(terms, [agreement.signatures[signer] for signer in terms.signers], job)
+    signatures = [agreement.signatures[signer] for signer in terms.signers]
+    join = Join(terms, signatures, job, agreement.told_queries)
     session = await while_here(hosts, site.dial(name, address, wait, show))
     cancelled = VflError("", for_peer="its part of the job was cancelled", passing=True)
     async with telling([session], cancelled), site.while_not_revoked([name]):
@@ -188,7 +189,9 @@ def _check_terms(site: Site, peer: Peer, join: Join) -> None:
     check_certificates(site, terms)
     if len(join.signatures) != len(join.parties):
         raise peer.breach("a Join with another number of signatures than parties")
-    check_signatures(site, peer, "a Join", Agreement.of(site, terms, join.signatures))
+    check_queries(peer, "a Join", terms, join.queries)
+    agreement = Agreement.of(site, terms, join.signatures, queries=join.queries)
+    check_signatures(site, peer, "a Join", agreement)
 
 
 async def _wait(
@@ -217,7 +220,8 @@ async def _lead(site: Site, gathering: _Gathering, job: Job, show: Show) -> None
     parties = [gathering.came[name] for name in gathering.join.parties]
     try:
         async with serving_on(parties, show), site.while_not_revoked(gathering.join.parties):
-            await _fit(site, gathering.join, parties, job, show)
+            with site.activity.job("train", show, gathering.join.parties, [job.name]) as following:
+                await _fit(site, gathering.join, parties, job, following)
     finally:
         gathering.done.set()
 
@@ -226,7 +230,7 @@ async def _fit(site: Site, join: Join, parties: Sequence[WebSocketPeer], job: Jo
     started, operations = time.monotonic(), Counter[str]()
     store = site.store
     show.say(f"{join.terms.guest} asks to coordinate {job.name} ({job.job.purpose})")
-    agreement = Agreement.of(site, join.terms, join.signatures)
+    agreement = Agreement.of(site, join.terms, join.signatures, queries=join.queries)
     own = site.identity.sign(join.terms.statement)
     agreement.add(site.party.name, own)
     await together([party.send(Gathered(own)) for party in parties])

@@ -6,12 +6,17 @@ Nothing is made or changed, but for the lines of the ledger about peers that are
 import asyncio
 import contextlib
 from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 from vfl.errors import ConfigError, PeerUnreachable, VflError
 from vfl.jobs.check_result import CheckResult, Reporter
+from vfl.jobs.cluster import check_cluster
 from vfl.jobs.connect import OPENING, PERIOD, Site, faults_of_keys
+from vfl.jobs.directory_check import check_directories
 from vfl.jobs.pooled import check_pool
-from vfl.jobs.storage import who_serves
+from vfl.jobs.source_check import check_source
+from vfl.jobs.storage import who_is_online, who_serves
 from vfl.jobs.table_check import check_table
 from vfl.net.addresses import is_relay
 from vfl.net.peer import together
@@ -19,8 +24,13 @@ from vfl.net.rendezvous import DIALS, WAITS, keys_of
 from vfl.net.websocket import Listener, dial, listen
 from vfl.party.config import Job, Party
 from vfl.party.permissions import SETTING, check_keys, check_store
-from vfl.party.policy import widened
+from vfl.party.policy import broken_by_job, broken_by_pool, today, widened
+from vfl.party.service_certificate import ServiceCertificate
 from vfl.party.store import Store
+from vfl.party.tokens import load_tokens
+from vfl.text import counted
+
+_SOON = 30  # days before a certificate ends in which it is said
 
 
 async def examine(party: Party, wait: float, report: Reporter, job: Job | None = None) -> bool:
@@ -32,9 +42,15 @@ async def examine(party: Party, wait: float, report: Reporter, job: Job | None =
     if party.role == "coordinator":
         healthy = _check_server(party, job, report)
     else:
-        healthy = check_table(party, report, job)
+        size = list[tuple[int, int]]()
+        healthy = check_source(party.data, report) and check_table(
+            party, report, job, lambda *found: size.append(found)
+        )
+        healthy = check_cluster(party, size, report) and healthy
+        healthy = _check_policy(party, job, report) and healthy
     if party.role == "host" and (wider := widened(party.policy)):
         report(CheckResult("note", "policy", f"policy: wider than by default: {', '.join(wider)}"))
+    healthy = _check_online(party, report) and healthy
     stored = _check_store(party, report)
     try:
         check_keys(party)
@@ -53,6 +69,7 @@ async def examine(party: Party, wait: float, report: Reporter, job: Job | None =
         healthy = False
     for line in site.ending_certificates():
         report(CheckResult("note", "certificates", line))
+    healthy = (not stored or check_directories(site, report)) and healthy
     if stored:  # else it has been said what is wrong with the folder
         try:
             site.journal.ledger.check()
@@ -64,18 +81,42 @@ async def examine(party: Party, wait: float, report: Reporter, job: Job | None =
         report(CheckResult("note", "peers", text))
         return False
     _report_places(site, report)
-    dialled = {n: p.address for n, p in party.peers.items() if p.address is not None}
+    dialled = [(n, p.address, False) for n, p in party.peers.items() if p.address is not None]
+    dialled += [(n, p.online, True) for n, p in party.peers.items() if p.online is not None]
     reached = await together(
-        [_reach(site, name, address, wait, report) for name, address in dialled.items()]
+        [_reach(site, name, address, wait, report, online=online) for name, address, online in dialled]
     )
     if party.role == "coordinator":
         # Others dial it for a job, and not before.
         return healthy and all(reached) and await _listens(site, report)
-    # Peers that are pinned to check what others relay never dial: clients, and a host's fellows.
-    silent = set(party.peers) - set(dialled) - set(party.clients)
-    awaited = silent if party.party.listen is not None else set()
-    arrived = not awaited or await _await(site, awaited, wait, report)
-    return healthy and all(reached) and arrived
+    # Peers that are pinned to check what others relay never dial: clients, and fellows of a host that
+    # names its guests.
+    silent = set(site.awaited) - set(party.clients)
+    arrived = await together([_await(site, place, silent, wait, report) for place in _places(party)])
+    return healthy and all(reached) and all(arrived)
+
+
+@dataclass(frozen=True)
+class _Place:
+    """An address at which peers are awaited."""
+
+    address: str
+    online: bool
+    """Whether it is that of `vfl online`, not of the other commands."""
+    taken: bool
+    """Whether `vfl online` listens there, if it runs."""
+
+
+def _places(party: Party) -> list[_Place]:
+    """Where peers that dial this party find it."""
+    first = party.party.listen
+    second = None if party.online is None else party.online.listen_for_hosts
+    found = []
+    if first is not None:
+        found.append(_Place(first, online=False, taken=party.online is not None and second is None))
+    if second is not None:
+        found.append(_Place(second, online=True, taken=True))
+    return found
 
 
 def _check_server(party: Party, job: Job | None, report: Reporter) -> bool:
@@ -89,6 +130,48 @@ def _check_server(party: Party, job: Job | None, report: Reporter) -> bool:
         return False
     text = f"job {job.name}: over the rows of {' and '.join(party.partners)}"
     report(CheckResult("note", "job", text))
+    return True
+
+
+def _check_policy(party: Party, job: Job | None, report: Reporter) -> bool:
+    """Whether a party allows a job over rows, which its server will start."""
+    if job is None or not job.over_rows:
+        return True
+    starts = party.coordinators
+    broken = broken_by_job(party.policy, job, starts[0] if len(starts) == 1 else None, today())
+    broken += broken_by_pool(party.policy, len(party.clients) + 1)
+    for text in broken:
+        report(CheckResult("FAIL", "policy", f"job {job.name}: {text}"))
+    return not broken
+
+
+def _check_online(party: Party, report: Reporter) -> bool:
+    """Whether `vfl online` has the files that [online] names."""
+    section = party.online
+    if section is None:
+        return True
+    found, now = [], datetime.now(UTC)
+    try:
+        if section.certificate is not None and section.key is not None:
+            ends = ServiceCertificate(section.certificate, section.key).ends
+            days = (ends - now).days
+            if ends <= now:
+                raise ConfigError(f"{section.certificate} ended on {ends:%Y-%m-%d}: put a new one there")
+            found.append(f"certificate until {ends:%Y-%m-%d}")
+            if days < _SOON:
+                when = f"{ends:%Y-%m-%d}, {counted(days, 'day')} from now"
+                text = f"online: {section.certificate} ends on {when}"
+                report(CheckResult("note", "online", text))
+        if not section.without_tokens:
+            tokens = load_tokens(section.tokens).by_name
+            of_use = sum(not token.has_expired(now.date()) for token in tokens.values())
+            found.append(f"{counted(of_use, 'token')} of use")
+    except VflError as error:
+        report(CheckResult("FAIL", "online", f"online: {error}"))
+        return False
+    scheme = "http" if section.plain_http else "https"
+    what = "".join(f"; {text}" for text in found)
+    report(CheckResult("ok", "online", f"online: {scheme}://{section.listen}{what}"))
     return True
 
 
@@ -110,7 +193,7 @@ def _store(party: Party) -> str:
     return (
         f"{store.root} can be {'written' if store.root.exists() else 'made'}"
         + (unchecked if party.party.others_may_write else "")
-        + ("" if serving is None else f"; {serving} runs in it")
+        + "".join(f"; {one} runs in it" for one in (serving, who_is_online(store.root)) if one)
     )
 
 
@@ -130,13 +213,18 @@ def _as_notes(report: Reporter) -> Callable[[str], None]:
     return lambda text: report(CheckResult("note", "listen", text))
 
 
-async def _reach(site: Site, name: str, address: str, wait: float, report: Reporter) -> bool:
+async def _reach(
+    site: Site, name: str, address: str, wait: float, report: Reporter, *, online: bool
+) -> bool:
+    """online: whether the address is that of the peer's `vfl online`."""
     try:
         peer = await dial(site.credentials, name, address, site.party.role, wait, opening=OPENING)
     except PeerUnreachable as error:
         hint = ""
         role = site.party.peers[name].role
-        if site.party.role == "host" and role is None and error.nobody_listens:
+        if online and error.nobody_listens:
+            hint = " (it listens there only while its `vfl online` runs)"
+        elif site.party.role == "host" and role is None and error.nobody_listens:
             hint = " (a guest listens only while one of its commands runs)"
         if site.party.clients and role == "coordinator" and error.nobody_listens:
             hint = " (the server of a job over rows listens only while its `vfl train` runs)"
@@ -169,11 +257,6 @@ def _listening(
     )
 
 
-def _trouble(listener: Listener) -> str | None:
-    """Why this party does not wait at the relay, if that is where peers should find it."""
-    return next((f"{listener.relay}: {why}" for why in listener.troubles.values()), None)
-
-
 def _report_places(site: Site, report: Reporter) -> None:
     """Say at which places of a relay this party meets its peers, for an operator who lists them."""
     dialled = [name for name, peer in site.party.peers.items() if is_relay(peer.address)]
@@ -187,7 +270,7 @@ async def _listens(site: Site, report: Reporter) -> bool:
     address = site.party.party.listen or ""
     try:
         async with _listening(site, address, report) as listener:
-            if trouble := _trouble(listener):
+            if trouble := listener.trouble:
                 report(CheckResult("FAIL", "listen", trouble))
                 return False
             can = "can be listened on" if listener.relay is None else "can be waited at"
@@ -198,17 +281,21 @@ async def _listens(site: Site, report: Reporter) -> bool:
     return True
 
 
-async def _await(site: Site, awaited: set[str], wait: float, report: Reporter) -> bool:
-    address = site.party.party.listen
-    if address is None:
-        return False
-    missing = set(awaited)
+async def _await(site: Site, place: _Place, awaited: set[str], wait: float, report: Reporter) -> bool:
+    """Whether all that are awaited at a place dial in."""
+    if not awaited:
+        return True
+    if place.taken and (serving := who_is_online(site.store.root)) is not None:
+        text = f"{serving} awaits {' and '.join(sorted(awaited))} at {place.address}: not tried"
+        report(CheckResult("note", "listen", text))
+        return True
+    address, missing = place.address, set(awaited)
     refused: dict[str, str] = {}
     listener: Listener | None = None
     try:
         async with _listening(site, address, report) as listener:
             refused = listener.refused
-            if not _trouble(listener):
+            if not listener.trouble:
                 names = " and ".join(sorted(awaited))
                 doing = "listening on" if listener.relay is None else "reached"
                 text = f"{doing} {address}, waiting {wait:.0f} s for {names}"
@@ -225,10 +312,15 @@ async def _await(site: Site, awaited: set[str], wait: float, report: Reporter) -
         for name in sorted(missing & set(refused)):
             text = f"{name} dialled in and was refused: {refused[name]}"
             report(CheckResult("FAIL", name, text))
-        if silent := " and ".join(sorted(missing - set(refused))):
-            trouble = None if listener is None else _trouble(listener)
-            text = f"{silent} did not dial in: is `vfl serve` running there?"
-            report(CheckResult("FAIL", "listen", trouble or text))
+        silent = missing - set(refused)
+        if listener is not None and (trouble := listener.trouble) and silent & listener.troubles.keys():
+            report(CheckResult("FAIL", "listen", trouble))
+            silent -= listener.troubles.keys()
+        if silent:
+            text = f"{' and '.join(sorted(silent))} did not dial in: is `vfl serve` running there?"
+            if place.online:
+                text = f"{text[:-1]}, with {address} as `online` of [peers.{site.party.name}]?"
+            report(CheckResult("FAIL", "listen", text))
     except VflError as error:
         report(CheckResult("FAIL", "listen", str(error)))
     return not missing

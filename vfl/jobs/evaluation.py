@@ -11,7 +11,7 @@ from vfl.errors import (
 )
 from vfl.jobs.record import Evaluation
 from vfl.learn.drift import Profile, profile_of_scores
-from vfl.learn.holdout import ColumnShare, OneValue, column_shares, draw_split, split_by
+from vfl.learn.holdout import ColumnShare, OneValue, column_shares, split_by, split_by_draws
 from vfl.learn.losses import BadLabel
 from vfl.models.held_out import held_out_metrics
 from vfl.models.kinds import kind_of_job
@@ -32,8 +32,14 @@ def evaluate(
 
     of_table: which row of the party's table each is.
     """
-    predictions = {what: rows.loss.predict(values) for what, values in scores.items()}
-    evaluation = Evaluation.of(held_out, of_table, rows.label, rows.weight, exposure, predictions)
+    predictions = {what: rows.loss.predict(values[held_out]) for what, values in scores.items()}
+    evaluation = Evaluation(
+        of_table[held_out],
+        rows.label[held_out],
+        rows.weight[held_out],
+        None if exposure is None else exposure[held_out],
+        predictions,
+    )
     metrics = {
         what: held_out_metrics(rows, held_out, values, exposure) for what, values in scores.items()
     }
@@ -70,13 +76,13 @@ def split_rows(
         raise ValueError("training needs a label")
     kind, loss = kind_of_job(job), job.loss
     holdout, share = job.job.holdout, kind.validation_share
-    draw = np.random.default_rng([kind.seed, 1]).random(table.rows)
-    entity = aligned if entities is None else entities[aligned]
-    by = table.split.take(aligned)
+    by, seed = table.split.take(aligned), [kind.seed, 1]
     try:
         if by.group is None and by.time is None:
-            split = draw_split(draw[entity], holdout, share)
+            split = split_by_draws(seed, table.rows, aligned, entities, (holdout, share))
         else:
+            draw = np.random.default_rng(seed).random(table.rows)
+            entity = aligned if entities is None else entities[aligned]
             split = split_by(by, entity, draw, holdout, share)
     except OneValue as error:
         raise DataError(
@@ -104,9 +110,13 @@ def split_rows(
                 f"label {error} ({shares}{_or_validation(share, ', ')})",
                 for_peer="too few aligned rows, or all with the same label",
             ) from None
-    weight = np.ones(len(label)) if table.weight is None else table.weight[aligned]
+    weight = np.broadcast_to(1.0, len(label)) if table.weight is None else table.weight[aligned]
     offset = None if table.offset is None else table.offset[aligned]
-    return Training(label, weight, split.train, split.validation, loss, offset), split.held_out
+    exposure = None if table.exposure is None else table.exposure[aligned]
+    together = None if entities is None else entities[aligned]
+    together = together if by.group is None else by.group.place
+    rows = Training(label, weight, split.train, split.validation, loss, offset, exposure, together)
+    return rows, split.held_out
 
 
 @dataclass(frozen=True)
@@ -137,7 +147,20 @@ class RowParts:
 
     @property
     def sentences(self) -> list[str]:
-        """How rows were split by columns, without any value of them."""
+        """How rows were split by columns, without any value of them, and whether that is the share that
+        was wanted."""
+        said = self.by_columns
+        share = self.counts["held out"] / max(1, sum(self.counts.values()))
+        if len(self.shares) == 1 and abs(share - self.holdout) > max(_APART, self.holdout / 2):
+            said.append(
+                f"note: {share:.0%} of the rows are held out, where holdout = {self.holdout:g}: no "
+                "other number of whole values comes nearer"
+            )
+        return said
+
+    @property
+    def by_columns(self) -> list[str]:
+        """How rows were split by columns."""
         said = []
         for use, one in self.shares.items():
             which = _IN_ORDER if use == "time" else {}
@@ -150,12 +173,6 @@ class RowParts:
             said.append(
                 f"{counted(left_out, 'row')} left out: of groups that are held out at times that train, "
                 "or the other way round"
-            )
-        share = self.counts["held out"] / max(1, sum(self.counts.values()))
-        if len(self.shares) == 1 and abs(share - self.holdout) > max(_APART, self.holdout / 2):
-            said.append(
-                f"note: {share:.0%} of the rows are held out, where holdout = {self.holdout:g}: no "
-                "other number of whole values comes nearer"
             )
         return said
 

@@ -15,6 +15,7 @@ from vfl.learn.losses import loss_of
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.models.halves import objective_of
 from vfl.models.kinds import kind_named
+from vfl.party.row_sums import RowSumsFile
 from vfl.party.store import Store
 
 Importance = Sequence[tuple[str, str, int, float]]
@@ -42,7 +43,9 @@ def disclosed(
     if record.over_rows:
         server = record.server if record.role != "coordinator" else record.party
         steps = _iterations(record) or len(record.curve) or None
-        found = of_rows(record.parties, server, params, steps)
+        without = bool(record.job.get("rows", {}).get("without"))
+        times = record.job["job"].get("time") is not None
+        found = of_rows(record.parties, server, params, steps, without=without, times=times)
         if record.role == "coordinator":
             found = [one for one in found if one.name.startswith(("blind", "server"))]
         return found
@@ -88,7 +91,8 @@ def given_before(store: Store, record: Record) -> float:
     try:
         alignment = load_alignment(store, record.alignment)
     except ModelError:  # it is no longer kept
-        return 0.0
+        job = RowSumsFile(store, record.parties[0]).read().jobs.get(record.model)
+        return 0.0 if job is None else job.before
     return SumsGiven(store, alignment).before(record.model)
 
 

@@ -12,7 +12,7 @@ the job ends.
 
 import hashlib
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -38,13 +38,17 @@ def hold_hints(store: Store, alignment: str) -> Iterator[bool]:
     """Whether a run of the guest has the kept hints of an alignment to itself, as long as it lasts."""
     with ExitStack() as stack:
         try:
-            lock = store.locked("hint", _name(alignment, "guest"), f"a training on {alignment}")
-            stack.enter_context(lock)
+            stack.enter_context(lock_hints(store, alignment))
         except Refused:
             held = False
         else:
             held = True
         yield held
+
+
+def lock_hints(store: Store, alignment: str) -> AbstractContextManager[None]:
+    """The hints of an alignment, to a guest's process alone. Raises Refused while a job has them."""
+    return store.locked("hint", _name(alignment, "guest"), f"a training on {alignment}")
 
 
 class StoredGuestHints:
@@ -131,10 +135,26 @@ class StoredGuestHints:
         return _name(self._alignment, self._fingerprints[host])
 
     def _file(self, name: str) -> Path:
-        return self._store.folder("hint") / f"{name}.parts"
+        return _file(self._store, name)
 
     def _copy(self, name: str) -> Path:
         return self._store.scratch(make=False) / f"{name}.parts"
+
+
+def hints_of(store: Store, alignment: str, fingerprints: Iterable[str]) -> list[str]:
+    """The names of the hints that are kept of an alignment with peers of these certificates."""
+    names = {_name(alignment, one) for one in fingerprints}
+    there = names.intersection(store.names("hint"))
+    return sorted(there | {name for name in names if _file(store, name).exists()})
+
+
+def files_of_hint(store: Store, name: str) -> list[Path]:
+    """All files that are kept of a hint."""
+    return [*store.files("hint", name), *(path for path in [_file(store, name)] if path.exists())]
+
+
+def _file(store: Store, name: str) -> Path:
+    return store.folder("hint") / f"{name}.parts"
 
 
 def _unfinished(file: Path) -> Path:
@@ -174,6 +194,71 @@ class StoredHostHints:
         """While no other job of the party keeps or counts."""
         self._store.make("hint")
         return in_turn(self._store.folder("hint") / "host.lock")
+
+
+class PassingGuestHints:
+    """The guest's hints for several trainings of one job, gone when it ends: `KeptHints`."""
+
+    def __init__(self, store: Store, job: str) -> None:
+        """`job`: a name that no other job of the store has."""
+        self._store, self._job = store, job
+        self._known: dict[str, KnownHint] = {}
+        self._files: dict[str, Path] = {}
+
+    def known(self, host: str) -> KnownHint | None:
+        return self._known.get(host)
+
+    def file(self, host: str) -> Path | None:
+        if host not in self._files:
+            name = _name(self._job, host)
+            self._files[host] = self._store.scratch() / f"{name}.parts"
+        return self._files[host]
+
+    def keep(self, host: str, hint: KnownHint) -> None:
+        self._known[host] = hint
+
+    def clear(self, host: str, size: int) -> None:
+        self._known.pop(host, None)
+        self._unlink(host)
+        _check_room(self._store.scratch(), host, size)
+
+    def close(self) -> None:
+        """Remove the files of this job."""
+        for host in self._files:
+            self._unlink(host)
+
+    def _unlink(self, host: str) -> None:
+        if (file := self._files.get(host)) is not None:
+            for path in (file, _unfinished(file)):
+                path.unlink(missing_ok=True)
+
+
+class PassingHostHints:
+    """A host's hint for several trainings of one job, in memory alone: `HostHints`."""
+
+    def __init__(self) -> None:
+        self._hint: HostHint | None = None
+
+    def known(self) -> HostHint | None:
+        return self._hint
+
+    def keep(self, hint: HostHint) -> None:
+        self._hint = hint
+
+    def promise(self, name: bytes, vectors: int, life: int) -> bool:
+        hint = self._hint
+        if hint is None or hint.name != name or hint.vectors + vectors > life:
+            return False
+        self._hint = replace(hint, vectors=hint.vectors + vectors)
+        return True
+
+
+def _check_room(folder: Path, host: str, size: int) -> None:
+    """Raises DataError without room for a hint of so many bytes: the file is mapped into memory, and a
+    disk that is full would end the process without a word."""
+    if shutil.disk_usage(folder).free < size + _SPARE:
+        text = f"{folder} has no room for the hint of {host}, {size / 1e6:,.0f} MB"
+        raise DataError(f"{text}: make room on its disk", for_peer="its disk is full")
 
 
 def _name(alignment: str, peer: str) -> str:

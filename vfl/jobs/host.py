@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 
 from vfl.errors import (
     ConfigError,
@@ -14,7 +14,10 @@ from vfl.errors import (
 )
 from vfl.jobs.alignment import serve_align
 from vfl.jobs.connect import Site, check_role, warn_daily
+from vfl.jobs.lookups import ready_for_lookups, serve_lookup
+from vfl.jobs.memory import release_memory
 from vfl.jobs.offer import Offer
+from vfl.jobs.oneway import serve_oneway
 from vfl.jobs.own_table import read_guest, read_host
 from vfl.jobs.pooled import serve_pooled
 from vfl.jobs.scoring import serve_score
@@ -23,15 +26,18 @@ from vfl.jobs.show import Once, Show
 from vfl.jobs.storage import serving
 from vfl.jobs.telling import attending, first_message, while_here
 from vfl.jobs.training import serve_train
+from vfl.jobs.worth import serve_worth
 from vfl.models.halves import HostHalf
 from vfl.models.kinds import check_rules_of, kind_of_model, load_half
+from vfl.net.open_sessions import A_PEER
 from vfl.net.peer import Peer
 from vfl.net.websocket import WebSocketPeer
 from vfl.party.id_report import find_unmended
 from vfl.party.table import Table
 from vfl.text import counted
 
-_PAUSE = 1.0  # seconds between two sessions with a guest that hangs up
+_PAUSE = 1.0  # seconds between two sessions with a guest that hangs up ...
+_NEXT = 0.05  # ... and after a job, which another may follow
 _OFFER = 600.0  # seconds for which a session may be without a job
 
 
@@ -46,18 +52,32 @@ async def serve(site: Site, show: Show) -> None:
         await _serve_rows(site, show)
         return
     with serving(site):
-        table, ids = read_host(site, needed=())
-        check_rules_of(party, {*table.features, *table.faults}, table.path.name)
-        _check_faults(site, table, show)
-        written = find_unmended(party.data, table.by_key(party.data))
-        notes = [f"{table.path.name}: {note}" for note in (*ids.notes, *written)]
-        for note in (*table.warnings, *notes):
-            show.say(f"note: {note}")
-        show.say(
-            f"{party.name} serves {table.path.name}: {counted(len(ids.rows), 'id')}, "
-            f"{counted(len(table.features), 'column')}"
-        )
+        _check_table(site, show)
+        release_memory()
+        await ready_for_lookups(site)
         await _serve(site, show)
+
+
+def _check_table(site: Site, show: Show) -> None:
+    """Say what is served, and what is odd about it. Every job reads the table anew: none of it is kept.
+
+    Raises DataError or ConfigError when it cannot be used.
+    """
+    party = site.party
+    table, ids = read_host(site, needed=())
+    found, rows = ids.notes, len(ids.rows)
+    del ids  # of millions of rows they are worth less than the room that is needed next
+    release_memory(table.rows)
+    check_rules_of(party, {*table.features, *table.faults}, table.path.name)
+    _check_faults(site, table, show)
+    written = find_unmended(party.data, table.by_key(party.data))
+    notes = [f"{table.path.name}: {note}" for note in (*found, *written)]
+    for note in (*table.warnings, *notes):
+        show.say(f"note: {note}")
+    show.say(
+        f"{party.name} serves {table.path.name}: {counted(rows, 'id')}, "
+        f"{counted(len(table.features), 'column')}"
+    )
 
 
 async def _serve_rows(site: Site, show: Show) -> None:
@@ -72,12 +92,19 @@ async def _serve_rows(site: Site, show: Show) -> None:
             'with role = "coordinator"'
         )
     with serving(site):
-        table, ids = read_guest(without_features(party.data), show=show)
-        for note in ids.notes:
-            show.say(f"note: {table.path.name}: {note}")
-        rows = counted(len(ids.rows), "row")
-        show.say(f"{party.name} serves {table.path.name}: {rows}, with the columns that a job names")
+        _check_rows(site, show)
+        release_memory()
         await _serve(site, show)
+
+
+def _check_rows(site: Site, show: Show) -> None:
+    """As `_check_table`, of a party in jobs over rows."""
+    party = site.party
+    table, ids = read_guest(without_features(party.data), show=show)
+    for note in ids.notes:
+        show.say(f"note: {table.path.name}: {note}")
+    rows = counted(len(ids.rows), "row")
+    show.say(f"{party.name} serves {table.path.name}: {rows}, with the columns that a job names")
 
 
 async def _serve(site: Site, show: Show) -> None:
@@ -92,6 +119,8 @@ async def _serve(site: Site, show: Show) -> None:
         for name in party.partners:
             if (address := party.peers[name].address) is not None:
                 group.create_task(_dial_forever(site, name, address, show))
+            if (online := party.peers[name].online) is not None:
+                group.create_task(_wait_for_lookups(site, name, online, show))
         if party.party.listen is not None:
             group.create_task(_listen_forever(site, party.party.listen, group, show))
 
@@ -119,21 +148,47 @@ def _check_faults(site: Site, table: Table, show: Show) -> None:
 
 
 async def _dial_forever(site: Site, name: str, address: str, show: Show) -> None:
-    once = Once(show.say)
+    """Keep one session with a guest that runs one job at a time."""
+    show.say(f"dialling {name} at {address}")
+    await _dial_in_turn(site, name, address, show, Once(show.say), contextlib.nullcontext())
+
+
+async def _wait_for_lookups(site: Site, name: str, address: str, show: Show) -> None:
+    """Keep a session waiting where a guest's `vfl online` listens, beside those that have a job: as many
+    as the guest lets one party have."""
+    show.say(f"dialling {name} at {address} for lookups")
+    once, turn = Once(show.say), asyncio.Lock()
+    async with asyncio.TaskGroup() as group:
+        for _ in range(A_PEER):
+            group.create_task(_dial_in_turn(site, name, address, show, once, turn))
+
+
+async def _dial_in_turn(
+    site: Site,
+    name: str,
+    address: str,
+    show: Show,
+    once: Once,
+    turn: contextlib.AbstractAsyncContextManager[None],
+) -> None:
+    """Serve one session after the other. It is somebody else's turn to dial once a session has a job."""
 
     def waits(why: str) -> None:
         once(f"waiting for {why}")
 
-    show.say(f"dialling {name} at {address}")
     while True:
-        try:
-            peer = await site.dial(name, address, math.inf, show, waits)
-        except VflError as error:
-            # The other side may be mended while this one waits.
-            once(f"error: {error}")
-        else:
-            await serve_session(site, peer, show)
-        await asyncio.sleep(_PAUSE)
+        served = False
+        async with contextlib.AsyncExitStack() as dialling:
+            await dialling.enter_async_context(turn)
+            try:
+                peer = await site.dial(name, address, math.inf, show, waits)
+            except VflError as error:
+                # The other side may be mended while this one waits.
+                once(f"error: {error}")
+            else:
+                served = await serve_session(site, peer, show, dialling.aclose)
+            pause = _NEXT if served else _PAUSE
+            await asyncio.sleep(pause)  # before the turn is over, or others dialled at once
 
 
 async def _listen_forever(site: Site, address: str, group: asyncio.TaskGroup, show: Show) -> None:
@@ -144,34 +199,55 @@ async def _listen_forever(site: Site, address: str, group: asyncio.TaskGroup, sh
             group.create_task(serve_session(site, peer, show))
 
 
-async def serve_session(site: Site, peer: WebSocketPeer, show: Show) -> None:
-    """One session: a guest's job, or its wish to leave. Says how it ended and tells the guest."""
+async def _go_on() -> None:
+    """Nobody waits for a session's job."""
+
+
+async def serve_session(
+    site: Site, peer: WebSocketPeer, show: Show, asked: Callable[[], Awaitable[None]] = _go_on
+) -> bool:
+    """One session: a guest's job, or its wish to leave. Says how it ended and tells the guest; whether a
+    job was done. `asked` hears that the guest has asked for a job."""
+    served = False
     async with attending(peer, site.journal, show):
-        await _attend(site, peer, show)
+        served = await _attend(site, peer, show, asked)
+    release_memory()
+    return served
 
 
-async def _attend(site: Site, peer: WebSocketPeer, show: Show) -> None:
+async def _attend(
+    site: Site, peer: WebSocketPeer, show: Show, asked: Callable[[], Awaitable[None]]
+) -> bool:
     over_rows = site.party.role == "guest"
     check_role(peer, "coordinator" if over_rows else "guest")
     offer = await first_message(peer, Offer, _OFFER)
     if offer is None:
-        return
+        return False
+    await asked()
     site.check_not_revoked([peer.name])
     started = time.monotonic()
     async with site.while_not_revoked([peer.name, *offer.hosts]):
         if over_rows and offer.task != "train":
             raise Refused(f"{site.party.name} takes part in trainings over rows alone")
         task = serve_pooled if over_rows else _TASKS[offer.task]
-        done = await while_here([peer], task(site, peer, offer, show))
+        others = [name for name in offer.hosts if name != site.party.name]
+        with site.activity.job(
+            offer.task, show, [peer.name, *others], [offer.model, offer.alignment]
+        ) as following:
+            done = await while_here([peer], task(site, peer, offer, following))
     traffic = peer.traffic
     show.say(
         f"{done} in {time.monotonic() - started:.1f} s; sent {counted(traffic.bytes_sent, 'byte')}, "
         f"received {traffic.bytes_received:,}"
     )
+    return True
 
 
 _TASKS: dict[str, Callable[[Site, Peer, Offer, Show], Coroutine[object, None, str]]] = {
     "align": serve_align,
     "train": serve_train,
     "score": serve_score,
+    "lookup": serve_lookup,
+    "oneway": serve_oneway,
+    "worth": serve_worth,
 }

@@ -1,7 +1,10 @@
 """Writes the messages of a party's sessions into its ledger, each with the job it belongs to."""
 
+import asyncio
+import contextlib
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Annotated, cast
 
 import msgspec
@@ -16,9 +19,14 @@ from vfl.party.config_words import JOB_NAME
 from vfl.party.ledger import JobEntry, Ledger, MessageEntry, Way
 from vfl.party.store import Store
 from vfl.protocols.common.key import Key
+from vfl.protocols.lookup.messages import LookedUp, LookUp
 
 _RUN = 12  # hex digits of a run's name, of which the first six are in its models'
 _KEYS = 64  # runs whose key's width is known
+_COUNTED = frozenset({LookUp.__name__, LookedUp.__name__})
+"""Messages of which the ledger has counts by the minute, as there is one for each row that is scored."""
+_MINUTE = 60.0  # seconds
+_NOTHING = bytes(32)
 
 _fields = msgspec.msgpack.Decoder(tuple[str, dict[str, msgspec.Raw]])
 
@@ -30,6 +38,8 @@ class Journal:
         self.ledger = ledger
         self._store = store
         self._widths: dict[str, int] = {}  # bits of a ciphertext, by run
+        self.counting: dict[_Session, None] = {}
+        """The sessions with messages that are counted and not yet written down."""
 
     def watch(self, peer: Peer) -> None:
         """Write down all messages of a session from now on; those that cannot be are not sent."""
@@ -38,6 +48,8 @@ class Journal:
     def seal(self, say: Callable[[str], None]) -> None:
         """Seal the ledger at the end of a session, or say why that failed."""
         try:
+            for session in [*self.counting]:
+                session.write_counts()
             self.ledger.seal()
         except DataError as error:
             say(f"note: no seal: {error}")
@@ -108,28 +120,87 @@ class _Session:
         self._peer = peer
         self._number = 0
         self._job: JobEntry | None = None
+        self._counts: dict[tuple[str, str], _Count] = {}  # by direction and type
+        self._failed: DataError | None = None
 
     def write_down(self, direction: str, kind: str, payload: bytes) -> None:
-        """Write a message down. Raises DataError when the ledger cannot be written."""
+        """Write a message down, or count it. Raises DataError when the ledger cannot be written."""
         journal = self._journal
+        if kind in _COUNTED:
+            self._count(direction, kind, payload)
+            return
+        self.write_counts()
         if kind in (Offer.__name__, Join.__name__):
             entry = journal.entry_of(self._peer, payload)
             if entry is not None:
                 self._job = msgspec.structs.replace(entry, session=self._number)
                 self._number = journal.ledger.append(self._job, "")
-        job, of = self._job, message_type(kind)
-        line = MessageEntry(
+        of = message_type(kind)
+        line = self._line(direction, kind, len(payload), self._rows(of, payload), _sha256(payload).hex())
+        self._number = journal.ledger.append(line, reveals(of))
+
+    def write_counts(self) -> None:
+        """Write down what was counted. Raises DataError when the ledger cannot be written."""
+        self._journal.counting.pop(self, None)
+        for (direction, kind), count in self._counts.items():
+            if count.messages:
+                line = self._line(direction, kind, count.size, count.rows, count.digest.hex())
+                line = msgspec.structs.replace(line, messages=count.messages)
+                self._number = self._journal.ledger.append(line, reveals(message_type(kind)))
+                count.messages = count.rows = count.size = 0
+
+    def _count(self, direction: str, kind: str, payload: bytes) -> None:
+        if self._failed is not None:
+            raise self._failed
+        count = self._counts.setdefault((direction, kind), _Count())
+        count.messages += 1
+        count.rows += self._rows(message_type(kind), payload) or 0
+        count.size += len(payload)
+        count.digest = _sha256(count.digest + _sha256(payload))
+        if self not in self._journal.counting:
+            self._journal.counting[self] = None
+            with contextlib.suppress(RuntimeError):  # no loop runs: they are written with the seal
+                asyncio.get_running_loop().call_later(_MINUTE, self._minute_is_over)
+
+    def _minute_is_over(self) -> None:
+        if self not in self._journal.counting:
+            return
+        try:
+            self.write_counts()
+            self._journal.ledger.seal()
+        except DataError as error:
+            self._failed = error  # and no further message leaves
+
+    def _rows(self, of: type[Message] | None, payload: bytes) -> int | None:
+        return self._journal.rows(of, payload, self._job.run if self._job else "")
+
+    def _line(self, direction: str, kind: str, size: int, rows: int | None, digest: str) -> MessageEntry:
+        job = self._job
+        return MessageEntry(
             session=self._number,
             peer=self._peer,
             direction=cast(Way, direction),
             task=job.task if job else None,
             job=job.job if job else None,
             type=kind,
-            rows=journal.rows(of, payload, job.run if job else ""),
-            bytes=len(payload),
-            sha256=hashlib.sha256(payload).hexdigest(),
+            rows=rows,
+            bytes=size,
+            sha256=digest,
         )
-        self._number = journal.ledger.append(line, reveals(of))
+
+
+@dataclass
+class _Count:
+    """Messages of a type and a way in a session; the digest is of all of them so far."""
+
+    messages: int = 0
+    rows: int = 0
+    size: int = 0
+    digest: bytes = _NOTHING
+
+
+def _sha256(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
 
 
 class _Section(msgspec.Struct):

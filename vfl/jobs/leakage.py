@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 import numpy as np
 
 from vfl.arrays import Floats
+from vfl.blocks.scratch import Scratch
 from vfl.errors import ConfigError, ModelError, Refused
 from vfl.jobs.alignments import Alignment, count_known_rows, find_alignment
 from vfl.jobs.connect import store_of
@@ -32,7 +33,7 @@ from vfl.party.config import Job, Party
 from vfl.party.policy import broken_by_job, broken_by_pool, check_guest, check_intersection, today
 from vfl.party.sections import PolicySection
 from vfl.party.store import Store
-from vfl.party.table import read_table
+from vfl.party.table import Wanted, read_wanted
 from vfl.text import counted
 
 _LEAST = 50  # rows of simulated tables
@@ -119,7 +120,8 @@ def foresee(
     of = Circumstances(starts, hosts, many, counts=counts, training=expected_share(job))
     columns, notes = COLUMNS, _refusals(party, job, of)
     if party.role == "host":
-        table = read_table(party.data, role="host", need_label=False)
+        wanted = Wanted("host", False, scratch=Scratch(store.scratch_at_hand))
+        table = read_wanted(party.data, wanted)
         sizes = sizes_of(table, party, job)
         if alignment is None and many > table.rows:
             notes.append(
@@ -166,9 +168,10 @@ def _over_rows(party: Party, job: Job, rows: int | None, server: str | None, sim
     if party.role == "guest":
         broken += broken_by_pool(party.policy, len(parties))
     notes = tuple(f"{party.name} refuses the job: {rule}" for rule in broken)
-    return Leakage(
-        job.name, party.name, 0, None, tuple(of_rows(parties, starts, job.params)), notes=notes
+    found = of_rows(
+        parties, starts, job.params, without=job.rows.without, times=job.job.time is not None
     )
+    return Leakage(job.name, party.name, 0, None, tuple(found), notes=notes)
 
 
 def _given(store: Store, party: Party, job: Job, alignment: Alignment) -> float:

@@ -1,8 +1,12 @@
-"""How much memory a process has needed."""
+"""How much memory a process has needed, and how it gives back what it needs no more."""
 
+import ctypes
+import gc
 import resource
 import sys
 from pathlib import Path
+
+_FEW = 1_000_000  # rows
 
 
 def peak_memory(pid: int | None = None) -> int:
@@ -19,3 +23,19 @@ def peak_memory(pid: int | None = None) -> int:
     if pid is not None:
         return 0
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def release_memory(rows: int | None = None) -> None:
+    """Give the system back what is not needed any more, of a job or, with `rows`, of what it did with so
+    many: few are not worth the time.
+
+    Large arrays in loops of references stay until somebody looks for them, and allocators keep what was
+    freed.
+    """
+    if rows is not None and rows <= _FEW:
+        return
+    gc.collect()
+    if (arrow := sys.modules.get("pyarrow")) is not None:
+        arrow.default_memory_pool().release_unused()
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)):
+        trim(0)

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Annotated, ClassVar, Literal
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from vfl.net.peer import Peer
 from vfl.net.wire import KIB, Message
@@ -23,10 +24,12 @@ Run = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 OfferedDigest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Fingerprint = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Signature = Annotated[bytes, msgspec.Meta(max_length=256)]
-Task = Literal["align", "train", "score"]
+Task = Literal["align", "train", "score", "lookup", "oneway", "worth"]
 RowCount = Annotated[int, msgspec.Meta(ge=1)]
 Steps = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 ShortText = Annotated[str, msgspec.Meta(pattern=r"^[a-z_]{1,32}\Z")]
+QueryDigest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+QueryDigests = list[Annotated[bytes, msgspec.Meta(max_length=32)]]
 Sealed = Annotated[bytes, msgspec.Meta(max_length=32)]  # the hash of a ledger's newest seal, or nothing
 
 
@@ -62,6 +65,10 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         """The bytes that are signed: a fixed text and the SHA-256 of the terms as canonical JSON, run
         and job in hex. What is plain of `matching`, and no `training`, are left out: what was signed
         before there was such a thing can still be verified."""
+        return self.statement_of(b"")
+
+    def statement_of(self, query: bytes) -> bytes:
+        """What a party signs whose table was made by a query of this digest; empty: by none."""
         fields = {**msgspec.structs.asdict(self), "run": self.run.hex(), "job": self.job.hex()}
         plain = Matching()
         matching = msgspec.structs.asdict(fields.pop("matching"))
@@ -70,6 +77,8 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             fields["matching"] = stated
         if self.training is None:
             del fields["training"]
+        if query:
+            fields["query"] = query.hex()
         return b"vfl agreement\0" + hashlib.sha256(canonical_json(fields)).digest()
 
     @property
@@ -80,10 +89,11 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Offer(Message, frozen=True):
     """guest -> host. Reveals: what the guest asks for: the task, for training the whole job file with
-    its purpose, the names of the hosts, the rules for ids and how rows are matched, which alignment or
-    model it is about; how many of the aligned rows train; how many steps of an interrupted run the guest
-    has kept; the fingerprints of all parties' certificates; the hash of the newest seal of the guest's
-    ledger, which is random to who does not have the ledger. Signed by the guest but for this hash."""
+    its purpose, for a table its factors and its purpose, the names of the hosts, the rules for ids and
+    how rows are matched, which alignment or model it is about; how many of the aligned rows train; how
+    many steps of an interrupted run the guest has kept; the fingerprints of all parties' certificates;
+    the hash of the newest seal of the guest's ledger, random to who does not have the ledger; a salted
+    digest of its query, if any. Signed by the guest but for the hash."""
 
     task: Task
     run: Run  # random, names this run
@@ -91,13 +101,14 @@ class Offer(Message, frozen=True):
     normalise: list[str]
     alignment: Name | None = None
     model: Name | None = None
-    job: bytes = b""  # canonical, for training
+    job: bytes = b""  # canonical, for training and for a table
     training: RowCount | None = None  # aligned rows that train
     done: Steps = 0
     matching: Matching = Matching()
     fingerprints: dict[OfferedName, Fingerprint] = {}  # noqa: RUF012 - msgspec copies it
     signature: Signature = b""
     ledger: Sealed = b""
+    query: QueryDigest | UnsetType = UNSET
     limit: ClassVar[int] = 96 * KIB
 
     def terms(self, guest: str) -> Terms:
@@ -120,27 +131,32 @@ class Offer(Message, frozen=True):
 
 class Accept(Message, frozen=True):
     """Either -> either. Reveals: that the host takes part; for training, the number of aligned rows; the
-    hash of the newest seal of the host's ledger, which is random to who does not have the ledger. The
-    guest's own, once ids are matched, repeats the number of matched ids."""
+    hash of the newest seal of the host's ledger, which is random to who does not have the ledger; a
+    salted digest of the query that made the host's table, if one did. The guest's own, once ids are
+    matched, repeats the number of matched ids."""
 
     rows: int | None = None
     signature: Signature = b""  # the host's
     ledger: Sealed = b""  # the host's
+    query: QueryDigest | UnsetType = UNSET  # the host's
     per_row = ("rows", 1)
 
 
 class Agreed(Message, frozen=True):
-    """guest -> host. Reveals: that all hosts take part, with the signatures of all."""
+    """guest -> host. Reveals: that all hosts take part, with the signatures of all, and the digests of
+    queries that some of them signed."""
 
     signatures: list[Signature]  # in the order of Terms.signers
+    queries: QueryDigests | UnsetType = UNSET  # in that order, empty for who has none
     limit: ClassVar[int] = 64 * KIB
 
 
 class Kept(Message, frozen=True):
     """Either -> either. Reveals: that the host has stored the alignment, and for how many days it is of
-    use by its policy; the guest's own, at the end of training, that it has stored the model, so that no
-    checkpoint is needed any more, and what the job's settings did to it, in a word (that its predictions
-    hardly differ, many trees have no split, no row was left to evaluate on)."""
+    use by its policy, or the page of what data is worth; the guest's own, at the end of training, that
+    it has stored the model, so that no checkpoint is needed any more, and what the job's settings did to
+    it, in a word (that its predictions hardly differ, many trees have no split, no row was left to
+    evaluate on)."""
 
     days: Annotated[int, msgspec.Meta(ge=1)] | None = None
     found: Annotated[list[ShortText], msgspec.Meta(max_length=16)] = []  # noqa: RUF012 - msgspec copies it
@@ -149,11 +165,12 @@ class Kept(Message, frozen=True):
 class Join(Message, frozen=True):
     """party -> coordinator. Reveals: what is asked for: the whole job file with its purpose; the names
     of the guest and the hosts, the fingerprints of their certificates, and which alignment and model it
-    is about, as all of them have signed it."""
+    is about, as all of them have signed it, some with the digest of a query."""
 
     terms: Terms
     signatures: list[Signature]  # in the order of Terms.signers
     job: bytes  # canonical
+    queries: QueryDigests | UnsetType = UNSET  # as of Agreed
     limit: ClassVar[int] = 128 * KIB
 
     @property

@@ -4,8 +4,10 @@ import asyncio
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 
+from vfl.blocks.scratch import Scratch
 from vfl.errors import Refused
 from vfl.jobs.connect import Site
+from vfl.jobs.memory import release_memory
 from vfl.jobs.offer import Offer
 from vfl.jobs.show import Show
 from vfl.learn.losses import Loss
@@ -15,7 +17,7 @@ from vfl.party.policy import (
     allowed_columns,
 )
 from vfl.party.sections import USES, DataSection
-from vfl.party.table import Table, Wanted, read_table, read_wanted
+from vfl.party.table import Table, Wanted, read_wanted
 
 
 def read_guest(
@@ -26,40 +28,61 @@ def read_guest(
     unused: Collection[str] = (),
     split: Mapping[str, str] | None = None,
     agreed: bool = False,
+    scratch: Scratch = Scratch(),
 ) -> tuple[Table, TableIds]:
     """The guest's table, with its label if there is a `loss` to check it, and its ids.
 
     unused: uses of columns that the job does without. split: the columns by which it splits rows.
-    agreed: whether the job says which columns there are, and of what kind.
+    agreed: whether the job says which columns there are, and of what kind. scratch: where columns and
+    ids go that are too large for memory.
     """
     by = split or {}
-    wanted = Wanted("guest", loss is not None, loss=loss, unused=unused, split=by, agreed=agreed)
+    wanted = Wanted(
+        "guest",
+        loss is not None,
+        loss=loss,
+        unused=unused,
+        split=by,
+        agreed=agreed,
+        scratch=scratch,
+    )
     table = read_wanted(data, wanted)
     for warning in table.warnings:
         show.say(f"note: {warning}")
-    return table, ids_of(table, data)
-
-
-def read_host(
-    site: Site, expect: Sequence[str] | None = None, needed: Collection[str] | None = None
-) -> tuple[Table, TableIds]:
-    """A host's table, of which one row stands for all with the same id, and its ids.
-
-    expect, needed: of `read_table`, the columns of a model alone and those that must be fine.
-    """
-    data = site.party.data
-    table = read_table(data, role="host", need_label=False, expect=expect, needed=needed)
-    if expect is None:
-        features = allowed_columns(site.party.policy, table.features, table.path.name, table.faults)
-        table = replace(table, features=features)
-    ids = ids_of(table, data)
-    if data.duplicates != "refuse" and data.duplicates != "keep":
-        table = table.aggregate(ids.group, data.duplicates, data.aggregate)
+    release_memory(table.rows)
+    ids = ids_of(table, data, scratch)
+    release_memory(table.rows)
     return table, ids
 
 
-def ids_of(table: Table, data: DataSection) -> TableIds:
-    """The ids of a table by all keys of its party file."""
+def read_host(
+    site: Site,
+    expect: Sequence[str] | None = None,
+    needed: Collection[str] | None = None,
+    data: DataSection | None = None,
+) -> tuple[Table, TableIds]:
+    """A host's table, of which one row stands for all with the same id, and its ids.
+
+    expect, needed: of `Wanted`, the columns of a model alone and those that must be fine. data: in place
+    of [data] of the party file.
+    """
+    data = data or site.party.data
+    scratch = Scratch(site.store.scratch(make=False))
+    wanted = Wanted("host", False, expect=expect, needed=needed, scratch=scratch)
+    table = read_wanted(data, wanted)
+    if expect is None:
+        features = allowed_columns(site.party.policy, table.features, table.path.name, table.faults)
+        table = replace(table, features=features)
+    release_memory(table.rows)
+    ids = ids_of(table, data, scratch)
+    if data.duplicates != "refuse" and data.duplicates != "keep":
+        table = table.aggregate(ids.group, data.duplicates, data.aggregate)
+    release_memory(table.rows)
+    return table, ids
+
+
+def ids_of(table: Table, data: DataSection, scratch: Scratch = Scratch()) -> TableIds:
+    """The ids of a table by all keys of its party file; in files of `scratch` if they are many."""
     rule = data.duplicates
     stands: Stands = "first"
     if rule == "refuse" or rule == "keep" or rule == "last":
@@ -73,6 +96,7 @@ def ids_of(table: Table, data: DataSection) -> TableIds:
         table.path.name,
         data.id_readings,
         table.row_numbers,
+        scratch,
     )
 
 
@@ -89,6 +113,7 @@ async def table_of(
     offer: Offer,
     expect: Sequence[str] | None = None,
     needed: Collection[str] | None = None,
+    data: DataSection | None = None,
 ) -> tuple[Table, TableIds]:
     """The host's table as it is now, with ids by the rules both sides name; else as `read_host`."""
     keys = site.party.data.keys
@@ -101,7 +126,7 @@ async def table_of(
     if why is not None:
         raise Refused(why)
     # In a thread: the guest would hold a host for dead that says nothing while it reads.
-    return await asyncio.to_thread(read_host, site, expect, needed)
+    return await asyncio.to_thread(read_host, site, expect, needed, data)
 
 
 def say_uses(show: Show, data: DataSection, uses: Mapping[str, str]) -> None:

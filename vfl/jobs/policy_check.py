@@ -39,12 +39,23 @@ _LATER = {
         "engines",
         "joins",
         "alignment_days",
+        "kept_key_days",
+        "max_ids_a_key",
     ),
     "a day of a guest": tuple(LIMITS.values()),
     "scoring": ("scoring", "min_scored_rows"),
+    "scoring by lookups": (
+        "directories",
+        "directory_days",
+        "min_changed_rows",
+        "max_fetches_a_day",
+        "max_lookups_a_minute",
+    ),
     "open sums": ("min_summed_rows",),
-    "a job over rows": ("min_parties", "min_pooled_rows"),
-    "columns": ("columns", "min_bin_rows", "show_names", "explain", "diagnose"),
+    "tables by factors": ("oneway", "min_cell_rows"),
+    "what data is worth": ("worth",),
+    "a job over rows": ("min_parties", "min_pooled_rows", "without"),
+    "columns": ("columns", "min_bin_rows", "show_names", "explain", "diagnose", "inference"),
 }
 """Rules that are held against a job when it runs, by what they are about."""
 

@@ -11,6 +11,7 @@ import contextlib
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -33,21 +34,25 @@ from vfl.jobs.resume import (
     open_run,
     persevere,
 )
-from vfl.jobs.shared_table import OwnRows, read_own_rows, schema_of
+from vfl.jobs.shared_table import OwnRows, TakenRows, read_own_rows, schema_of
 from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
 from vfl.learn.drift import profiles
+from vfl.learn.holdout import Cuts
 from vfl.learn.levels import Levels
 from vfl.learn.losses import BadLabel
 from vfl.models.findings import NothingTrained, judge_quality
 from vfl.models.halves import AnyGuestHalf, GuestHalf
 from vfl.models.kind import AnyGuestModel, AnyKind, ClientRole, ClientRun, PartyColumns, TrainingStep
-from vfl.models.kinds import kind_of_job, save_half
+from vfl.models.kinds import kind_of_job, rules_of_job, save_half
 from vfl.net.peer import Peer, together
 from vfl.party.config import Job, Party
-from vfl.party.policy import broken_by_pool, check_job, today
+from vfl.party.kept_query import KeptQuery
+from vfl.party.policy import OVER_ROWS, broken_by_pool, check_job, today
 from vfl.protocols.pooled.adding import Absences, MaskingAdder, common_step
 from vfl.protocols.pooled.adding_server import ServerCourse, serve_totals
+from vfl.protocols.pooled.times import common_cuts
+from vfl.protocols.pooled.totals import Totals
 from vfl.text import counted
 
 _TRAINING = Replaceable()
@@ -86,6 +91,7 @@ async def lead(site: Site, job: Job, *, fresh: bool = False, wait: float, show: 
     subject = RunSubject(job.digest, job.name, "", site.identity.certificate.fingerprint, names, "")
     new = f"{job.name[:JOB_LENGTH]}-{stamp(new_run())}"
     with begin_run(site.store, new, subject, fresh=fresh, show=show) as unfinished:
+        site.activity.tell(names, [unfinished.name])
         if unfinished.done:
             show.say(f"going on with {unfinished.name}; --fresh starts anew")
         leading = _Leading(site, job, names, unfinished, show)
@@ -142,7 +148,7 @@ class _Leading:
 
             def follow(totals: int) -> None:
                 self.totals = before + totals
-                self.show.progress(f"{job.name}: adding up", self.totals, None)
+                self.show.progress(f"{job.name}: adding up totals", self.totals, None)
 
             def left(name: str) -> None:
                 self.show.say(f"{name} is gone: the others go on without it")
@@ -202,22 +208,19 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     job = await asyncio.to_thread(Job.from_canonical, offer.job)
     check_request(site, peer, offer, show, f"train {job.name} over rows ({job.job.purpose})")
     _check_job(site, peer, offer, job)
-    schema, kind = schema_of(job), kind_of_job(job)
-    own = await asyncio.to_thread(read_own_rows, party.data, job, show)
-    columns = PartyColumns(party.name, own.table.path.name, own.features)
-    role: ClientRole[AnyGuestModel] = await asyncio.to_thread(kind.client, columns, own.rows, schema)
-    name = offer.model if offer.done else fresh_name(store, "model", offer.model)
+    kind = kind_of_job(job)
+    taken = await asyncio.to_thread(read_own_rows, party.data, job, show)
+    name = offer.model if offer.done else fresh_name(store, "model", offer.model, OVER_ROWS)
     if name is None:
         raise peer.breach("an Offer to train without a model")
-    brought = (own.rows.label, own.rows.weight, own.rows.offset, own.rows.train)
     guest = site.pinned[peer.name].fingerprint
     subject = await asyncio.to_thread(
-        RunSubject.of, party, job, "", guest, offer.hosts, own.features, *brought
+        RunSubject.of, party, job, "", guest, offer.hosts, taken.features, *taken.brought
     )
     limit_runs(store, guest)
     new = not offer.done or name not in store.names("checkpoint")
     with open_run(store, name, subject, new=new) as unfinished:
-        work = _Client(site, peer, offer, job, kind, role, own, schema.levels, unfinished, show)
+        work = _Client(site, peer, offer, job, kind, taken, unfinished, show)
         return await work.train()
 
 
@@ -225,12 +228,15 @@ def _check_job(site: Site, peer: Peer, offer: Offer, job: Job) -> None:
     """Raises Refused for a job that this party does not take part in."""
     if not job.over_rows:
         raise Refused('it has the label and rows of its own: jobs with partition = "rows" alone')
-    strangers = [name for name in offer.hosts if name not in (*site.pinned, site.party.name)]
+    # A server that counted itself among them would have the secret that the clients share.
+    strangers = [name for name in offer.hosts if name not in (*site.party.clients, site.party.name)]
     if strangers:
         raise Refused(
-            f"the job is with {' and '.join(strangers)}, whose certificate this party does not pin: add "
-            f'[peers.{strangers[0]}] with its certificate and role = "client"'
+            f"the job is with {' and '.join(strangers)}, whose certificate this party does not pin as a "
+            f'client\'s: add [peers.{strangers[0]}] with its certificate and role = "client"'
         )
+    if len(offer.hosts) < job.rows.min_parties:
+        raise peer.breach("an Offer to fewer parties than its job needs")
     check_job(site.party.policy, job, peer.name, today())
     broken = broken_by_pool(site.party.policy, len(offer.hosts))
     if broken:
@@ -246,42 +252,49 @@ class _Client:
     offer: Offer
     job: Job
     kind: AnyKind
-    role: ClientRole[AnyGuestModel]
-    own: OwnRows
-    levels: Mapping[str, Sequence[str]]  # that were agreed on
+    taken: TakenRows
     unfinished: Unfinished
     show: Show
 
     async def train(self) -> str:
         """Add up with the others to the end, keep the model; what came of it, in words."""
         site, peer, offer, unfinished = self.site, self.peer, self.offer, self.unfinished
+        kind, taken = self.kind, self.taken
         started = time.monotonic()
         unfinished.measure = lambda: Account.of(started, [peer])
-        agreement = await accept(site, peer, offer)
+        query = KeptQuery.of(site.party.data)
+        agreement = await accept(site, peer, offer, query=query)
         gone: list[str] = []
 
         def left(names: Sequence[str]) -> None:
             gone.extend(names)
             self.show.say(f"note: {' and '.join(names)} left the job: the others go on without its rows")
+            self._note_two(len(offer.hosts) - len(gone))
 
+        self._note_two(len(offer.hosts))
         participant = site.participant(offer.hosts, offer.run)
         adder = MaskingAdder(peer, participant, _absences(self.job), left)
         done = await common_step(adder, unfinished.done)
-        await self._check_rows(adder)
-        checkpoints = unfinished.checkpoints(self.kind.client_state, done)
+        checkpoints = unfinished.checkpoints(kind.client_state, done)
+        own = await self._split(adder)
+        await self._check_rows(adder, int(own.rows.train.sum()), "rows that train")
         if done:
-            self.show.say(f"going on after {self.kind.steps(done)}")
+            self.show.say(f"going on after {kind.steps(done)}")
+        rules, schema = rules_of_job(self.job), schema_of(self.job)
+        columns = PartyColumns(site.party.name, taken.table.path.name, taken.features, rules)
+        role: ClientRole[AnyGuestModel] = await asyncio.to_thread(kind.client, columns, own.rows, schema)
+        follow = partial(self._follow, role)
         try:
-            model, score = await self.role.add_up(adder, ClientRun(self._follow, checkpoints))
-            self.role.check_model(model)
+            model, score = await role.add_up(adder, ClientRun(follow, checkpoints))
+            role.check_model(model)
         except NothingTrained:
             unfinished.finish()  # there is nothing to go on with
             raise
         await adder.end()
-        if (ending := self.role.ending(model)) is not None:
+        if (ending := role.ending(model)) is not None:
             self.show.say(ending)
-        metrics, evaluation = await self._evaluate(score)
-        half = self._keep(model, score, metrics, evaluation, agreement)
+        evaluated = await self._evaluate(role, own, score)
+        half = self._keep(model, own, score, evaluated, (agreement, query))
         with contextlib.suppress(PeerLost, PeerStopped):  # the model is kept, whoever hears of it
             await peer.send(Kept())
             await peer.recv(Kept)
@@ -289,32 +302,53 @@ class _Client:
         parties = [name for name in offer.hosts if name not in gone]
         return f"trained {half.name} over the rows of {counted(len(parties), 'party', 'parties')}"
 
-    async def _check_rows(self, adder: MaskingAdder) -> None:
+    def _note_two(self, parties: int) -> None:
+        if parties == 2:
+            self.show.say(
+                "note: there are two parties: each can take its own part off every total, and has the "
+                "other's"
+            )
+
+    async def _split(self, adder: MaskingAdder) -> OwnRows:
+        """The rows that train and that do not; by time from cuts on that are the same at all parties."""
+        history, job, taken = self.unfinished.history, self.job, self.taken
+        if taken.times is not None and history.cuts is None:
+            await self._check_rows(adder, len(taken.taken), "rows that take part")
+            shares = job.job.holdout, self.kind.validation_share
+            history.cuts = await common_cuts(Totals(adder), taken.times, taken.draw, shares)
+        own = taken.split(job, history.cuts or Cuts())
+        for text in own.parts.by_columns:
+            self.show.say(text)
+        return own
+
+    async def _check_rows(self, adder: MaskingAdder, count: int, what: str) -> None:
         """Raises Refused where all parties together have too few rows for this one's policy."""
-        own = np.array([int(self.own.rows.train.sum())], np.int64)
-        (rows,) = await adder.total(own, "rows that train")
+        (rows,) = await adder.total(np.array([count], np.int64), what)
         least = self.site.party.policy.min_pooled_rows
         if rows < least:
             raise Refused("; ".join(broken_by_pool(self.site.party.policy, None, int(rows))))
 
-    def _follow(self, step: TrainingStep) -> None:
+    def _follow(self, role: ClientRole[AnyGuestModel], step: TrainingStep) -> None:
         history = self.unfinished.history
-        report = self.role.report(step, history.curve)
+        report = role.report(step, history.curve)
         if report.seconds is not None:
             history.phases.append(report.seconds)
         history.curve.append(dict(report.losses))
         self.show.progress(report.what, report.step, report.of)
 
-    async def _evaluate(self, score: Floats) -> tuple[dict[str, dict[str, float]], Evaluation | None]:
+    async def _evaluate(
+        self, role: ClientRole[AnyGuestModel], own: OwnRows, score: Floats
+    ) -> tuple[dict[str, dict[str, float]], Evaluation | None]:
         """What the model is worth on rows that this party held out, beside one of its own rows alone."""
-        own, name = self.own, self.site.party.name
-        rows, held_out = own.rows, own.held_out
+        name, rows, held_out = self.site.party.name, own.rows, own.held_out
         if not held_out.any():
+            if self.job.job.holdout:
+                self.show.say("note: no row of this party is held out: the model is not tried on any")
             return {}, None
         scores = {}
         try:
             rows.loss.check(rows.label[rows.train])
-            scores[f"{name} alone"] = await self.role.train_alone()
+            scores[f"{name} alone"] = await role.train_alone()
         except (BadLabel, VflError) as error:
             self.show.say(f"note: no model of {name}'s rows alone to compare with: {error}")
         scores["federation"] = score
@@ -323,35 +357,36 @@ class _Client:
         except BadLabel as error:
             self.show.say(f"note: the label of rows held out {error}: not evaluated")
             return {}, None
-        return evaluate(rows, held_out, own.taken, own.exposure, scores)
+        return evaluate(rows, held_out, own.of.taken, own.of.exposure, scores)
 
     def _keep(
         self,
         model: AnyGuestModel,
+        own: OwnRows,
         score: Floats,
-        metrics: dict[str, dict[str, float]],
-        evaluation: Evaluation | None,
-        agreement: Agreement,
+        evaluated: tuple[dict[str, dict[str, float]], Evaluation | None],
+        agreed: tuple[Agreement, KeptQuery | None],
     ) -> AnyGuestHalf:
-        """The model and its record, stored."""
-        party, job, own, kind = self.site.party, self.job, self.own, self.kind
-        known = self.site.fingerprints
+        """The model and its record, stored; agreed: what was signed, and the query of its digest."""
+        party, job, taken, kind = self.site.party, self.job, self.taken, self.kind
+        known, (metrics, evaluation), (agreement, query) = self.site.fingerprints, evaluated, agreed
         half: AnyGuestHalf = GuestHalf(
             name=self.unfinished.name,
             job=job.settings,
-            columns=tuple(own.features),
+            columns=tuple(taken.features),
             normalise=party.data.normalise,
             fingerprints={name: known[name] for name in (party.name, *self.offer.hosts)},
             model=model,
             metrics=metrics,
-            objective=job.job.objective or job.job.family or "binary",
+            objective=job.objective,
             tweedie_power=kind.tweedie_power,
-            exposure=own.table.exposure is not None,
+            exposure=taken.table.exposure is not None,
             offset="offset" in job.uses(party.data),
-            profiles=profiles(own.features),
+            profiles=profiles(taken.features),
             score_profile=score_profile(score, own.rows, own.held_out),
             fallback=tuple(key.normalise for key in party.data.fallback),
-            levels={name: Levels.of(np.array(of, object)) for name, of in self.levels.items()},
+            levels={name: Levels.of(np.array(of, object)) for name, of in schema_of(job).levels.items()},
+            query=query,
         )
         save_half(self.site.store, half)
         alone = f"{party.name} alone"
@@ -360,11 +395,7 @@ class _Client:
             of_others = "the others' rows"
             warnings = judge_quality(metrics, own.rows, own.held_out, alone, kind.advice, of_others)
         history = self.unfinished.history
-        counts = {
-            "train": int(own.rows.train.sum()),
-            "validation": int(own.rows.validation.sum()),
-            "held out": int(own.held_out.sum()),
-        }
+        counts = own.parts.counts
         record = Record(
             model=half.name,
             party=party.name,
@@ -372,7 +403,7 @@ class _Client:
             parties=[party.name, *(name for name in self.offer.hosts if name != party.name)],
             job=job.settings,
             alignment="",
-            aligned_rows=len(own.taken),
+            aligned_rows=len(taken.taken),
             ended=now(),
             account=history.account + self.unfinished.measure(),
             rows=counts,
@@ -381,9 +412,11 @@ class _Client:
             curve=history.curve,
             phases=history.phases,
             ending=dict(kind.ending(model)),
+            monotone=dict(kind.recorded_rules(rules_of_job(job))),
             agreement=agreement,
-            ids=own.ids,
+            ids=taken.ids,
             warnings=warnings,
+            split=own.parts.shares,
         )
         save_record(self.site.store, record, evaluation)
         if metrics:

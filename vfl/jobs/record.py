@@ -3,14 +3,13 @@
 The guest's record holds, for each row held out, the label and what was predicted; a host's has neither.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
 import msgspec
 
-from vfl.arrays import Floats, Integers, Mask
+from vfl.arrays import Floats, Integers
 from vfl.errors import ModelError
 from vfl.jobs.account import Account
 from vfl.jobs.agreement import Agreement, verify_signatures
@@ -18,6 +17,8 @@ from vfl.jobs.names import resolve_model
 from vfl.learn.binning import Monotone
 from vfl.learn.holdout import ColumnShare
 from vfl.party.config import Party
+from vfl.party.documents import Body
+from vfl.party.kept_query import KeptQuery
 from vfl.party.store import Store
 
 _ARRAYS = ("rows", "label", "weight", "exposure")
@@ -32,25 +33,6 @@ class Evaluation:
     weight: Floats
     exposure: Floats | None
     predictions: dict[str, Floats]  # by model: expected labels (with exposure: of the row's own)
-
-    @classmethod
-    def of(
-        cls,
-        held_out: Mask,
-        rows: Integers,
-        label: Floats,
-        weight: Floats,
-        exposure: Floats | None,
-        predictions: Mapping[str, Floats],
-    ) -> "Evaluation":
-        """From arrays over the aligned rows."""
-        return cls(
-            rows[held_out],
-            label[held_out],
-            weight[held_out],
-            None if exposure is None else exposure[held_out],
-            {name: values[held_out] for name, values in predictions.items()},
-        )
 
 
 @dataclass(frozen=True)
@@ -97,6 +79,8 @@ def now() -> str:
 def save_record(store: Store, record: Record, evaluation: Evaluation | None = None) -> None:
     """Keep a record. Raises DataError when the store cannot be written."""
     body = msgspec.to_builtins(record)
+    if record.agreement is not None and not record.agreement.queries:
+        del body["agreement"]["queries"]
     if evaluation is not None:
         arrays = {name: getattr(evaluation, name) for name in _ARRAYS}
         body["held_out"] = {
@@ -118,14 +102,7 @@ def load_record(store: Store, model: str) -> tuple[Record, Evaluation | None]:
 
     Raises ModelError when it is missing, damaged or of an earlier version, which kept less.
     """
-    body = store.read("run", model)
-    held_out = body.pop("held_out", None)
-    try:
-        record = msgspec.convert(body, Record)
-    except msgspec.ValidationError as error:
-        raise ModelError(
-            f"the record of run {model} is not what this version of vfl keeps ({error}): train again"
-        ) from None
+    record, held_out = _read(store, model)
     if held_out is None:
         return record, None
     arrays = {name: store.read_array("run", held_out[name]) for name in _ARRAYS if name in held_out}
@@ -138,6 +115,23 @@ def load_record(store: Store, model: str) -> tuple[Record, Evaluation | None]:
         arrays["rows"], arrays["label"], arrays["weight"], arrays.get("exposure"), predictions
     )
     return record, evaluation
+
+
+def read_record(store: Store, model: str) -> Record:
+    """A run's record alone. Raises as `load_record`."""
+    return _read(store, model)[0]
+
+
+def _read(store: Store, model: str) -> tuple[Record, Body | None]:
+    """A record, and what it refers to of the rows held out."""
+    body = store.read("run", model)
+    held_out = body.pop("held_out", None)
+    try:
+        return msgspec.convert(body, Record), held_out
+    except msgspec.ValidationError as error:
+        raise ModelError(
+            f"the record of run {model} is not what this version of vfl keeps ({error}): train again"
+        ) from None
 
 
 def noted_seals(store: Store, party: str) -> dict[str, str]:
@@ -164,4 +158,10 @@ def verify_agreement(party: Party, model: str) -> tuple[str, Agreement, dict[str
     record, _ = load_record(store, name)
     if record.agreement is None:
         raise ModelError(f"run {name} is of an earlier version of vfl: nothing was signed")
-    return name, record.agreement, verify_signatures(record.agreement, record.job, party, f"run {name}")
+    found = verify_signatures(record.agreement, record.job, party, f"run {name}")
+    kept = store.read("model", name).get("query") if name in store.names("model") else None
+    if kept is not None:
+        query = msgspec.convert(kept, KeptQuery)
+        if record.agreement.queries.get(party.name) != query.digest.hex():
+            raise ModelError(f"the query that is kept with model {name} is not the one that was signed")
+    return name, record.agreement, found

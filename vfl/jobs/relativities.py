@@ -19,9 +19,18 @@ def lines_of(half: AnyGuestHalf | AnyHostHalf, steps: Mapping[str, float] | None
     """The lines of a half, with the owner's steps. Raises ModelError for a kind of model that has none,
     as trees."""
     kind = kind_of_model(half.model)
+    shown = steps_of(half, steps or {})
     if not kind.has_relativities:
         raise ModelError(f"model {half.name} is of {kind.plural}: only linear models have relativities")
-    return kind.relativities(half.model, loss_of(objective_of(half.job)).link, steps)
+    return kind.relativities(half.model, loss_of(objective_of(half.job)).link, shown)
+
+
+def steps_of(half: AnyGuestHalf | AnyHostHalf, own: Mapping[str, float]) -> dict[str, float]:
+    """How many units relativities are of, by column: as the owner's party file says, else as the job of
+    a model over rows does."""
+    settings = half.job.get("glm")
+    of_job = settings.get("step") if isinstance(settings, dict) else None
+    return {**(of_job or {}), **own}
 
 
 def save_relativities(
@@ -36,12 +45,12 @@ def save_relativities(
 
 def load_lines(
     store: Store, model: str, role: Role, steps: Mapping[str, float] | None = None
-) -> tuple[str, list[Line]]:
-    """A model's full name and its lines, of the half in the store of a party of that role.
+) -> tuple[AnyGuestHalf | AnyHostHalf, list[Line]]:
+    """A half in the store of a party of that role, and its lines.
 
     Raises ModelError as `load_half`, and for a model of trees.
     """
     name = resolve_model(store, model)
     half: AnyGuestHalf | AnyHostHalf
     half = load_half(store, name, GuestHalf) if role == "guest" else load_half(store, name, HostHalf)
-    return half.name, lines_of(half, steps)
+    return half, lines_of(half, steps)

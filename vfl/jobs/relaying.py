@@ -16,6 +16,8 @@ async def relay(settings: RelaySection, say: Callable[[str], None]) -> None:
     running = Relay(await bind(settings.listen), limits_of(settings))
     host = settings.listen.rpartition(":")[0]
     connections = counted(running.most, "connection")
+    if running.most < settings.connections:
+        connections += f" (not {settings.connections:,}: the system allows no more open files)"
     places = "any place" if settings.places is None else counted(len(settings.places), "place")
     say(
         f"relaying on {host}:{running.port}: at most {connections}, "

@@ -1,36 +1,36 @@
 """The report of a run, from what this party keeps: no peer is asked."""
 
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from vfl import __version__
-from vfl.errors import DataError, ModelError, VflError
+from vfl.blocks.scratch import Scratch
+from vfl.errors import ModelError, VflError
 from vfl.jobs.alignments import is_of, load_alignment
 from vfl.jobs.connect import store_of
 from vfl.jobs.gave_away import disclosed, given_before
+from vfl.jobs.kept_tables import kept_tables
 from vfl.jobs.names import resolve_model
 from vfl.jobs.own_table import ids_of
+from vfl.jobs.page_folder import check_folder, is_page, write_folder
 from vfl.jobs.record import Evaluation, Record, load_record
+from vfl.jobs.relativities import steps_of
+from vfl.jobs.report_columns import read_held_out
 from vfl.jobs.reveals import message_type, reveals
-from vfl.jobs.shared_table import as_trained
 from vfl.jobs.table_sizes import sizes_of
-from vfl.learn.binning import Features
-from vfl.learn.levels import match_levels
 from vfl.learn.losses import loss_of
 from vfl.learn.params import BoostParams
-from vfl.models.halves import AnyGuestHalf, GuestHalf, HostHalf, objective_of
+from vfl.models.halves import GuestHalf, HostHalf, objective_of
 from vfl.models.kinds import kind_named, kind_of_model, load_half, rules_of
 from vfl.party.config import Job, Party
 from vfl.party.output import OutputPlace
 from vfl.party.store import Store
-from vfl.party.table import read_table
+from vfl.party.table import Wanted, read_wanted
 from vfl.report.evidence import Evidence, Exchange, HeldOut
-from vfl.report.page import PAGE, SHEETS, render
+from vfl.report.page import PAGE, SHEETS, Told, render
+from vfl.version import __version__
 
 _FILES = {PAGE, *(f"{sheet}.csv" for sheet in SHEETS)}
 
@@ -41,6 +41,7 @@ class Written:
 
     page: Path
     replaced: bool  # whether an earlier one was there
+    tables: Told  # some of its tables by name, a row each
 
 
 def write_report(party: Party, model: str, out: Path | None = None, *, force: bool = False) -> Written:
@@ -53,22 +54,18 @@ def write_report(party: Party, model: str, out: Path | None = None, *, force: bo
     """
     evidence = gather(party, model)
     folder = (out or Path(f"report-{evidence.model}")).absolute()
-    _check_folder(folder)
+    check_folder(folder, _FILES, "a report")
     target = OutputPlace.of(folder, "report", party=party, is_former=_is_report, force=force)
-    files = render(evidence)
+    tables: Told = {}
+    files = render(evidence, tables)
     replaced = target.check()
     target.note({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
-    _write(target.place, files)
-    return Written(folder / PAGE, replaced)
+    write_folder(target.place, files)
+    return Written(folder / PAGE, replaced, tables)
 
 
 def _is_report(folder: Path) -> bool:
-    """Whether a folder holds a report, by what its page says of itself."""
-    try:
-        text = (folder / PAGE).read_text("utf-8")
-    except (OSError, UnicodeDecodeError):
-        return False
-    return '<meta name="generator" content="vfl' in text or "<footer><p>vfl " in text
+    return is_page(folder / PAGE)
 
 
 def gather(party: Party, model: str) -> Evidence:
@@ -93,21 +90,38 @@ def gather(party: Party, model: str) -> Evidence:
             candidates=_own_candidates(party, store, record),
             given=given_before(store, record),
         )
-        return _evidence(party, record, lines=[*shown.lines], splits=dict(shown.splits), gave_away=found)
+        return _evidence(
+            party,
+            record,
+            lines=[*shown.lines],
+            tests=dict(shown.tests),
+            inferred=[*shown.inferred],
+            splits=dict(shown.splits),
+            tables=kept_tables(store, theirs.name),
+            gave_away=found,
+        )
     half = load_half(store, name, GuestHalf)
     record, evaluation = _record(store, half.name)
-    factors, no_factors = _factors(party, store, half, record, evaluation)
-    shown = kind_of_model(half.model).explain_guest(
-        half.model, half.columns, factors, rules_of(party), half.loss.link
+    columns = read_held_out(party, store, half, record, evaluation)
+    rules = rules_of(party)
+    glm = rules.glm.model_copy(update={"step": steps_of(half, rules.glm.step)})
+    kind = kind_of_model(half.model)
+    shown = kind.explain_guest(
+        half.model, half.columns, columns.factors, replace(rules, glm=glm), half.loss.link
     )
     return _evidence(
         party,
         record,
         label=party.data.label or "",
+        edited_from=half.edited_from,
         held_out=None if evaluation is None else _held_out(evaluation),
-        factors=factors,
-        no_factors=no_factors,
+        factors=kind.by_levels(half.model, columns.factors),
+        no_factors=columns.no_factors,
+        beside=columns.beside,
+        tables=kept_tables(store, half.name),
         lines=[*shown.lines],
+        tests=dict(shown.tests),
+        inferred=[*shown.inferred],
         importance=[*shown.importance],
         dependence=dict(shown.dependence),
         no_dependence=shown.no_dependence,
@@ -121,7 +135,8 @@ def _own_candidates(party: Party, store: Store, record: Record) -> Mapping[str, 
         job = Job.model_validate(record.job)
         if not isinstance(job.params, BoostParams):
             return {}
-        table = read_table(party.data, role="host", need_label=False)
+        scratch = Scratch(store.scratch_at_hand)
+        table = read_wanted(party.data, Wanted("host", False, scratch=scratch))
         if not is_of(load_alignment(store, record.alignment), ids_of(table, party.data)):
             return {}
         return {party.name: sizes_of(table, party, job).candidates}
@@ -173,71 +188,3 @@ def _evidence(party: Party, record: Record, **found: Any) -> Evidence:
 
 def _held_out(evaluation: Evaluation) -> HeldOut:
     return HeldOut(evaluation.label, evaluation.weight, evaluation.exposure, evaluation.predictions)
-
-
-def _factors(
-    party: Party, store: Store, half: AnyGuestHalf, record: Record, evaluation: Evaluation | None
-) -> tuple[Features, str]:
-    """The guest's columns on the rows held out; if there are none, why, in a sentence."""
-    if evaluation is None:
-        return {}, "No rows were held out (holdout is 0 in the job file)."
-    # Label, weight, exposure and offset are in the record.
-    data = as_trained(party.data, half)
-    data = data.model_copy(update=dict.fromkeys(("label", "weight", "exposure", "offset"), None))
-    try:
-        table = read_table(data, role="guest", need_label=False, expect=half.columns)
-        ids = ids_of(table, data)
-        same = (
-            record.ids == ids.digest
-            if record.ids
-            else is_of(load_alignment(store, record.alignment), ids)
-        )
-    except VflError as error:
-        why = str(error).replace(str(data.path), data.path.name)
-        return {}, f"The columns are not shown, since the table cannot be read as in training: {why}."
-    if not same:
-        return {}, (
-            f"The columns are not shown, since {data.path.name} has other ids (or another order) than "
-            "when the model was trained."
-        )
-    return match_levels(table.take(evaluation.rows), half.levels)[0], ""
-
-
-def _check_folder(folder: Path) -> None:
-    """Raise DataError for a folder that is none, or holds something else than a report."""
-    try:
-        if not folder.parent.is_dir():
-            raise DataError(f"{folder} cannot be written: there is no folder {folder.parent}")
-        if folder.exists() and not folder.is_dir():
-            raise DataError(f"{folder} cannot be written: it is a file")
-        other = folder.is_dir() and any(path.name not in _FILES for path in folder.iterdir())
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written: {error.strerror}") from None
-    if other:
-        raise DataError(
-            f"{folder} holds other files than a report: name a new folder with --out, or empty this one"
-        )
-
-
-def _write(folder: Path, files: Mapping[str, bytes]) -> None:
-    """Make the folder of these files, in place of an earlier report. Readable by its owner only."""
-    made: list[Path] = []
-    try:
-        for _ in range(2):  # the new one, and where an old one goes
-            made.append(Path(tempfile.mkdtemp(dir=folder.parent, prefix=".report-", suffix=".tmp")))
-        new, old = made
-        for name, content in files.items():
-            (new / name).write_bytes(content)
-        if folder.exists():
-            folder.replace(old)
-        try:
-            new.replace(folder)
-        except OSError:
-            if not folder.exists() and any(old.iterdir()):
-                old.replace(folder)
-            raise
-    except OSError as error:
-        raise DataError(f"{folder} cannot be written: {error.strerror}") from None
-    finally:
-        for path in made:
-            shutil.rmtree(path, ignore_errors=True)

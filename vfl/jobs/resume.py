@@ -18,15 +18,17 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl import __version__
 from vfl.errors import ModelError, PeerLost, Refused, VflError
 from vfl.jobs.account import Account
 from vfl.jobs.show import Show
+from vfl.jobs.states import EncodedState, array_of
 from vfl.learn.binning import Features
+from vfl.learn.holdout import Cuts
 from vfl.party.config import Job, Party
 from vfl.party.documents import canonical_json
 from vfl.party.store import Store
 from vfl.protocols.common.checkpoints import Checkpoints, State
+from vfl.version import __version__
 
 T = TypeVar("T")
 S = TypeVar("S", bound=State)
@@ -80,10 +82,11 @@ def _add(digest: "hashlib._Hash", name: str, values: NDArray[np.generic]) -> Non
     content = (
         msgspec.msgpack.encode(values.tolist())
         if values.dtype == object
-        else np.ascontiguousarray(values).tobytes()
+        else np.ascontiguousarray(values).reshape(-1).view(np.uint8).data
     )
     for part in (name.encode(), values.dtype.str.encode(), content):
-        digest.update(len(part).to_bytes(8, "big") + part)
+        digest.update(len(part).to_bytes(8, "big"))
+        digest.update(part)
 
 
 @dataclass
@@ -93,6 +96,7 @@ class RunHistory:
     account: Account = field(default_factory=Account.nothing)
     curve: list[dict[str, float | None]] = field(default_factory=list)
     phases: list[dict[str, float]] = field(default_factory=list)
+    cuts: Cuts | None = None  # of times by which rows are split, where parties have found them together
 
 
 @dataclass(frozen=True)
@@ -140,7 +144,8 @@ class Unfinished:
         of_step = [state for state in self._states if state["done"] == done]
         if not of_step:
             have = " and ".join(str(state["done"]) for state in self._states) or "none"
-            text = f"its checkpoint of {self.name} is of other steps ({have}) than the guest's ({done})"
+            what = f"is of other steps ({have}) than the job goes on from ({done})"
+            text = f"its checkpoint of {self.name} {what}"
             raise _start_anew(text)
         self._states = [state for state in self._states if state["done"] <= done]
         try:
@@ -148,8 +153,8 @@ class Unfinished:
         except ModelError as error:
             raise _start_anew(str(error)) from None
         try:
-            kept = msgspec.msgpack.decode(data.tobytes(), type=_Kept)
-            last = msgspec.msgpack.decode(kept.state, type=kind, dec_hook=_array)
+            kept = msgspec.msgpack.decode(data.data, type=_Kept)
+            last = msgspec.msgpack.decode(kept.state, type=kind, dec_hook=array_of)
         except (msgspec.MsgspecError, TypeError, ValueError):
             raise _start_anew(f"its checkpoint of {self.name} is of another version") from None
         if last.done != done:
@@ -163,9 +168,8 @@ class Unfinished:
         written: the last one stays."""
         store, name = self._store, self.name
         news = replace(self.history, account=self.history.account + self.measure())
-        body = msgspec.Raw(msgspec.msgpack.encode(state, enc_hook=_parts))
-        data = msgspec.msgpack.encode(_Kept(body, news))
-        ref = store.write_array("checkpoint", name, np.frombuffer(data, np.uint8))
+        encoded = EncodedState({"state": state, "news": news})  # a `_Kept`
+        ref = store.write_bytes("checkpoint", name, encoded.size, encoded.pieces)
         kept: _KeptState = {"done": state.done, "state": dict(ref)}
         earlier = [one for one in self._states if one["done"] != state.done]
         states = [*earlier, kept][-self._keep :]
@@ -184,6 +188,31 @@ class Unfinished:
         forget(self._store, locks.difference(self._store.names("checkpoint")))
 
 
+@dataclass(frozen=True)
+class KeptRun:
+    """A checkpoint that a party keeps."""
+
+    name: str
+    subject: RunSubject | None  # None where it cannot be read
+    done: int = 0  # steps that its last state has done
+    error: str = ""
+
+
+def kept_runs(store: Store) -> list[KeptRun]:
+    """All checkpoints, the one that was written last first; of the same subject a guest goes on with the
+    first."""
+    runs = []
+    for name in store.names("checkpoint"):
+        with contextlib.suppress(FileNotFoundError):
+            age = store.path("checkpoint", name).stat().st_mtime_ns
+            try:
+                subject, states = _read(store, name)
+                runs.append((age, KeptRun(name, subject, states[-1]["done"] if states else 0)))
+            except ModelError as error:
+                runs.append((age, KeptRun(name, None, error=str(error))))
+    return [run for _, run in sorted(runs, key=lambda one: -one[0])]
+
+
 @contextlib.contextmanager
 def open_run(
     store: Store, name: str, subject: RunSubject, *, new: bool = False, keep: int = 2
@@ -199,7 +228,7 @@ def open_run(
         if name in store.names("checkpoint"):
             found, _ = _read(store, name)
             if found.guest != subject.guest:
-                raise Refused(f"{name} is the name of another guest's run")
+                raise Refused(f"{name} is the name of a run that another party has begun")
             changed = not new and [
                 words for key, words in _CHANGED.items() if getattr(found, key) != getattr(subject, key)
             ]
@@ -211,7 +240,7 @@ def open_run(
 _CHANGED = {
     "job": "the job",
     "alignment": "the alignment",
-    "hosts": "the hosts",
+    "hosts": "the parties",
     "own": "its table, its party file or its vfl",
 }
 
@@ -293,7 +322,7 @@ async def persevere(
 class Replaceable:
     """Jobs under way in this process, of which a newer one of the same name takes the place.
 
-    A guest that was killed comes back with its job while this party still waits for it in the old one.
+    Who was killed comes back with its job while this party still waits for it in the old one.
     """
 
     def __init__(self) -> None:
@@ -312,7 +341,7 @@ class Replaceable:
             own = asyncio.current_task()
             if own is None or own.cancelling():
                 raise
-            raise PeerLost("the guest has begun this job again") from None
+            raise PeerLost("the same job has been begun again") from None
         finally:
             if self._jobs.get(name) is task:
                 del self._jobs[name]
@@ -331,12 +360,7 @@ def _read(store: Store, name: str) -> tuple[RunSubject, list[_KeptState]]:
 
 def _all(store: Store) -> list[tuple[str, RunSubject]]:
     """The checkpoints that can be read, the newest first."""
-    runs = []
-    for name in store.names("checkpoint"):
-        with contextlib.suppress(ModelError, OSError):
-            age = store.path("checkpoint", name).stat().st_mtime_ns
-            runs.append((age, name, _read(store, name)[0]))
-    return [(name, subject) for _, name, subject in sorted(runs, key=lambda one: -one[0])]
+    return [(run.name, run.subject) for run in kept_runs(store) if run.subject is not None]
 
 
 def _remove_idle(store: Store, name: str) -> None:
@@ -349,13 +373,7 @@ def _start_anew(what: str) -> ModelError:
     return ModelError(text, for_peer=text)
 
 
-def _parts(value: object) -> dict[str, object]:
-    """An array in MessagePack."""
-    if not isinstance(value, np.ndarray) or value.dtype.hasobject:
-        raise TypeError("no array")
-    return {"type": value.dtype.str, "shape": value.shape, "data": value.tobytes()}
-
-
-def _array(kind: type[object], value: Any) -> NDArray[np.generic]:
-    """The array again."""
-    return np.frombuffer(value["data"], np.dtype(value["type"])).reshape(value["shape"])
+def remove_model(store: Store, name: str) -> None:
+    """Remove what is kept of a model but its checkpoint, from which the guest may go on."""
+    store.remove("model", name)
+    store.remove("run", name)

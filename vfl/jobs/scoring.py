@@ -2,19 +2,21 @@
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterable, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 
-from vfl.arrays import Floats, Integers, Mask
+from vfl.arrays import Integers
+from vfl.blocks.scratch import Scratch
+from vfl.blocks.texts import Cells
 from vfl.errors import (
     ConfigError,
     DataError,
     ModelError,
+    PeerError,
     Refused,
     VflError,
 )
@@ -22,55 +24,50 @@ from vfl.jobs.account import Account
 from vfl.jobs.admission import (
     accept,
     check_request,
+    host_psi_settings,
     id_counter,
     lone_participant,
     matching_of,
     psi_settings,
 )
 from vfl.jobs.agreement import offer_to
-from vfl.jobs.batch import Batch, KeptPart, batch_key, batch_name
+from vfl.jobs.batch import Batch, batch_key, batch_name
+from vfl.jobs.cluster import say_if_slower
 from vfl.jobs.connect import Site, hosts_of
+from vfl.jobs.memory import release_memory
 from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Offer, new_run
 from vfl.jobs.own_table import table_of
+from vfl.jobs.queries import with_query_of
 from vfl.jobs.resume import persevere
+from vfl.jobs.score_places import place_of, target_of
+from vfl.jobs.scored_columns import BatchRows, ScoredColumns, check_names
+from vfl.jobs.sealed_host import fault_of, unknown_rows
+from vfl.jobs.sealed_scores import SealedBatch
 from vfl.jobs.shared_table import as_trained
-from vfl.jobs.show import Show, drift_of_columns, say_drift, say_unknown_levels, say_unseen
+from vfl.jobs.show import Show, drift_of_columns, say_unknown_levels, say_unseen
 from vfl.jobs.storage import in_store
-from vfl.learn.explain import reasons
 from vfl.learn.levels import match_levels
-from vfl.learn.losses import LogisticLoss
 from vfl.models.halves import AnyGuestHalf, GuestHalf, HostHalf
 from vfl.models.kind import GuestBatch, HostBatch
 from vfl.models.kinds import kind_of_model, load_half
 from vfl.net.peer import Peer, together
-from vfl.party.config import Party
 from vfl.party.keys import TableIds, all_keys
-from vfl.party.output import (
-    OutputPlace,
-    ScoreCells,
-    ScoreColumns,
-    check_scores,
-    columns_of,
-    write_scores,
-)
 from vfl.party.policy import (
     Usage,
     check_batch,
+    check_columns,
     check_score,
     today,
 )
-from vfl.party.sections import DataSection
-from vfl.party.table import Table, read_table
+from vfl.party.sections import DataSection, Lookup
+from vfl.party.sources.places import Place
+from vfl.party.table import Table, Wanted, read_wanted
 from vfl.party.unknown_levels import check_host_levels, check_own_levels, describe_host_levels
 from vfl.protocols.align.join import KeyIds, guest_match, host_match
 from vfl.protocols.common.batches import ROWS, ScoredPart, ScoringCourse, UnknownLevels
 from vfl.protocols.common.checkpoints import to_the_end
 from vfl.text import counted
-
-_PREDICTIONS = ("probability", "prediction", "expected")
-_EXPLAINED = ("score", "base", "reasons")
-_CONTRIBUTION = "contribution:"
 
 
 @dataclass(frozen=True)
@@ -79,6 +76,7 @@ class Scored:
 
     rows: int
     unknown: dict[str, int]  # rows that each host does not know
+    lookup: dict[str, Lookup]  # by host, whether rows were looked up in its directory or aligned
     account: Account
     resumed_from: int  # rows that earlier runs of the command had done
     seconds: dict[str, float]  # of this run by phase: reading, alignment, scoring, writing
@@ -124,14 +122,17 @@ class ScoreOptions:
 async def score(
     site: Site,
     model: str,
-    data: Path,
-    out: Path,
+    data: Path | str,
+    out: Path | str,
     options: ScoreOptions = ScoreOptions(),
     *,
     wait: float,
     show: Show,
 ) -> Scored:
-    """Score the rows of a file; `out` gets its ids, predictions and which hosts know no such row.
+    """Score the rows of `data`; `out` gets their ids, predictions and which hosts know no such row.
+
+    Each is a file, a folder (as text that ends in a slash, `out` gets parts of Parquet) or a table of a
+    database (postgresql://user@host/name#table); `data` may be a pattern.
 
     A probability for a 0/1 label, else a prediction; with an exposure the prediction is per unit, and
     `expected` is that of the row's exposure. With `explain` also the score of that prediction on the
@@ -143,21 +144,23 @@ async def score(
     DataError, ConfigError (no offset named, an id that is called as a column of the output), ModelError,
     Refused when another process writes the output, and what sessions raise.
     """
-    party, started, clock = site.party, time.monotonic(), _Clock()
+    party, store, started, clock = site.party, site.store, time.monotonic(), _Clock()
     explain = options.explain
-    target = _target(party, data, out, options.force)
-    store = site.store
+    place = place_of(data, party.data)
+    target = target_of(party, place, out, options.force)
     half = load_half(store, resolve_model(store, model), GuestHalf)
-    _check_parties(site, half)
+    check_parties(site, half)
+    site.activity.tell([name for name in half.fingerprints if name != party.name], [half.name])
     if explain:
         kind_of_model(half.model).check_explains(half.model)
-    section = _section_as_trained(party.data, half)
-    _check_names(section.id_columns, explain)
-    with store.locked("batch", name := batch_name(out), f"another run of vfl that writes {out}"):
+    section = section_as_trained(with_query_of(party.data, half, show), half)
+    check_names(section.id_columns, explain)
+    name = batch_name(target.name)
+    with store.locked("batch", name, f"another run of vfl that writes {target.name}"):
         target.clean()
-        rows = _read(section, half, data, show)
-        key = batch_key(half, data, section, explain)
+        rows = _read(section, half, place, Scratch(store.scratch(make=False)), show)
         table = rows.table
+        key = batch_key(half, place, table, section, explain)
         _check_own_levels(rows, half, section, show)
         drift = drift_of_columns(show, half.profiles, table.path.name, table.features)
         batch = Batch(store, name, key, table.rows)
@@ -175,19 +178,19 @@ async def score(
         )
         clock.add("reading")
         await job.run(wait)
-        output = _Output(half, rows, options.top)
+        output = ScoredColumns(half, rows, options.top)
         clock.add(None)
         replaced = target.check()
-        escaped = await asyncio.to_thread(_write, target, out.suffix, map(output.columns, batch.parts()))
+        escaped = await asyncio.to_thread(target.write, map(output.columns, batch.parts()))
         score_psi = output.say_drift(show)
         batch.remove()
         clock.add("writing")
-    seconds = time.monotonic() - started
     own_unknown = {name: int(which.sum()) for name, which in rows.unknown.items()}
     return Scored(
         rows=table.rows,
         unknown=output.unknown,
-        account=replace(job.account + Account.of(started, []), seconds=seconds),
+        lookup={name: party.lookup_at(name) for name in output.unknown},
+        account=replace(job.account + Account.of(started, []), seconds=time.monotonic() - started),
         resumed_from=resumed_from,
         seconds=clock.seconds,
         drift=drift,
@@ -196,24 +199,6 @@ async def score(
         replaced=replaced,
         escaped=escaped,
     )
-
-
-def _target(party: Party, data: Path, out: Path, force: bool) -> OutputPlace:
-    """Where the scores go. Raises DataError where they cannot be written or must not."""
-
-    def is_former(path: Path) -> bool:
-        ids, columns = party.data.id_columns, columns_of(path, out.suffix)
-        rest = columns[len(ids) :]
-        return bool(columns) and rest[:1] in (["probability"], ["prediction"]) and "unknown_to" in rest
-
-    check_scores(out)
-    reads = {data: "the table of rows to score"}
-    return OutputPlace.of(out, "score", party=party, reads=reads, is_former=is_former, force=force)
-
-
-def _write(target: OutputPlace, kind: str, parts: Iterable[ScoreColumns]) -> dict[str, int]:
-    with target.writing() as file:
-        return write_scores(file, kind, parts)
 
 
 def _take_up(batch: Batch, fresh: bool, show: Show) -> int:
@@ -228,16 +213,6 @@ def _take_up(batch: Batch, fresh: bool, show: Show) -> int:
     if batch.rows:
         show.say(f"going on after {batch.rows:,} of {counted(batch.of, 'row')}")
     return batch.rows
-
-
-@dataclass(frozen=True)
-class _Rows:
-    """The rows of a batch. Arrow holds the ids as text: Python's would take most of the memory."""
-
-    table: Table  # without ids
-    named: dict[str, pa.LargeStringArray]  # ids as they are written, by column
-    ids: TableIds
-    unknown: dict[str, Mask]  # by column, which rows have a level that was not in training
 
 
 @dataclass
@@ -259,6 +234,7 @@ class _Job:
     clock: _Clock
     account: Account = field(default_factory=Account.nothing)  # of the sessions
     unknown_levels: dict[str, int] = field(default_factory=dict)  # by host, rows of unknown levels
+    fault: PeerError | None = None  # in a host's directory
 
     def __post_init__(self) -> None:
         model, table = self.half.model, self.table
@@ -294,21 +270,65 @@ class _Job:
             await self._score([], [], {})
             return
         async with hosts_of(self.site, wait, self.show, names) as hosts:
+            self.fault = None
             try:
                 await self._with(hosts, names)
             finally:
                 self.account += Account.of(started, hosts)
+                if self.fault is not None:
+                    # The next attempt asks for all rows: how many are left would tell where it is.
+                    self.batch.remove()
+        if self.fault is not None:
+            raise self.fault
 
     async def _with(self, hosts: Sequence[Peer], names: list[str]) -> None:
         party = self.site.party
         matching = matching_of(self.section, engine=party.align.engine, join="left", many=True)
         rule = list(self.half.normalise)
-        offer = Offer("score", new_run(), names, rule, model=self.half.name, matching=matching)
+        ways = {name: party.lookup_at(name) for name in names}
+        sealed = [name for name in names if ways[name] == "sealed"]
+        aligned = [name for name in names if ways[name] == "aligned"]
+        lookup = Offer("lookup", new_run(), sealed, rule, model=self.half.trained_name)
+        offer = Offer("score", new_run(), aligned, rule, model=self.half.trained_name, matching=matching)
+        if not aligned:
+            await self._by_lookups(hosts, lookup)
+            return
+        asked = [host for host in hosts if host.name in aligned]
+        if sealed:
+            for name in aligned:
+                self.show.say(f"{name} sees which of its rows are in the batch")
+            looked_up = [host for host in hosts if host.name in sealed]
+            await self._by_both(hosts, (looked_up, lookup), (asked, offer))
+            return
         await offer_to(self.site, hosts, offer)
         self.clock.add(None)
         places, known = await self._align(hosts, offer)
         self.clock.add("alignment")
         await self._score(hosts, places, known)
+
+    async def _by_both(
+        self,
+        hosts: Sequence[Peer],
+        looked_up: tuple[Sequence[Peer], Offer],
+        asked: tuple[Sequence[Peer], Offer],
+    ) -> None:
+        """Score what is left by lookups in some hosts' directories and an alignment with each of the
+        others, who are named no row before all have agreed."""
+        for some, offer in (looked_up, asked):
+            await offer_to(self.site, some, offer)
+        self.clock.add(None)
+        batch, first = self._sealed_batch(), self.batch.rows
+        async with batch.stand_ins(looked_up[0], first) as stand_ins:
+            aligned, known = await self._align(*asked)
+            self.clock.add("alignment")
+            every = np.arange(self.table.rows - first)
+            peers: dict[str, Peer] = {host.name: host for host in (*asked[0], *stand_ins)}
+            places = {host.name: place for host, place in zip(asked[0], aligned, strict=True)}
+            await self._score(
+                [peers[host.name] for host in hosts],
+                [places.get(host.name, every) for host in hosts],
+                {host.name: 0 for host in stand_ins} | known,
+            )
 
     async def _score(
         self, hosts: Sequence[Peer], places: Sequence[Integers], known: dict[str, int]
@@ -323,11 +343,35 @@ class _Job:
 
         async with aclosing(self._score_parts(hosts, places, unknown_levels)) as parts:
             async for part in parts:
-                unknown = np.array([place[part.rows] < 0 for place in places], np.bool_)
-                unknown = unknown.reshape(len(places), len(part.scores))
+                unknown = np.empty((len(hosts), len(part.scores)), np.bool_)
+                for which, host, place in zip(unknown, hosts, places, strict=True):
+                    which[:] = await unknown_rows(host, place, part.rows)
+                    self.fault = self.fault or fault_of(host)
+                if self.fault is not None:  # the rest is asked for nevertheless, as in SealedBatch
+                    continue
                 rows = slice(first + part.rows.start, first + part.rows.stop)
                 await to_the_end(self.batch.keep, replace(part, rows=rows), unknown)
                 self.clock.add("scoring")
+
+    async def _by_lookups(self, hosts: Sequence[Peer], offer: Offer) -> None:
+        """Score what is left by lookups in the hosts' directories, and keep it part by part."""
+        await offer_to(self.site, hosts, offer)
+        self.clock.add(None)
+        batch, first = self._sealed_batch(), self.batch.rows
+        try:
+            async with aclosing(batch.parts(hosts, first)) as parts:
+                async for part, unknown in parts:
+                    rows = slice(first, first + len(part.scores))
+                    await to_the_end(self.batch.keep, replace(part, rows=rows), unknown)
+                    first = rows.stop
+                    self.clock.add("scoring")
+        finally:
+            self.fault = batch.fault
+
+    def _sealed_batch(self) -> SealedBatch:
+        return SealedBatch(
+            self.site, self.half, self.table, self.ids, self.explain, self.show, self._check_levels
+        )
 
     def _check_levels(self, host: Peer, rows: int, known: int) -> None:
         """Raises DataError where too many rows have levels that were not in training."""
@@ -352,14 +396,14 @@ class _Job:
                     [host],
                     keys,
                     context=offer.run + host.name.encode(),
-                    settings=psi_settings(self.site, offer, self.show),
+                    settings=psi_settings(self.site, offer, self.show, [host]),
                     many=True,
                 )
                 for host in hosts
             ]
         )
         known = {host.name: matched.ids for host, matched in zip(hosts, matches, strict=True)}
-        return [matched.of_row[first:] for matched in matches], known
+        return [matched.of_row[first:].astype(np.int64) for matched in matches], known
 
     def _score_parts(
         self, hosts: Sequence[Peer], places: Sequence[Integers], unknown_levels: UnknownLevels
@@ -383,98 +427,39 @@ class _Job:
         return self._kind.guest_parts(hosts, model, batch)
 
 
-class _Output:
-    """The columns of the output, part by part, and what there is to say about all of them."""
-
-    def __init__(self, half: AnyGuestHalf, rows: _Rows, top: int) -> None:
-        self._half, self._table, self._ids, self._top = half, rows.table, rows.named, top
-        self._scores: list[Floats] = []
-        self.unknown = dict.fromkeys(half.model.parties[1:], 0)
-
-    def columns(self, part: KeptPart) -> dict[str, ScoreCells]:
-        """Those of a part's rows."""
-        rows, scores = part.scored.rows, part.scored.scores
-        self._scores.append(scores.copy())  # of a view, which would hold all contributions
-        flags = [""] * len(scores)
-        for host, unknown in zip(self.unknown, part.unknown, strict=True):
-            self.unknown[host] += int(unknown.sum())
-            for row in np.flatnonzero(unknown).tolist():
-                flags[row] = f"{flags[row]} {host}".strip()
-        columns = predictions(self._half, scores, self._table, rows) | {"unknown_to": flags}
-        ids = {name: cells[rows].to_pylist() for name, cells in self._ids.items()}
-        return ids | columns | self._explain(part.scored)
-
-    def _explain(self, part: ScoredPart) -> dict[str, ScoreCells]:
-        """The score of the prediction, what adds up to it, and reasons; none if that was not asked."""
-        if part.contributions is None:
-            return {}
-        score, parts = part.scores, dict(part.contributions)
-        if self._half.offset and self._table.offset is not None:
-            offset = self._table.offset[part.rows]
-            if self._table.exposure is not None:
-                offset = offset - np.log(self._table.exposure[part.rows])
-            parts["(offset)" if "offset" in parts else "offset"] = offset
-            score = score + offset
-        return {
-            "score": score,
-            "base": np.full(len(score), part.base),
-            **{_CONTRIBUTION + name: values for name, values in parts.items()},
-            # Nothing adds to the scores of a model that learnt nothing, as earlier versions kept them.
-            "reasons": reasons(part.contributions, self._half.loss.link, self._top)
-            if part.contributions
-            else [""] * len(score),
-        }
-
-    def say_drift(self, show: Show) -> float | None:
-        """Say it if the scores have shifted since training; their index if it is known."""
-        profile = self._half.score_profile
-        if profile is None:
-            return None
-        return say_drift(show, "the scores have", profile, np.concatenate(self._scores))
-
-
-def predictions(
-    half: AnyGuestHalf, scores: Floats, table: Table, rows: slice = slice(None)
-) -> dict[str, Floats]:
-    """The predictions of some rows of a table, from their scores without offset."""
-    offset, exposure = table.offset, table.exposure
-    expected = half.loss.predict(scores if offset is None else scores + offset[rows])
-    if isinstance(half.loss, LogisticLoss):
-        return {"probability": expected}
-    if exposure is None:
-        return {"prediction": expected}
-    return {"prediction": expected / exposure[rows], "expected": expected}
-
-
-def _check_names(ids: Sequence[str], explain: bool) -> None:
-    names = {"unknown_to", *_PREDICTIONS, *(_EXPLAINED if explain else ())}
-    for name in ids:
-        if name in names or (explain and name.startswith(_CONTRIBUTION)):
-            raise ConfigError(f"[data] id '{name}' is the name of a column of the output: rename it")
-
-
-def _read(section: DataSection, half: AnyGuestHalf, path: Path, show: Show) -> _Rows:
+def _read(
+    section: DataSection, half: AnyGuestHalf, path: Place, scratch: Scratch, show: Show
+) -> BatchRows:
     """Read the file twice, ids first: what normalising them takes is gone before the columns come."""
-    named, ids = _read_ids(section, path)
+    named, ids, order = _read_ids(section, path, scratch)
     for note in ids.notes:
         show.say(f"note: {path.name}: {note}")
     columns = section.model_copy(update={"id": (), "fallback": ()})
     needed = kind_of_model(half.model).needed(half.model)
-    table = read_table(
-        columns, role="guest", need_label=False, path=path, expect=half.columns, needed=needed
+    wanted = Wanted(
+        "guest",
+        False,
+        path=path,
+        expect=half.columns,
+        needed=needed,
+        order=section.id_columns,
+        scratch=scratch,
     )
+    table = read_wanted(columns, wanted)
     for error in table.faults.values():
         show.say(f"note: {error} (model {half.name} does without it)")
     features, unknown = match_levels(table.features, half.levels)
     table = replace(table, features=features)
     if half.exposure and table.exposure is None:
         show.say(f"note: {table.path.name} has no column of exposure: scored per unit of exposure")
-    if table.rows != len(ids.group):
+    if table.rows != len(ids.group) or table.order != order:
         raise DataError(f"{table.path.name} has changed while it was read: start again")
-    return _Rows(table, named, ids, unknown)
+    release_memory(table.rows)
+    say_if_slower(show, table.rows, len(table.features))
+    return BatchRows(table, named, ids, unknown)
 
 
-def _check_own_levels(rows: _Rows, half: AnyGuestHalf, section: DataSection, show: Show) -> None:
+def _check_own_levels(rows: BatchRows, half: AnyGuestHalf, section: DataSection, show: Show) -> None:
     """Raises DataError for too many rows with levels that were not in training."""
     if half.job["job"].get("partition") == "rows":
         for column, which in rows.unknown.items():
@@ -488,9 +473,12 @@ def _check_own_levels(rows: _Rows, half: AnyGuestHalf, section: DataSection, sho
     check_own_levels(rows.table.path.name, rows.unknown, half.levels, section.unknown_levels)
 
 
-def _read_ids(section: DataSection, path: Path) -> tuple[dict[str, pa.LargeStringArray], TableIds]:
+def _read_ids(
+    section: DataSection, path: Place, scratch: Scratch
+) -> tuple[dict[str, Cells], TableIds, bytes]:
+    """The ids as they are written, by column, what they come to, and the order of the rows."""
     ids_only = section.model_copy(update={"exposure": None, "offset": None})
-    table = read_table(ids_only, role="guest", need_label=False, path=path, expect=())
+    table = read_wanted(ids_only, Wanted("guest", False, path=path, expect=(), scratch=scratch))
     # A batch may ask about the same id twice.
     rules = [key.normalise for key in section.keys]
     ids = all_keys(
@@ -501,12 +489,13 @@ def _read_ids(section: DataSection, path: Path) -> tuple[dict[str, pa.LargeStrin
         table.path.name,
         section.id_readings,
         table.row_numbers,
+        scratch,
     )
     named = zip(section.id_columns, table.ids, strict=True)
-    return {name: pa.array(cells, pa.large_string()) for name, cells in named}, ids
+    return {name: Cells.of(cells) for name, cells in named}, ids, table.order
 
 
-def _section_as_trained(data: DataSection, half: AnyGuestHalf) -> DataSection:
+def section_as_trained(data: DataSection, half: AnyGuestHalf) -> DataSection:
     """The section with the model's rule for ids, and exposure and offset only where it had them."""
     if half.offset and data.offset is None:
         raise ConfigError(
@@ -531,7 +520,8 @@ def _section_as_trained(data: DataSection, half: AnyGuestHalf) -> DataSection:
     )
 
 
-def _check_parties(site: Site, half: AnyGuestHalf) -> None:
+def check_parties(site: Site, half: AnyGuestHalf) -> None:
+    """Raises ModelError for a model that was trained with another party than the one of its name now."""
     for name in half.model.parties:
         if not site.same_party(name, half.fingerprints.get(name)):
             raise ModelError(
@@ -552,20 +542,21 @@ async def serve_score(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     kind = kind_of_model(half.model)
     if not site.same_party(peer.name, half.guest):
         raise Refused(f"model {half.name} was not trained with this {peer.name}")
-    if policy.columns is not None and not set(half.columns) <= set(policy.columns):
-        raise Refused(
-            f"model {half.name} has columns that rule columns of [policy] leaves out: train again, or "
-            "the host adds them there"
-        )
+    check_columns(policy, half.name, half.columns)
     try:
-        table, ids = await table_of(site, offer, half.columns, kind.needed(half.model))
+        data = with_query_of(site.party.data, half, show)
+        table, ids = await table_of(site, offer, half.columns, kind.needed(half.model), data)
     except DataError as error:
         raise DataError(f"{error} (for model {half.name})", for_peer=_NOT_AS_IN_TRAINING) from None
     for column in table.faults:
         show.say(f"note: {table.path.name}: column '{column}' cannot be used; {half.name} needs it not")
     await accept(site, peer, offer)
-    settings = psi_settings(site, offer, show, id_counter(policy, usage))
+    counter = id_counter(policy, usage)
+    settings = host_psi_settings(site, offer, show, peer, counter, alone=True)
     rows = (await host_match(peer, ids.keys, lone_participant(site, offer), settings=settings)).rows
+    del ids  # of millions of rows they take as much as some columns
+    table = replace(table, ids=[])
+    release_memory(table.rows)
     check_batch(policy, len(rows))
     # These are the rows that it will be asked for.
     features, unknown = await asyncio.to_thread(match_levels, table.take(rows), half.levels)

@@ -5,9 +5,11 @@ locked, or that others can write to; a ledger that is not whole. Processes that 
 
 - any number of a guest's commands, and beside them `vfl serve`, if one party has both roles;
 - one `vfl serve`: a second would take jobs of the first one's guests;
+- any number of `vfl online`, which say that they run;
 - one run of a job from its checkpoint, one writer of an output (Store.locked).
 """
 
+import os
 import socket
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
@@ -17,12 +19,13 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar, cast
 
 from vfl.jobs.connect import Site
+from vfl.jobs.show import Show
 from vfl.party import locks
 from vfl.party.locks import alone
 from vfl.party.permissions import check_keys, check_store
 from vfl.party.store import Store
 
-_SERVE = "serve.lock"
+_SERVE, _ONLINE = "serve.lock", "online-*.lock"
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -35,19 +38,20 @@ def working(site: Site) -> Iterator[Store]:
     replace.
     """
     store = check_storage(site)
-    with store.in_use():
+    with store.in_use(), site.activity.open():
         yield store
 
 
 def in_store(
     work: Callable[Concatenate[Site, P], Coroutine[object, None, T]],
 ) -> Callable[Concatenate[Site, P], Coroutine[object, None, T]]:
-    """A job that begins and ends as `working`."""
+    """A job that begins and ends as `working`, and whose `show` notes how far it is."""
+    shown = cast(Callable[..., Coroutine[object, None, T]], work)
 
     @wraps(work)
     async def checked(site: Site, *arguments: P.args, **named: P.kwargs) -> T:
-        with working(site):
-            return await work(site, *arguments, **named)
+        with working(site), site.activity.job(work.__name__, cast(Show, named["show"])) as show:
+            return await shown(site, *arguments, **{**named, "show": show})
 
     return cast(Callable[Concatenate[Site, P], Coroutine[object, None, T]], checked)
 
@@ -56,6 +60,14 @@ def in_store(
 def serving(site: Site) -> Iterator[Store]:
     """Like `working`, for `vfl serve`. Raises Refused when one serves from this store already."""
     with working(site) as store, alone(store.root / _SERVE, f"vfl serve in {store.root}"):
+        yield store
+
+
+@contextmanager
+def online(site: Site) -> Iterator[Store]:
+    """Like `working`, for `vfl online`, of which there may be several."""
+    name = _ONLINE.replace("*", str(os.getpid()))
+    with working(site) as store, alone(store.root / name, f"vfl online in {store.root}"):
         yield store
 
 
@@ -72,6 +84,12 @@ def check_storage(site: Site) -> Store:
 def who_serves(store: Path) -> locks.Holder | None:
     """The `vfl serve` that runs in a store, if there is one."""
     return locks.holder(store / _SERVE)
+
+
+def who_is_online(store: Path) -> locks.Holder | None:
+    """A `vfl online` that runs in a store, if there is one."""
+    found = (locks.holder(path) for path in sorted(store.glob(_ONLINE)))
+    return next((holder for holder in found if holder is not None), None)
 
 
 def serves_an_older_file(store: Path, party_file: Path) -> str | None:

@@ -11,9 +11,9 @@ counted as one of those that train, by the number that the guest says.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from vfl.models.kinds import expected_share
 from vfl.net.peer import Peer
 from vfl.party.config import Job
 from vfl.party.policy import rule_words
-from vfl.party.row_sums import JobSums, RowSums, RowSumsFile, numbers_within, share_out
+from vfl.party.row_sums import ALL, JobSums, Places, RowSums, RowSumsFile, numbers_within, share_out
 from vfl.party.sections import PolicySection
 from vfl.party.store import Store
 from vfl.protocols.align.join import number_values
@@ -37,6 +37,7 @@ from vfl.text import counted
 
 _A_NODE = 2.0  # sums of a node for each candidate
 _LEAST = 2  # sums of a tree of one split
+_AT_ONCE = 1 << 20  # rows that are looked up
 _ROUNDING = 1e-9  # of the limit: trees are added up one by one
 _RESERVED: dict[Path, list["SumsBudget"]] = {}
 """Of jobs of this process, by the file of the guest."""
@@ -57,14 +58,22 @@ class SumsGiven:
     keep together."""
 
     def __init__(self, store: Store, alignment: Alignment) -> None:
-        self.alignment = alignment
+        self.alignment = replace(alignment, counted_as=None)
         self.file = RowSumsFile(store, guest_of(alignment))
         numbers, first = number_values(alignment.rows)
-        counted_as = _counted_as(store, alignment, alignment.rows[first])
-        self._rows, number = np.unique(counted_as, return_inverse=True)
-        self._of_aligned = np.append(number, -1)[numbers]
+        counted_as = _counted_as(store, alignment, first)
+        self._rows = np.sort(counted_as)
+        new = self._rows[1:] != self._rows[:-1]
+        if not new.all():
+            self._rows = self._rows[np.append(True, new)]
+        number = np.empty(len(first) + 1, np.min_scalar_type(-len(first) - 1))
+        number[-1] = -1
+        for start in range(0, len(first), _AT_ONCE):
+            part = slice(start, min(start + _AT_ONCE, len(first)))
+            number[part] = np.searchsorted(self._rows, counted_as[part])
+        self._of_aligned = number[numbers]
         """Of each aligned row which of `_rows` it is, -1 for none that the host has."""
-        self._found: tuple[NDArray[np.uint64], Integers] | None = None
+        self._found: tuple[NDArray[np.uint64], Places] | None = None
 
     @property
     def told(self) -> float:
@@ -121,9 +130,45 @@ class SumsGiven:
         if budget in self._reserved:
             self._reserved.remove(budget)
 
+    def tell(self, policy: PolicySection, rows: Mask, a_row: float) -> None:
+        """Count so many sums about each of some aligned rows, of no tree, before they are told.
+
+        Raises Refused where that is more than the policy allows beside what jobs that run have reserved,
+        and then counts nothing; ModelError when the file is damaged, DataError when it cannot be
+        written.
+        """
+        with self.file.in_turn():
+            sums = self.known(self.file.read())
+            places, own = self.places(sums), self.own(rows)
+            reserved = sums
+            for other in self._reserved:
+                reserved = other.spent(reserved)
+            before = float(reserved.of(places)[own].max(initial=0.0))
+            most = policy.max_sums_a_row
+            if not isinstance(most, str) and _exceeds(before + a_row, most):
+                earlier = f", after {before:.3g} of earlier jobs on these rows," if before else ""
+                raise Refused(
+                    f"a table that tells {a_row:.3g} sums about a row{earlier} would break "
+                    f"{rule_words(policy, 'max_sums_a_row')}: more rows, fewer sums or levels, or the "
+                    "host raises the rule"
+                )
+            after = sums.of(places).copy()
+            after[own] += a_row
+            self.file.write(sums.with_told(places, after))
+
+    @property
+    def numbers(self) -> NDArray[np.uint64]:
+        """The numbers by which the host's own rows are known in all alignments, ascending."""
+        return self._rows
+
+    @property
+    def of_aligned(self) -> NDArray[np.signedinteger]:
+        """Of each aligned row which of `numbers` it is, -1 for none that the host has."""
+        return self._of_aligned
+
     def known(self, sums: RowSums) -> RowSums:
         """A count that has the rows of the alignment, too."""
-        return sums.with_rows(self._rows) if (self.places(sums) < 0).any() else sums
+        return sums.with_rows(self._rows) if sums.lacks(self.places(sums)) else sums
 
     def __len__(self) -> int:
         """How many different rows of the host there are."""
@@ -134,15 +179,15 @@ class SumsGiven:
         """Whether each is joined to one row of the guest alone."""
         return int((self._of_aligned >= 0).sum()) == len(self._rows)
 
-    def own(self, rows: Mask | None) -> Integers:
+    def own(self, rows: Mask | None) -> Integers | slice:
         """Which of the host's own rows some aligned ones are; each once. None: all."""
         if rows is None:
-            return np.arange(len(self._rows))
+            return ALL
         own, chosen = self._of_aligned[rows], np.zeros(len(self._rows), np.bool_)
         chosen[own[own >= 0]] = True
         return np.flatnonzero(chosen)
 
-    def places(self, sums: RowSums) -> Integers:
+    def places(self, sums: RowSums) -> Places:
         """Where the host's own rows are in the count, -1 for those that are not. Found once, as long as
         the count has the same rows."""
         if self._found is None or self._found[0] is not sums.rows:
@@ -188,8 +233,8 @@ class SumsBudget:
         self._all_rows = params.subsample == 1 and not params.goss_top
         self._trees = job.job.joint
         self._a_tree = job.job.equations_a_row / max(1, job.job.joint)
-        self._of_tree = np.zeros(len(given))
-        """Of each row, its share of what the tree that grows has told."""
+        self._of_tree = np.zeros(0)
+        """Of each row, its share of what the tree that grows has told, where a host sees its nodes."""
 
     def spent(self, sums: RowSums) -> RowSums:
         """What will have been told once the trees have been grown that are still to come."""
@@ -210,7 +255,7 @@ class SumsBudget:
             sums = given.known(file.read())
             places, rows = given.places(sums), given.own(drawn)
             told = sums.of(places)
-            if drawn is not None and len(rows) < self._policy.min_summed_rows:
+            if not isinstance(rows, slice) and len(rows) < self._policy.min_summed_rows:
                 raise Refused(
                     f"a tree of {counted(len(rows), 'row')} breaks "
                     f"{rule_words(self._policy, 'min_summed_rows')}: more rows that train, a higher "
@@ -218,8 +263,9 @@ class SumsBudget:
                 )
             # Over the lattice engine all of a tree at once; else its root, and nodes as they are told.
             whole = self._a_tree * (len(told) if drawn is None else self._job.rows)
-            after = told.copy()
-            after[rows] = _add(told[rows], whole if self._even else _A_NODE, self._even)
+            added = _add(told[rows], whole if self._even else _A_NODE, self._even)
+            after = added if isinstance(rows, slice) else told.copy()
+            after[rows] = added
             if self._trees < 1 or self._is_too_much(told, after):
                 raise self._refused(told, "a further tree breaks")
             if self._all_rows and self._is_too_much(
@@ -227,7 +273,8 @@ class SumsBudget:
             ):
                 more = f"{counted(self._trees, 'further tree')} would break"
                 raise self._refused(told, "a further tree breaks" if self._trees == 1 else more)
-            self._of_tree = after - told
+            if not self._even:
+                self._of_tree = after - told
             job = sums.jobs.get(self._model, JobSums(self._job.before, 0.0))
             job = JobSums(job.before, job.told + self._a_tree)
             file.write(sums.with_told(places, after).with_job(self._model, job))
@@ -244,7 +291,7 @@ class SumsBudget:
             places = given.places(sums)
             told, may = sums.of(places), []
             for masks in pairs:
-                children = [given.own(mask) for mask in masks]
+                children = [cast(Integers, given.own(mask)) for mask in masks]
                 parent = np.union1d(*children)
                 before, after = told.copy(), told.copy()
                 if given.one_to_one:  # else a row may be in both, or in other nodes
@@ -296,11 +343,11 @@ def sees_no_rows(params: BoostParams) -> bool:
     return params.encryption == "lattice"
 
 
-def _counted_as(store: Store, alignment: Alignment, own_rows: NDArray[np.int64]) -> NDArray[np.uint64]:
-    """The numbers under which the host's rows are counted, in the order in which they come first."""
+def _counted_as(store: Store, alignment: Alignment, first: Integers) -> NDArray[np.uint64]:
+    """The numbers under which the host's rows are counted, in the order in which they come `first`."""
     if alignment.counted_as is not None:
         return alignment.counted_as
-    return numbers_within(origin_of(store, alignment), own_rows)
+    return numbers_within(origin_of(store, alignment), alignment.rows[first])
 
 
 def _add(told: Floats, sums: float, even: bool) -> Floats:
@@ -311,7 +358,7 @@ def _add(told: Floats, sums: float, even: bool) -> Floats:
 
 def _most(told: Floats, after: Floats) -> float:
     """The most of the rows about which there were more."""
-    return float(after[after > told].max(initial=0.0))
+    return float(np.max(after, where=after > told, initial=0.0))
 
 
 def _room(told: Floats, most: float, even: bool) -> float:

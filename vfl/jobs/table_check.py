@@ -1,43 +1,48 @@
 """A party's table before any job: all that is wrong with it, and the lines of [data] that mend it."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import Any, Protocol
 
 import numpy as np
 
+from vfl.blocks.scratch import Scratch
 from vfl.errors import ConfigError, DataError, VflError
 from vfl.jobs.check_result import CheckResult, Reporter
 from vfl.jobs.evaluation import RowParts, split_rows
 from vfl.jobs.own_table import ids_of
+from vfl.jobs.proposals import SHOWN, Fail, lines_of, read_with_proposals
+from vfl.jobs.report_columns import notes_on_columns
 from vfl.jobs.shared_table import level_notes, section_of, take_part, without_features
+from vfl.jobs.vole_check import check_vole
+from vfl.learn.holdout import Cuts
 from vfl.learn.losses import LogisticLoss
-from vfl.models.kinds import check_levels_of, check_rules_of
+from vfl.models.kinds import check_levels_of, check_rules_of, rules_of
 from vfl.party.config import Job, Party
 from vfl.party.id_report import find_unmended, ids_alone
 from vfl.party.keys import TableIds
-from vfl.party.reading import DateColumn, merge, settings_line
 from vfl.party.sections import USES, DataSection
 from vfl.party.sources.misfits import set_it
-from vfl.party.sources.source import TableError
+from vfl.party.store import Store
 from vfl.party.table import Table, Wanted, examine_table
 from vfl.text import counted
 
-_SHOWN = 5  # rows that a fault names
-_ROUNDS = 6  # readings, each with what those before it proposed
+
+def _ignore(rows: int, features: int) -> None: ...
 
 
-class Fail(Protocol):
-    def __call__(self, text: str, advice: str = "") -> None: ...
-
-
-def check_table(party: Party, report: Reporter, job: Job | None = None) -> bool:
+def check_table(
+    party: Party,
+    report: Reporter,
+    job: Job | None = None,
+    follow: Callable[[int, int], None] = _ignore,
+) -> bool:
     """Report on a party's table, ids and label; True when a job could use them as they are, or a guest's
     `job` if there is one.
 
     A table that cannot be read as the party file says is read on with what the file itself proposes, so
     that all faults are known after one run. Nothing is changed. Of a party of jobs over rows, whose
-    columns a job names, ids and label alone are looked at without one.
+    columns a job names, ids and label alone are looked at without one. `follow` is told how many rows
+    and features there are, of a table that can be used.
     """
     faults: list[CheckResult] = []
 
@@ -52,7 +57,7 @@ def check_table(party: Party, report: Reporter, job: Job | None = None) -> bool:
     if over_rows:
         given = without_features(given) if job is None else section_of(given, job)
     table, data = _read(party, given, fail, job)
-    ids = _ids(table, data, fail)
+    ids = _ids(table, data, _scratch_of(party), fail)
     if table is not None:
         if not over_rows:  # else the job says what becomes of columns, and one class of label will do
             for text in (*_broken_rules(party, table), *_label_faults(table, data)):
@@ -64,26 +69,38 @@ def check_table(party: Party, report: Reporter, job: Job | None = None) -> bool:
             check(table, ids, job, fail, report)
         if not faults and ids is not None:
             report(CheckResult("ok", "table", f"table: {_summary(table, ids)}"))
-        notes = (*_label_notes(table, data), *_number_notes(table, data))
+            follow(table.rows, len(table.features))
+        told = () if job is not None else _label_notes(table, data)  # a job says what it may be
+        notes = (*told, *_number_notes(table, data))
         for note in (*table.warnings, *(ids.notes if ids else ()), *notes):
+            report(CheckResult("note", "table", f"table: {note}"))
+    if table is not None and party.data.for_reports:
+        for note in notes_on_columns(party):
             report(CheckResult("note", "table", f"table: {note}"))
     if over_rows and job is None:
         text = "table: a job over rows names its columns: --job JOB.toml checks them"
         report(CheckResult("note", "table", text))
-    _note_ids(data, report)
+    if over_rows and rules_of(party).named:
+        text = (
+            "table: monotone and [glm] of the party file do not count in jobs over rows, which say them"
+        )
+        report(CheckResult("note", "table", text))
+    _note_ids(data, _scratch_of(party), report)
+    can = ids is None or over_rows or check_vole(party, len(ids.group), report)
     if data is not given:
         left = "" if table is not None else ", but for what has to be corrected"
         report(CheckResult("note", "[data]", f"[data]: with these lines the table can be read{left}:"))
-        for line in _lines(given, data):
+        for line in lines_of(given, data):
             report(CheckResult("note", "[data]", f"[data]: {line}", line))
-    return not faults and ids is not None
+    return not faults and ids is not None and can
 
 
 def _read(
     party: Party, data: DataSection, fail: Fail, job: Job | None
 ) -> tuple[Table | None, DataSection]:
     """The table, if it can be read at last, and [data] with the proposals that it took."""
-    wanted = Wanted(party.role, party.role == "guest" and data.label is not None)
+    need_label = party.role == "guest" and data.label is not None
+    wanted = Wanted(party.role, need_label, scratch=_scratch_of(party))
     if job is not None:
         try:
             uses, split = job.uses(data), job.splits(data)
@@ -92,71 +109,14 @@ def _read(
         else:
             unused = set(USES) - set(uses)
             wanted = replace(wanted, loss=job.loss, unused=unused, split=split, agreed=job.over_rows)
-    told: list[str] = []
-    for _ in range(_ROUNDS):
-        table, faults = examine_table(data, wanted, _SHOWN)
-        new = [fault for fault in faults if not any(_holds(text, str(fault)) for text in told)]
-        settings = merge(_settings(fault) for fault in new)
-        for fault in new:
-            fail(str(fault), "\n".join(_lines(data, _changed(data, _settings(fault)))))
-        told += [str(fault) for fault in new]
-        if not settings:
-            return table, data
-        data = _changed(data, settings)
-    return None, data
+    return read_with_proposals(data, wanted, fail)
 
 
-def _settings(fault: DataError) -> Mapping[str, object]:
-    return fault.settings if isinstance(fault, TableError) else {}
-
-
-def _holds(told: str, text: str) -> bool:
-    """Whether all that a fault says of a column was said of it before."""
-    subject, _, said = text.partition(" has ")
-    return told == text or (
-        bool(said)
-        and told.startswith(f"{subject} has ")
-        and all(s in told for s in said.split("; and "))
-    )
-
-
-def _changed(data: DataSection, settings: Mapping[str, Any]) -> DataSection:
-    """[data] with some keys more."""
-    update: dict[str, object] = {}
-    for key, value in settings.items():
-        if key == "ignore" and data.columns is not None:
-            update["columns"] = tuple(name for name in data.columns if name not in value)
-        elif key == "dates":
-            rules = {name: DateColumn.model_validate(rule) for name, rule in value.items()}
-            update["dates"] = {**data.dates, **rules}
-        elif isinstance(value, list):
-            update[key] = tuple(dict.fromkeys([*(getattr(data, key) or ()), *value]))
-        else:
-            update[key] = value
-    return data.model_copy(update=update) if update else data
-
-
-def _lines(before: DataSection, after: DataSection) -> list[str]:
-    """The keys of [data] that differ, as lines of TOML."""
-    lines = []
-    for key in DataSection.model_fields:
-        value = getattr(after, key)
-        if value == getattr(before, key):
-            continue
-        if key == "dates":
-            value = {
-                name: rule.model_dump(by_alias=True, exclude_none=True, exclude_defaults=True)
-                for name, rule in value.items()
-            }
-        lines.append(settings_line(key, value))
-    return lines
-
-
-def _ids(table: Table | None, data: DataSection, fail: Fail) -> TableIds | None:
+def _ids(table: Table | None, data: DataSection, scratch: Scratch, fail: Fail) -> TableIds | None:
     """The ids of the table; both rows without one and rows that share theirs are told."""
     if table is None:
         try:
-            table = ids_alone(data)
+            table = ids_alone(data, scratch)
         except VflError:  # told already
             return None
     said: set[str] = set()
@@ -172,10 +132,15 @@ def _ids(table: Table | None, data: DataSection, fail: Fail) -> TableIds | None:
     return None
 
 
-def _note_ids(data: DataSection, report: Reporter) -> None:
+def _scratch_of(party: Party) -> Scratch:
+    """Where a table goes that is too large for memory, if the store is there."""
+    return Scratch(Store(party.party.store).scratch_at_hand)
+
+
+def _note_ids(data: DataSection, scratch: Scratch, report: Reporter) -> None:
     """What the rule for ids does not mend, a line for each column."""
     try:
-        table = ids_alone(data)
+        table = ids_alone(data, scratch)
     except VflError:  # a table that cannot be read has failed already
         return
     for line in find_unmended(data, table.by_key(data)):
@@ -220,7 +185,7 @@ def _label_notes(table: Table, data: DataSection) -> Iterator[str]:
     elif len(values) > 2 and np.isin(table.label, (0.0, 1.0)).mean() >= 0.99:
         alone = without_features(data)
         loss = LogisticLoss()
-        _, faults = examine_table(alone, Wanted("guest", True, loss=loss), _SHOWN)
+        _, faults = examine_table(alone, Wanted("guest", True, loss=loss), SHOWN)
         yield from (f"{fault} (with binary and logistic)" for fault in faults)
 
 
@@ -258,9 +223,17 @@ def _check_rows(table: Table, ids: TableIds, job: Job, fail: Fail, report: Repor
     except ConfigError as error:
         fail(str(error))
         return
-    parts = ((own.rows.train, "train"), (own.rows.validation, "validate"), (own.held_out, "held out"))
-    counts = ", ".join(f"{int(mask.sum()):,} {what}" for mask, what in parts if mask.any())
-    report(CheckResult("note", "job", f"job {job.name}: of this party's rows {counts}"))
+    if own.by.time is None:
+        parts = own.split(job, Cuts()).parts
+        counts = ", ".join(f"{number:,} {what}" for what, number in parts.counts.items() if number)
+        said = [f"of this party's rows {counts}", *parts.by_columns]
+    else:
+        said = [
+            f"of this party's {counted(len(own.taken), 'row')} those are held out whose "
+            f"'{own.by.time.name}' is among the last of all parties, which they find in the job"
+        ]
+    for text in said:
+        report(CheckResult("note", "job", f"job {job.name}: {text}"))
     for text in level_notes(own, job):
         report(CheckResult("note", "table", f"table: {text}"))
 

@@ -1,13 +1,15 @@
 """Whatever ends a job, all its peers are told why, and a party that serves goes on."""
 
 import asyncio
-from collections.abc import AsyncIterator, Collection, Coroutine
+from collections.abc import AsyncIterator, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 from vfl.errors import PeerError, PeerLost, PeerStopped, Refused, VflError, fault
 from vfl.jobs.journal import Journal
+from vfl.jobs.offer import Kept
 from vfl.jobs.show import Show
+from vfl.models.findings import Finding
 from vfl.net.peer import Peer, stop_all
 from vfl.net.websocket import WebSocketPeer
 from vfl.net.wire import Message
@@ -94,3 +96,10 @@ async def while_here(peers: Collection[Peer], work: Coroutine[object, None, T]) 
         return working.result()
     finally:
         working.cancel()
+
+
+async def tell_kept(party: Peer, found: Sequence[Finding]) -> None:
+    """Tell a party of a training that the model is kept, and what was found of it."""
+    # A host that is gone keeps its checkpoint until its next run of the job.
+    with suppress(PeerLost, PeerStopped):
+        await party.send(Kept(found=[one.word for one in found]))

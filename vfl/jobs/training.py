@@ -9,24 +9,28 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from vfl.arrays import Mask
 from vfl.crypto.workers import Operations
-from vfl.errors import ConfigError, PeerError, PeerLost, PeerStopped, Refused, VflError
+from vfl.errors import PeerLost, PeerStopped, Refused, VflError
 from vfl.jobs.account import Account
 from vfl.jobs.admission import accept, check_request, fresh_name, matching_of
-from vfl.jobs.agreement import Agreement, offer_to
-from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment, host_alignment, refresh
+from vfl.jobs.agreement import Agreement, check_aligned, offer_to
+from vfl.jobs.aligned_rows import GuestRows, read_guest_rows
+from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.coordinator import coordinator_of
 from vfl.jobs.drawn_rows import StoredDraws
-from vfl.jobs.evaluation import RowParts, evaluate, score_profile, split_rows
+from vfl.jobs.evaluation import evaluate, score_profile
 from vfl.jobs.hints import StoredGuestHints, StoredHostHints, hold_hints
+from vfl.jobs.host_columns import read_host_columns
 from vfl.jobs.labels_given import LabelsGiven
+from vfl.jobs.memory import release_memory
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Kept, Offer, new_run, stamp
-from vfl.jobs.own_table import names_shown, read_guest, say_uses, table_of
+from vfl.jobs.own_table import names_shown, say_uses
 from vfl.jobs.record import Evaluation, Record, now, save_record
 from vfl.jobs.relativities import save_relativities
 from vfl.jobs.resume import (
@@ -37,10 +41,13 @@ from vfl.jobs.resume import (
     limit_runs,
     open_run,
     persevere,
+    remove_model,
 )
 from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
 from vfl.jobs.sums_given import SumsGiven, training_share
+from vfl.jobs.telling import tell_kept
+from vfl.jobs.warm_start import guest_kind, host_kind
 from vfl.learn.drift import Profile, profiles
 from vfl.learn.levels import Levels, levels_of, tidy_levels
 from vfl.models.findings import Finding, NothingTrained, check_held_out, judge_quality, words_of
@@ -59,16 +66,14 @@ from vfl.models.kind import (
 from vfl.models.kinds import kind_of_job, rules_of, save_half
 from vfl.net.peer import Peer, together
 from vfl.party.config import Job
+from vfl.party.kept_query import KeptQuery
 from vfl.party.policy import check_coordinator, check_intersection, check_job, today
-from vfl.party.sections import USES
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.common.checkpoints import to_the_end
 from vfl.protocols.common.course import UNCOUNTED, SumsCount
 from vfl.protocols.common.lattice_hints import KeptHints, NoKeptHints
 from vfl.protocols.common.participant import Resources
-from vfl.protocols.common.rows import Training
-from vfl.text import counted
 
 
 @dataclass(frozen=True)
@@ -102,34 +107,21 @@ async def train(
     no meaning), ModelError (no alignment, or one of another table; a checkpoint that cannot be used) and
     what sessions raise.
     """
-    party, started, loss = site.party, time.monotonic(), job.loss
-    uses, split = job.uses(party.data), job.splits(party.data)
-    say_uses(show, party.data, uses)
+    party, started, store = site.party, time.monotonic(), site.store
+    say_uses(show, party.data, job.uses(party.data))
     kind = kind_of_job(job)
     if kind.coordinator is not None:
         check_coordinator(party, kind.coordinator)
-    store, unused = site.store, set(USES) - set(uses)
-    named = guest_alignment(site, store, alignment)
-    table, ids = read_guest(party.data, show=show, loss=loss, unused=unused, split=split)
-    columns = PartyColumns(party.name, table.path.name, table.features, rules_of(party))
-    kind.check_rules(columns.rules, table.features, table.path.name)
-    aligned = refresh(named, ids, table.path.name)
-    rows, held_out = split_rows(table, aligned.rows, job, ids.entities)
-    parts = RowParts.of(table, aligned.rows, rows, held_out, job.job.holdout)
-    for text in parts.sentences:
-        show.say(text)
-    features = tidy_levels(table.take(aligned.rows))
-    role = kind.guest(replace(columns, features=features), rows)
-    # In the party file's order, which decides between equal gains.
-    hosts = [name for name in party.partners if name in aligned.parties]
-    own = (rows.label, rows.weight, rows.offset, rows.train, rows.validation)
-    by = held_out if split else None
-    subject = RunSubject.of(party, job, aligned.name, aligned.guest, hosts, features, *own, by)
+    own = read_guest_rows(site, job, guest_alignment(site, store, alignment), show)
+    kind = guest_kind(site, job, own)
+    role, subject = _prepare(site, job, own, kind)
+    release_memory(own.table.rows)
     new = f"{job.name[:JOB_LENGTH]}-{stamp(new_run())}"
     with (
         begin_run(store, new, subject, fresh=fresh, show=show) as unfinished,
-        hold_hints(store, aligned.name) as keeps_hints,
+        hold_hints(store, subject.alignment) as keeps_hints,
     ):
+        site.activity.tell(subject.hosts, [unfinished.name, subject.alignment])
         if unfinished.done:
             steps = kind.steps(unfinished.done)
             show.say(f"going on with {unfinished.name} after {steps}; --fresh starts anew")
@@ -138,16 +130,12 @@ async def train(
             job=job,
             kind=kind,
             role=role,
-            table=table,
-            ids=ids.digest,
-            aligned=aligned,
-            rows=rows,
-            held_out=held_out,
-            parts=parts,
+            own=own,
             unfinished=unfinished,
             keeps_hints=keeps_hints,
             show=show,
             started=started,
+            query=KeptQuery.of(party.data),
         )
         return await persevere(
             work.attempt,
@@ -158,6 +146,21 @@ async def train(
         )
 
 
+def _prepare(
+    site: Site, job: Job, own: GuestRows, kind: AnyKind
+) -> tuple[GuestRole[AnyGuestModel], RunSubject]:
+    """The guest's role, and what its run is about."""
+    party, aligned, rows, features = site.party, own.aligned, own.rows, own.features
+    columns = PartyColumns(party.name, own.table.path.name, features, rules_of(party), own.scratch)
+    role = kind.guest(columns, rows)
+    # In the party file's order, which decides between equal gains.
+    hosts = [name for name in party.partners if name in aligned.parties]
+    brought = (rows.label, rows.weight, rows.offset, rows.train, rows.validation)
+    by = own.held_out if job.splits(party.data) else None
+    subject = RunSubject.of(party, job, aligned.name, aligned.guest, hosts, features, *brought, by)
+    return role, subject
+
+
 @dataclass
 class _GuestTraining:
     """The part of a training that needs hosts."""
@@ -166,17 +169,13 @@ class _GuestTraining:
     job: Job
     kind: AnyKind
     role: GuestRole[AnyGuestModel]
-    table: Table
-    ids: str  # digest of the table's ids
-    aligned: Alignment
-    rows: Training
-    held_out: NDArray[np.bool_]
-    parts: RowParts
+    own: GuestRows
     unfinished: Unfinished
     keeps_hints: bool
     show: Show
     started: float  # of the present attempt
     others: list[Peer] = field(default_factory=list)  # its sessions beside those with hosts
+    query: KeptQuery | None = None  # that made the table
 
     async def attempt(self, wait: float) -> Trained:
         """Connect to all parties, go on where they are, to the end."""
@@ -196,7 +195,7 @@ class _GuestTraining:
                 try:
                     trained, found = await self._with(hosts, wait, sessions, operations)
                     parties = (*hosts, *self.others)
-                    await together([_tell_kept(party, found) for party in parties])
+                    await together([tell_kept(party, found) for party in parties])
                 except VflError:
                     self.unfinished.history.account += account()
                     self.started = time.monotonic()
@@ -216,7 +215,7 @@ class _GuestTraining:
         operations: Operations,
     ) -> tuple[Trained, list[Finding]]:
         """What training came to, and what the job's settings did to it."""
-        site, aligned = self.site, self.aligned
+        site, aligned, rows = self.site, self.own.aligned, self.own.rows
         offer = Offer(
             "train",
             new_run(),
@@ -225,29 +224,24 @@ class _GuestTraining:
             alignment=aligned.name,
             model=self.unfinished.name,
             job=self.job.canonical,
-            training=int(self.rows.train.sum()),
+            training=int(rows.train.sum()),
             done=self.unfinished.done,
             matching=matching_of(site.party.data, join=aligned.join, many=aligned.many),
+            query=UNSET if self.query is None else self.query.digest,
         )
         answers, agreement = await offer_to(site, hosts, offer)
-        for host, answer in zip(hosts, answers, strict=True):
-            if answer.rows != len(aligned.rows):
-                raise PeerError(
-                    f"{host.name} has {counted(answer.rows or 0, 'row')} in alignment {aligned.name}, "
-                    f"this party {len(aligned.rows):,}: align again",
-                    for_peer="the parties hold different alignments",
-                )
+        check_aligned(hosts, answers, aligned.name, len(aligned.rows))
         alone = f"{site.party.name} alone"
         try:
             model, score = await self._train(hosts, offer, agreement, wait, sessions, operations)
-            found = self.kind.check_learnt(model, score, self.rows)
+            found = self.kind.check_learnt(model, score, rows)
         except NothingTrained:
             self.unfinished.finish()  # there is nothing to go on with
             raise
-        found += check_held_out(self.job.job.holdout, self.held_out)
+        found += check_held_out(self.job.job.holdout, self.own.held_out)
         metrics, evaluation = await self._evaluate(score)
         warnings = [one.text for one in found]
-        warnings += judge_quality(metrics, self.rows, self.held_out, alone, self.kind.advice)
+        warnings += judge_quality(metrics, rows, self.own.held_out, alone, self.kind.advice)
         return self._keep_run(model, score, metrics, evaluation, agreement, warnings), found
 
     async def _train(
@@ -270,7 +264,9 @@ class _GuestTraining:
             self.others.append(coordinator)
         hints: KeptHints = NoKeptHints()
         if self.keeps_hints:
-            hints = StoredGuestHints(site.store, f"{self.aligned.name} {kind.name}", site.fingerprints)
+            hints = StoredGuestHints(
+                site.store, f"{self.own.aligned.name} {kind.name}", site.fingerprints
+            )
             sessions.callback(hints.close)
         run = GuestRun(
             Resources(site.party.party.machine, operations),
@@ -279,7 +275,8 @@ class _GuestTraining:
             hints,
             lambda done, of: show.progress("receiving hints", done, of),
             coordinator,
-            LabelsGiven.of(site.store, self.aligned.name, self.job),
+            lambda done, of: show.progress("choosing alpha, fits", done, of),
+            LabelsGiven.of(site.store, self.own.aligned.name, self.job),
         )
         model, score = await role.train(hosts, run)
         role.check_model(model)
@@ -301,13 +298,14 @@ class _GuestTraining:
         self, score: NDArray[np.float64]
     ) -> tuple[dict[str, dict[str, float]], Evaluation | None]:
         """Metrics by model on the rows held out, and what they were made of; none without such rows."""
-        rows, held_out, name = self.rows, self.held_out, self.site.party.name
+        own, name = self.own, self.site.party.name
+        rows, held_out, of_table = own.rows, own.held_out, own.aligned.rows
         if not held_out.any():
             return {}, None
         scores = {f"{name} alone": await self.role.train_alone(), "federation": score}
-        exposure = self.table.exposure
-        exposure = None if exposure is None else exposure[self.aligned.rows]
-        return evaluate(rows, held_out, self.aligned.rows, exposure, scores)
+        exposure = own.table.exposure
+        exposure = None if exposure is None else exposure[of_table]
+        return evaluate(rows, held_out, of_table, exposure, scores)
 
     def _keep_run(
         self,
@@ -319,9 +317,9 @@ class _GuestTraining:
         warnings: list[str],
     ) -> Trained:
         """The guest's half and its record, stored; then no checkpoint is needed."""
-        party, job, aligned, rows = self.site.party, self.job, self.aligned, self.rows
-        table, kind, store = self.table, self.kind, self.site.store
-        features = tidy_levels(table.take(aligned.rows))
+        party, job, own = self.site.party, self.job, self.own
+        aligned, rows, table, features = own.aligned, own.rows, own.table, own.features
+        kind, store = self.kind, self.site.store
         half: AnyGuestHalf = GuestHalf(
             name=self.unfinished.name,
             job=job.settings,
@@ -330,14 +328,15 @@ class _GuestTraining:
             fingerprints=self.site.fingerprints,
             model=model,
             metrics=metrics,
-            objective=job.job.objective or job.job.family or "binary",
+            objective=job.objective,
             tweedie_power=kind.tweedie_power,
             exposure=table.exposure is not None,
             offset="offset" in job.uses(party.data),
             profiles=profiles(features),
-            score_profile=score_profile(score, rows, self.held_out),
+            score_profile=score_profile(score, rows, own.held_out),
             fallback=aligned.fallback,
             levels=levels_of(features),
+            query=self.query,
         )
         save_half(store, half)
         relativities = save_relativities(store, half, party.glm.step) if kind.has_relativities else None
@@ -353,7 +352,7 @@ class _GuestTraining:
             aligned_rows=len(aligned.rows),
             ended=now(),
             account=account,
-            rows=self.parts.counts,
+            rows=own.parts.counts,
             metrics=metrics,
             measure=rows.loss.measure,
             curve=history.curve,
@@ -361,20 +360,14 @@ class _GuestTraining:
             ending=dict(kind.ending(model)),
             monotone=dict(kind.recorded_rules(rules_of(party))),
             agreement=agreement,
-            ids=self.ids,
+            ids=own.ids,
             warnings=warnings,
-            split=self.parts.shares,
+            split=own.parts.shares,
         )
         save_record(store, record, evaluation)
         self.unfinished.finish()
         path = store.path("model", half.name)
-        return Trained(half, path, self.parts.counts, account, history.phases, relativities, warnings)
-
-
-async def _tell_kept(party: Peer, found: Sequence[Finding]) -> None:
-    # A host that is gone keeps its checkpoint until its next run of the job.
-    with contextlib.suppress(PeerLost, PeerStopped):
-        await party.send(Kept(found=[one.word for one in found]))
+        return Trained(half, path, own.parts.counts, account, history.phases, relativities, warnings)
 
 
 _REACH = 60.0  # seconds to reach a coordinator
@@ -401,6 +394,7 @@ class _HostTraining:
     agreement: Agreement | None = None  # once the job is accepted
     profiles: dict[str, Profile] = field(default_factory=dict)  # of the aligned rows that it knows
     levels: dict[str, Levels] = field(default_factory=dict)  # of these rows
+    query: KeptQuery | None = None  # that made the table
 
     @property
     def store(self) -> Store:
@@ -412,11 +406,13 @@ class _HostTraining:
         if kind.coordinator is not None:
             check_coordinator(site.party, kind.coordinator)
         role = await asyncio.to_thread(kind.host, self.columns)
+        self.columns = replace(self.columns, features={})  # the role has what it needs of them
+        release_memory(self.table.rows)
         checkpoints = self.unfinished.checkpoints(kind.host_state, self.offer.done)
         rows, minimum = len(self.alignment.rows), kind.least_rows(policy)
         async with contextlib.AsyncExitStack() as sessions:
             sums = await self._reserve_sums(sessions)
-            self.agreement = await accept(site, self.peer, self.offer, rows)
+            self.agreement = await accept(site, self.peer, self.offer, rows, self.query)
             coordinator = None
             if kind.coordinator is not None:
                 coordinator = await sessions.enter_async_context(
@@ -504,6 +500,7 @@ class _HostTraining:
             model=model,
             profiles=self.profiles,
             levels=self.levels,
+            query=self.query,
         )
         save_half(self.store, half)
         if self.kind.has_relativities:
@@ -526,28 +523,14 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
         raise Refused("it has columns of its own: no job over rows")
     check_request(site, peer, offer, show, f"train {job.name} ({job.job.purpose})")
     check_job(party.policy, job, peer.name, today())
-    table, ids = await table_of(site, offer)
-    if not table.features:
-        raise ConfigError(
-            f"[policy] columns is empty: no feature of {table.path.name} may enter a model",
-            for_peer="none of its columns may enter a model, by columns of [policy]",
-        )
-    kind = kind_of_job(job)
-    columns = PartyColumns(party.name, table.path.name, table.features, rules_of(party))
-    kind.check_rules(columns.rules, table.features, table.path.name)
-    store = site.store
+    kind, store = kind_of_job(job), site.store
     known = offer.model if offer.done else None  # of a run that has begun before
     name = known or fresh_name(store, "model", offer.model)
-    alignment = await asyncio.to_thread(host_alignment, site, store, peer, offer, ids)
-    check_intersection(party.policy, count_known_rows(alignment.rows))
-    given = None
-    if (told := kind.tells_sums) is not None:
-        share = training_share(peer, offer, alignment, job)
-        given = await asyncio.to_thread(SumsGiven, store, alignment)
-        await asyncio.to_thread(given.check, party.policy, told, share, offer.done)
-    features, started = tidy_levels(table.take(alignment.rows)), time.monotonic()
+    own = await read_host_columns(site, peer, offer, job)
+    table, alignment, started = own.table, own.alignment, time.monotonic()
+    kind = host_kind(site, peer, job, table, None if offer.done else count_known_rows(alignment.rows))
     subject = await asyncio.to_thread(
-        RunSubject.of, party, job, alignment.name, alignment.guest, offer.hosts, features
+        RunSubject.of, party, job, alignment.name, alignment.guest, offer.hosts, own.columns.features
     )
     limit_runs(store, alignment.guest)
     with open_run(store, name, subject, new=not offer.done) as unfinished:
@@ -562,34 +545,29 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
             unfinished=unfinished,
             alignment=alignment,
             table=table,
-            columns=replace(columns, features=features),
+            columns=own.columns,
             show=show,
-            given=given,
+            given=own.given,
+            query=KeptQuery.of(party.data),
         )
         # Of the rows it knows: in a batch there are no others.
         known_features = tidy_levels(table.take(alignment.rows[alignment.rows >= 0]))
         work.profiles = await asyncio.to_thread(profiles, known_features)
-        work.levels = levels_of(known_features)
+        work.levels = await asyncio.to_thread(levels_of, known_features)
+        del own, known_features
         unfinished.measure = lambda: Account.of(started, [peer, *work.others], work.operations)
         outcome = await work.train()
-        record = work.record()
+        record = await asyncio.to_thread(work.record)
         save_record(store, record)
         try:
             found = words_of((await peer.recv(Kept)).found)
         except PeerStopped as error:
             if not error.passing:  # the guest keeps no half either: this one would be of no use
-                _remove_half(store, name)
+                remove_model(store, name)
             raise
-        warnings = [*found, *([outcome.remark] if outcome.remark is not None else [])]
-        for text in warnings:
+        for text in (warnings := [*found, *([] if outcome.remark is None else [outcome.remark])]):
             show.say(f"note: {text}")
         if warnings:
             save_record(store, replace(record, warnings=warnings))
         unfinished.finish()
     return f"trained {name} with {peer.name}: {outcome.kept} are of this party's columns"
-
-
-def _remove_half(store: Store, name: str) -> None:
-    """Remove what is kept of a model but its checkpoint, from which the guest may go on."""
-    store.remove("model", name)
-    store.remove("run", name)
