@@ -6,10 +6,12 @@ No id and no row's number is among it.
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from vfl.arrays import Floats
+from vfl.arrays import Floats, Integers
 from vfl.leakage.disclosure import Disclosure
 from vfl.learn.binning import Features
+from vfl.learn.factor_tables import AGAINST, SUMS
 from vfl.learn.holdout import ColumnShare
+from vfl.learn.inference import JointTest
 from vfl.learn.losses import Family, Loss, Objective, loss_of
 from vfl.learn.metrics import Totals, totals
 from vfl.models.dependence import Dependence
@@ -34,6 +36,26 @@ class Exchange:
 
 
 @dataclass(frozen=True)
+class Beside:
+    """Columns of the guest that reports alone look at, of the rows held out; every array has shape
+    (rows,).
+
+    policy: a number that rows about the same thing share; None where it is not known. premium: by the
+    present tariff, for each row in all, NaN where it has none; `no_premium` says why there is none at
+    all. protected, by: columns of text by name. least: rows of the smallest class that is told. notes:
+    what else there is to say of them.
+    """
+
+    policy: Integers | None = None
+    premium: Floats | None = None
+    no_premium: str = ""
+    protected: Features = field(default_factory=dict)
+    by: Features = field(default_factory=dict)
+    least: int = 1
+    notes: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class HeldOut:
     """The rows held out at the guest; every array has shape (rows,)."""
 
@@ -45,6 +67,28 @@ class HeldOut:
     def totals(self, model: str) -> Totals:
         """What happened, what a model expected, and exposure, weighted."""
         return totals(self.label, self.predictions[model], self.weight, self.years)
+
+
+@dataclass(frozen=True)
+class KeptTable:
+    """A table by factors on the rows held out: the levels of `by` first in each row, the total last."""
+
+    model: str
+    by: list[str]
+    heads: list[str]
+    rows: list[list[str | int | float | None]]
+    made: str  # ISO 8601, UTC
+
+    @property
+    def fits(self) -> bool:
+        """Whether its rows have its columns."""
+        return (
+            bool(self.rows)
+            and self.heads == [*self.by, *SUMS, *AGAINST]
+            and all(len(row) == len(self.heads) for row in self.rows)
+            and all(isinstance(one, str) for row in self.rows for one in row[: len(self.by)])
+            and not any(isinstance(one, str) for row in self.rows for one in row[len(self.by) :])
+        )
 
 
 @dataclass(frozen=True)
@@ -67,6 +111,7 @@ class Evidence:
     peak_memory: int  # bytes
     operations: dict[str, int]
     exchanges: list[Exchange]
+    edited_from: str = ""  # of an edited half: the model that was trained
     warnings: list[str] = field(default_factory=list)  # of the training, where the model is weak
     label: str = ""  # name of the guest's column
     rows: dict[str, int] = field(default_factory=dict)
@@ -79,11 +124,15 @@ class Evidence:
     split: dict[str, ColumnShare] = field(default_factory=dict)  # by "group", "time"
     factors: Features = field(default_factory=dict)  # the guest's columns on the rows held out
     no_factors: str = ""  # why there are none
+    beside: Beside = Beside()
     importance: list[tuple[str, str, int, float]] = field(default_factory=list)
     dependence: dict[str, Dependence] = field(default_factory=dict)
     no_dependence: str = ""
     lines: list[Line] = field(default_factory=list)  # of a linear model
+    tests: dict[str, JointTest] = field(default_factory=dict)  # of its columns
+    inferred: list[str] = field(default_factory=list)  # of it, in sentences
     splits: dict[str, int] = field(default_factory=dict)  # of a host's trees, by column
+    tables: list[KeptTable] = field(default_factory=list)  # by hosts' factors
     gave_away: list[Disclosure] = field(default_factory=list)  # none where settings are not known
 
     @property
@@ -94,7 +143,9 @@ class Evidence:
     @property
     def loss(self) -> Loss:
         """What the model minimised, whose link turns scores into predictions."""
-        return loss_of(self.objective, self.job[self.kind.name]["tweedie_power"])
+        settings = self.job[self.kind.name]
+        theta, quantile = settings.get("theta", 1.0), settings.get("quantile")
+        return loss_of(self.objective, settings["tweedie_power"], theta, quantile)
 
     @property
     def objective(self) -> Objective | Family:

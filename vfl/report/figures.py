@@ -1,140 +1,101 @@
 """The figures of a report: arrays in, SVG out.
 
-Text stays text, in the page's font. Colours are the page's CSS variables, so that a figure follows the
-theme; series differ by marker, dash or place as well. Every function takes the figure's message in
+Series differ by marker, dash or place as well as by colour. Every function takes the figure's message in
 words, which is its label for who cannot see it.
 """
 
-import io
 import math
-import re
-import warnings
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
-from xml.etree import ElementTree
 
-import matplotlib as mpl
 import numpy as np
-from matplotlib.artist import Artist
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 from numpy.typing import ArrayLike
 
 from vfl.arrays import Floats
+from vfl.learn.bootstrap import Estimate
+from vfl.report.svg import BELOW, COLOUR, TALL, drawing
 from vfl.report.words import RateWords
 from vfl.text import shown
 
-FactorGroups = tuple[Sequence[float], Sequence[float]]
+EstimatedGroups = tuple[Sequence[float], Sequence[Estimate]]
+Bands = Mapping[str, tuple[Floats, Floats, Floats] | None]
+"""By curve where its intervals are, and their ends; none where they are not known."""
 
-_WIDTH, _HEIGHT, _TALL = 360, 270, 345  # units of the SVG: pixels on a phone, as wide as the page
-_POINTS_PER_INCH = 72
-_BELOW, _BESIDE = 16, 24  # characters of a name below an axis and beside one
+_BESIDE = 24  # characters of a name beside an axis
 _ROOM = 42  # characters that names below an axis can have together, side by side
 _CORNER = 9  # below a horizontal axis, clear of the other axis's number in the corner
+_PALE = 0.16  # how much of its colour a band has
 _FLAT = 0.05  # a range of this share of the mean fills the axis; smaller ones do not, and look flat
 
-# What matplotlib draws with, and the variable of the page that takes its place.
-_NAMES = ("ink", "muted", "grid", "ours", "theirs", "third", "fourth", "fifth", "bar", "surface")
-_COLOUR = {name: f"#0000{number:02x}" for number, name in enumerate(_NAMES, start=1)}
-_VARIABLES = {code: f"var(--{name})" for name, code in _COLOUR.items()}
-_PARTIES = [_COLOUR[name] for name in ("ours", "theirs", "third", "fourth", "fifth")]
+_PARTIES = [COLOUR[name] for name in ("ours", "theirs", "third", "fourth", "fifth")]
 
 _Style = Mapping[str, Any]
 _ACTUAL: _Style = {
-    "color": _COLOUR["ink"],
+    "color": COLOUR["ink"],
     "marker": "o",
     "markersize": 5,
     "linewidth": 1.9,
     "zorder": 5,
 }
 _OURS: _Style = {
-    "color": _COLOUR["ours"],
+    "color": COLOUR["ours"],
     "marker": "s",
     "markersize": 5,
-    "markerfacecolor": _COLOUR["surface"],
+    "markerfacecolor": COLOUR["surface"],
     "markeredgewidth": 1.6,
     "linewidth": 1.9,
     "zorder": 4,
 }
 _THEIRS: _Style = {
-    "color": _COLOUR["theirs"],
+    "color": COLOUR["theirs"],
     "marker": "^",
     "markersize": 5.5,
     "linewidth": 1.7,
     "linestyle": (0, (4, 2)),
     "zorder": 3,
 }
-_RULE: _Style = {"color": _COLOUR["muted"], "linewidth": 1.1, "linestyle": (0, (1, 2)), "zorder": 2}
+_RULE: _Style = {"color": COLOUR["muted"], "linewidth": 1.1, "linestyle": (0, (1, 2)), "zorder": 2}
 _BARE: _Style = {"marker": ""}
 
-_SETTINGS: Any = {
-    "svg.fonttype": "none",
-    "text.parse_math": False,  # a name may hold dollars
-    "font.family": "DejaVu Sans",
-    "font.size": 11.5,
-    "axes.labelsize": 11.5,
-    "xtick.labelsize": 11,
-    "ytick.labelsize": 11,
-    "legend.fontsize": 11.5,
-    "text.color": _COLOUR["ink"],
-    "axes.labelcolor": _COLOUR["muted"],
-    "xtick.color": _COLOUR["muted"],
-    "ytick.color": _COLOUR["muted"],
-    "axes.edgecolor": _COLOUR["grid"],
-    "grid.color": _COLOUR["grid"],
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.axisbelow": True,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "legend.frameon": False,
-}
-_REFERENCE = re.compile(r"""(?:href="|url\()#([^")]+)""")
-_DECIMALS = re.compile(r"-?\d+\.\d+")
-_ATTRIBUTES = frozenset(
-    (
-        *("id", "d", "x", "y", "width", "height", "transform", "viewBox", "href", "clip-path"),
-        *("fill", "fill-opacity", "stroke", "stroke-width", "stroke-dasharray", "stroke-dashoffset"),
-        *("stroke-opacity", "opacity", "font-size", "text-anchor"),
-    )
-)
 
-
-def roc(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], message: str) -> str:
+def roc(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], bands: Bands, message: str) -> str:
     """ROC curves by model, ours first: (false positive rate, true positive rate)."""
-    return _curves(curves, "false positive rate", "true positive rate", "chance", message)
+    return _curves(curves, bands, "false positive rate", "true positive rate", "chance", message)
 
 
-def lorenz(curves: Mapping[str, tuple[ArrayLike, ArrayLike]], size: str, what: str, message: str) -> str:
+def lorenz(
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]], bands: Bands, size: str, what: str, message: str
+) -> str:
     """Lorenz curves by model, ours first: (share of the size, share of what happened)."""
     x = f"share of {size}, lowest expected first"
-    return _curves(curves, x, f"share of {what}", "no order", message)
+    return _curves(curves, bands, x, f"share of {what}", "no order", message)
 
 
 def lift(
-    ours: FactorGroups, theirs: FactorGroups, size: str, names: tuple[str, str], message: str
+    ours: EstimatedGroups, theirs: EstimatedGroups, size: str, names: tuple[str, str], message: str
 ) -> str:
     """Lift by group of each model's own order: (share of the size, lift) of groups, lowest first."""
-    with _drawing(message, _TALL) as drawing:
-        axes = drawing.figure.add_subplot()
+    with drawing(message, TALL) as drawn:
+        axes = drawn.figure.add_subplot()
         middles, widths = _stretches(ours[0])
-        axes.bar(middles, ours[1], width=widths * 0.84, color=_COLOUR["ours"], label=names[0])
-        axes.plot(_stretches(theirs[0])[0], theirs[1], label=names[1], **_THEIRS)
+        values, others = ([one.value for one in groups[1]] for groups in (ours, theirs))
+        axes.bar(middles, values, width=widths * 0.84, color=COLOUR["bar"], label=names[0])
+        _whiskers(axes, middles, ours[1])
+        axes.plot(_stretches(theirs[0])[0], others, label=names[1], **_THEIRS)
+        _whiskers(axes, _stretches(theirs[0])[0], theirs[1], COLOUR["theirs"])
         axes.axhline(1, **_RULE)
         _plain(axes, f"share of {size}, lowest expected first", "times the average")
         _shares(axes)
-        drawing.legend(names)
-    return drawing.svg
+        drawn.legend(names)
+    return drawn.svg
 
 
 def double_lift(
     shares: Sequence[float],
-    actual: Sequence[float],
+    actual: Sequence[Estimate],
     ours: Sequence[float],
     theirs: Sequence[float],
     names: tuple[str, str],
@@ -142,42 +103,45 @@ def double_lift(
     message: str,
 ) -> str:
     """Rates by group of the ratio of two predictions; `shares` are the groups' of their sizes."""
-    with _drawing(message, _TALL) as drawing:
-        axes = drawing.figure.add_subplot()
+    with drawing(message, TALL) as drawn:
+        axes = drawn.figure.add_subplot()
         middles, _ = _stretches(shares)
-        axes.plot(middles, actual, label="actual", **_ACTUAL)
+        axes.plot(middles, [one.value for one in actual], label="actual", **_ACTUAL)
+        _whiskers(axes, middles, actual)
         axes.plot(middles, ours, label=names[0], **_OURS)
         axes.plot(middles, theirs, label=names[1], **_THEIRS)
         _plain(axes, f"share of {rate.size}, by ratio of both", rate.name, rate.percent)
         _shares(axes)
-        drawing.legend()
-    return drawing.svg
+        drawn.legend()
+    return drawn.svg
 
 
-def calibration(models: Mapping[str, FactorGroups], rate: str, percent: bool, message: str) -> str:
+def calibration(models: Mapping[str, EstimatedGroups], rate: str, percent: bool, message: str) -> str:
     """Groups of each model, ours first: (expected rate, actual rate)."""
-    with _drawing(message, _TALL) as drawing:
-        axes = drawing.figure.add_subplot()
-        values = [value for groups in models.values() for side in groups for value in side]
+    with drawing(message, TALL) as drawn:
+        axes = drawn.figure.add_subplot()
+        values = [value for groups in models.values() for value in groups[0]]
+        values += [value for groups in models.values() for one in groups[1] for value in one]
         known = [0.0, *(value for value in values if math.isfinite(value))]
         low, high = min(known), max(known)
         margin = 0.04 * (high - low or 1.0)
         ends = (low - margin * (low < 0), high + margin)
         for (name, (expected, actual)), style in zip(models.items(), (_OURS, _THEIRS), strict=True):
-            axes.plot(expected, actual, label=name, **style)
+            axes.plot(expected, [one.value for one in actual], label=name, **style)
+            _whiskers(axes, expected, actual, style["color"])
         axes.plot(ends, ends, label="exact", **_RULE)
         _plain(axes, f"expected {rate}", f"actual {rate}", percent)
         _square(axes, ends)
         axes.xaxis.set_major_locator(_ticks())
         axes.yaxis.set_major_locator(_ticks())
         axes.xaxis.set_major_formatter(_percent if percent else _short)
-        drawing.legend()
-    return drawing.svg
+        drawn.legend()
+    return drawn.svg
 
 
 def factor(
     levels: Sequence[str],
-    actual: Sequence[float],
+    actual: Sequence[Estimate],
     expected: Sequence[float],
     sizes: Sequence[float],
     size: str,
@@ -186,28 +150,48 @@ def factor(
     message: str,
 ) -> str:
     """Actual and expected rate by level of a factor, its size (exposure or rows) as bars below."""
-    with _drawing(message, _TALL) as drawing:
-        axes = _over_bars(drawing.figure, levels, sizes, size)
+    with drawing(message, TALL) as drawn:
+        axes = _over_bars(drawn.figure, levels, sizes, size)
         places = range(len(levels))
-        axes.plot(places, actual, label="actual", **_ACTUAL)
+        axes.plot(places, [one.value for one in actual], label="actual", **_ACTUAL)
+        _whiskers(axes, places, actual)
         axes.plot(places, expected, label="expected", **_OURS)
         _plain(axes, "", rate, percent)
-        _no_flatter(axes, [*actual, *expected])
-        drawing.legend()
-    return drawing.svg
+        _no_flatter(axes, [*(one.value for one in actual), *expected])
+        drawn.legend()
+    return drawn.svg
 
 
 def relativities(
     levels: Sequence[str], values: Sequence[float], rows: Sequence[int], name: str, message: str
 ) -> str:
     """Relativity (or coefficient) by level, rows as bars below."""
-    with _drawing(message, _TALL) as drawing:
-        axes = _over_bars(drawing.figure, levels, rows, "rows")
+    with drawing(message, TALL) as drawn:
+        axes = _over_bars(drawn.figure, levels, rows, "rows")
         axes.axhline(0 if name == "coefficient" else 1, **_RULE)
         axes.plot(range(len(levels)), values, **_OURS)
         _plain(axes, "", name)
         _no_flatter(axes, values)
-    return drawing.svg
+    return drawn.svg
+
+
+def bend(
+    grid: Sequence[float], values: Sequence[float], missing: float | None, name: str, message: str
+) -> str:
+    """Relativity (or coefficient) by the value of a column that is a curve; `missing`: of a missing
+    number, if it has a level."""
+    with drawing(message) as drawn:
+        axes = drawn.figure.add_subplot()
+        axes.axhline(0 if name == "coefficient" else 1, **_RULE)
+        axes.plot(grid, values, label="known", **_OURS)
+        axes.xaxis.set_major_locator(_ticks())
+        axes.xaxis.set_major_formatter(_short)
+        if missing is not None:
+            axes.axhline(missing, label="missing", **{**_THEIRS, **_BARE})
+            drawn.legend()
+        _plain(axes, "", name)
+        _no_flatter(axes, [*values, *([] if missing is None else [missing])])
+    return drawn.svg
 
 
 def dependence(
@@ -224,8 +208,8 @@ def dependence(
     `missing` is that of a missing number; None draws none. `limits` of the predictions are those of all
     columns, so that the columns' effects compare.
     """
-    with _drawing(message) as drawing:
-        axes = drawing.figure.add_subplot()
+    with drawing(message) as drawn:
+        axes = drawn.figure.add_subplot()
         if isinstance(grid[0], str):
             axes.plot(range(len(grid)), values, **{**_OURS, "linestyle": "none"})
             _levels(axes, [str(level) for level in grid])
@@ -235,11 +219,99 @@ def dependence(
             axes.xaxis.set_major_formatter(_short)
             if missing is not None:
                 axes.axhline(missing, label="missing", **{**_THEIRS, **_BARE})
-                drawing.legend()
+                drawn.legend()
         _plain(axes, "", rate, percent)
         margin = 0.06 * (limits[1] - limits[0]) or 0.06 * abs(limits[0]) or 1.0
         axes.set_ylim(limits[0] - margin, limits[1] + margin)
-    return drawing.svg
+    return drawn.svg
+
+
+def loss_ratios(shares: Sequence[float], values: Sequence[Estimate], size: str, message: str) -> str:
+    """Loss ratios by group, by that of all; `shares` are the groups' of their sizes."""
+    with drawing(message, TALL) as drawn:
+        axes = drawn.figure.add_subplot()
+        middles, widths = _stretches(shares)
+        axes.bar(middles, [one.value for one in values], width=widths * 0.84, color=COLOUR["bar"])
+        _whiskers(axes, middles, values)
+        axes.axhline(1, **_RULE)
+        _plain(axes, f"share of {size}, by new / present premium", "loss ratio, 1 is that of all")
+        _shares(axes)
+    return drawn.svg
+
+
+def kept(lines: Mapping[str, tuple[Sequence[float], Sequence[Estimate]]], message: str) -> str:
+    """Loss ratios of the best parts of the premium by model, ours first: (share kept, loss ratio)."""
+    with drawing(message, TALL) as drawn:
+        axes = drawn.figure.add_subplot()
+        for (name, (shares, values)), style in zip(lines.items(), (_OURS, _THEIRS), strict=False):
+            axes.plot(shares, [one.value for one in values], label=name, **style)
+            _whiskers(axes, shares, values, style["color"])
+        axes.axhline(1, **_RULE)
+        _plain(axes, "share of the present premium that is kept", "loss ratio, 1 is that of all")
+        _shares(axes)
+        drawn.legend()
+    return drawn.svg
+
+
+def changes(names: Sequence[str], shares: Sequence[Estimate], size: str, message: str) -> str:
+    """A histogram of new by old premiums."""
+    with drawing(message, TALL) as drawn:
+        axes = drawn.figure.add_subplot()
+        axes.bar(range(len(names)), [one.value for one in shares], color=COLOUR["bar"], width=0.84)
+        _whiskers(axes, range(len(names)), shares)
+        _plain(axes, "", f"share of {size}", percent=True)
+        _levels(axes, names)
+    return drawn.svg
+
+
+def by_level(
+    levels: Sequence[str],
+    values: Sequence[Estimate],
+    sizes: Sequence[float],
+    size: str,
+    name: str,
+    message: str,
+) -> str:
+    """A ratio by level with its interval, the levels' sizes as bars below."""
+    with drawing(message, TALL) as drawn:
+        axes = _over_bars(drawn.figure, levels, sizes, size)
+        axes.axhline(1, **_RULE)
+        places = range(len(levels))
+        axes.plot(places, [one.value for one in values], **{**_OURS, "linestyle": "none"})
+        _whiskers(axes, places, values, COLOUR["ours"])
+        _plain(axes, "", name)
+        _no_flatter(axes, [v for one in values for v in one if math.isfinite(v)] or [1.0])
+    return drawn.svg
+
+
+def residuals(normal: Floats, actual: Floats, band: tuple[Floats, Floats], message: str) -> str:
+    """Quantiles of residuals against those of the standard normal distribution."""
+    with drawing(message, TALL) as drawn:
+        axes = drawn.figure.add_subplot()
+        axes.fill_between(normal, *band, color=COLOUR["ours"], alpha=_PALE, linewidth=0)
+        axes.plot(normal, actual, label="residuals", **{**_OURS, **_BARE})
+        known = [*normal.tolist(), *actual.tolist(), *band[0].tolist(), *band[1].tolist()]
+        ends = (min(known) - 0.1, max(known) + 0.1)
+        axes.plot(ends, ends, label="normal", **_RULE)
+        _plain(axes, "normal", "residual")
+        _square(axes, ends)
+        axes.xaxis.set_major_locator(_ticks())
+        axes.yaxis.set_major_locator(_ticks())
+        drawn.legend()
+    return drawn.svg
+
+
+def mean_residuals(shares: Sequence[float], means: Sequence[Estimate], size: str, message: str) -> str:
+    """Means of residuals by group of predictions; `shares` are the groups' of their sizes."""
+    with drawing(message, TALL) as drawn:
+        axes = drawn.figure.add_subplot()
+        middles, _ = _stretches(shares)
+        axes.plot(middles, [one.value for one in means], **{**_OURS, "linestyle": "none"})
+        _whiskers(axes, middles, means, COLOUR["ours"])
+        axes.axhline(0, **_RULE)
+        _plain(axes, f"share of {size}, lowest expected first", "mean residual")
+        _shares(axes)
+    return drawn.svg
 
 
 def importance(
@@ -248,8 +320,8 @@ def importance(
     """Bars of (party, column, value), in the order given, coloured by party; of many, with its name."""
     many = len(parties) > len(_PARTIES)
     legend = len(parties) > 1 and not many
-    with _drawing(message, height=58 + 22 * len(rows) + 36 * legend) as drawing:
-        axes = drawing.figure.add_subplot()
+    with drawing(message, height=58 + 22 * len(rows) + 36 * legend) as drawn:
+        axes = drawn.figure.add_subplot()
         for place, (party, _, value) in enumerate(rows):
             colour = _PARTIES[0 if many else parties.index(party)]
             axes.barh(-place, value, color=colour, height=0.68, label=party)
@@ -261,12 +333,12 @@ def importance(
         axes.xaxis.set_major_locator(_ticks())
         axes.xaxis.set_major_formatter(_short)
         axes.tick_params(length=0)
-        axes.tick_params(axis="y", labelcolor=_COLOUR["ink"])
+        axes.tick_params(axis="y", labelcolor=COLOUR["ink"])
         axes.grid(axis="x", linewidth=0.8)
         axes.spines["bottom"].set_visible(False)
         if legend:
-            drawing.legend(parties)
-    return drawing.svg
+            drawn.legend(parties)
+    return drawn.svg
 
 
 def bars(rows: Sequence[tuple[str, float]], unit: str, message: str) -> str:
@@ -276,8 +348,8 @@ def bars(rows: Sequence[tuple[str, float]], unit: str, message: str) -> str:
 
 def curve(lines: Mapping[str, Sequence[float]], unit: str, measure: str, message: str) -> str:
     """The loss by tree or iteration, of the rows that train first; a gradient alone on a log scale."""
-    with _drawing(message) as drawing:
-        axes = drawing.figure.add_subplot()
+    with drawing(message) as drawn:
+        axes = drawn.figure.add_subplot()
         for (name, values), style in zip(lines.items(), (_OURS, _THEIRS), strict=False):
             axes.plot(range(1, len(values) + 1), values, label=name, **{**style, **_BARE})
         _plain(axes, unit, measure)
@@ -288,113 +360,41 @@ def curve(lines: Mapping[str, Sequence[float]], unit: str, measure: str, message
             axes.yaxis.set_major_formatter(lambda value, _: f"1e{math.log10(value):.0f}")
             axes.minorticks_off()
         if len(lines) > 1:
-            drawing.legend()
-    return drawing.svg
-
-
-@dataclass
-class _Drawing:
-    figure: Figure
-    svg: str = ""  # once it is done
-
-    def legend(self, order: Sequence[str] = ()) -> None:
-        """Above all axes; one entry a name, those of `order` in this order."""
-        (axes, *_) = self.figure.axes
-        found: dict[str, Artist] = {}
-        for handle, name in zip(*axes.get_legend_handles_labels(), strict=True):
-            found.setdefault(name, handle)
-        names = [name for name in order or found if name in found]
-        handles = [found[name] for name in names]
-        self.figure.legend(
-            handles,
-            [shown(name, _BELOW) for name in names],
-            loc="outside upper left",
-            ncols=3,
-            handlelength=1.9,
-            columnspacing=1.1,
-            handletextpad=0.5,
-            borderaxespad=0.1,
-        )
-
-
-@contextmanager
-def _drawing(message: str, height: float = _HEIGHT) -> Iterator[_Drawing]:
-    """A figure to draw into; its SVG is there at the end."""
-    # A salt of its own makes the ids of a figure differ from those of the page's other ones.
-    with mpl.rc_context({**_SETTINGS, "svg.hashsalt": message}), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Glyph .* missing from", UserWarning)  # the page has others
-        drawing = _Drawing(
-            Figure((_WIDTH / _POINTS_PER_INCH, height / _POINTS_PER_INCH), layout="constrained")
-        )
-        yield drawing
-        text = io.StringIO()
-        # Not savefig, which draws twice.
-        FigureCanvasSVG(drawing.figure).print_svg(text, metadata={"Date": None})  # type: ignore[no-untyped-call]
-    drawing.svg = _for_page(text.getvalue(), message)
-
-
-def _for_page(text: str, message: str) -> str:
-    """matplotlib's SVG as an element of the page: presentation attributes in place of styles, which the
-    page's policy forbids, the theme's colours, and no id but those referred to."""
-    root = ElementTree.fromstring(text)  # noqa: S314 - made by matplotlib a moment ago
-    message = shown(message)
-    _tidy(root, set(_REFERENCE.findall(text)))
-    root.attrib = {
-        "viewBox": root.attrib["viewBox"],
-        "role": "img",
-        "aria-label": message,
-        "class": "chart",
-    }
-    return ElementTree.tostring(root, encoding="unicode")
-
-
-def _tidy(element: ElementTree.Element, referred: set[str]) -> None:
-    element.tag = element.tag.rpartition("}")[2]
-    attributes = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
-    for part in attributes.pop("style", "").split(";"):
-        name, _, value = (piece.strip() for piece in part.partition(":"))
-        if name == "font":
-            name, value = "font-size", next(word for word in value.split() if word.endswith("px"))
-        attributes[name] = value
-    if attributes.get("id") not in referred:
-        attributes.pop("id", None)
-    if attributes.get("transform", "").startswith("rotate(-0 "):
-        del attributes["transform"]
-    element.attrib = {
-        name: _attribute(name, value) for name, value in attributes.items() if name in _ATTRIBUTES
-    }
-    if element.tag != "text":
-        element.text = None
-    element.tail = None
-    for child in list(element):
-        _tidy(child, referred)
-        unseen = child.tag == "path" and child.get("fill") == "none" and child.get("stroke") is None
-        empty = child.tag in ("g", "defs") and not len(child)
-        if unseen or empty or child.tag in ("metadata", "style"):
-            element.remove(child)
-
-
-def _attribute(name: str, value: str) -> str:
-    if name in ("d", "x", "y", "transform"):
-        return _DECIMALS.sub(lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), value)
-    return _VARIABLES.get(value, value.removesuffix("px"))
+            drawn.legend()
+    return drawn.svg
 
 
 def _curves(
-    curves: Mapping[str, tuple[ArrayLike, ArrayLike]], x: str, y: str, diagonal: str, message: str
+    curves: Mapping[str, tuple[ArrayLike, ArrayLike]],
+    bands: Bands,
+    x: str,
+    y: str,
+    diagonal: str,
+    message: str,
 ) -> str:
-    with _drawing(message, _TALL) as drawing:
-        axes = drawing.figure.add_subplot()
+    with drawing(message, TALL) as drawn:
+        axes = drawn.figure.add_subplot()
         for (name, points), style in zip(curves.items(), (_OURS, _THEIRS), strict=True):
             axes.plot(*points, label=name, **{**style, **_BARE})
+            if (band := bands.get(name)) is not None:
+                axes.fill_between(*band, color=style["color"], alpha=_PALE, linewidth=0)
         axes.plot([0, 1], [0, 1], label=diagonal, **_RULE)
         _plain(axes, x, y, percent=True)
         _square(axes, (0, 1))
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_ticks([0, 0.25, 0.5, 0.75, 1])
         axes.xaxis.set_major_formatter(_percent)
-        drawing.legend()
-    return drawing.svg
+        drawn.legend()
+    return drawn.svg
+
+
+def _whiskers(
+    axes: Axes, places: Iterable[float], values: Sequence[Estimate], colour: str = COLOUR["ink"]
+) -> None:
+    """Intervals as upright lines, of the values that have one."""
+    for place, one in zip(places, values, strict=True):
+        if one.known:
+            axes.plot([place] * 2, [one.low, one.high], color=colour, linewidth=1.2, zorder=3)
 
 
 def _square(axes: Axes, ends: tuple[float, float]) -> None:
@@ -424,7 +424,7 @@ def _over_bars(figure: Figure, levels: Sequence[str], sizes: Sequence[float], un
     above: Axes
     below: Axes
     above, below = figure.subplots(2, 1, sharex=True, height_ratios=(3.2, 1))
-    below.bar(range(len(levels)), sizes, color=_COLOUR["bar"], width=0.72)
+    below.bar(range(len(levels)), sizes, color=COLOUR["bar"], width=0.72)
     _plain(below, "", unit)
     below.yaxis.set_major_locator(_ticks(2))
     _levels(below, levels)
@@ -435,7 +435,7 @@ def _over_bars(figure: Figure, levels: Sequence[str], sizes: Sequence[float], un
 
 def _levels(axes: Axes, levels: Sequence[str]) -> None:
     """Names below an axis, upright where they would meet."""
-    names = [shown(level, _BELOW) for level in levels]
+    names = [shown(level, BELOW) for level in levels]
     upright = max(map(len, names)) * len(names) > _ROOM
     axes.set_xticks(range(len(names)), names, rotation=90 if upright else 0)
     axes.set_xlim(-0.6, len(levels) - 0.4)

@@ -4,7 +4,8 @@ import base64
 import hashlib
 import io
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
 from importlib import resources
 
 from jinja2 import Environment, StrictUndefined
@@ -12,13 +13,11 @@ from markupsafe import Markup, escape
 
 from vfl.party.spreadsheet import write_rows
 from vfl.report import words
+from vfl.report.blocks import PageSection
 from vfl.report.evidence import Evidence
 from vfl.report.guest_page import GuestPage
-from vfl.report.sections import (
-    CoordinatorPage,
-    HostPage,
-    SheetRow,
-)
+from vfl.report.host_page import HostPage
+from vfl.report.sections import CoordinatorPage, SheetRow
 from vfl.text import shown
 
 PAGE = "report.html"
@@ -28,7 +27,20 @@ SHEETS = (
     "lorenz",
     "lift",
     "double_lift",
+    "calibration",
+    "residuals",
+    "residuals_by_prediction",
+    "benchmark",
+    "benchmark_groups",
+    "benchmark_kept",
+    "benchmark_changes",
+    "benchmark_segments",
     "factors",
+    "tables",
+    "factors_by",
+    "fairness",
+    "fairness_parity",
+    "fairness_proxy",
     "importance",
     "partial_dependence",
     "relativities",
@@ -40,16 +52,55 @@ SHEETS = (
 )
 """The tables that a report may have, as NAME.csv beside the page."""
 
-_LONGEST = 500  # characters of a piece of text, so that no name fills the page
+_LONGEST = 1000  # characters of a piece of text: no name fills the page, no sentence of ours is cut
 
 _PIECE = re.compile("[^\n\u00a0]+")
 
 
-def render(evidence: Evidence) -> dict[str, bytes]:
-    """The files of a report by name: the page and its tables."""
+Told = dict[str, list[dict[str, object]]]
+TOLD = frozenset({"metrics", *(name for name in SHEETS if name.startswith(("benchmark", "fairness")))})
+"""The tables that are in what `vfl report --json` prints, too."""
+
+
+def render(evidence: Evidence, told: Told | None = None) -> dict[str, bytes]:
+    """The files of a report by name: the page and its tables. Those of TOLD go into `told` as well, a
+    row each."""
     pages = {"guest": GuestPage, "host": HostPage, "coordinator": CoordinatorPage}
     page = pages[evidence.role](evidence)
     sections = page.sections()
+    around = PageHead(
+        title=evidence.job["job"]["name"],
+        over=f"Report of {evidence.party}, {_role(evidence)}",
+        purpose=evidence.job["job"]["purpose"],
+        ended=evidence.ended,
+        party=evidence.party,
+        version=evidence.version,
+        about=f"model {evidence.model}",
+    )
+    text = write_page(around, sections)
+    if told is not None:
+        for name in sorted(TOLD & page.sheets.keys()):
+            head, *rows = page.sheets[name]
+            told[name] = [dict(zip(map(str, head), row, strict=True)) for row in rows]
+    files = {PAGE: text.encode()}
+    return files | {f"{name}.csv": csv_of(rows) for name, rows in page.sheets.items()}
+
+
+@dataclass(frozen=True)
+class PageHead:
+    """What stands around the sections of a page. `about`: what it is of, at its foot."""
+
+    title: str
+    over: str
+    purpose: str
+    ended: str  # ISO 8601, UTC
+    party: str
+    version: str  # of vfl
+    about: str
+
+
+def write_page(head: PageHead, sections: Sequence[PageSection]) -> str:
+    """A page as HTML, in one file."""
     package = resources.files("vfl.report")
     style, script = (package.joinpath(name).read_text("utf-8") for name in ("page.css", "page.js"))
     environment = Environment(
@@ -61,19 +112,13 @@ def render(evidence: Evidence) -> dict[str, bytes]:
     )
     environment.filters["whole"] = _whole
     template = environment.from_string(package.joinpath("page.html.j2").read_text("utf-8"))
-    text = template.render(
-        evidence=evidence,
-        title=evidence.job["job"]["name"],
-        over=f"Report of {evidence.party}, {_role(evidence)}",
-        purpose=evidence.job["job"]["purpose"],
-        ended=words.day(evidence.ended),
+    return template.render(
+        **{**asdict(head), "ended": words.day(head.ended)},
         sections=sections,
         style=Markup(style),  # noqa: S704 - files of this package
         script=Markup(script),  # noqa: S704
         policy=_policy(style, script),
     )
-    files = {PAGE: text.encode()}
-    return files | {f"{name}.csv": csv_of(rows) for name, rows in page.sheets.items()}
 
 
 def _role(evidence: Evidence) -> str:

@@ -6,7 +6,7 @@ import numpy as np
 from markupsafe import Markup
 
 from vfl.leakage.disclosure import Disclosure, terms_of
-from vfl.models.relativities import table_of
+from vfl.models.relativities import Line, table_of
 from vfl.report import figures, words
 from vfl.report.blocks import (
     Code,
@@ -18,7 +18,6 @@ from vfl.report.blocks import (
     Note,
     PageBlock,
     PageSection,
-    Pair,
     TableCell,
     Tile,
     Tiles,
@@ -26,7 +25,6 @@ from vfl.report.blocks import (
 )
 from vfl.report.evidence import Evidence
 from vfl.report.words import fixed, listed, number
-from vfl.text import counted
 
 _MOST_ROWS = 200  # of a table
 SheetRow = Sequence[object]
@@ -85,6 +83,8 @@ class Page:
             pairs.append((whose, f"{one.aligned_rows:,}"))
         what = "run here" if one.role == "coordinator" else "model"
         pairs += [("ended", words.day(one.ended)), (f"name of the {what}", one.model)]
+        if one.edited_from:
+            pairs.append(("edited from", one.edited_from))
         return Facts(pairs)
 
     def warnings(self) -> list[PageBlock]:
@@ -132,8 +132,10 @@ class Page:
         blocks.append(Code("The job file as all parties got it, defaults written out", text))
         lead = (
             "Every message of this run by type, as the code that sends it describes it. Sizes are those "
-            "before TLS. The alignment of ids that came before is a run of its own and not counted here."
+            "before TLS."
         )
+        if not one.over_rows:
+            lead += " The alignment of ids that came before is a run of its own and not counted here."
         return PageSection("exchange", "What left and what came", [lead], blocks)
 
     def gave_away(self) -> PageSection:
@@ -183,6 +185,7 @@ class Page:
             return [Note("The model has no column of this party.")]
         relative = any(line.relativity is not None for line in one.lines)
         errors = any(line.standard_error is not None for line in one.lines)
+        inferred = any(line.p_value is not None for line in one.lines)
         name = "relativity" if relative else "coefficient"
         sheet = self.sheet("relativities", *table_of(one.lines))
         drawn = []
@@ -199,13 +202,7 @@ class Page:
                 f"The {name} of {column} goes from {number(known[least])} at {levels[least].level} to "
                 f"{number(known[most])} at {levels[most].level}."
             )
-            svg = figures.relativities(
-                [line.level for line in levels],
-                known,
-                [line.rows or 0 for line in levels],
-                name,
-                message,
-            )
+            svg = _chart([(line.level, line.rows) for line in levels], known, name, message)
             drawn.append(figure_of(column, message, svg, sheet))
         rows: list[list[TableCell]] = [
             [
@@ -214,53 +211,59 @@ class Page:
                 fixed(line.coefficient, 4),
                 *([_error(line.standard_error)] if errors else []),
                 relativity_or_blank(line.factor) if relative else fixed(line.effect, 4),
+                *(_interval(line, relative) if inferred else []),
                 "" if line.rows is None else f"{line.rows:,}",
             ]
             for line in one.lines
         ]
         head = ["column", "level or step", "coefficient", *(["standard error"] if errors else [])]
-        head += [name if relative else "effect", "rows"]
+        ends = ["from", "to (95 %)", "p"] if inferred else []
+        head += [name if relative else "effect", *ends, "rows"]
         table = cells("Coefficients and relativities", head, rows, text=2, sheet=sheet)
-        return [Gallery(drawn[:MOST_FACTORS]), table] if drawn else [table]
+        return [*([Gallery(drawn[:MOST_FACTORS])] if drawn else []), table, *self.test_blocks()]
+
+    def test_blocks(self) -> list[PageBlock]:
+        """The type III tests of this party's columns, and what the guest knows of the fit."""
+        one = self.evidence
+        found: list[PageBlock] = []
+        if one.tests:
+            named = "F" if any(test.of is not None for test in one.tests.values()) else "chi squared"
+            rows: list[list[TableCell]] = [
+                [column, f"{test.freedom}", fixed(test.statistic, 2), f"{test.p_value:.3g}"]
+                for column, test in one.tests.items()
+            ]
+            head = ["column", "coefficients", named, "p"]
+            found.append(cells("Type III tests of whole columns (Wald)", head, rows, text=1))
+        return [*found, *(Note(f"{line[0].upper()}{line[1:]}.") for line in one.inferred)]
+
+
+def _interval(line: Line, relative: bool) -> list[TableCell]:
+    """Both ends, and the p-value."""
+    low, high = (line.relativity_low, line.relativity_high) if relative else (line.low, line.high)
+    p_value = "" if line.p_value is None else f"{line.p_value:.3g}"
+    if relative:
+        return [relativity_or_blank(low), relativity_or_blank(high), p_value]
+    return [*("" if end is None else fixed(end, 4) for end in (low, high)), p_value]
+
+
+def _chart(
+    levels: Sequence[tuple[str, int | None]], values: Sequence[float], name: str, message: str
+) -> str:
+    """The relativities of a column: of levels with their rows, or of a curve, whose points have none."""
+    points = [place for place, (_, rows) in enumerate(levels) if rows is None]
+    if not points:
+        return figures.relativities(
+            [level for level, _ in levels], values, [rows or 0 for _, rows in levels], name, message
+        )
+    missing = [value for (_, rows), value in zip(levels, values, strict=True) if rows is not None]
+    grid = [float(levels[place][0]) for place in points]
+    return figures.bend(
+        grid, [values[place] for place in points], missing[0] if missing else None, name, message
+    )
 
 
 def _error(standard_error: float | None) -> str:
     return "" if standard_error is None else fixed(standard_error, 4)
-
-
-class HostPage(Page):
-    def sections(self) -> list[PageSection]:
-        one = self.evidence
-        lead = (
-            f"This party, {one.party}, was asked by {one.parties[0]} to train {one.job['job']['name']} "
-            f"with it, for {one.job['job']['purpose']}. {self.cost}"
-        )
-        return self.framed(lead, self._columns())
-
-    def _columns(self) -> PageSection:
-        one, title = self.evidence, "Which columns were used"
-        if one.kind.has_relativities:
-            lead = f"Relativities of the columns of {one.party}; no other party has them."
-            return PageSection("columns", title, [lead], self.relativity_blocks())
-        if not one.splits:
-            return PageSection("columns", title, [f"The model uses no column of {one.party}."], [])
-        ordered = sorted(one.splits.items(), key=lambda item: (-item[1], item[0]))
-        sheet = self.sheet("splits", ("column", "splits"), ordered)
-        total = sum(one.splits.values())
-        most, own = ordered[0], counted(total, "split")
-        message = f"{most[0]} has {most[1]:,} of this party's {own}, the most."
-        svg = figures.bars([(name, count) for name, count in ordered[:MOST_BARS]], "splits", message)
-        parts = words.shares([count for _, count in ordered], 1)
-        rows: list[list[TableCell]] = [
-            [name, f"{count:,}", part] for (name, count), part in zip(ordered, parts, strict=True)
-        ]
-        table = cells("Splits of all columns", ["column", "splits", "of all"], rows)
-        lead = (
-            f"The model splits {counted(total, 'time')} on columns of {one.party}. Thresholds and "
-            "categories stay with this party."
-        )
-        pair = Pair([Gallery([figure_of("Splits by column", message, svg, sheet)]), table])
-        return PageSection("columns", title, [lead], [pair])
 
 
 class CoordinatorPage(Page):

@@ -1,13 +1,20 @@
 """What a report says: numbers, names and sentences as a person reads them."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+import numpy as np
+
+from vfl.arrays import Floats
 from vfl.leakage.disclosure import AUC, Basis, Disclosure, Kind
+from vfl.learn.bootstrap import LEAST, SEED, Estimate, Resamples
+from vfl.learn.design import MISSING
+from vfl.learn.metrics import OTHER
 from vfl.report.evidence import Evidence
-from vfl.text import counted
+from vfl.text import OrderKey, counted, level_order
 
 DASH = "–"
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -19,7 +26,9 @@ METRICS: Mapping[str, tuple[str, str]] = {  # of the models' documents: name, wh
     "log_loss": ("log loss", "lower is better"),
     "brier": ("Brier score", "mean squared error of probabilities; lower is better"),
     "deviance": ("deviance", "mean unit deviance; lower is better"),
+    "pinball_loss": ("pinball loss", "mean; lower is better"),
     "d2": ("D²", "share of the deviance explained"),
+    "coverage": ("coverage", "share of labels not above the prediction"),
     "mae": ("mean absolute error", "lower is better"),
     "actual_expected": ("actual / expected", "1 where the total is right"),
     "calibration_slope": ("calibration slope", "below 1 where predictions are too extreme"),
@@ -66,14 +75,18 @@ class RateWords:
     percent: bool  # whether rates are shares
     total: str  # what sums of the label are
     size: str  # what groups of rows are measured in: policies, exposure
+    predicted: str = ""  # what a prediction is, where it is no such rate
 
     @classmethod
     def of(cls, evidence: Evidence) -> "RateWords":
         label, size = evidence.label or "the label", _size(evidence)
         if evidence.objective in ("binary", "logistic"):
             return cls(f"The probability of {label}", f"rate of {label}", True, label, size)
-        if evidence.objective == "poisson":
+        if evidence.objective in ("poisson", "negative_binomial"):
             return cls(f"The frequency of {label}", f"frequency of {label}", False, label, size)
+        if (quantile := evidence.loss.quantile) is not None:
+            which = f"The {quantile:g} quantile of {label}"
+            return cls(which, f"mean {label}", False, label, size, which[4:])
         return cls(f"The mean of {label}", f"mean {label}", False, label, size)
 
 
@@ -111,7 +124,7 @@ def _size(evidence: Evidence) -> str:
     if held is not None and (held.weight != 1).any():
         return "weight"
     # A row of gamma is a claim, one of squared or gaussian anything.
-    one_each = ("binary", "logistic", "poisson", "tweedie")
+    one_each = ("binary", "logistic", "poisson", "negative_binomial", "tweedie")
     return "policies" if evidence.objective in one_each else "rows"
 
 
@@ -197,6 +210,36 @@ def shares(parts: Sequence[float], decimals: int = 0) -> list[str]:
     return [share(one / units, decimals) for one in whole]
 
 
+def level_key(level: str) -> tuple[int, OrderKey]:
+    """Levels in their own order, those of many names and missing ones last."""
+    return (1, ()) if level == OTHER else (2, ()) if level == MISSING else (0, level_order(level))
+
+
+def interval(one: Estimate, said: Callable[[float], str]) -> str:
+    """'0.91 to 1.12'; a dash where it is not known."""
+    return f"{said(one.low)} to {said(one.high)}" if one.known else DASH
+
+
+def estimated(one: Estimate, said: Callable[[float], str]) -> str:
+    """'1.01 (0.91 to 1.12)', or the figure alone."""
+    return f"{said(one.value)} ({interval(one, said)})" if one.known else said(one.value)
+
+
+def with_interval(one: Estimate, said: Callable[[float], str]) -> tuple[str, str]:
+    """A figure and its interval, as a cell of a table."""
+    return said(one.value), interval(one, said)
+
+
+def how_sure(resamples: Resamples, known: bool) -> str:
+    """What intervals are, in a sentence."""
+    what = counted(resamples.policies, "policy", "policies") if known else "rows, one by one"
+    return (
+        f"Intervals are of 95 %: the middle of what {resamples.draws} draws of the {what}, with "
+        f"replacement, come to (seed {SEED}). Rates of groups in which fewer than {LEAST} had anything "
+        "happen have none."
+    )
+
+
 def alike(values: Sequence[float], digits: int = 3) -> list[str]:
     """Numbers of a table's column: in as many decimals as so many digits of the largest take."""
     most = max((abs(value) for value in values if math.isfinite(value)), default=0.0)
@@ -243,11 +286,21 @@ def day(iso: str) -> str:
 
 def job_file(job: Mapping[str, Mapping[str, object]]) -> str:
     """The job as TOML with every default written out."""
-    lines: list[str] = []
-    for section, settings in job.items():
-        lines += ["", f"[{section}]"] if lines else [f"[{section}]"]
-        lines += [f"{key} = {_toml(value)}" for key, value in settings.items() if value is not None]
-    return "\n".join(lines)
+    return "\n\n".join(part for section, settings in job.items() for part in _tables(section, settings))
+
+
+def _tables(name: str, settings: Mapping[str, object]) -> Iterator[str]:
+    """A table and those within it."""
+    within = {key: value for key, value in settings.items() if isinstance(value, Mapping)}
+    own = {key: value for key, value in settings.items() if key not in within and value is not None}
+    if own or not within:
+        yield "\n".join([f"[{name}]", *(f"{_key(key)} = {_toml(value)}" for key, value in own.items())])
+    for key, value in within.items():
+        yield from _tables(f"{name}.{_key(key)}", value)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch("[A-Za-z0-9_-]+", name) else _toml(name)
 
 
 def _toml(value: object) -> str:
@@ -256,8 +309,6 @@ def _toml(value: object) -> str:
     if isinstance(value, str):
         escaped = value.replace("\\", "\\\\").replace('"', '\\"')
         return f'"{escaped}"'
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_toml(str(k))} = {_toml(v)}" for k, v in value.items()) + "}"
     if isinstance(value, Iterable):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return str(value)
@@ -283,9 +334,21 @@ def tenth(part: float) -> str:
     return "tenth" if 0.08 <= part <= 0.12 else share(part, 0)
 
 
-def rises(name: str, ours: float, theirs: float, alone: str) -> str:
-    """Both values of a measure of which more is better, and which is greater."""
+def rises(name: str, ours: float, theirs: float, alone: str, difference: Estimate) -> str:
+    """Both values of a measure of which more is better, and which is greater, if that is known."""
     if not (math.isfinite(ours) and math.isfinite(theirs)):
         return f"{name} cannot be told on these rows."
-    verb = "rises" if ours > theirs else "falls" if ours < theirs else "stays"
-    return f"{name} {verb} from {fixed(theirs)} ({alone}) to {fixed(ours)} (federation)."
+    both = f"from {fixed(theirs)} ({alone}) to {fixed(ours)} (federation)"
+    if not difference.known:
+        return f"{name} goes {both}; how sure that is, too little happened to tell."
+    how = f"by {estimated(difference, signed)}"
+    if difference.has(0):
+        return f"{name} goes {both}, {how}: 0 is in the interval, so that it may be chance."
+    return f"{name} {'rises' if difference.value > 0 else 'falls'} {both}, {how}."
+
+
+def normal_quantiles(places: Floats) -> Floats:
+    """The quantiles of the standard normal distribution."""
+    from scipy.special import ndtri
+
+    return np.asarray(ndtri(places))
