@@ -1,6 +1,23 @@
 """The command line: one party of a federation."""
 
-from vfl.cli import jobs, keys, leakage, ledger, relay, results, settings  # noqa: F401 - of `main`
+from vfl.cli import (  # noqa: F401 - of `main`
+    completion,
+    directories,
+    init,
+    jobs,
+    kept,
+    keys,
+    leakage,
+    ledger,
+    oneway,
+    online,
+    relay,
+    results,
+    settings,
+    status,
+    tariff,
+    worth,
+)
 from vfl.cli.group import main
 
 __all__ = ["main"]

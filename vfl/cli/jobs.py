@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vfl.cli.completion import names_of
 from vfl.cli.group import main
-from vfl.cli.options import FORCE, JSON, MODEL, PARTY, WAIT
+from vfl.cli.options import FORCE, JSON, LOCAL_CLUSTER, MODEL, PARTY, WAIT
 from vfl.cli.running import need_role, run
 from vfl.errors import ConfigError
 from vfl.terminal.progress import show_progress
@@ -70,13 +71,15 @@ def doctor(party: Path, wait: float, job: Path | None, as_json: bool) -> None:
 
 @main.command(short_help="Serve jobs as a host or coordinator.")
 @PARTY
-def serve(party: Path) -> None:
+@LOCAL_CLUSTER
+def serve(party: Path, local: int | None) -> None:
     """Serve jobs as a host or coordinator, one after the other, until Ctrl-C, SIGTERM or SIGHUP."""
     with contextlib.suppress(KeyboardInterrupt):  # it may come before anything is served
-        _serve(party)
+        _serve(party, local)
 
 
-def _serve(party: Path) -> None:
+def _serve(party: Path, local: int | None) -> None:
+    from vfl.jobs.cluster import on_cluster
     from vfl.jobs.connect import Site
     from vfl.jobs.coordinator import coordinate
     from vfl.jobs.host import serve as serve_host
@@ -86,7 +89,7 @@ def _serve(party: Path) -> None:
     if settings.role == "guest" and not settings.coordinators:
         need_role(settings.role, "host", party)
     work = coordinate if settings.role == "coordinator" else serve_host
-    with show_progress(times=True) as show:
+    with show_progress(times=True) as show, on_cluster(settings, show, local):
         try:
             run(work(Site.open(settings), show))
         except KeyboardInterrupt:
@@ -106,8 +109,8 @@ def _serve(party: Path) -> None:
 )
 @click.option(
     "--engine",
-    type=click.Choice(["ecdh", "ot"]),
-    help="ecdh sends least, ot takes least time; as [align] says by default.",
+    type=click.Choice(["ecdh", "ot", "vole"]),
+    help="How ids are compared (docs/alignment.md); as [align] says by default.",
 )
 @click.option(
     "--extend",
@@ -115,6 +118,7 @@ def _serve(party: Path) -> None:
     is_flag=False,
     flag_value="",
     help="Match only what an alignment (the latest by default) has not: new and late rows.",
+    shell_complete=names_of("alignment", jobs=True),
 )
 @click.option(
     "--diagnose",
@@ -147,9 +151,11 @@ def align(
 
     settings = load_party(party)
     if dry_run and settings.role != "coordinator":
+        from vfl.blocks.scratch import Scratch
         from vfl.party.id_report import profile_ids
+        from vfl.party.store import Store
 
-        found = profile_ids(settings.data)
+        found = profile_ids(settings.data, Scratch(Store(settings.party.store).scratch_at_hand))
         if as_json:
             put_json(asdict(found))
         else:
@@ -189,50 +195,37 @@ def align(
 
 @main.command()
 @PARTY
-@JSON
-def alignments(party: Path, as_json: bool) -> None:
-    """List the alignments that this party keeps, the oldest first."""
-    from vfl.jobs.alignments import list_alignments
-    from vfl.jobs.connect import store_of
-    from vfl.party.config import load_party
-    from vfl.party.config_values import UNLIMITED
-    from vfl.party.sections import PolicySection
-    from vfl.terminal.results import put_alignments
-
-    settings = load_party(party)
-    # A guest's own policy is not used.
-    policy = settings.policy if settings.role == "host" else PolicySection(alignment_days=UNLIMITED)
-    found = list_alignments(store_of(settings), policy)
-    if as_json:
-        put_json({"alignments": found})
-    elif not found:
-        stdout.put("there is no alignment yet")
-    else:
-        put_alignments(found)
-
-
-@main.command()
-@PARTY
 @click.argument("job", type=click.Path(path_type=Path), metavar="JOB.toml")
 @click.option(
     "--alignment",
     metavar="NAME",
     help="An alignment, or what --name called it (the newest); the latest by default.",
+    shell_complete=names_of("alignment", jobs=True),
 )
 @click.option("--fresh", is_flag=True, help="Start anew where an interrupted training would go on.")
 @WAIT
+@LOCAL_CLUSTER
 @JSON
 def train(
-    party: Path, job: Path, alignment: str | None, fresh: bool, wait: float, as_json: bool
+    party: Path,
+    job: Path,
+    alignment: str | None,
+    fresh: bool,
+    wait: float,
+    local: int | None,
+    as_json: bool,
 ) -> None:
     """Train the model of a job file together with the hosts."""
+    from vfl.jobs.cluster import on_cluster
     from vfl.jobs.connect import Site
     from vfl.jobs.training import train as train_guest
     from vfl.party.config import load_job, load_party
     from vfl.terminal.results import account_document, model_document, put_model
 
     settings, wanted = load_party(party), load_job(job)
-    if settings.role == "coordinator" and wanted.over_rows:
+    if settings.role == "coordinator":
+        if local is not None:
+            raise ConfigError("--local-cluster is for jobs over columns: leave it out")
         _lead(settings, wanted, alignment, fresh, wait, as_json)
         return
     need_role(settings.role, "guest", party)
@@ -241,7 +234,7 @@ def train(
             "a job over rows is started by its server, the coordinator: run `vfl serve` here, and "
             "`vfl train` there"
         )
-    with show_progress() as show:
+    with show_progress() as show, on_cluster(settings, show, local):
         site = Site.open(settings)
         site.warn_of_ending(show)
         work = train_guest(site, wanted, alignment=alignment, fresh=fresh, wait=wait, show=show)
@@ -290,17 +283,17 @@ def _lead(
 @MODEL
 @click.option(
     "--data",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
+    metavar="PLACE",
     required=True,
-    help="The rows to score, .csv or .parquet.",
+    help="The rows to score: a file, a folder or pattern of files, or a table of a database "
+    "(postgresql://user@host/name#table).",
 )
 @click.option(
     "--out",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
+    metavar="PLACE",
     required=True,
-    help="Where the scores go, .csv or .parquet.",
+    help="Where the scores go: a .csv or .parquet file, a folder of Parquet files (FOLDER/), or a new "
+    "table of a database (postgresql://user@host/name#table).",
 )
 @click.option("--explain", is_flag=True, help="Add what each column or party adds, and reasons.")
 @click.option(
@@ -312,20 +305,22 @@ def _lead(
 @click.option("--fresh", is_flag=True, help="Do not go on with an unfinished batch.")
 @FORCE
 @WAIT
+@LOCAL_CLUSTER
 @JSON
 def score(
     party: Path,
     model: str,
-    data: Path,
-    out: Path,
+    data: str,
+    out: str,
     explain: bool,
     top: int | None,
     fresh: bool,
     force: bool,
     wait: float,
+    local: int | None,
     as_json: bool,
 ) -> None:
-    """Score a file of rows without labels.
+    """Score rows without labels.
 
     After any failure or kill the same command goes on where it was; the output appears only when all
     rows are scored, in place of earlier scores. In .csv an apostrophe stands before text that a
@@ -335,6 +330,7 @@ def score(
     writes the output; 9 a host ended the job, such as by its limit of rows a day; all others need a
     person (vfl --help).
     """
+    from vfl.jobs.cluster import on_cluster
     from vfl.jobs.connect import Site
     from vfl.jobs.scoring import ScoreOptions
     from vfl.jobs.scoring import score as score_batch
@@ -345,7 +341,7 @@ def score(
         raise ConfigError("--top goes with --explain: add it, or leave --top out")
     settings = load_party(party)
     need_role(settings.role, "guest", party)
-    with show_progress() as show:
+    with show_progress() as show, on_cluster(settings, show, local):
         site = Site.open(settings)
         site.warn_of_ending(show)
         done = run(
@@ -362,9 +358,10 @@ def score(
     if as_json:
         put_json(
             {
-                "out": str(out.resolve()),
+                "out": out if "://" in out else str(Path(out).resolve()),
                 "rows": done.rows,
                 "unknown": done.unknown,
+                "lookup": done.lookup,
                 "resumed_from": done.resumed_from,
                 "rows_per_second": done.rows_per_second,
                 "seconds_by_phase": done.seconds,

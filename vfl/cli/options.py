@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from vfl.cli.completion import names_of
 from vfl.terminal.usage import NumberType
 
 PARTY = click.argument("party", type=click.Path(path_type=Path), metavar="PARTY.toml")
@@ -20,6 +21,14 @@ MODEL = click.option(
     metavar="NAME",
     required=True,
     help="A model, or its job (the newest model of it), or a path.",
+    shell_complete=names_of("model", "run", jobs=True, paths=True),
+)
+LOCAL_CLUSTER = click.option(
+    "--local-cluster",
+    "local",
+    type=NumberType(1, 256, whole=True),
+    metavar="WORKERS",
+    help="Have rows lie with so many processes of this machine, to try what a cluster does.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 FORCE = click.option(

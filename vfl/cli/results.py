@@ -1,5 +1,6 @@
 """Commands that show what this party keeps of a model."""
 
+from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -18,23 +19,27 @@ def relativities(party: Path, model: str, as_json: bool) -> None:
 
     A level's relativity is its factor against the base level, a numeric column's that of a step: a
     standard deviation (SD), or what step in [glm] of the party file says. Models over rows have standard
-    errors, too.
+    errors, too, and with inference = true in [glm] of the job all have intervals and tests.
     """
     from vfl.jobs.relativities import load_lines
+    from vfl.models.kinds import kind_of_model
     from vfl.models.relativities import table_of
     from vfl.party.config import load_party
     from vfl.party.store import Store
-    from vfl.terminal.results import put_relativities
+    from vfl.terminal.results import put_inference, put_relativities
 
     settings = load_party(party)
     store, steps = Store(settings.party.store), settings.glm.step
-    name, lines = load_lines(store, model, settings.role, steps)
+    half, lines = load_lines(store, model, settings.role, steps)
+    tests, said = kind_of_model(half.model).inferred(half.model)
     if as_json:
         columns, rows = table_of(lines)
         told = [dict(zip(columns, row, strict=True)) for row in rows]
-        put_json({"model": name, "relativities": told})
+        inferred = {"tests": {name: asdict(test) for name, test in tests.items()}, "notes": said}
+        put_json({"model": half.name, "relativities": told, **(inferred if tests or said else {})})
         return
-    put_relativities(name, lines)
+    put_relativities(half.name, lines)
+    put_inference(tests, said)
 
 
 @main.command(short_help="Write a page about a model's run, offline.")
@@ -59,6 +64,7 @@ def report(party: Path, model: str, out: Path | None, force: bool, as_json: bool
     written = write_report(load_party(party), model, out, force=force)
     if as_json:
         files = sorted(path.name for path in written.page.parent.iterdir())
-        put_json({"report": str(written.page), "files": files, "replaced": written.replaced})
+        told = {"report": str(written.page), "files": files, "replaced": written.replaced}
+        put_json(told | {"tables": written.tables})
         return
     stdout.put(f"report in {written.page}{', in place of an earlier one' if written.replaced else ''}")

@@ -23,7 +23,11 @@ def need_role(role: str, needed: str, path: Path) -> None:
 def run(work: Coroutine[object, None, T]) -> T:
     """Run to the end; SIGTERM and SIGHUP end it like Ctrl-C, so that peers are told."""
 
-    async def supervised() -> T:
+    # Not returned by the task: asyncio would make a text of it, for nobody, where it gives the handler
+    # of Ctrl-C back.
+    results: list[T] = []
+
+    async def supervised() -> None:
         asyncio.get_running_loop().set_default_executor(_Threads())
         task = asyncio.current_task()
         if task is not None:
@@ -31,10 +35,10 @@ def run(work: Coroutine[object, None, T]) -> T:
                 with contextlib.suppress(NotImplementedError):  # on Windows
                     if signal.getsignal(number) is not signal.SIG_IGN:
                         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
-        return await work
+        results.append(await work)
 
     try:
-        return asyncio.run(supervised())
+        asyncio.run(supervised())
     except asyncio.CancelledError:
         raise KeyboardInterrupt from None
     except BaseExceptionGroup as failures:
@@ -42,6 +46,7 @@ def run(work: Coroutine[object, None, T]) -> T:
         if isinstance(first, VflError):
             raise first from None
         raise
+    return results[0]
 
 
 class _Threads(ThreadPoolExecutor):

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from vfl.cli.completion import names_of
 from vfl.cli.group import main
 from vfl.cli.options import JSON, MODEL, PARTY
 from vfl.cli.running import need_role
@@ -31,6 +32,7 @@ def policy() -> None:
     "--alignment",
     metavar="NAME",
     help="An alignment of the host's store to check the job on; the latest, if none is named.",
+    shell_complete=names_of("alignment", jobs=True),
 )
 @JSON
 def policy_check(
@@ -104,13 +106,16 @@ def policy_agreement(party: Path, model: str, as_json: bool) -> None:
                 "hosts": terms.hosts,
                 "fingerprints": terms.fingerprints,
                 "signatures": signed,
+                **({"queries": agreement.queries} if agreement.queries else {}),
             }
         )
         return
     over = "over rows" if terms.alignment is None else f"alignment {terms.alignment}"
     stdout.put(f"model {name}, {over}", f"job digest {terms.job.hex()}")
     for who, words in signed.items():
-        stdout.put(f"{who}: {words}; fingerprint {terms.fingerprints[who]}")
+        query = agreement.queries.get(who)
+        of_query = "" if query is None else f"; its table is of a query, digest {query}"
+        stdout.put(f"{who}: {words}; fingerprint {terms.fingerprints[who]}{of_query}")
 
 
 @main.group("config")

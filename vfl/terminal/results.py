@@ -1,9 +1,8 @@
 """What commands have found, as tables and lines on stdout."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import groupby
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vfl.terminal.sheets import Sheet, SheetCell, put_sheet
@@ -13,8 +12,10 @@ from vfl.text import counted
 if TYPE_CHECKING:
     from vfl.jobs.account import Account
     from vfl.jobs.leakage import Leakage
+    from vfl.jobs.publishing import Listed
     from vfl.jobs.scoring import Scored
     from vfl.jobs.training import Trained
+    from vfl.learn.inference import JointTest
     from vfl.models.relativities import Line
     from vfl.party.audit.compare import Comparison
     from vfl.party.audit.tables import MessageRow, Total
@@ -26,7 +27,9 @@ _METRICS = {  # those of the models' documents that the terminal shows, in words
     "auc": "AUC",
     "log_loss": "log loss",
     "deviance": "deviance",
+    "pinball_loss": "pinball loss",
     "d2": "D²",
+    "coverage": "coverage",
     "mae": "mean absolute error",
 }
 
@@ -127,6 +130,7 @@ def put_relativities(name: str, lines: "Sequence[Line]") -> None:
     factors = any(line.relativity is not None for line in lines)
     effect = "relativity" if factors else "effect"
     known = any(line.standard_error is not None for line in lines)
+    inferred = any(line.p_value is not None for line in lines)
     rows: list[list[SheetCell]] = [
         [
             line.column,
@@ -134,20 +138,41 @@ def put_relativities(name: str, lines: "Sequence[Line]") -> None:
             f"{line.coefficient:.4f}",
             *([_four(line.standard_error)] if known else []),
             _four(line.factor if factors else line.effect),
+            *(_interval(line, factors) if inferred else []),
             line.rows,
         ]
         for line in lines
     ]
     error = ("standard error",) if known else ()
-    heads = ("column", "level or step", "coefficient", *error, effect, "rows")
+    ends = ("from", "to (95 %)", "p") if inferred else ()
+    heads = ("column", "level or step", "coefficient", *error, effect, *ends, "rows")
     put_sheet(Sheet(heads, rows, f"model {name}", frozenset(heads[2:])))
+
+
+def _interval(line: "Line", factors: bool) -> list[SheetCell]:
+    low, high = (line.relativity_low, line.relativity_high) if factors else (line.low, line.high)
+    return [_four(low), _four(high), "" if line.p_value is None else f"{line.p_value:.3g}"]
+
+
+def put_inference(tests: "Mapping[str, JointTest]", said: Sequence[str]) -> None:
+    """The tests of whole columns, and what is known of the fit."""
+    if tests:
+        rows: list[list[SheetCell]] = [
+            [column, one.freedom, f"{one.statistic:.2f}", f"{one.p_value:.3g}"]
+            for column, one in tests.items()
+        ]
+        named = "F" if any(one.of is not None for one in tests.values()) else "chi squared"
+        heads = ("column", "coefficients", named, "p")
+        put_sheet(Sheet(heads, rows, "type III tests (Wald)", frozenset(heads[1:])))
+    for line in said:
+        stdout.put(line)
 
 
 def _four(value: float | None) -> str:
     return "" if value is None else f"{value:.4f}"
 
 
-def put_scored(done: "Scored", out: Path) -> None:
+def put_scored(done: "Scored", out: str) -> None:
     """Where the scores are, and which rows are scored without somebody's columns."""
     for name, rows in done.unknown.items():
         if rows:
@@ -185,6 +210,24 @@ def account_document(account: "Account") -> dict[str, object]:
 
 
 # --- Alignments and ids. ----------------------------------------------------------------------------
+
+
+def put_directories(found: "list[Listed]") -> None:
+    """The sealed directories that a party has made, or keeps of its hosts."""
+    heads = ("model", "with", "version", "made (UTC)", "rows", "MB", "expires")
+    rows: list[list[SheetCell]] = [
+        [
+            one["model"],
+            one["peer"],
+            one["version"] or "withdrawn",
+            one["made"][:16].replace("T", " "),
+            one["rows"],
+            f"{one['bytes'] / 1e6:,.1f}",
+            "" if one["withdrawn"] else one["of_use_until"] or "",
+        ]
+        for one in found
+    ]
+    put_sheet(Sheet(heads, rows, "sealed directories"))
 
 
 def put_alignments(found: list[dict[str, Any]]) -> None:
@@ -368,5 +411,7 @@ def put_comparison(found: "Comparison") -> None:
         stdout.put(f"DIFFERS {difference}")
     for line in found.in_flight:
         stdout.put(f"note: in flight when its session ended: {line}")
+    for line in found.lost:
+        stdout.put(f"note: a minute of counts is lost: {line}")
     who, messages = " and ".join(found.parties), counted(found.messages, "message")
     stdout.put(f"{who}: {counted(found.sessions, 'session')}, {messages} in both")

@@ -9,14 +9,18 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from vfl import __version__
 from vfl.errors import ConfigError, DataError, VflError, fault, not_installed
 from vfl.terminal.streams import open_closed, stderr, stdout
 from vfl.text import MOST, counted, shown
+from vfl.version import __version__
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 INTERRUPTED = 130
 COMPUTING = "vfl-computing"  # the name of threads for which nobody waits
@@ -107,7 +111,8 @@ class CommandGroup(click.Group, _Helpful):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """Raises ConfigError for a command that there is not."""
         name = args[0]
-        if self.get_command(ctx, name) is None and not name.startswith("-"):
+        known = self.get_command(ctx, name) is not None or name.startswith("-")
+        if not known and not ctx.resilient_parsing:  # a shell completes what is there
             raise ConfigError(
                 f"'{name}' is no command of {ctx.command_path}{_instead(name, self.list_commands(ctx))}"
             )
@@ -161,6 +166,39 @@ class CommandGroup(click.Group, _Helpful):
                 # Where a thread comes back from compiled code while the interpreter ends, it aborts.
                 os._exit(end.code if isinstance(end.code, int) else 0)
             raise
+
+
+class FileGroup(CommandGroup):
+    """A group whose first word may be a party file: without a command its `default` is meant."""
+
+    default = "list"
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Options before the file are the default's, but that for help."""
+        if args and args[0].startswith("-") and args[0] not in ctx.help_option_names:
+            args = [self.default, *args]
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """A command that is not named is the default, unless the word is one that was misspelt."""
+        word = args[0]
+        if self.get_command(ctx, word) is None and not self._is_misspelt(word):
+            args = [self.default, *args]
+        return super().resolve_command(ctx, args)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> "list[CompletionItem]":
+        """A file beside commands: the first, as bash forgets what stands before it."""
+        from click.shell_completion import CompletionItem
+
+        return [CompletionItem(incomplete, type="file"), *super().shell_complete(ctx, incomplete)]
+
+    def _is_misspelt(self, word: str) -> bool:
+        from vfl.text import nearest_name
+
+        is_file = Path(word).exists() or bool({*word} & {".", os.sep})
+        return not is_file and nearest_name(word, self.commands) is not None
 
 
 class _Interrupted(KeyboardInterrupt):
@@ -273,4 +311,4 @@ def _instead(name: str, known: list[str]) -> str:
     near = nearest_name(name, known)
     if near:
         return f": did you mean {near}?"
-    return f": there are {', '.join(known)}" if len(known) < 20 and not name.startswith("-") else ""
+    return f": there are {', '.join(known)}" if len(known) < 40 and not name.startswith("-") else ""
