@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--tolerance", type=float, default=1e-7)
     parser.add_argument("--holdout", type=float, default=0.2)
     parser.add_argument("--encryption", choices=["paillier", "lattice"], default="paillier")
+    parser.add_argument("--inference", action="store_true", help="standard errors, too")
     parser.add_argument("--key-bits", type=int, default=2048)
     parser.add_argument("--workers", type=int, default=os.cpu_count(), help="processes of each party")
     parser.add_argument("--json", action="store_true", help="print the figures by name instead")
@@ -63,7 +64,7 @@ def measure(work: Path, split: Split, options: argparse.Namespace) -> dict:
         "bureau": ["[glm]", 'binned = ["DrivAge"]'],
     }
     for host in hosts:
-        extra[host] += [*UNBOUND, f'encryptions = ["{options.encryption}"]']
+        extra[host] += [*UNBOUND, 'encryptions = ["paillier", "lattice"]', "inference = true"]
     set_up(folders, split, job(options), options.workers, extra=extra)
     with Memory(folders) as memory, local.serving({h: folders[h] for h in hosts}):
         aligned = local.run(folders[guest], "align", f"{guest}.toml", "--wait", "60")
@@ -101,6 +102,7 @@ alpha = {options.alpha}
 tolerance = {options.tolerance}
 encryption = "{options.encryption}"
 key_bits = {options.key_bits}
+inference = {str(options.inference).lower()}
 """
 
 

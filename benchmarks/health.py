@@ -22,7 +22,7 @@ import lightgbm
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from parties import DATA, check_data
+from parties import check_data, options_of_trees
 from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
@@ -54,15 +54,8 @@ CHAPTERS = (140, 240, 250, 251, 280, 290, 320, 390, 460, 520, 580, 630, 680, 710
 
 def main() -> None:
     """Train all models and print their AUC."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, default=DATA)
+    parser = options_of_trees(__doc__, trees=60, depth=4, learning_rate=0.1)
     parser.add_argument("--rows", type=int, help="the first so many of each table only")
-    parser.add_argument("--trees", type=int, default=60)
-    parser.add_argument("--depth", type=int, default=4)
-    parser.add_argument("--learning-rate", type=float, default=0.1)
-    parser.add_argument("--json", action="store_true", help="print the figures by name instead")
     options = parser.parse_args()
     check_data(options.data / "health")
     warnings.simplefilter("ignore", VflWarning)

@@ -113,7 +113,7 @@ def measure(rows: int, columns: int, options: argparse.Namespace) -> dict[str, f
         "rows_sent_bytes_a_row": sent / rows / batch,
         "products_sent_kb": len(products) / batch / 1e3,
         "answer_sent_kb": len(answer) / batch / 1e3,
-        "public_rows_kept_mb": public.transforms.nbytes / 1e6,
+        "public_rows_kept_mb": public.blocks * 16 * DEGREE / 1e6,
         "hint_kept_mb": encrypted.nbytes / 1e6,
     }
 

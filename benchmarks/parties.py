@@ -216,6 +216,21 @@ def set_up(
     (folders[guest] / "job.toml").write_text(job)
 
 
+def options_of_trees(
+    about: str | None, trees: int, depth: int, learning_rate: float
+) -> argparse.ArgumentParser:
+    """The options of a benchmark of trees in one process, with its own defaults."""
+    parser = argparse.ArgumentParser(
+        description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", type=Path, default=DATA)
+    parser.add_argument("--trees", type=int, default=trees)
+    parser.add_argument("--depth", type=int, default=depth)
+    parser.add_argument("--learning-rate", type=float, default=learning_rate)
+    parser.add_argument("--json", action="store_true", help="print the figures by name instead")
+    return parser
+
+
 def check_data(folder: Path) -> None:
     """End the benchmark where its data are not there."""
     if not folder.is_dir():

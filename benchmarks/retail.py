@@ -21,7 +21,7 @@ import lightgbm
 import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
-from parties import DATA, check_data
+from parties import check_data, options_of_trees
 from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import roc_auc_score
@@ -53,15 +53,8 @@ class Trial:
 
 def main() -> None:
     """Train all models on both splits and print their AUC."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--data", type=Path, default=DATA)
+    parser = options_of_trees(__doc__, trees=40, depth=5, learning_rate=0.2)
     parser.add_argument("--households", type=int, help="of the first so many only")
-    parser.add_argument("--trees", type=int, default=40)
-    parser.add_argument("--depth", type=int, default=5)
-    parser.add_argument("--learning-rate", type=float, default=0.2)
-    parser.add_argument("--json", action="store_true", help="print the figures by name instead")
     options = parser.parse_args()
     check_data(options.data / "retail")
     brand, hosts = load(options.data / "retail", options.households)

@@ -36,7 +36,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int)
     parser.add_argument("--columns", type=int, default=10, help="of each party, for uniform")
     parser.add_argument("--guest-columns", type=int, help="of the guest, if it has fewer")
-    parser.add_argument("--engine", choices=["ecdh", "ot"], default="ecdh", help="of the alignment")
+    parser.add_argument(
+        "--engine", choices=["ecdh", "ot", "vole"], default="ecdh", help="of the alignment"
+    )
     parser.add_argument("--trees", type=int, default=20)
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--max-bins", type=int, default=32)
