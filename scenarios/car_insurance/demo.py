@@ -11,6 +11,7 @@ import json
 import shutil
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import lightgbm
@@ -38,6 +39,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("build/demo"), help="folder to work in")
     parser.add_argument("--policies", type=int, help="use only so many of the insurer's policies")
     parser.add_argument("--trees", type=int, help="instead of the job file's")
+    parser.add_argument("--relay", action="store_true", help="nobody opens a port: all meet at a relay")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON as well")
     options = parser.parse_args()
     started = time.monotonic()
@@ -46,7 +48,8 @@ def main() -> None:
     for host in HOSTS:
         wider = ", ".join(widened(load_party(work / host / f"{host}.toml").policy))
         step(f"{host} allows more than by default, as its data are made up: {wider}")
-    with local.serving({host: work / host for host in HOSTS}):
+    meeting = local.relaying(work, [*TABLES], step) if options.relay else nullcontext()
+    with meeting, local.serving({host: work / host for host in HOSTS}):
         insurer = work / "insurer"
         step("The parties align their ids by private set intersection")
         aligned = local.run(insurer, "align", "insurer.toml")

@@ -11,6 +11,7 @@ import argparse
 import json
 import sys
 import time
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,7 @@ def main() -> None:
     parser.add_argument("--trees", type=int, help="instead of the job files'")
     parser.add_argument("--part", choices=[COLUMNS, ROWS], help="one of the two alone")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the result, as .png or .svg")
+    parser.add_argument("--relay", action="store_true", help="nobody opens a port: all meet at a relay")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON as well")
     options = parser.parse_args()
     started = time.monotonic()
@@ -52,10 +54,13 @@ def main() -> None:
     set_up(work, options.patients, options.stays, options.trees)
     parts = (options.part,) if options.part else (COLUMNS, ROWS)
     found = {}
-    if COLUMNS in parts:
-        found[COLUMNS] = of_columns(work / COLUMNS)
-    if ROWS in parts:
-        found[ROWS] = of_rows(work / ROWS)
+    for part in parts:
+        parties, play = {
+            COLUMNS: (over_columns.PARTIES, of_columns),
+            ROWS: (over_rows.PARTIES, of_rows),
+        }[part]
+        with local.relaying(work / part, parties, step) if options.relay else nullcontext():
+            found[part] = play(work / part)
     for name, table in found.items():
         show(name, table)
     Console(highlight=False).print(f"{time.monotonic() - started:.0f} s in all")

@@ -12,6 +12,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,6 +55,7 @@ def main() -> None:
     )
     parser.add_argument("--trees", type=int, help="instead of the job files'")
     parser.add_argument("--picture", type=Path, metavar="FILE", help="draw the result, as .png or .svg")
+    parser.add_argument("--relay", action="store_true", help="nobody opens a port: all meet at a relay")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON as well")
     options = parser.parse_args()
     started = time.monotonic()
@@ -64,29 +66,32 @@ def main() -> None:
         step(f"{host} allows more than by default, as its data are made up: {wider}")
     brand, done = work / "brand", []
     auc: dict[str, dict[str, float]] = {}
-    with local.serving({"trustee": work / "trustee"}):
-        for host in HOSTS:
-            step(f"The brand aligns and trains {with_words(host)} alone")
-            aligned, trained = with_one(work, host)
-            auc[with_words(host)] = {LATER: trained["metrics"]["federation"]["auc"]}
-            done += [aligned, trained]
-    with local.serving({party: work / party for party in PARTIES[1:]}):
-        step("It aligns with all three and trains with them; the trustee opens sums")
-        aligned = local.run(brand, "align", "brand.toml", "--name", "all")
-        rows, known = aligned["rows"], aligned["known"]["social"]
-        step(f"All {rows:,} rows of the brand take part; the social platform knows {known:,} of them")
-        later = local.run(brand, "train", "brand.toml", "next-week.toml")
-        step("The same, tried on households that train nothing")
-        new = local.run(brand, "train", "brand.toml", "new-households.toml")
-        step("A linear model while whose fit nobody sees a row's score")
-        linear = local.run(brand, "train", "brand.toml", "next-week-linear.toml")
-        step("The brand scores its households for the week that comes, which has no label")
-        scored = local.run(
-            brand,
-            *("score", "brand.toml", "--model", later["model"]),
-            *("--data", "next_week.csv", "--out", "scores.csv"),
-        )
-        done += [aligned, later, new, linear, scored]
+    with local.relaying(work, PARTIES, step) if options.relay else nullcontext():
+        with local.serving({"trustee": work / "trustee"}):
+            for host in HOSTS:
+                step(f"The brand aligns and trains {with_words(host)} alone")
+                aligned, trained = with_one(work, host)
+                auc[with_words(host)] = {LATER: trained["metrics"]["federation"]["auc"]}
+                done += [aligned, trained]
+        with local.serving({party: work / party for party in PARTIES[1:]}):
+            step("It aligns with all three and trains with them; the trustee opens sums")
+            aligned = local.run(brand, "align", "brand.toml", "--name", "all")
+            rows, known = aligned["rows"], aligned["known"]["social"]
+            step(
+                f"All {rows:,} rows of the brand take part; the social platform knows {known:,} of them"
+            )
+            later = local.run(brand, "train", "brand.toml", "next-week.toml")
+            step("The same, tried on households that train nothing")
+            new = local.run(brand, "train", "brand.toml", "new-households.toml")
+            step("A linear model while whose fit nobody sees a row's score")
+            linear = local.run(brand, "train", "brand.toml", "next-week-linear.toml")
+            step("The brand scores its households for the week that comes, which has no label")
+            scored = local.run(
+                brand,
+                *("score", "brand.toml", "--model", later["model"]),
+                *("--data", "next_week.csv", "--out", "scores.csv"),
+            )
+            done += [aligned, later, new, linear, scored]
     local.run(brand, "report", "brand.toml", "--model", later["model"], "--out", "report")
     best = pooled(work)
     auc = {
