@@ -144,8 +144,10 @@ def attacks(
 
 
 def _body(sent: Sent, name: str, body: object, *, illegal: bool = False) -> Attack:
-    payload = msgspec.msgpack.encode([sent.place.kind, body])
-    return Attack(name, lambda frame, _: [frame[:HEADER] + payload], illegal)
+    def forge(frame: bytes, _: list[bytes]) -> list[bytes]:
+        return [frame[:HEADER] + msgspec.msgpack.encode([sent.place.kind, body])]
+
+    return Attack(name, forge, illegal)
 
 
 def _of_frames(sent: Sent, rng: random.Random) -> Iterator[Attack]:

@@ -18,7 +18,7 @@ from vfl.learn import design
 from vfl.protocols.linear import fitting, lattice_products, products
 from vfl.protocols.linear.fitting import FitLoop
 from vfl.protocols.linear.fitting_messages import InnerProducts
-from vfl.protocols.linear.lattice_products import _Bits, cut_words
+from vfl.protocols.linear.lattice_products import BitMatrix, cut_words
 from vfl.protocols.linear.masked_numbers import sums_of
 from vfl.protocols.linear.plain import plain_fit
 from vfl.protocols.linear.products import EncryptedProduct, Layout
@@ -31,7 +31,7 @@ def told_of_single_rows(tables: dict[str, Features], most: int) -> tuple[Job, li
     square of the gradient's length is then the square of the row. By row and host, in integers."""
     job = make_job("poisson", tables, rows=60, held_out=0.0, max_iterations=most, tolerance=1e-12)
     told: list[list[list[int]]] = []
-    rounded, receive = FitLoop._rounded, fitting._receive
+    rounded, receive = FitLoop._rounded, fitting.receive_numbers
 
     def one_row(self: FitLoop, residuals: np.ndarray) -> Any:
         told.append([])
@@ -45,7 +45,7 @@ def told_of_single_rows(tables: dict[str, Features], most: int) -> tuple[Job, li
 
     with (
         mock.patch.object(FitLoop, "_rounded", one_row),
-        mock.patch.object(fitting, "_receive", listen),
+        mock.patch.object(fitting, "receive_numbers", listen),
         mock.patch.object(FitLoop, "_settles", lambda self, moved: True),
         contextlib.suppress(VflError),
     ):
@@ -187,9 +187,9 @@ def test_the_bits_that_a_host_is_given_are_counted() -> None:
 def test_a_host_reads_no_more_labels_over_the_lattice_engine_than_it_has_sums() -> None:
     """It has a matrix made of single rows in place of its number's bits."""
     job = with_one_column(200).with_params(encryption="lattice")
-    whole, read = _Bits.of, dict[str, Any]()
+    whole, read = BitMatrix.of, dict[str, Any]()
 
-    def single(own: design.Matrix) -> _Bits:
+    def single(own: design.Matrix) -> BitMatrix:
         bits = whole(own)
         outputs = len(bits.matrix.outputs)
         column = CodedColumn(np.arange(own.rows).astype(np.uint16), own.rows)
@@ -197,13 +197,13 @@ def test_a_host_reads_no_more_labels_over_the_lattice_engine_than_it_has_sums() 
         made = Outputs(one_each, one_each[:-1], np.ones(outputs, np.int64))
         return dataclasses.replace(bits, matrix=CellMatrix([column], made))
 
-    def sums_told(self: _Bits, sums: list[int], scale: float, bits: int) -> Any:
+    def sums_told(self: BitMatrix, sums: list[int], scale: float, bits: int) -> Any:
         read.setdefault("sums", sums)
         raise ValueError("numbers that it has read")
 
     with (
-        mock.patch.object(_Bits, "of", single),
-        mock.patch.object(_Bits, "product", sums_told),
+        mock.patch.object(BitMatrix, "of", single),
+        mock.patch.object(BitMatrix, "product", sums_told),
         contextlib.suppress(VflError),
     ):
         job.federated()

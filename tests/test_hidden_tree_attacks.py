@@ -210,7 +210,7 @@ def view(job: Job) -> tuple[list[Any], Any]:
         shown = {k: len(v) if k in ("ciphertexts", "data") else v for k, v in fields.items()}
         shown.pop("seconds", None)
         received.append((kind, shown))
-    setting_up = {"HintHeader", "HintOffered", "HintPart", "ZerosCommitted", "ZerosOpened"}
+    setting_up = {"HintSums", "HintHeader", "HintOffered", "HintPart", "ZerosCommitted", "ZerosOpened"}
     return [one for one in received if one[0] not in setting_up], resolved(model, halves)
 
 
@@ -311,13 +311,13 @@ def test_a_new_hint_of_no_matrix_is_found_by_the_coordinator(monkeypatch: pytest
     told = {kind for by in seen.by.values() for kind, _ in by}
     assert {"MaskedZeros", "ZerosPassed"} <= told
     assert not {"ZerosCommitted", "ZerosRead", "ZerosOpened"} & told
-    made = HintKey.encrypt
-
-    def spoiled(key: HintKey, hint: Any) -> Any:
-        return made(key, hint + (np.arange(hint.size, dtype=np.uint64).reshape(hint.shape) << 50))
-
-    monkeypatch.setattr(HintKey, "encrypt", spoiled)
     with roles.in_memory():
+        made = HintKey.encrypt
+
+        def spoiled(key: HintKey, hint: Any) -> Any:
+            return made(key, hint + (np.arange(hint.size, dtype=np.uint64).reshape(hint.shape) << 50))
+
+        monkeypatch.setattr(HintKey, "encrypt", spoiled)
         ends = play(roles.hidden_boosting("lattice")).ends
     said = [str(end) for end in ends.values() if isinstance(end, PeerError)]
     assert any("a hint that is of no matrix" in text for text in said), ends

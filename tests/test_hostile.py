@@ -76,6 +76,7 @@ def survived(scenario: Scenario, size: int) -> None:
         ("alignment of two", 40),
         ("alignment of three", 40),
         ("alignment by transfers", 32),
+        ("alignment by vector OLE", 24),
         ("joining", 40),
         ("match rates", 40),
         ("boosting", 24),
@@ -84,11 +85,15 @@ def survived(scenario: Scenario, size: int) -> None:
         ("hidden lattice boosting", 24),
         ("fitting", 32),
         ("lattice fitting", 16),
+        ("fitting by folds", 16),
+        ("inferring", 16),
         ("hidden logistic fitting", 20),
         ("hidden poisson fitting", 16),
         ("adding", 60),
         ("scoring", 40),
         ("linear scoring", 40),
+        ("looking up", 40),
+        ("worth", 40),
     ],
 )
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
@@ -131,8 +136,10 @@ def test_every_message_is_attacked(tmp_path: Path, keys: Path) -> None:
     different = [n for n in SCENARIOS if n not in ("alignment of two", "hidden poisson fitting")]
     made = [roles.agreement(tmp_path, keys), *(SCENARIOS[name]() for name in different)]
     seen = {sent.place.kind for scenario in made for sent in play(scenario).sent}
-    # Stop ends every run (test_peer.py), Kept an alignment; connections are in test_websocket.py.
-    assert seen == set(message_types()) - {"Stop", "Kept", "Resume", "Resumed"}
+    # Stop ends every run (test_peer.py), Kept an alignment, NoInference a fit, InitialModel begins one
+    # of trees (test_warm_start.py); connections are in test_websocket.py.
+    left = {"Stop", "Kept", "NoInference", "InitialModel", "Resume", "Resumed"}
+    assert seen == set(message_types()) - left
 
 
 # Keys.
@@ -354,7 +361,7 @@ def test_a_message_takes_memory_in_proportion_to_its_limit(name: str) -> None:
     kind = message_types()[name]
     info = types.type_info(kind)
     assert isinstance(info, types.StructType)
-    size = min(kind.limit, 4 << 20)  # what is in proportion there is so in a larger message
+    size = min(kind.limit, 1 << 20)  # what is in proportion there is so in a larger message
     for one in info.fields:
         body = {other.name: largest(other.type, 0) for other in info.fields}
         body[one.name] = largest(one.type, max(16, size - 4096))
@@ -368,7 +375,8 @@ def test_a_message_takes_memory_in_proportion_to_its_limit(name: str) -> None:
             _, peak = tracemalloc.get_traced_memory()
             tracemalloc.stop()
         # A small number takes a byte on the wire, and as much as a list's entry and a float here.
-        assert peak < 4 * size + (2 << 20), (one.name, peak)
+        beside = 1 << (19 if size == 1 << 20 else 21)
+        assert peak < 4 * size + beside, (one.name, peak)
 
 
 VALUES = st.recursive(

@@ -485,6 +485,35 @@ def test_a_guest_dials_again_a_host_that_let_go_while_others_were_awaited(
     asyncio.run(run())
 
 
+def test_a_guest_that_is_interrupted_while_it_waits_tells_who_is_there(made: Federation) -> None:
+    async def run() -> None:
+        async with site(made, "registry").listen("127.0.0.1:0", Said()) as listener:
+            peers = made.guest.settings["peers"]
+            peers["registry"]["address"] = f"127.0.0.1:{listener.port}"
+            peers["bureau"]["address"] = "127.0.0.1:1"  # nobody is there
+            made.guest.write()
+            insurer, here = site(made, "insurer"), asyncio.Event()
+            held = insurer.dial
+
+            async def dial(*to: Any) -> WebSocketPeer:
+                peer = await held(*to)
+                here.set()
+                return peer
+
+            object.__setattr__(insurer, "dial", dial)
+            work = connect_hosts(insurer, ["registry", "bureau"], 60, Said(), None)
+            waiting = asyncio.create_task(work)
+            there = await listener.accept()
+            await here.wait()
+            waiting.cancel()
+            with pytest.raises(PeerStopped, match="it was interrupted by its operator"):
+                await there.recv(Accept)
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+
+    asyncio.run(run())
+
+
 # --- Texts of jobs ---
 
 

@@ -25,8 +25,8 @@ from vfl.protocols.align.match_rates import (
 
 RNG = random.Random(8)
 LETTERS = "ABCDEFGHJKLMNPRSTUVWXYZ"
-ROWS = 300
-HALF = 12  # of the guesses
+ROWS = 150
+HALF = 8  # of the guesses
 PLATES, OTHERS = (
     [f"{RNG.choice(LETTERS)}{RNG.choice(LETTERS)}{k:05}" for k in RNG.sample(range(10**5), ROWS)]
     for _ in range(2)
