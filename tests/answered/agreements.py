@@ -12,6 +12,7 @@ from vfl.jobs.offer import Matching, Terms
 from vfl.party import ledger, rotation
 from vfl.party.documents import canonical_json
 from vfl.party.identity import Certificate
+from vfl.party.kept_query import KeptQuery
 
 ANSWERS = Answers()
 
@@ -32,7 +33,14 @@ def _(given: Given) -> object:
     fields = dict(given["terms"])
     fields.update({name: bytes.fromhex(fields[name]) for name in ("run", "job")})
     fields["matching"] = Matching(**fields.get("matching", {}))
-    return {"statement": Terms(**fields).statement.hex()}
+    query = bytes.fromhex(fields.pop("query", ""))
+    assert query or Terms(**fields).statement == Terms(**fields).statement_of(query)
+    return {"statement": Terms(**fields).statement_of(query).hex()}
+
+
+@ANSWERS.of("digest of a query")
+def _(given: Given) -> object:
+    return {"digest": KeptQuery(given["text"], given["over"], given["salt"]).digest.hex()}
 
 
 @ANSWERS.of("signature")

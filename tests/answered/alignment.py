@@ -5,7 +5,7 @@ from reference.data import data
 
 from answered.engines import both_roles
 from answered.given import Answers, Given, hexes, rows
-from vfl.protocols.align import dh_oprf, psi
+from vfl.protocols.align import dh_oprf, star
 from vfl.protocols.common.bits import pack_bits, unpack_bits
 
 ANSWERS = Answers()
@@ -27,13 +27,13 @@ def _(given: Given) -> object:
 def _(given: Given) -> object:
     values = [value.encode() for value in given["ids"]]
     return {
-        "shares": hexes(np.bitwise_xor.reduce([psi._share(data(key), values) for key in given["keys"]]))
+        "shares": hexes(np.bitwise_xor.reduce([star._share(data(key), values) for key in given["keys"]]))
     }
 
 
 @ANSWERS.of("seed of a store")
 def _(given: Given) -> object:
-    return {"seed": psi._store_seed(given["host"], data(given["context"])).hex()}
+    return {"seed": star._store_seed(given["host"], data(given["context"])).hex()}
 
 
 @ANSWERS.of("common order")
@@ -42,7 +42,7 @@ def _(given: Given) -> object:
     outputs = [
         rows(data(f"shake256 32 {host} {row}") for row in range(count)) for host in given["hosts"]
     ]
-    return {"rows": psi._in_common_order(np.arange(count), outputs).tolist()}
+    return {"rows": star._in_common_order(np.arange(count), outputs).tolist()}
 
 
 @ANSWERS.of("bits of rows")

@@ -129,4 +129,5 @@ def _(given: Given) -> object:
         "secret": shared.hex(),
         "place": key.place.hex(),
         **{seat: request.hex() for seat, request in requests.items()},
+        "seal": mark.seal_of(key.seal, data(given["hello"])).hex(),
     }

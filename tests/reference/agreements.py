@@ -32,7 +32,8 @@ def _escaped(c: str) -> str:
 
 
 def statement(terms: dict) -> bytes:
-    """What the parties of a job sign: `job` and `run` in hex, `matching` only where it is not plain."""
+    """What the parties of a job sign: `job` and `run` in hex, `matching` only where it is not plain; a
+    party whose table is of a query with `query`, its digest in hex."""
     kept = {name: value for name, value in terms.items() if name != "matching" or value}
     return b"vfl agreement\0" + hashlib.sha256(canonical(kept).encode()).digest()
 
@@ -135,6 +136,12 @@ def _statement(given: dict) -> dict:
     return {"statement": statement(given["terms"]).hex()}
 
 
+def _query(given: dict) -> dict:
+    """A salt, what the query is over and its text, behind a name."""
+    said = f"{given['over']}\0{given['text']}".encode()
+    return {"digest": hashlib.sha256(b"vfl query\0" + bytes.fromhex(given["salt"]) + said).hexdigest()}
+
+
 def _rotation(given: dict) -> dict:
     """What the old key and the new one sign, with fingerprints in hex and the day."""
     parts = "\0".join([given["name"], given["old"], given["new"], given["on"]])
@@ -227,6 +234,9 @@ CASES = [
             }
         },
     ),
+    ("statement of an agreement", {"terms": {**_TERMS, "query": "4d" * 32}}),
+    ("digest of a query", {"text": "select *\nfrom data -- \u00e9", "over": "files", "salt": "5e" * 32}),
+    ("digest of a query", {"text": "", "over": "database", "salt": "00" * 32}),
     ("signature", {"private": _PRIVATE, "message": b"sample".hex()}),
     ("signature", {"private": _PRIVATE, "message": statement(_TERMS).hex()}),
     (
@@ -256,6 +266,7 @@ ANSWERS = {
     "canonical JSON": _canonical,
     "statement of an agreement": _statement,
     "statement of a rotation": _rotation,
+    "digest of a query": _query,
     "signature": _signature,
     "chain of a ledger": _chain,
     "seal of a ledger": _seal,

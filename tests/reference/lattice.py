@@ -7,6 +7,7 @@ written there. `p` stands for parameters: of the package, or of `Parameters` bel
 import hashlib
 import struct
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cached_property
 from math import floor
 
@@ -77,7 +78,7 @@ def choose(rows: int, value_bits: int, outputs: int, queries: int, weight: int) 
     with gmpy2.context(precision=200):
         for word_bits in (48, 56, 64):
             dropped = 64 - word_bits
-            rounding = gmpy2.mpfr(4**dropped) / 12 if dropped else gmpy2.mpfr(0)
+            rounding = gmpy2.mpfr(4**dropped + 2) / 12 if dropped else gmpy2.mpfr(0)
             noise = rows * weight**2 * (gmpy2.mpfr("10.5") + rounding)
             room = (gmpy2.mpfr(2) ** (scale_bits - 2) / 10) ** 2 - noise
             if room <= 0:
@@ -128,9 +129,14 @@ def hint(seed: bytes, entries: list[int]) -> list[int]:
 
 
 def rounded(word: int, bits: int, kept: int) -> int:
-    """The top `kept` bits of a word of `bits`, rounded."""
+    """The top `kept` bits of a word of `bits`, rounded, halves up."""
     dropped = bits - kept
     return ((word + (1 << (dropped - 1) if dropped else 0)) % (1 << bits)) >> dropped
+
+
+def rounded_to_even(word: int, kept: int) -> int:
+    """The top `kept` bits of a word of 64 bits, rounded, halves to even."""
+    return round(Fraction(word, 1 << 64 - kept)) % (1 << kept)
 
 
 def planes(words: list[int], bits: int) -> bytes:
@@ -409,7 +415,7 @@ def _answered(
         ]  # of each block those of all vectors, one vector after the other
         values = [max(-most, min(most, x)) for x in rule(given["vectors"][v], rows)]
         sent = encrypt(data(given["seed"]), secret, noise, values, p.scale_bits)
-        vectors.append([rounded(x, 64, p.word_bits) for x in sent])
+        vectors.append([rounded_to_even(x, p.word_bits) for x in sent])
         exact.append([sum(m * x for m, x in zip(row, values, strict=True)) for row in matrix])
     # Of each block of rows the planes of its words, row by row.
     wire = b"".join(

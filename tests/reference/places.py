@@ -13,10 +13,12 @@ def secret(private: int, other: int) -> bytes:
     return point[0].to_bytes(32, "big")
 
 
-def seed(shared: bytes, dials: bytes, listens: bytes) -> bytes:
-    """HKDF-SHA-256 without a salt, 32 bytes."""
+def keys(shared: bytes, dials: bytes, listens: bytes) -> tuple[bytes, bytes]:
+    """HKDF-SHA-256 without a salt, 64 bytes: the seed of the place, the key of seals."""
     extracted = hmac.digest(bytes(32), shared, "sha256")
-    return hmac.digest(extracted, b"vfl relay place" + dials + listens + b"\1", "sha256")
+    info = b"vfl relay place" + dials + listens
+    seed = hmac.digest(extracted, info + b"\1", "sha256")
+    return seed, hmac.digest(extracted, seed + info + b"\2", "sha256")
 
 
 def encode(point: ristretto.Point) -> bytes:

@@ -108,13 +108,14 @@ def _place(given: dict) -> dict:
     one, other = (int.from_bytes(data(private), "big") for private in given["private"])
     shared = places.secret(one, other)
     assert shared == places.secret(other, one)
-    seed = places.seed(shared, data(given["dials"]), data(given["listens"]))
+    seed, seal = places.keys(shared, data(given["dials"]), data(given["listens"]))
     challenge, process = data(given["challenge"]), data(given["process"])
     return {
         "secret": shared.hex(),
         "place": places.public(seed).hex(),
         "dials": places.request(seed, challenge, b"d", process).hex(),
         "waits": places.request(seed, challenge, b"w", process).hex(),
+        "seal": hmac.digest(seal, data(given["hello"]), "sha256").hex(),
     }
 
 
@@ -148,7 +149,7 @@ CASES = [
     ),
     (
         "message",
-        {"kind": "HintOffered", "fields": {"known": True, "outputs": 300, "share": {"bytes": ""}}},
+        {"kind": "HintOffered", "fields": {"known": True, "share": {"bytes": "02"}}},
     ),
     # Two kinds leave out a number that is 0, as parties wrote them before there was such a number.
     (
@@ -191,6 +192,7 @@ CASES = [
             "listens": "shake256 32 other certificate",
             "challenge": "shake256 32 a challenge",
             "process": "shake256 16 a process",
+            "hello": "shake256 320 a first message",
         },
     ),
 ]

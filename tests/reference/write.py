@@ -20,6 +20,8 @@ FILES = (
     "sessions",
     "totals",
     "transfers",
+    "vole",
+    "voprf",
 )
 
 
