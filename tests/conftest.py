@@ -1,27 +1,45 @@
 """Fixtures that several test modules share."""
 
+import gc
+import os
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import lattice_batches
 import paillier_key
+import postgresql as postgresql_server
 import pytest
 from disks import wait_for_no_disk
 from federation import Federation, Party, ended, make_keys, private_words
 from hypothesis import HealthCheck, settings
+from loops import tell_no_result
+from pauses import pause_little
 
 # How long an example takes depends on what else the machine does.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
 
 wait_for_no_disk()
+pause_little()
+tell_no_result()
+
+# Bytecode takes seconds to make, in every process that the tests start.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 # A shell that runs the tests in its background has them ignore Ctrl-C, and so every process they start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:  # nohup does the same with this one
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+
+
+def pytest_collection_finish() -> None:
+    """Thousands of tests, and what they import, are no garbage that has to be looked through again."""
+    gc.collect()
+    gc.freeze()
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
@@ -43,6 +61,13 @@ def small_batches() -> Iterator[None]:
         yield
 
 
+@pytest.fixture
+def hints_made_once() -> Iterator[None]:
+    """See `lattice_batches.hints_made_once`."""
+    with lattice_batches.hints_made_once():
+        yield
+
+
 @pytest.fixture(scope="session")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Keys and certificates of all parties."""
@@ -60,6 +85,27 @@ def federation(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Iterator
         made.guest.align().ok()
         made.guest.train().ok()
         yield made
+
+
+@pytest.fixture(scope="session")
+def postgresql() -> Iterator[postgresql_server.Server]:
+    """A PostgreSQL server; tests that want it are skipped where it is not installed."""
+    pytest.importorskip("adbc_driver_postgresql")
+    try:
+        with postgresql_server.serving() as server:
+            password = postgresql_server.PASSWORD.replace("'", "''")
+            server.sql(f"create role reader login password '{password}'")
+            yield server
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+
+
+@pytest.fixture(scope="module")
+def few_draws() -> Iterator[None]:
+    """Intervals of few draws, where a page is looked at and not they."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("vfl.learn.bootstrap._DRAWS", 40)
+        yield
 
 
 @pytest.fixture

@@ -19,6 +19,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -27,13 +28,13 @@ import prepared
 import pyarrow as pa
 import pyarrow.parquet as pq
 from commands import Done, environment
-from processes import die_with_parent
+from processes import die_with_parent, wait_for
 
 from vfl.party import identity
 
 PATIENCE = 240.0  # seconds after which something hangs; how soon it comes is for benchmarks/endings.py
 WAIT = ("--wait", "60")  # for hosts that are starting
-ALONE = ("doctor", "relativities", "report")
+ALONE = ("doctor", "relativities", "report", "tariff")
 NAMES = ("insurer", "registry", "bureau", "umpire", "stranger")
 JOB: dict[str, Any] = {
     "job": {
@@ -188,7 +189,7 @@ def _cell(value: object) -> str:
         return "{" + ", ".join(f"{k} = {_cell(v)}" for k, v in value.items()) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_cell, value)) + "]"
-    return json.dumps(value)
+    return value.isoformat() if isinstance(value, date) else json.dumps(value)
 
 
 def toml(settings: Mapping[str, Any]) -> str:
@@ -201,6 +202,13 @@ def toml(settings: Mapping[str, Any]) -> str:
         else:
             lines += [f"[{section}]", *(f"{k} = {_cell(v)}" for k, v in values.items())]
     return "\n".join(lines) + "\n"
+
+
+def _replace(path: Path, text: str) -> None:
+    """Write a file such that whoever reads it meanwhile finds the one before, or this one."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(text)
+    new.replace(path)
 
 
 def free_port() -> int:
@@ -248,7 +256,10 @@ class Ended(Printed):
 class Running(Printed):
     """A process of a party and what it prints."""
 
-    def __init__(self, party: "Party", arguments: Sequence[str], program: Sequence[str] = ()) -> None:
+    def __init__(
+        self, party: "Party", arguments: Sequence[str], program: Sequence[str] | str = ()
+    ) -> None:
+        """`program`: a command in place of vfl's, or a text in Python."""
         super().__init__()
         self._party = party
         number = len(party.processes)
@@ -256,11 +267,13 @@ class Running(Printed):
         self._err = party.folder / f"{number}.err"
         self._started = time.monotonic()
         with self._out.open("wb") as out, self._err.open("wb") as err:
-            if not program and sys.platform == "linux":
-                self.process = prepared.start(arguments, party.folder, environment(), out, err)
+            text = program if isinstance(program, str) else ""
+            if sys.platform == "linux" and (text or not program):
+                self.process = prepared.start(arguments, party.folder, environment(), out, err, text)
             else:
+                command = (sys.executable, "-c", text) if text else program
                 self.process = subprocess.Popen(
-                    [*(program or (sys.executable, "-m", "vfl.cli")), *arguments],
+                    [*(command or (sys.executable, "-m", "vfl.cli")), *arguments],
                     stdout=out,
                     stderr=err,
                     stdin=subprocess.DEVNULL,
@@ -289,8 +302,13 @@ class Running(Printed):
         while text not in self.err[since:] or not self.err.endswith("\n"):
             assert self.process.poll() is None or text in self.err[since:], f"ended:\n{self.err}"
             assert time.monotonic() < deadline, f"no {text!r} in:\n{self.err[since:]}"
-            time.sleep(0.02)
+            time.sleep(0.005)
         return self.err[since:].splitlines()
+
+    def endings(self, since: int) -> list[str]:
+        """How jobs failed since `since`: a job before may say only then that it is done, as a guest ends
+        before its host does."""
+        return [line for line in self.err[since:].splitlines() if line.startswith("job ended")]
 
     def restart_clock(self) -> None:
         self._started = time.monotonic()
@@ -301,7 +319,7 @@ class Running(Printed):
 
     def wait(self, seconds: float = PATIENCE) -> Done:
         """How it ended; the seconds count from its start or from the last signal."""
-        code = self.process.wait(seconds)
+        code = wait_for(self.process, seconds)
         took = time.monotonic() - self._started
         return Done(code, self._out.read_text(), self.err, took)
 
@@ -342,10 +360,10 @@ class Party:
         return self.folder / "vfl-store"
 
     def write(self) -> None:
-        """Write the party file."""
-        self.file.write_text(toml(self.settings))
+        """Write the party file, which a command that was just started may be reading."""
+        _replace(self.file, toml(self.settings))
 
-    def start(self, command: str, *arguments: str, program: Sequence[str] = ()) -> Running:
+    def start(self, command: str, *arguments: str, program: Sequence[str] | str = ()) -> Running:
         self.write()
         return Running(self, [command, str(self.file.name), *arguments], program)
 
@@ -365,9 +383,12 @@ class Party:
         return self.start_train(job, wait=wait).wait()
 
     def start_train(
-        self, job: Mapping[str, Any] = JOB, program: Sequence[str] = (), wait: Sequence[str] = WAIT
+        self,
+        job: Mapping[str, Any] = JOB,
+        program: Sequence[str] | str = (),
+        wait: Sequence[str] = WAIT,
     ) -> Running:
-        (self.folder / "job.toml").write_text(toml(job))
+        _replace(self.folder / "job.toml", toml(job))
         return self.start("train", "job.toml", *wait, "--json", program=program)
 
     def score(self, model: str = "claims", data: str = "new.csv", out: str = "scores.csv") -> Done:

@@ -31,7 +31,7 @@ class Text(Message, frozen=True):
 
 
 def fresh_key() -> Key:
-    return Key(ed25519.Ed25519PrivateKey.generate())
+    return Key(ed25519.Ed25519PrivateKey.generate(), bytes(32))
 
 
 @contextlib.asynccontextmanager

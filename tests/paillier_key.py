@@ -3,7 +3,7 @@
 import random
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from functools import cache, lru_cache
 from unittest import mock
 
@@ -11,7 +11,7 @@ from gmpy2 import mpz
 
 from vfl.crypto import paillier
 from vfl.crypto.paillier import SHORT_EXPONENT, PrivateKey, PublicKey
-from vfl.crypto.powers import FixedBase
+from vfl.crypto.powers import FixedBase, RandomBits
 from vfl.protocols.common import key as key_messages
 
 _MADE = PrivateKey.generate(2048, random.Random(2050).getrandbits)
@@ -20,6 +20,8 @@ KEY = PrivateKey(int(_MADE._p), int(_MADE._q))  # what it draws is random
 _by_others = PublicKey._nth_power
 _prove, _check = PrivateKey.proof, PublicKey.check_proof
 _proof_of = cache(_prove)
+_generate = PrivateKey.generate
+_until_the_end = ExitStack()
 _SHORT = 64  # bits
 _held: set[tuple[PublicKey, bytes]] = set()
 
@@ -48,10 +50,28 @@ def _power_of_one(key: PublicKey) -> mpz:
 
 
 def draw_quickly() -> None:
-    """From now on in this process, under any key: obfuscators with short exponents, n-th powers that are
-    powers of one. For parties whose own messages are looked at by nobody who could tell."""
-    SHORT_EXPONENT[2048] = _SHORT
+    """From now on in this process: `one_key`, and under any key n-th powers that are powers of one. For
+    parties whose own messages are looked at by nobody who could tell."""
+    _until_the_end.enter_context(one_key())
     PublicKey._nth_power = _power_of_one  # type: ignore[method-assign]
+    # What is forked from this process has the tables, and knows that the proof holds.
+    KEY.warm()
+    public = key_messages.PublicKey(int(KEY.public.n))
+    public.check_proof(KEY.proof())
+    public.conceal(public.encrypt([1]))
+
+
+@contextmanager
+def one_key() -> Iterator[None]:
+    """`quick_key`, which is then the key of every job that draws one of its size."""
+    with quick_key(), mock.patch.object(PrivateKey, "generate", staticmethod(_made_before)):
+        yield
+
+
+def _made_before(bits: int, *random_bits: RandomBits, full_exponents: bool = False) -> PrivateKey:
+    if bits != KEY.public.bits or random_bits or full_exponents:
+        return _generate(bits, *random_bits, full_exponents=full_exponents)
+    return KEY
 
 
 @contextmanager

@@ -159,9 +159,13 @@ def job(
     model: str = "secureboost",
     label: str = "binary",
     settings: Mapping[str, Any] | None = None,
+    monotone: Mapping[str, str] | None = None,
     **more: Any,
 ) -> dict[str, Any]:
     """A job file over rows."""
+    columns = {name: dict(keys) for name, keys in COLUMNS.items()}
+    for name, way in (monotone or {}).items():
+        columns[name]["monotone"] = way
     kind = {"model": model, {"secureboost": "objective", "glm": "family"}[model]: label}
     said = {"name": "deaths", "purpose": "a test", "partition": "rows", "holdout": 0.25, **kind, **more}
-    return {"job": said, "columns": COLUMNS, model: dict(settings or {})}
+    return {"job": said, "columns": columns, model: dict(settings or {})}

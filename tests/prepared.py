@@ -5,13 +5,15 @@ Linux alone. The process that forks is a child of the tests; what it forks becom
 """
 
 import ctypes
+import gc
 import json
 import os
+import pkgutil
 import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -22,7 +24,7 @@ _SUBREAPER, _DEATH_SIGNAL = 36, 1  # of prctl
 _MOST = 1 << 20
 _server: tuple[int, socket.socket] | None = None  # the tests' process, and the way to the forking one
 
-MODULES = ("alignment", "coordinator", "doctor", "host", "scoring", "training")
+MODULES = ("alignment", "compiling", "coordinator", "doctor", "host", "scoring", "training")
 
 
 class Forked(subprocess.Popen[bytes]):
@@ -38,11 +40,16 @@ class Forked(subprocess.Popen[bytes]):
 
 
 def start(
-    arguments: Sequence[str], cwd: Path, env: Mapping[str, str], out: BinaryIO, err: BinaryIO
+    arguments: Sequence[str],
+    cwd: Path,
+    env: Mapping[str, str],
+    out: BinaryIO,
+    err: BinaryIO,
+    program: str = "",
 ) -> subprocess.Popen[bytes]:
-    """`python -m vfl.cli` with these arguments."""
-    way = _way()
-    request = json.dumps({"arguments": list(arguments), "cwd": str(cwd), "env": dict(env)}).encode()
+    """`python -m vfl.cli` with these arguments, or `python -c program`, where all is loaded already."""
+    way, told = _way(), {"arguments": list(arguments), "cwd": str(cwd), "env": dict(env)}
+    request = json.dumps({**told, "program": program}).encode()
     socket.send_fds(way, [request], [out.fileno(), err.fileno()])
     return Forked(int(way.recv(32)), arguments)
 
@@ -76,12 +83,16 @@ def serve(way: socket.socket) -> None:
     import importlib
 
     from paillier_key import draw_quickly
+    from pauses import pause_little
 
     wait_for_no_disk()
     draw_quickly()
-    for name in MODULES:
-        importlib.import_module(f"vfl.jobs.{name}")
+    for name in _modules():
+        importlib.import_module(name)
+    pause_little()
     _work_once()
+    gc.collect()
+    gc.freeze()  # nothing of it is garbage in what is forked
     tests = os.getppid()
     while True:
         request, files, *_ = socket.recv_fds(way, _MOST, 2)
@@ -106,12 +117,25 @@ def serve(way: socket.socket) -> None:
         os.close(reading)
 
 
+def _modules() -> Iterator[str]:
+    """What commands import, of the package and beside it."""
+    import vfl.cli
+    import vfl.terminal
+
+    yield from (f"vfl.jobs.{name}" for name in MODULES)
+    for room in (vfl.cli, vfl.terminal):
+        for module in pkgutil.iter_modules(room.__path__, f"{room.__name__}."):
+            if not module.name.endswith("__main__"):
+                yield module.name
+    yield from ("encodings.idna", "encodings.utf_8_sig")
+
+
 def _work_once() -> None:
     """A job of no interest: what it loads (pandas, compiled kernels) all parties then have."""
     import pandas as pd
 
     import vfl
-    from vfl.crypto import cores
+    from vfl.blocks import cores
 
     ids = pd.Series(range(40), dtype=str)
     own = pd.DataFrame({"id": ids, "x": range(40), "kind": ["a", "b"] * 20})
@@ -148,7 +172,10 @@ def _become(request: Mapping[str, Any], out: int, err: int, tests: int) -> None:
 
     code: Any = 0
     try:
-        main()
+        if program := request["program"]:
+            exec(program, {"__name__": "__main__"})  # noqa: S102 - a test's own
+        else:
+            main()
     except SystemExit as ending:
         code = ending.code
     finally:

@@ -13,7 +13,7 @@ from vfl.learn.params import BoostParams
 from vfl.models.dependence import Dependence
 from vfl.models.kinds import KINDS
 from vfl.models.trees import Trees
-from vfl.report.evidence import TOGETHER, Evidence, Exchange, HeldOut
+from vfl.report.evidence import TOGETHER, Beside, Evidence, Exchange, HeldOut
 
 NASTY = "<script>alert('x')</script>"
 """What a foreign name may be."""
@@ -77,6 +77,23 @@ def made_up(rows: int = 800, columns: int = 3, levels: int = 4, **changed: Any) 
     )
     evidence = replace(evidence, **changed)
     return replace(evidence, kind=KINDS[evidence.job["job"]["model"]])
+
+
+def with_all(evidence: Evidence) -> Evidence:
+    """The run with a present tariff, and all else that only some guests have."""
+    held = evidence.held_out
+    if held is None:
+        raise ValueError("a run with rows held out")
+    rows = len(held.label)
+    rng = np.random.default_rng(8)
+    premium = 500 * np.sqrt(held.predictions[evidence.alone]) * rng.uniform(0.8, 1.2, rows)
+    premium[:9] = np.nan
+    year = rng.choice(np.array(["2024", "2025"], dtype=object), rows)
+    protected = rng.choice(np.array(["f", NASTY], dtype=object), rows)
+    beside = Beside(
+        np.arange(rows) // 2, premium, by={"year": year}, protected={"gender": protected}, least=20
+    )
+    return replace(evidence, beside=beside)
 
 
 def _probability(score: Floats) -> Floats:

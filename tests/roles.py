@@ -1,35 +1,49 @@
 """Every protocol with all its parties over memory, on so few rows that a run takes milliseconds."""
 
 import asyncio
+import contextlib
+import io
+import secrets
+import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
+import msgspec
 import numpy as np
 from dealt_transfers import dealt_transfers
 from federation import HIDDEN_JOB, Federation
 from hostile import Peers, Scenario
-from lattice_batches import small_batches
+from lattice_batches import hints_made_once, small_batches
 from paillier_key import KEY, quick_key
 from silent import Silent
 
+from vfl.blocks.texts import Packed
 from vfl.crypto.group import ORDER
+from vfl.crypto.voprf import derive_key, public_key
+from vfl.errors import Refused
 from vfl.jobs import coordinator
 from vfl.jobs.agreement import Agreement, accept_offer, check_offer, offer_to
 from vfl.jobs.connect import Site
 from vfl.jobs.coordinator import coordinator_of
+from vfl.jobs.directories import fetch_directory
 from vfl.jobs.offer import Gathered, Join, Offer
 from vfl.learn.binning import Features, bin_columns
+from vfl.learn.cells import Factor
 from vfl.learn.design import Design, Matrix, Rules
+from vfl.learn.fixed_point import FixedPoint
 from vfl.learn.losses import loss_of
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.net.hello import greet
 from vfl.net.peer import MemoryPeer, Peer, together
 from vfl.party.config import Job, load_party
+from vfl.party.identity import create
+from vfl.party.store import Store
 from vfl.protocols.align.join import (
     KeyIds,
     Matched,
@@ -45,17 +59,31 @@ from vfl.protocols.align.join import (
 from vfl.protocols.align.match_rates import Trial, guest_match_rates, host_match_rates
 from vfl.protocols.align.psi import OprfEngine, PsiSettings, guest_align, host_align
 from vfl.protocols.common.batches import all_scores
-from vfl.protocols.common.participant import Participant
+from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fit import Fit
-from vfl.protocols.linear.fitting import guest_fit, host_fit
+from vfl.protocols.linear.fitting import guest_fit
 from vfl.protocols.linear.hidden import coordinator_fit, hidden_guest_fit, hidden_host_fit
+from vfl.protocols.linear.host_fitting import host_fit
 from vfl.protocols.linear.scoring import GuestGlm, LinearPart, guest_glm_score, host_glm_score
+from vfl.protocols.lookup.directory import (
+    Header,
+    decode_header,
+    encode_header,
+    inputs_of,
+    statement,
+)
+from vfl.protocols.lookup.lookup import LookupSession, host_lookups
+from vfl.protocols.lookup.sealing import OpenTable, Sealed, Sealing, seal
+from vfl.protocols.oneway.host_cells import HostCells
+from vfl.protocols.oneway.messages import TableShared
+from vfl.protocols.oneway.tables import HostTerms, guest_table, host_table
 from vfl.protocols.pooled.adding import MaskingAdder
 from vfl.protocols.pooled.adding_server import serve_totals
 from vfl.protocols.trees.hidden_coordinator import coordinate_trees
 from vfl.protocols.trees.scoring import guest_score, host_score
 from vfl.protocols.trees.training import guest_train, host_train
+from vfl.protocols.worth import WorthFigure, WorthFigures, hear_worth, tell_worth
 
 GUEST, HOSTS, LEAD = "insurer", ("bureau", "registry"), "umpire"
 ROWS = 40
@@ -72,7 +100,13 @@ async def _dial(site: Site, name: str, *_: object) -> MemoryPeer:
 @contextmanager
 def in_memory() -> Iterator[None]:
     """What takes long in a run of all protocols takes less; a coordinator is dialled over memory."""
-    with quick_key(), small_batches(), dealt_transfers(), mock.patch.object(Site, "dial", _dial):
+    with (
+        quick_key(),
+        small_batches(2),
+        hints_made_once(),
+        dealt_transfers(),
+        mock.patch.object(Site, "dial", _dial),
+    ):
         yield
 
 
@@ -115,6 +149,8 @@ PATTERNS = {
 }
 # What one host says to another through the guest, who cannot check it.
 RELAYED = frozenset({"AlignKey", "FellowKey"})
+# Encrypted sums, and what hosts say to each other sealed: what comes of a lie shows in the inverse.
+INFERRED = frozenset({"Encrypted", "RotatedInformation", "WeightPart", "Relayed", "AliasFound"})
 # What one client adds to the others' numbers, or says to them through the server.
 ADDED = frozenset({"ClientKey", "GroupSecret", "MaskedPart"})
 SUMMED = frozenset({"MaskSeed"})
@@ -232,7 +268,7 @@ def alignment(hosts: tuple[str, ...], engine: OprfEngine = "ecdh") -> Scenario:
             for host in hosts
         }
 
-    how = "" if engine == "ecdh" else " by transfers"
+    how = {"ecdh": "", "ot": " by transfers", "vole": " by vector OLE"}[engine]
     return Scenario(f"alignment of {1 + len(hosts)}{how}", star(hosts), roles, PATTERNS, RELAYED)
 
 
@@ -241,8 +277,10 @@ def joining() -> Scenario:
     rows = {GUEST: [*range(12), 1, 1, 14], HOSTS[0]: range(1, 14), HOSTS[1]: range(16)}
     keys = {}
     for name, ids in rows.items():
-        first = KeyIds([b"key %d" % i for i in range(16)], np.array([i if i % 3 else -1 for i in ids]))
-        keys[name] = [first, KeyIds([b"other %d" % i for i in range(16)], np.array(ids))]
+        first = KeyIds(
+            Packed.of([[b"key %d" % i for i in range(16)]]), np.array([i if i % 3 else -1 for i in ids])
+        )
+        keys[name] = [first, KeyIds(Packed.of([[b"other %d" % i for i in range(16)]]), np.array(ids))]
 
     def start(name: str) -> Matched:
         """That 1, 2, 4 and 5 were matched; the second host no longer has 5."""
@@ -273,7 +311,7 @@ def joining() -> Scenario:
 
 def match_rates() -> Scenario:
     def trials(first: int) -> list[Trial]:
-        numbers = [[b"%d" % (step * i) for i in range(first, first + 150)] for step in (1, 7)]
+        numbers = [[b"%d" % (step * i) for i in range(first, first + 110)] for step in (1, 7)]
         return [Trial(f"times {k}", partial(iter, own)) for k, own in enumerate(numbers)]
 
     def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
@@ -373,8 +411,11 @@ def _matrix(party: str, train: np.ndarray) -> Matrix:
     return Design.fit(part, Rules(min_level_rows=1)).matrix(features, ROWS)
 
 
-def fitting(encryption: str = "paillier") -> Scenario:
-    params = GlmParams.model_validate({"max_iterations": 2, "alpha": 0.01, "encryption": encryption})
+def fitting(encryption: str = "paillier", *, infers: bool = False, several: bool = False) -> Scenario:
+    of_penalty = {"alphas": [0.01, 0.1], "folds": 2} if several else {"alpha": 0.01}
+    params = GlmParams.model_validate({"max_iterations": 2, "encryption": encryption, **of_penalty})
+    if infers:  # from wherever the fit is at once
+        params = params.model_copy(update={"inference": True, "max_iterations": 30})
     rows = training("logistic")
 
     def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
@@ -391,7 +432,8 @@ def fitting(encryption: str = "paillier") -> Scenario:
             for host in HOSTS
         }
 
-    return Scenario(f"fitting under {encryption}", star(), roles, PATTERNS, RELAYED)
+    blind = RELAYED | INFERRED if infers else RELAYED
+    return Scenario(f"fitting under {encryption}", star(), roles, PATTERNS, blind)
 
 
 def hidden_fitting(family: str) -> Scenario:
@@ -508,11 +550,141 @@ def adding() -> Scenario:
     return Scenario("adding", tuple((LEAD, name) for name in clients), roles, PATTERNS, ADDED)
 
 
+class _Sealed:
+    """A directory in memory, and who may look rows up in it: once."""
+
+    def __init__(self, signed: bytes, signature: bytes, made: Sealed, entries: bytes) -> None:
+        self.signed, self.signature, self.catalogue = signed, signature, made.catalogue
+        self.version, self.most_a_minute = decode_header(signed).version, 100
+        self.width = len(entries) // ROWS
+        self._entries, self._asked = entries, 0
+
+    def read(self, part: int) -> bytes:
+        first, stop = self.catalogue.starts[part], self.catalogue.starts[part + 1]
+        return self._entries[first * self.width : stop * self.width]
+
+    async def newest(self) -> "_Sealed":
+        return self
+
+    async def admit(self, points: int) -> None:
+        self._asked += 1
+        if self._asked > 1:
+            raise Refused("a rule of the host's")
+
+    async def admit_fetch(self, size: int) -> None: ...
+
+    def secret_of(self, public: bytes) -> bytes | None:
+        return SEALING if public == public_key(SEALING) else None
+
+
+SEALING = derive_key(bytes(32), b"a directory")
+
+
+def looking_up() -> Scenario:
+    """A directory that is fetched, and looked up in until the host refuses."""
+    folder = Path(tempfile.mkdtemp())
+    own = create(folder / "registry", "registry")
+    keys = [KeyIds([b"%d" % row for row in range(ROWS)], np.arange(ROWS))]
+    table = OpenTable(keys, ROWS, lambda rows: np.full((rows.stop - rows.start, 2), 7, np.uint8), 2)
+    header = Header(
+        model="m",
+        host="registry",
+        guest=GUEST,
+        version="20261129-120000-abcdef",
+        made=datetime(2020, 11, 29, 12, tzinfo=UTC),
+        key=public_key(SEALING),
+        entries=ROWS,
+        rows=ROWS,
+        rules=[["trim"]],
+        columns=[1],
+        bits=2,
+        handle=0,
+        missing=bytes(2),
+        same=[],
+        shown=[],
+        unknown_levels=0,
+        table=bytes(32),
+        catalogue=bytes(32),
+    )
+    sink = io.BytesIO()
+    made = seal(table, Sealing(SEALING, header.context, 2), sink, None, secrets.token_bytes)
+    signed = encode_header(msgspec.structs.replace(header, catalogue=made.catalogue.digest))
+    half = SimpleNamespace(name="m", trained_name="m", normalise=("trim",), fallback=())
+    data = SimpleNamespace(keys=[SimpleNamespace(id=("id",))])
+
+    async def guest(host: Peer) -> list[bytes | None]:
+        with tempfile.TemporaryDirectory() as store:
+            party = SimpleNamespace(name=GUEST, data=data)
+            pinned = {"registry": own.certificate}
+            site = SimpleNamespace(store=Store(Path(store)), party=party, pinned=pinned)
+            async with LookupSession(host).open() as session:
+                reader = await fetch_directory(site, half, session, Silent())  # type: ignore[arg-type]
+                inputs, key = inputs_of(0, [b"3", b"none", b"5"]), reader.header.key
+                outputs = await session.outputs(inputs, key, secrets.token_bytes, lambda version: None)
+                found = reader.open(outputs)
+                with contextlib.suppress(Refused):
+                    await session.outputs(inputs, key, secrets.token_bytes, lambda version: None)
+                return found
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        source = _Sealed(signed, own.sign(statement(signed)), made, sink.getvalue())
+        host = host_lookups(peers["registry"][GUEST], source, secrets.token_bytes)
+        return {GUEST: guest(peers[GUEST]["registry"]), "registry": host}
+
+    return Scenario("looking up", star(("registry",)), roles, PATTERNS)
+
+
+def table() -> Scenario:
+    """A table by a factor of the host's and one of the guest's."""
+    halves, thirds = np.arange(ROWS) % 2, np.arange(ROWS) * 3 // ROWS
+    measures = [FixedPoint(np.arange(ROWS), 0)]
+
+    def cells(chosen: np.ndarray) -> HostCells:
+        codes = halves[chosen]
+        return HostCells([["even", "odd"]], codes, np.bincount(codes, minlength=2), 5)
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        def group(least: int) -> Factor:
+            return Factor(("a", "b", "c"), thirds)
+
+        async def guest(peer: Peer) -> None:
+            await guest_table(peer, np.ones(ROWS, np.bool_), measures, group, Resources())
+            await peer.send(TableShared([[1.0, None]]))
+
+        async def host(peer: Peer) -> None:
+            terms = HostTerms("paillier", 2048)
+            await host_table(peer, ROWS, cells, terms, lambda sums: None, Resources())
+            await peer.recv(TableShared)
+
+        return {GUEST: guest(peers[GUEST][HOSTS[0]]), HOSTS[0]: host(peers[HOSTS[0]][GUEST])}
+
+    return Scenario("table", star(HOSTS[:1]), roles, PATTERNS)
+
+
+def worth() -> Scenario:
+    """The figures of what a host's data is worth."""
+    figures = [
+        WorthFigure("model", [], "gini", 0.2),
+        WorthFigure("model", [0], "gini", 0.3, 0.2, 0.4),
+        WorthFigure("added", [0], "gini", 0.1, 0.0, 0.2),
+    ]
+    told = WorthFigures(2 * ROWS, ROWS, ROWS // 2, ROWS // 4, ROWS // 4, 500, figures)
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        return {
+            GUEST: tell_worth([peers[GUEST][HOSTS[0]]], told),
+            HOSTS[0]: hear_worth(peers[HOSTS[0]][GUEST], HOSTS[:1], ROWS),
+        }
+
+    return Scenario("worth", star(HOSTS[:1]), roles, PATTERNS)
+
+
 SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "greeting": greeting,
     "alignment of two": lambda: alignment(HOSTS[:1]),
     "alignment of three": lambda: alignment(HOSTS),
     "alignment by transfers": lambda: alignment(HOSTS[:1], "ot"),
+    "alignment by vector OLE": lambda: alignment(HOSTS[:1], "vole"),
     "joining": joining,
     "match rates": match_rates,
     "boosting": boosting,
@@ -521,9 +693,14 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "hidden lattice boosting": lambda: hidden_boosting("lattice"),
     "fitting": fitting,
     "lattice fitting": lambda: fitting("lattice"),
+    "fitting by folds": lambda: fitting("lattice", several=True),
+    "inferring": lambda: fitting("lattice", infers=True),
     "hidden logistic fitting": lambda: hidden_fitting("logistic"),
     "hidden poisson fitting": lambda: hidden_fitting("poisson"),
     "adding": adding,
     "scoring": scoring,
     "linear scoring": linear_scoring,
+    "looking up": looking_up,
+    "table": table,
+    "worth": worth,
 }

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from federation import Federation
+from paillier_key import one_key
 
 from vfl.errors import PeerLost, VflError
 from vfl.jobs import alignment, scoring, training
@@ -116,15 +117,17 @@ class Room:
         return asyncio.run(work)
 
     def train(self, job: dict[str, Any], **options: Any) -> str:
-        done = asyncio.run(
-            training.train(
-                self.site("insurer"),
-                Job.model_validate(job),
-                wait=1,
-                show=self.said["insurer"],
-                **options,
+        """As `vfl train`; under Paillier, with a key that draws quickly."""
+        with one_key():
+            done = asyncio.run(
+                training.train(
+                    self.site("insurer"),
+                    Job.model_validate(job),
+                    wait=1,
+                    show=self.said["insurer"],
+                    **options,
+                )
             )
-        )
         return done.half.name
 
     def score(

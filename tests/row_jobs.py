@@ -90,7 +90,7 @@ class _Oracle(Pooled):
         offset = 0.0 if self.rows.offset is None else self.rows.offset
         return self.constant, self.constant + np.zeros(len(self.rows.label)) + offset
 
-    def draw(self, train, number, gradient, hessian):
+    def draw(self, train, number, size):
         drawn = np.zeros(len(train), np.bool_)
         for name, own in self.job.clients.items():
             drawn[own] = draw_own_rows(train[own], self.params, number, name)

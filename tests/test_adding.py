@@ -352,6 +352,43 @@ def test_a_total_that_was_changed_is_refused(byte, to):
         over_server(adding_all(PARTS), opened=changing(MaskedTotal, change, to))
 
 
+@pytest.mark.parametrize("kind", [MaskedPart, MaskedTotal])
+def test_words_of_an_earlier_step_are_refused(kind):
+    """Sent again under the number of a later one, by a client or by the server."""
+    kept = []
+
+    def replay(message):
+        kept.append(message.words)
+        if kind is MaskedPart:
+            return MaskedPart(message.step, message.about, message.of, kept[0])
+        return MaskedTotal(message.step, kept[0])
+
+    def opened(to_client, to_server):
+        if to_client.name == "ada":
+            spoil(to_server if kind is MaskedPart else to_client, kind, replay)
+
+    twice = {name: [own[0], own[0]] for name, own in PARTS.items()}
+    with pytest.raises(PeerError, match="a total is not the sum of what the clients added"):
+        over_server(adding_all(twice), opened=opened)
+    assert len(kept) == 2
+
+
+def test_an_attempt_that_is_over_is_not_begun_again():
+    sent = []
+
+    def change(message):
+        sent.append(message)
+        return AddingBegin(0, message.clients)
+
+    def opened(to_client, _):
+        if to_client.name == "ada":
+            spoil(to_client, AddingBegin, change)
+            spoil(to_client, MaskedTotal, lambda message: AddingBegin(0, sent[0].clients))
+
+    with pytest.raises(PeerError, match="an AddingBegin with other clients than there are"):
+        over_server(adding_all(PARTS), opened=opened)
+
+
 def test_a_server_that_leaves_a_part_out_shows_nothing():
     """It gets numbers that are uniform, and clients see it."""
     change = lambda m: MaskedPart(m.step, m.about, m.of, bytes(len(m.words)))  # noqa: E731

@@ -51,6 +51,7 @@ def run(
     offer: Offer = OFFER,
     *,
     change: dict[type, Change] | None = None,
+    queries: dict[str, bytes] | None = None,
 ) -> list[Agreement]:
     """Offer and answers, with messages from or to the registry changed on their way."""
     changes = change or {}
@@ -70,7 +71,7 @@ def run(
             guest = pairs[name][1]
             received = await guest.recv(Offer)
             check_offer(sites[name], guest, received)
-            return await accept_offer(sites[name], guest, received, 7)
+            return await accept_offer(sites[name], guest, received, 7, (queries or {}).get(name, b""))
 
         hosts = [asyncio.create_task(host(name)) for name in offer.hosts]
         guest = asyncio.create_task(
@@ -352,3 +353,58 @@ def test_one_character_makes_another_job() -> None:
         Terms("train", bytes(32), "insurer", ["registry"], {}, [], None, None, one) for one in digests
     ]
     assert terms[0].statement != terms[1].statement
+
+
+QUERY = bytes(range(32, 64))
+
+
+def test_each_signs_the_digest_of_its_own_query(sites: dict[str, Site]) -> None:
+    agreements = run(sites, msgspec.structs.replace(OFFER, query=QUERY), queries={"bureau": QUERY[::-1]})
+    for one in agreements:
+        assert one.queries == {"insurer": QUERY.hex(), "bureau": QUERY[::-1].hex()}
+        for name, signature in one.signatures.items():
+            certificate = sites[name].identity.certificate
+            digest = bytes.fromhex(one.queries.get(name, ""))
+            assert certificate.verify(signature, one.terms.statement_of(digest))
+            assert certificate.verify(signature, one.terms.statement) == (name == "registry")
+        forged = replace(one, queries={**one.queries, "bureau": QUERY.hex()})
+        with pytest.raises(ModelError, match="the signature of bureau does not hold"):
+            verify_signatures(forged, JOB.settings, sites["insurer"].party, "run")
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({Offer: setting(query=QUERY[::-1])}, "an Offer with a signature that does not hold"),
+        ({Offer: setting(query=msgspec.UNSET)}, "an Offer with a signature that does not hold"),
+        ({Accept: setting(query=QUERY)}, "Accept with a signature that does not hold"),
+        ({Agreed: setting(queries=msgspec.UNSET)}, "Agreed with another signature than was given"),
+        ({Agreed: setting(queries=[QUERY])}, "Agreed with digests of queries that are none"),
+        ({Agreed: setting(queries=[QUERY, b"", b"x"])}, "Agreed with digests of queries that are none"),
+        ({Agreed: setting(queries=[QUERY, QUERY, b""])}, "Agreed with another signature than was given"),
+        ({Agreed: setting(queries=[b"", b"", b""])}, "Agreed with another signature than was given"),
+        ({Agreed: setting(queries=[QUERY, b"", QUERY])}, "Agreed with a signature of bureau that does"),
+    ],
+)
+def test_digests_that_were_changed(
+    sites: dict[str, Site], change: dict[type, Change], said: str
+) -> None:
+    with pytest.raises(PeerError, match=said):
+        run(sites, msgspec.structs.replace(OFFER, query=QUERY), change=change)
+
+
+def test_a_coordinator_checks_the_digests(sites: dict[str, Site]) -> None:
+    agreement = run(sites, msgspec.structs.replace(OFFER, query=QUERY))[0]
+    signatures = [agreement.signatures[name] for name in agreement.terms.signers]
+    join = Join(agreement.terms, signatures, JOB.canonical, agreement.told_queries)
+    peer, _ = MemoryPeer.pair("umpire", "registry")
+    assert _check_join(sites["umpire"], peer, join) == JOB
+    for queries, said in (
+        ([b"", QUERY, b""], "a signature of insurer that does not hold"),
+        (msgspec.UNSET, "a signature of insurer that does not hold"),
+        ([QUERY], "digests of queries that are none"),
+        ([QUERY, b"", b"", b""], "digests of queries that are none"),
+        ([QUERY, b"short", b""], "digests of queries that are none"),
+    ):
+        with pytest.raises(PeerError, match=f"it sent a Join with {said}"):
+            _check_join(sites["umpire"], peer, msgspec.structs.replace(join, queries=queries))

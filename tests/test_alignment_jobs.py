@@ -38,6 +38,7 @@ from vfl.models.kinds import load_half
 from vfl.party.config import Job, load_party
 from vfl.party.store import Store
 from vfl.party.table import read_table
+from vfl.protocols.align import kept as kept_ids
 from vfl.protocols.trees.training import guest_train
 
 ID = {"insurer": "plate", "registry": "registration", "bureau": "plate_no"}
@@ -387,6 +388,40 @@ def test_an_extended_alignment_is_that_of_the_tables_now(
     )
 
 
+def test_extensions_by_kept_keys_are_those_by_a_key_a_job(
+    room: Room, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With hosts that keep their keys: the same rows and numbers, and new ids alone are evaluated."""
+    evaluated: list[int] = []
+    evaluate = kept_ids.evaluate_ids
+    monkeypatch.setattr(
+        kept_ids, "evaluate_ids", lambda ids, *key: evaluated.append(len(ids)) or evaluate(ids, *key)
+    )
+    whole, ends = TABLES, []
+    cut = {
+        "insurer": without(whole["insurer"], set(range(30))),
+        "registry": without(whole["registry"], set(range(20, 50))),
+        "bureau": whole["bureau"],
+    }
+    later = {**whole, "insurer": shuffled(without(whole["insurer"], set(range(40, 50))))}
+    for days in (0, 7):
+        for name in HOSTS:
+            room.federation.parties[name].settings["policy"]["kept_key_days"] = days
+        for name in ID:
+            put(room, name, cut[name])
+        room.align(join="left", engine="ecdh")
+        for name in ID:
+            put(room, name, later[name])
+        done = room.align(extend="", engine="ecdh")
+        ends.append((sorted(joined(room, later, done.alignment.name), key=str), done))
+    assert ends[0][0] == ends[1][0]
+    by_job, by_kept = (end[1] for end in ends)
+    for what in ("known", "asked", "have", "kept"):
+        assert getattr(by_kept, what) == getattr(by_job, what)
+    registry, bureau = (len(whole[name][ID[name]]) for name in HOSTS)
+    assert sorted(evaluated) == sorted([registry - 30, bureau, 30])
+
+
 def test_a_key_that_no_longer_tells_rows_apart(room: Room) -> None:
     """A row that was matched by its plate has a double now at either party: none of the two is it."""
     tables = with_two_keys(room)
@@ -547,16 +582,22 @@ def test_alignments_are_listed(room: Room) -> None:
     assert bad.exit_code == 2 and "--name must be up to 40 lower-case letters" in bad.output
 
 
-def test_both_engines_match_the_same_rows(room: Room) -> None:
+def test_all_engines_match_the_same_rows(room: Room) -> None:
+    for name in ("registry", "bureau"):
+        party = room.federation.parties[name]
+        party.settings["policy"]["engines"] = ["ecdh", "ot", "vole"]
+        party.write()
     tables = with_two_keys(room)
     write_table(room.folder / "new.csv", tables["new"])
     found = [
         sorted(joined(room, tables, room.align(engine=engine, join=join).alignment.name), key=str)
         for join in ("inner", "left")
-        for engine in ("ecdh", "ot")
+        for engine in ("ecdh", "ot", "vole")
     ]
-    assert found[0] == found[1] and found[2] == found[3] and found[0] != found[2]
-    assert kept(room, "registry", Store(room.federation.guest.store).latest("alignment")).engine == "ot"
+    inner, left = found[:3], found[3:]
+    assert inner[1:] == inner[:1] * 2 and left[1:] == left[:1] * 2 and inner[0] != left[0]
+    latest = Store(room.federation.guest.store).latest("alignment")
+    assert kept(room, "registry", latest).engine == "vole"
 
 
 def test_the_check_of_a_policy_tells_for_how_long_alignments_are_of_use(room: Room) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 import numpy as np
@@ -26,7 +27,7 @@ from vfl.protocols.common.key import Key
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees import paillier as boost
-from vfl.protocols.trees.draws import draw_rows
+from vfl.protocols.trees.draws import draw_rows, sizes_of
 from vfl.protocols.trees.grower import Pooled
 from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.paillier_messages import CandidateSums, Gradients, TreeStart, check_candidates
@@ -116,7 +117,7 @@ def make_job(
 
 def labels(objective: str, signal: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Counts, amounts (with many zeros under tweedie) or numbers that grow with the signal."""
-    if objective == "squared":
+    if objective in ("squared", "quantile"):
         return 1000 * (signal + rng.normal(size=len(signal)))
     counts = rng.poisson(np.exp(signal / 2 - 1)).astype(float)
     amounts = rng.gamma(2, 500 * np.exp(signal / 4))
@@ -207,7 +208,7 @@ def test_federated_equals_pooled_in_a_pool_of_processes():
     assert_same_model(make_job(5000, 2, seed=4, params=params), workers=2)
 
 
-@pytest.mark.parametrize("objective", ["poisson", "gamma", "tweedie", "squared"])
+@pytest.mark.parametrize("objective", ["poisson", "gamma", "tweedie", "squared", "quantile"])
 def test_federated_equals_pooled_for_every_objective(objective):
     params = BoostParams(trees=2, depth=3, max_bins=8, min_child_rows=5)
     assert_same_model(make_job(150, 2, 7, params, objective=objective, with_offset=True))
@@ -343,14 +344,13 @@ def by_value(job: Job, column: str, model: GuestModel) -> np.ndarray:
     (values, 60)."""
     columns = {k: v[:60] for block in job.features.values() for k, v in block.items()}
     cuts = [s.threshold for s in model.splits if s.column == column and s.threshold is not None]
-    scores = []
-    for value in sorted({-1e9, *cuts, *np.nextafter(cuts, 1e9)}):
-        changed = {**columns, column: np.full(60, value)}
-        score = np.full(60, model.start)
-        for tree in model.trees:
-            score += walk.scores(tree, 60, lambda b, x=changed: model.splits[b.record].goes_left(x))
-        scores.append(score)
-    return np.array(scores)
+    values = sorted({-1e9, *cuts, *np.nextafter(cuts, 1e9)})
+    changed = {name: np.tile(cells, len(values)) for name, cells in columns.items()}
+    changed[column] = np.repeat(values, 60)
+    score = np.full(60 * len(values), model.start)
+    for tree in model.trees:
+        score += walk.scores(tree, len(score), lambda b: model.splits[b.record].goes_left(changed))
+    return score.reshape(len(values), 60)
 
 
 @pytest.mark.parametrize("draw", [{}, {"goss_top": 0.2, "goss_other": 0.2}])
@@ -453,7 +453,7 @@ def test_covers_count_the_drawn_rows_of_every_node(draw):
     score = np.full(200, model.start)
     for number, tree in enumerate(model.trees):
         gradient, hessian = job.rows.loss.damped_gradients(score, job.rows.label, job.rows.weight)
-        drawn, _ = draw_rows(job.rows.train, params, number, gradient, hessian)
+        drawn, _ = draw_rows(job.rows.train, params, number, partial(sizes_of, gradient, hessian))
         counts = dict.fromkeys([*tree.branches, *tree.leaves], 0)
         for row in np.flatnonzero(drawn).tolist():
             node = 0
@@ -550,7 +550,7 @@ def test_goss_against_a_plain_loop(seed, rows, top, other, tree):
     train = rng.random(rows) < 0.8
     train[0] = True
     gradient, hessian = rng.integers(-3, 4, rows) / 2, rng.integers(0, 3, rows) / 2  # ties abound
-    mask, counts_for = draw_rows(train, params, tree, gradient, hessian)
+    mask, counts_for = draw_rows(train, params, tree, partial(sizes_of, gradient, hessian))
     assert not (mask & ~train).any()
     assert (counts_for[~mask] == 1).all()
     if tree < 3:  # 1 / 0.3
@@ -566,7 +566,7 @@ def test_goss_against_a_plain_loop(seed, rows, top, other, tree):
     # The drawn ones stand for all that were left out: (1 - a) / b but for whole rows.
     if drawn:
         assert counts_for[drawn] == pytest.approx([len(rest) / len(drawn)] * len(drawn))
-    again = draw_rows(train, params, tree, gradient, hessian)
+    again = draw_rows(train, params, tree, partial(sizes_of, gradient, hessian))
     assert np.array_equal(again[0], mask) and np.array_equal(again[1], counts_for)
 
 
@@ -574,7 +574,7 @@ def test_goss_draws_others_in_another_tree_and_by_another_seed():
     train, gradient = np.ones(400, bool), np.random.default_rng(0).normal(size=400)
     masks = [
         draw_rows(
-            train, BoostParams(goss_top=0.1, goss_other=0.2, seed=seed), tree, gradient, np.ones(400)
+            train, BoostParams(goss_top=0.1, goss_other=0.2, seed=seed), tree, lambda: np.abs(gradient)
         )[0]
         for seed, tree in ((0, 5), (0, 6), (1, 5))
     ]
@@ -604,7 +604,7 @@ def test_drawn_rows_keep_the_bounds_of_packing(gradient, share, counts, rows):
     guest.quantisation = Quantisation(layout.row_bits)
     active = np.arange(n) % 3 < 2
     counts_for = np.where(active, counts, np.inf)  # of rows that are not drawn nothing matters
-    g_int, h_int = guest.quantise(g, np.abs(g) * share, active, counts_for)
+    g_int, h_int = guest.quantise(np.stack([g, np.abs(g) * share]), active, counts_for)
     assert (g_int[~active] == 0).all() and (h_int[~active] == 0).all()
     assert np.abs(g_int).max() <= 2**layout.row_bits and h_int.min() >= 0
     layout.pair(g_int, h_int)  # raises beyond bounds

@@ -521,7 +521,7 @@ def test_a_coordinator_ends_a_job_under_way_with_a_party_that_is_revoked(
         ends = {name: MemoryPeer.pair("umpire", name) for name in ("registry", "bureau")}
         gathering = coordinator._Gathering(SimpleNamespace(parties=list(ends)))
         gathering.came = {name: here for name, (here, _) in ends.items()}
-        await coordinator._lead(site, gathering, None, show)
+        await coordinator._lead(site, gathering, SimpleNamespace(name="claims"), show)
         assert gathering.done.is_set()
         for _, there in ends.values():
             with pytest.raises(PeerStopped, match="the certificate of bureau is revoked"):

@@ -15,6 +15,7 @@ from room import Room, Said
 from vfl.errors import DataError, PeerError, PeerStopped
 from vfl.jobs import host as host_jobs
 from vfl.jobs import own_table, scoring
+from vfl.jobs.activity import Activity
 from vfl.jobs.connect import Site
 from vfl.models.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf
 from vfl.models.kinds import kind_of_model, load_half
@@ -260,6 +261,7 @@ def test_a_new_host_does_not_begin_to_serve_a_broken_table(tmp_path: Path, keys:
     party.write()
     journal = SimpleNamespace(ledger=SimpleNamespace(check=lambda: None))
     store = Store(party.store)
-    site = cast(Any, SimpleNamespace(party=load_party(party.file), journal=journal, store=store))
+    own = {"journal": journal, "store": store, "activity": Activity(store)}
+    site = cast(Any, SimpleNamespace(party=load_party(party.file), **own))
     with pytest.raises(DataError, match="column 'power' has text that is no number"):
         asyncio.run(host_jobs.serve(cast(Site, site), Said()))

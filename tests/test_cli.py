@@ -5,7 +5,6 @@ import json
 import re
 import signal
 import stat
-import sys
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -19,7 +18,7 @@ LONG = {**JOB, "secureboost": {**JOB["secureboost"], "trees": 500}}
 SLOW_HOST = """
 import time, vfl.cli, vfl.models.trees as host
 quick = host.bin_columns
-def slow(*args):
+def slow(*args, **named):
     host.bin_columns = quick
     print("computing", file=__import__("sys").stderr, flush=True)
     time.sleep(600)
@@ -169,7 +168,7 @@ def test_a_host_that_computes_ends_at_once(tmp_path: Path, keys: Path) -> None:
         kill(federation.serving["registry"])
         port = re.sub(r".*:", "127.0.0.1:", guest.settings["peers"]["registry"]["address"])
         registry.settings["party"]["listen"] = port
-        host = registry.start("serve", program=(sys.executable, "-c", SLOW_HOST))
+        host = registry.start("serve", program=SLOW_HOST)
         host.until("listening")
 
         # The guest dies while the host computes: the host notices and serves the next one.
@@ -286,3 +285,25 @@ def test_schemas_and_help() -> None:
     text = command("--help").out
     for code in range(11):
         assert re.search(rf"\b{code} ", text.partition("Exit codes")[2])
+
+
+def test_rows_in_several_files_and_scores_in_a_folder(insurer: Party) -> None:
+    lines = (insurer.folder / "new.csv").read_text().splitlines()
+    half = len(lines) // 2
+    (insurer.folder / "batch").mkdir()
+    for name, part in (("b", lines[half:]), ("a", lines[1:half])):
+        text = "\n".join([lines[0], *part, ""])
+        (insurer.folder / "batch" / f"{name}.csv").write_text(text)
+    insurer.score().ok()
+    done = insurer.score(data="batch/*.csv", out="scores/").ok()
+    assert json.loads(done.out)["out"] == str(insurer.folder / "scores")
+    table = pq.read_table(insurer.folder / "scores" / "part-00000.parquet")
+    with (insurer.folder / "scores.csv").open() as file:
+        expected = list(csv.DictReader(file))
+    assert table["plate"].to_pylist() == [row["plate"] for row in expected]
+    assert table["probability"].to_pylist() == [float(row["probability"]) for row in expected]
+    done = insurer.score(data="batch/", out="batch/")
+    assert done.code == 3 and "cannot be written" in done.err
+    done = insurer.score(data="postgresql://u:hidden@127.0.0.1/x#t")
+    assert done.code == 3 and "has a password, which belongs into no such place" in done.err
+    assert "hidden" not in done.err + done.out

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import OneHotEncoder, StandardScaler
 
 from vfl.learn.binning import bin_columns
-from vfl.learn.design import FRACTION_BITS, MISSING, Design, Factor, Matrix, Relativity, Rules
+from vfl.learn.design import FRACTION_BITS, MISSING, OTHER, Design, Factor, Matrix, Relativity, Rules
 
 HALF = 2.0 ** -(FRACTION_BITS + 1)  # the most that rounding to the grid moves a number
 ALL = Rules(min_level_rows=1)  # every level is kept
@@ -93,27 +93,61 @@ def test_the_most_frequent_level_is_the_base_the_first_among_equals():
     assert only_factor(Design.fit({"x": objects(["b", "a", None, None])}, ALL)).base == MISSING
 
 
-def test_rare_levels_are_joined_to_the_base():
+def test_rare_levels_are_one_level_of_their_own():
     values = objects(["a"] * 3 + ["b"] * 30 + ["c"] * 20 + [None] * 2 + ["d"] * 19)
     factor = only_factor(design := Design.fit({"x": values}, Rules()))
-    assert (factor.levels, factor.rows) == (("b", "c"), (30 + 3 + 2 + 19, 20))
-    assert factor.joined == ("a", "d", MISSING)
-    assert np.bincount(factor.codes(values)).tolist() == [54, 20]
+    assert (factor.base, factor.levels, factor.rows) == ("b", (OTHER, "b", "c"), (3 + 19, 30, 20))
+    assert dict(factor.grouped) == {"a": OTHER, "d": OTHER}
+    assert (factor.joined, factor.joined_rows) == ((MISSING,), (2,))  # missing values are at the base
+    assert np.bincount(factor.codes(values)).tolist() == [32, 22, 20]
+    lines = design.relativities(np.log([2.0, 3.0]))
+    assert [(one.level, round(one.relativity, 9), one.rows) for one in lines] == [
+        *((OTHER, 2.0, 22), ("b", 1.0, 30), ("c", 3.0, 20), (MISSING, 1.0, 2))
+    ]
     assert design.unseen({"x": values}) == {}
+    # Levels that no row had are of the others.
+    assert factor.codes(objects(["new", "b", "a"])).tolist() == [1, 0, 1]
+    assert factor.unseen(objects(["new", "b", "a"])) == 1
+
+
+def test_too_few_rows_for_a_level_of_their_own_join_the_smallest_and_never_the_base():
+    values = objects(["a"] * 19 + ["b"] * 300 + ["c"] * 40 + ["d"] * 50)
+    alone = only_factor(Design.fit({"x": values}, Rules()))
+    assert (alone.levels, alone.rows) == ((OTHER, "b", "c", "d"), (19, 300, 40, 50))
+    values = values[10:]
+    factor = only_factor(Design.fit({"x": values}, Rules()))
+    both = f"c, {OTHER}"
+    assert (factor.base, factor.levels, factor.rows) == ("b", (both, "b", "d"), (49, 300, 50))
+    assert factor.codes(objects(["a", "b", "c", "d", "e"])).tolist() == [1, 0, 1, 2, 1]
+    # A row of which nothing is known is none of the others.
+    assert factor.codes(objects([None])).tolist() == [0] and factor.unseen(objects([None])) == 1
+
+
+def test_the_level_with_the_largest_exposure_is_the_base_and_levels_need_enough_of_it():
+    values = objects(["a"] * 40 + ["b"] * 60 + ["c"] * 30 + ["d"] * 30)
+    exposure = np.where(values == "a", 1.0, 0.2)
+    factor = only_factor(Design.fit({"x": values}, Rules(), exposure))
+    assert (factor.base, factor.levels) == ("a", ("a", "b", "c", "d"))
+    few = only_factor(Design.fit({"x": values}, Rules(min_level_exposure=7.0), exposure))
+    assert (few.levels, few.rows) == (("a", "b", OTHER), (40, 60, 60))
+    with pytest.raises(ValueError, match="with 20 rows and an exposure of 30"):
+        Design.fit({"x": values}, Rules(min_level_exposure=30.0), np.where(values == "a", 1.0, 0.1))
 
 
 def test_a_single_rare_level():
     values = objects(["a"] * 100 + ["b"] * 19)
+    assert only_factor(Design.fit({"x": values}, Rules())).others == (OTHER,)
+    values = objects(["a"] * 100 + ["b"] * 9)
     with pytest.raises(ValueError, match=r"column 'x' has no level besides the base 'a' with 20 rows"):
         Design.fit({"x": values}, Rules())
-    factor = only_factor(Design.fit({"x": values}, Rules(min_level_rows=19)))
+    factor = only_factor(Design.fit({"x": values}, Rules(min_level_rows=9)))
     assert (factor.base, factor.others) == ("a", ("b",))
 
 
 def test_a_base_by_the_rules_may_be_rare():
     values = objects(["a"] * 3 + ["b"] * 30 + ["c"] * 5)
     factor = only_factor(Design.fit({"x": values}, Rules(base={"x": "a"})))
-    assert (factor.base, factor.levels, factor.rows, factor.joined) == ("a", ("a", "b"), (8, 30), ("c",))
+    assert (factor.base, factor.levels, factor.rows) == ("a", ("a", f"b, {OTHER}"), (3, 35))
 
 
 def test_a_base_that_does_not_exist():
@@ -126,7 +160,7 @@ def test_a_base_that_does_not_exist():
         Design.fit({"x": np.array([1.0, 2.0])}, Rules(("x",), min_level_rows=1, base={"x": "1"}))
 
 
-def test_unseen_levels_count_as_the_base_and_are_counted():
+def test_unseen_levels_are_counted():
     train = {
         "x": objects(["a", "a", "b", "b", "rare"]),
         "y": objects(["u", "v", "u", "v", "u"]),
@@ -139,7 +173,7 @@ def test_unseen_levels_count_as_the_base_and_are_counted():
         "z": np.array([-1e9, 1e9, 1.0, 2.0, np.nan, 1.5]),
     }
     matrix = design.matrix(new)
-    assert matrix.codes.tolist() == [[0, 1, 0, 0, 0, 0], [1] * 6, [1, 0, 1, 0, 0, 0]]
+    assert matrix.codes.tolist() == [[0, 1, 1, 1, 0, 1], [1] * 6, [1, 0, 1, 0, 0, 0]]
     assert design.unseen(new) == {"x": 3, "z": 1}
     assert design.unseen(train) == {}
 
@@ -610,7 +644,7 @@ def test_relativities():
     }
     design = Design.fit(features, Rules(("age",), missing="level", base={"age": "> 30"}))
     assert design.coefficients == [
-        ("fuel", "d"),
+        ("fuel", f"d, {OTHER}"),
         ("fuel", MISSING),
         ("age", "<= 30"),
         ("age", MISSING),
@@ -623,8 +657,8 @@ def test_relativities():
         assert one.relativity == pytest.approx(relativity)
         assert one.coefficient == pytest.approx(math.log(relativity ** (4 if one.per_unit else 1)))
     assert [(one.column, one.level, one.rows) for one in found] == [
-        ("fuel", "d", 30),
-        ("fuel", "r", 55),
+        ("fuel", f"d, {OTHER}", 35),
+        ("fuel", "r", 50),
         ("fuel", MISSING, 20),
         ("age", "<= 30", 40),
         ("age", "> 30", 40),
@@ -632,7 +666,7 @@ def test_relativities():
         ("power", "", 80),
         ("power", MISSING, 25),
     ]
-    assert found[1] == Relativity("fuel", "r", 0.0, None, 1.0, 55)
+    assert found[1] == Relativity("fuel", "r", 0.0, None, 1.0, 50)
     assert found[6].per_unit == pytest.approx(math.log(1.5))
     with pytest.raises(ValueError, match="zip"):
         design.relativities(beta[:-1])

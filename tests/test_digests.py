@@ -43,6 +43,27 @@ def test_they_are_hashlibs(ids, width, what, domain, key, prefix, size, many):
     assert found.tobytes() == by_hashlib(given_ids, given_rows, len(ids), **named)
 
 
+@given(
+    st.lists(st.binary(max_size=48), min_size=1, max_size=20),
+    st.sampled_from([0, 5, 8, 32, 48]),
+    st.binary(max_size=64),
+    st.sampled_from([b"", b"odd", bytes(8), bytes(128), bytes(136)]),
+    st.integers(1, 64),
+)
+@settings(max_examples=60)
+def test_messages_that_end_within_a_block(ids, width, key, prefix, size):
+    """Eight at a time, where none is empty."""
+    rows = np.random.default_rng(width).integers(0, 256, (len(ids), width), dtype=np.uint8)
+    # A whole block, too: the longest that is taken so.
+    ids = [*ids, bytes(128 - width - len(prefix) % 128)]
+    rows = np.concatenate([rows, rows[:1]])
+    named = {"domain": b"test", "key": key, "prefix": prefix, "size": size}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "FEW", 0)
+        found = digests(ids, rows, **named)
+    assert found.tobytes() == by_hashlib(ids, rows, len(ids), **named)
+
+
 def test_more_than_a_thread_takes():
     ids = [b"%d" % i * (i % 40) for i in range(20_000)]
     named = {"domain": b"test", "key": b"key", "prefix": b"prefix", "size": 32}

@@ -510,7 +510,10 @@ def test_a_fit_that_ends_too_early_is_warned_of_where_it_was_asked_for():
 @pytest.mark.parametrize(
     ("params", "text"),
     [
-        ({"family": "logistic"}, "family='logistic': there are poisson, gamma, tweedie, gaussian"),
+        (
+            {"family": "logistic"},
+            "family='logistic': there are poisson, negative_binomial, gamma, tweedie, gaussian",
+        ),
         ({"alpha": -1}, "alpha=-1: "),
         ({"encryption": "ou"}, "encryption='ou': .*must be"),
         (
@@ -575,7 +578,7 @@ def test_a_level_without_any_claim_is_told(family):
     model = kind(hosts={}) if family == "logistic" else vfl.FederatedGLM(family=family, hosts={})
     y = np.minimum(claims, 1) if family == "logistic" else claims
     with pytest.warns(
-        VflWarning, match=r"best coefficient is infinite.*set alpha above 0, raise min_le"
+        VflWarning, match=r"'zone' at level 'none' tells the label without error.*set alpha above 0"
     ):
         model.fit(X, y)
     assert model.coef_["guest"]["zone", "none"] < -15

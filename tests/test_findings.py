@@ -31,7 +31,8 @@ from vfl.net.peer import MemoryPeer
 from vfl.party.store import Store
 from vfl.protocols.common.participant import Participant
 from vfl.protocols.common.rows import Training
-from vfl.protocols.linear.fitting import guest_fit, host_fit
+from vfl.protocols.linear.fitting import guest_fit
+from vfl.protocols.linear.host_fitting import host_fit
 from vfl.protocols.linear.scoring import GuestGlm, LinearPart
 from vfl.protocols.trees.model import GuestModel
 

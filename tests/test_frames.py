@@ -454,6 +454,7 @@ def test_what_an_object_column_holds_decides_once():
             "guest: a table has rows and columns, this one has 1 dimension. Reshape your data",
         ),
         (np.ones((20, 2, 2)), "guest: a table has rows and columns, this one has 3 dimensions"),
+        ([pd.DataFrame({"a": [1, 2]})] * 2, "guest: one table is due, not a list of 2: join them first"),
         (pd.Series(np.ones(20)), "a Series is one column. Reshape your data: .to_frame"),
         (pa.array([1.0] * 20), "guest: .* could not be read as a table of columns|a table is due"),
         (pa.table({"a": [1]}).to_reader(), "guest: a stream can be read once only: give .read_all"),
@@ -552,6 +553,31 @@ def test_a_second_fit_forgets_the_names_of_the_first():
     model = alone().fit(insurer, y)
     assert model.feature_names_in_.tolist() == ["age"]
     assert not hasattr(model.fit(insurer.to_numpy(), y), "feature_names_in_")
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars", "pyarrow"])
+def test_frames_of_narwhals_are_those_within(library):
+    """As of code that is written for any library: frames, columns and what they are made of."""
+    nw = pytest.importorskip("narwhals")
+    polars = pytest.importorskip("polars")
+    insurer, y, hosts = small()
+    make = {
+        "pandas": lambda table: table,
+        "polars": polars.from_pandas,
+        "pyarrow": lambda table: pa.Table.from_pandas(table, preserve_index=False),
+    }[library]
+    guest = nw.from_native(make(insurer.reset_index()))
+    others = {name: nw.from_native(make(table.reset_index())) for name, table in hosts.items()}
+    ids = {"guest": "policy", "lender": "policy", "registry": "policy"}
+    label = nw.new_series("y", y, backend=library)
+    weight = nw.new_series("w", np.ones(len(y)), backend=library)
+    model = quick(id=ids, hosts=others).fit(guest, label, sample_weight=weight)
+    expected = quick(hosts=hosts).fit(insurer, y).predict_proba(insurer)
+    assert np.array_equal(model.predict_proba(guest), expected)
+    assert type(model.predict(guest)) is np.ndarray
+    if library == "polars":
+        with pytest.raises(DataError, match=r"guest: the table is not in memory yet: give .collect\(\)"):
+            quick(id=ids, hosts=others).fit(guest.lazy(), label)
 
 
 def test_polars_is_read_as_it_is():

@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from memory import over_memory
 from paillier_key import KEY
 from scipy.optimize import minimize
+from scipy.special import xlogy
 from scipy.stats import binomtest, chisquare, kstest
 from sklearn.metrics import log_loss, mean_tweedie_deviance
 
@@ -28,7 +29,7 @@ from vfl.crypto.workers import ONE_PROCESS, Machine
 from vfl.errors import ConfigError, DataError, PeerError, PeerLost, PeerStopped, Refused, VflError
 from vfl.learn.design import Design, Matrix, Rules
 from vfl.learn.glm import PAIRS, Move, Scores, combination
-from vfl.learn.losses import FAMILIES, Loss, loss_of
+from vfl.learn.losses import FAMILIES, Loss, NegativeBinomialLoss, loss_of
 from vfl.learn.params import GlmParams
 from vfl.net.peer import MemoryPeer, Peer, stop_all, together
 from vfl.net.wire import Message, decode
@@ -40,7 +41,8 @@ from vfl.protocols.common.transcript import Transcript
 from vfl.protocols.linear import fitting as glm
 from vfl.protocols.linear import fitting_messages, masked_scores, products, start
 from vfl.protocols.linear.fit import Fit
-from vfl.protocols.linear.fitting import guest_fit, host_fit
+from vfl.protocols.linear.fitting import guest_fit
+from vfl.protocols.linear.host_fitting import host_fit
 from vfl.protocols.linear.masked_numbers import hidden, in_fixed_point, sums_of
 from vfl.protocols.linear.plain import plain_fit
 
@@ -150,6 +152,7 @@ def labels(family: str, mean: np.ndarray, rng: np.random.Generator) -> np.ndarra
     draws: dict[str, Callable[[], np.ndarray]] = {
         "logistic": lambda: rng.random(len(mean)) < mean,
         "poisson": lambda: rng.poisson(mean),
+        "negative_binomial": lambda: rng.negative_binomial(1, 1 / (1 + mean)),
         "gamma": lambda: rng.gamma(2, mean / 2),
         "tweedie": lambda: rng.poisson(mean) * rng.gamma(2, 0.5, len(mean)),
         "gaussian": lambda: mean + rng.normal(size=len(mean)),
@@ -191,6 +194,7 @@ def make_job(
 GLUM = {
     "logistic": "binomial",
     "poisson": "poisson",
+    "negative_binomial": glum.NegativeBinomialDistribution(1.0),
     "gamma": glum.GammaDistribution(),
     "tweedie": glum.TweedieDistribution(1.5),
     "gaussian": "normal",
@@ -226,6 +230,9 @@ def by_glum(job: Job, family: str) -> Reference:
 def deviance(rows: Training, mean: np.ndarray) -> float:
     """scikit-learn's."""
     label, weight = rows.label[rows.train], rows.weight[rows.train]
+    if isinstance(rows.loss, NegativeBinomialLoss):
+        each = xlogy(label, label / mean) - (label + 1) * np.log((1 + label) / (1 + mean))
+        return 2 * float(np.average(each, weights=weight))
     if rows.loss.power is None:
         return 2 * log_loss(label, mean, sample_weight=weight)
     return mean_tweedie_deviance(label, mean, sample_weight=weight, power=rows.loss.power)
@@ -432,7 +439,10 @@ def test_the_line_search_finds_what_scipy_finds(family, seed, alpha, fit_interce
         penalty = alpha * (size * move.linear + size**2 * move.square / 2)
         return loss.mean(before + size * direction + constant, label, weight) + penalty
 
-    best = minimize(value, [0.0, 0.0], method="Nelder-Mead", options={"xatol": 1e-9, "fatol": 1e-15})
+    best = minimize(value, [0.0, 0.0], method="BFGS")
+    for _ in range(2):  # from where it may have stopped short of the optimum
+        options = {"xatol": 1e-9, "fatol": 1e-15, "maxiter": 2000}
+        best = minimize(value, best.x, method="Nelder-Mead", options=options)
     start = scores.intercept
     size = scores.go(move, alpha, fit_intercept)
     moved = scores.intercept - start
@@ -834,7 +844,7 @@ def test_two_runs_share_nothing_that_is_hidden(runs):
                 data[i : i + 32]
                 for m in run.of(kind)
                 for data in [getattr(m, content)]
-                for i in range(0, len(data), 32)
+                for i in range(0, len(data) - 15, 32)  # what is shorter may be the same by chance
             }
             for run in runs
         ]
@@ -845,7 +855,8 @@ def test_two_runs_share_nothing_that_is_hidden(runs):
 def test_no_other_kinds_of_messages_are_sent(runs):
     for kind in KINDS:
         assert "Reveals:" in kind.__doc__ and "->" in kind.__doc__.splitlines()[0]
-        assert runs[0].of(kind), kind
+        # Of several penalties alone (test_penalty_path.py).
+        assert bool(runs[0].of(kind)) == (kind is not fitting_messages.NextPenalty), kind
 
 
 # Hostile and faulty peers.
@@ -1196,6 +1207,8 @@ def test_who_is_left_alone_ends(who, kind):
     """One party's connection breaks just before it sends its first message of a kind. As in a job, a
     party that ends tells the others why."""
     job = SMALL_OF_THREE
+    if kind is glm.NextPenalty:
+        job = job.with_params(alphas=(0.1, 0.01), folds=2)
     ends: dict[str, VflError | None] = {}
 
     async def party(name: str, role: Any, peers: list[MemoryPeer]) -> None:

@@ -202,6 +202,24 @@ def test_a_guest_with_a_label_and_no_columns(federation: Federation, insurer: Pa
     assert all(0 < float(row["probability"]) < 1 for row in rows)
 
 
+def test_alpha_is_chosen_among_several(federation: Federation, insurer: Party) -> None:
+    marks = {name: host.mark() for name, host in federation.serving.items()}
+    settings = {"alphas": [0.1, 0.01], "folds": 2, "tolerance": 1e-3, "shrink_to": "mean"}
+    done = insurer.train(job(name="several", **settings)).ok()
+    model = load_half(Store(insurer.store), done.json["model"], GuestHalf).model
+    assert [alpha for alpha, *_ in model.choice.tried] == [0.1, 0.01]
+    assert f"alpha {model.choice.alpha:g} of 2 (deviance of rows left out " in done.err
+    assert done.json["alpha"] == model.choice.alpha
+    # What was opened in all fits is counted.
+    (of_jobs,) = json.loads((insurer.store / "labels.json").read_text("utf-8")).values()
+    (labels,) = of_jobs.values()
+    assert min(labels.values()) > 60 * 5
+    for name, host in federation.serving.items():
+        assert "coefficients are of this party's columns" in "\n".join(
+            host.until("trained", marks[name])
+        )
+
+
 def test_a_fit_that_does_not_converge_is_kept_and_says_so(
     federation: Federation, insurer: Party
 ) -> None:
@@ -320,11 +338,13 @@ def test_a_label_that_is_separable(
     done = insurer.train(job())  # which shows after some iterations only
     assert (done.code, done.out) == (3, "")
     (line,) = done.errors
+    insurer.processes[-1].own = [cell for cell in table["area"] if cell]
     assert "the label is separable" in line and "set alpha above 0 in [glm], or join" in line
+    assert f"column 'area' at level '{first}'" in line  # the guest's own level, named to it alone
     for name in ("registry", "bureau"):
         assert ends(name) == (
-            "job ended: insurer stopped the job: some columns separate the label without error: the job "
-            "needs alpha above 0"
+            "job ended: insurer stopped the job: columns of the guest's own separate the label without "
+            "error: the job needs alpha above 0"
         )
     assert insurer.train(job(alpha=0.01)).ok().json["converged"]
 

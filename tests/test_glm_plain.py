@@ -19,7 +19,8 @@ from vfl.protocols.common.rows import Training
 from vfl.protocols.linear import lattice_products
 from vfl.protocols.linear import plain as glm_plain
 from vfl.protocols.linear.fit import Fit
-from vfl.protocols.linear.fitting import guest_fit, host_fit
+from vfl.protocols.linear.fitting import guest_fit
+from vfl.protocols.linear.host_fitting import host_fit
 from vfl.protocols.linear.plain import ExactProduct, plain_fit
 
 pytestmark = pytest.mark.usefixtures("quick_key", "small_batches")

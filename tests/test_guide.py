@@ -20,6 +20,8 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 from federation import Party, Running, free_port, toml
+from paillier_key import one_key
+from samples import copy_samples
 
 from vfl.cli import main
 from vfl.terminal.streams import Stream, stdout
@@ -194,7 +196,8 @@ class Walk:
             printed = "\n".join(self.serve(name).until(opening(shown[-1])))
         else:
             self.parties[name].write()
-            done = CliRunner().invoke(main, arguments[1:])
+            with one_key():
+                done = CliRunner().invoke(main, arguments[1:])
             code = re.search(r"exit code (\d+)", comment)
             assert done.exit_code == (int(code[1]) if code else 0), (command, done.output)
             printed = done.output
@@ -228,8 +231,8 @@ def commands(block: Block) -> list[tuple[str, list[str]]]:
 def walk(tmp_path: Path) -> Walk:
     """Keys and certificates exchanged by README's commands."""
     made = Walk(tmp_path)
-    for name in ("scenarios", "data_samples"):
-        (tmp_path / name).symlink_to(ROOT / name)
+    (tmp_path / "scenarios").symlink_to(ROOT / "scenarios")
+    copy_samples(tmp_path / "data_samples", POLICIES)
     vfl = tmp_path / "bin" / "vfl"
     vfl.parent.mkdir()
     vfl.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -m vfl.cli "$@"\n')
@@ -249,8 +252,6 @@ def walk(tmp_path: Path) -> Walk:
     for party in made.parties.values():
         text = toml(party.settings).replace("127.0.0.1:7443", f"127.0.0.1:{port}")
         party.settings = tomllib.loads(text)
-    table = made.parties["insurer"].table
-    table.write_text("".join(table.read_text().splitlines(keepends=True)[: POLICIES + 1]))
     smaller = {"secureboost": {"trees": 2}, "glm": {"tolerance": 0.05, "alpha": 0.01}}
     for path in made.parties["insurer"].folder.glob("*-*.toml"):
         job = tomllib.loads(path.read_text())
@@ -291,6 +292,15 @@ def test_the_guides_commands_say_what_the_guide_shows(
             walk.edit(name, snippet('encryptions = ["paillier", "lattice"]'))
             walk.serve(name)
 
+    def allowing() -> None:
+        walk.edit("registry", snippet("oneway = true"))
+        walk.serve("registry")
+
+    def judging() -> None:
+        for name in hosts:
+            walk.edit(name, snippet("\nworth = true"))
+            walk.serve(name)
+
     def counting() -> None:
         walk.edit("insurer", {"data": snippet('exposure = "exposure"')})
 
@@ -322,6 +332,8 @@ def test_the_guides_commands_say_what_the_guide_shows(
         "vfl align --dry-run bureau.toml 0": spoiled,
         "vfl serve registry.toml 0": mended,
         "vfl train insurer.toml claim-lattice.toml 1": trusting,
+        "vfl oneway insurer.toml --by registry:fuel 0": allowing,
+        "vfl worth insurer.toml claim-lattice.toml 0": judging,
         "vfl train insurer.toml claim-frequency.toml 0": counting,
         "vfl train insurer.toml frequency-glm.toml 0": binned,
         "vfl serve trustee.toml 0": trustee,

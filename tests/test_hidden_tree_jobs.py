@@ -120,3 +120,37 @@ def test_a_host_without_the_coordinator(made: Federation) -> None:
         made.serving["bureau"].stop()
         party.settings["peers"] = peers
         made.serve("bureau")
+
+
+@pytest.mark.parametrize(("encryption", "hidden"), [("paillier", False), ("lattice", True)])
+def test_trees_are_added_to_those_of_a_kept_model(
+    made: Federation, encryption: str, hidden: bool
+) -> None:
+    """Whoever opens the sums; the model that was there stays as it is."""
+    guest, store = made.guest, Store(made.guest.store)
+    longer = guest.train(job("longer", encryption, hidden=False, trees=4)).ok().json["model"]
+    first = guest.train(job("first", encryption, hidden=False, trees=2)).ok().json["model"]
+    before = store.read("model", first)
+    added = job("added", encryption, hidden, trees=2, init_model=first)
+    model = guest.train(added).ok().json["model"]
+    assert trees_of(guest, model) == trees_of(guest, longer)
+    assert store.read("model", first) == before
+
+
+def test_models_that_no_training_begins_with(made: Federation) -> None:
+    guest = made.guest
+    first = guest.train(job("start", "paillier", trees=1)).ok().json["model"]
+    other = {"job": {"objective": "poisson"}, "secureboost": {}}
+    for name, change, code, said in (
+        ("start", {}, 2, f'all parties know the model by its full name, write "{first}"'),
+        ("another-20260101-000000-abcdef", {}, 5, "no model another-20260101-000000-abcdef"),
+        (first, other, 2, "was trained with another objective ('binary')"),
+    ):
+        wanted = job("more", "paillier", init_model=name)
+        wanted["job"] |= change.get("job", {})
+        done = guest.train(wanted)
+        assert said in done.err, done.err
+        assert done.code == code
+    store = Store(made.parties["bureau"].store)
+    (store.path("model", first)).unlink()
+    assert "bureau" in guest.train(job("more", "paillier", init_model=first)).err

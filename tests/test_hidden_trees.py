@@ -11,12 +11,15 @@ import pytest
 from pydantic import ValidationError
 from test_boost import KEY, Job, make_job, resolved
 
+from vfl.arrays import Words
+from vfl.crypto.lattice.parameters import Parameters
 from vfl.errors import Refused, VflError
 from vfl.learn.losses import Scales
 from vfl.learn.params import BoostParams
 from vfl.learn.tree import Sums
 from vfl.net.peer import MemoryPeer, stop_all, together
 from vfl.net.wire import MIB
+from vfl.protocols.common import lattice_sums
 from vfl.protocols.common.mask_streams import MaskStream
 from vfl.protocols.common.participant import Participant
 from vfl.protocols.trees import hidden, hidden_coordinator, paillier
@@ -50,6 +53,9 @@ class Seen:
 
     def kinds(self, name: str) -> set[str]:
         return {kind for kind, _ in self.by[name]}
+
+    def fields(self, name: str, wanted: str) -> list[dict[str, Any]]:
+        return [msgspec.msgpack.decode(payload)[1] for kind, payload in self.by[name] if kind == wanted]
 
 
 def federated(job: Job, seen: Seen | None = None, cheat: Any = None):
@@ -179,7 +185,7 @@ def test_the_coordinator_keeps_some_sixty_bytes_for_a_sum() -> None:
 
 
 @ENGINES
-@pytest.mark.parametrize("objective", ["poisson", "gamma", "tweedie", "squared"])
+@pytest.mark.parametrize("objective", ["poisson", "gamma", "tweedie", "squared", "quantile"])
 def test_hidden_equals_pooled_for_every_objective(encryption: str, objective: str) -> None:
     params = settings_of(encryption, trees=2)
     assert_same_model(make_job(150, 2, 7, params, objective=objective, with_offset=True))
@@ -236,21 +242,33 @@ def test_a_host_without_any_candidate(encryption: str) -> None:
 
 
 @ENGINES
-def test_the_guest_sees_no_sum_and_no_host_a_gradient(encryption: str) -> None:
+def test_the_guest_sees_no_sum_and_no_host_a_gradient(
+    encryption: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """By kind of message: open sums, which of a host's candidates are whose, and rows to the coordinator
-    are in none."""
-    seen = Seen()
+    are in none. Over lattices it is passed no word as the guest reads it."""
+    seen, blurred, passed = Seen(), lattice_sums.blurred, list[bytes]()
+
+    def noted(parameters: Parameters, words: Words) -> Words:
+        passed.append(blurred(parameters, words).tobytes())
+        return np.frombuffer(passed[-1], np.uint64).reshape(words.shape)
+
+    monkeypatch.setattr(lattice_sums, "blurred", noted)
     federated(make_job(150, 2, 1, settings_of(encryption)), seen)
     guest = seen.kinds("party0") - {"FellowKey"}
     shared = {"TreeKept", "Finished", "SplitRows", "Ask", "NodesWon"}
     of_engine = {
         "paillier": {"MaskedCandidates"},
-        "lattice": {"HintOffered", "HintHeader", "HintPart", "VectorSums", "TooFew"} | {"ZerosPassed"},
+        "lattice": {"HintSums", "HintOffered", "HintHeader", "HintPart", "VectorSums", "TooFew"}
+        | {"ZerosPassed"},
     }
     assert guest <= shared | of_engine[encryption]
     coordinator = {"SumsBegin", "MaskSeed", "SumsTree", "TreeCandidates", "SumsLevel", "MaskedSums"}
     coordinator |= {"EnoughRows", "TookCandidates", "SumsTreeEnd", "SumsEnd", "MaskedZeros"}
     assert seen.kinds("notary") <= coordinator
+    if encryption == "lattice":
+        masked = [decoded["data"] for decoded in seen.fields("notary", "MaskedSums")]
+        assert sorted(b"".join(masked)) == sorted(b"".join(passed)) != []
 
 
 @ENGINES
@@ -261,12 +279,7 @@ def test_what_the_guest_decrypts_is_uniform(encryption: str, monkeypatch: pytest
     for _ in range(2):
         seen = Seen()
         federated(job, seen)
-        data = [
-            msgspec.msgpack.decode(payload)[1]["data"]
-            for kind, payload in seen.by["notary"]
-            if kind == "MaskedSums"
-        ]
-        read.append(b"".join(data))
+        read.append(b"".join(fields["data"] for fields in seen.fields("notary", "MaskedSums")))
     first, second = (np.frombuffer(data, np.uint8) for data in read)
     assert len(first) == len(second) > 2000
     same = float((first == second).mean())

@@ -18,6 +18,7 @@ from vfl.protocols.common.lattice_hints import (
     HintAgreed,
     HintKnown,
     HintOffered,
+    HintSums,
     HostHint,
     KnownHint,
     host_meet,
@@ -54,7 +55,8 @@ def test_jobs_at_the_same_time_share_the_life_of_a_hint(tmp_path):
         to_host, to_guest = MemoryPeer.pair("host", "guest")
         hints = StoredHostHints(Store(tmp_path), "a1", "guest")
         host = asyncio.create_task(host_meet(to_guest, lambda _: matrix, outputs, shape, hints=hints))
-        await to_host.send(HintKnown(own.name))
+        assert (await to_host.recv(HintSums)).outputs == outputs
+        await to_host.send(HintKnown(own.name, 64))
         offered = await to_host.recv(HintOffered)
         if offered.known:
             await to_host.send(HintAgreed([]))

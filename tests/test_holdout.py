@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from room import HOSTS, Room
 
+from vfl.blocks import means
 from vfl.errors import ConfigError, DataError, PeerLost
 from vfl.jobs.check_result import CheckResult
 from vfl.jobs.evaluation import RowParts, split_rows
@@ -27,8 +28,10 @@ from vfl.learn.holdout import (
     SplitColumn,
     SplitColumns,
     column_shares,
+    draw_split,
     join_groups,
     split_by,
+    split_by_draws,
 )
 from vfl.models.kinds import expected_share
 from vfl.net.peer import MemoryPeer
@@ -518,3 +521,18 @@ def test_doctor_says_what_a_job_would_hold_out(room: Room) -> None:
     host.write()
     (host.folder / "by-week.toml").write_text(toml(TIME))
     host.run("doctor", "--job", "by-week.toml").failed(2, "is the party file of a host")
+
+
+@pytest.mark.parametrize("entities", [False, True])
+def test_draws_of_many_rows_are_those_of_all_at_once(entities: bool):
+    """Whatever rows are chosen, in whatever order, and however few are drawn for together."""
+    rng = np.random.default_rng(0)
+    chosen, first = rng.permutation(1000)[:700], np.minimum(np.arange(1000), rng.integers(0, 1000, 1000))
+    draw = np.random.default_rng([5, 1]).random(1000)
+    due = draw_split(draw[first[chosen] if entities else chosen], 0.2, 0.25)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(means, "_AT_ONCE", 64)
+        found = split_by_draws([5, 1], 1000, chosen, first if entities else None, (0.2, 0.25))
+    for name in ("train", "validation", "held_out"):
+        assert getattr(found, name).tolist() == getattr(due, name).tolist()
+    assert found.train.any() and found.validation.any() and found.held_out.any()

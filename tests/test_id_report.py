@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -23,6 +24,7 @@ from vfl.party.id_cells import IdReading
 from vfl.party.id_findings import IdFinding
 from vfl.party.id_report import Counts, profile
 from vfl.party.ids import compose, digest, normalise
+from vfl.party.store import Store
 
 RNG = random.Random(3)
 GOOD = [f"{RNG.randrange(10**9, 10**10)}" for _ in range(200)]  # no first digit is 0
@@ -46,6 +48,8 @@ def found(values: list[str | None], *steps: str) -> dict[str, IdFinding]:
         ("spreadsheet dates", PLATES, ["04.03.2024", "2024-03-04 00:00:00"], "", "alnum"),
         ("leading zeros", GOOD, ["12345678", "123456789"], "nozeros", "trim"),
         ("placeholder", GOOD, ["N/A", "unknown", "0000", "0000", "-", "XXX"], "", "upper"),
+        ("end of a report", GOOD, ["Total", "Grand total: 90", "Seite 1 von 2", "SUMME"], "", "trim"),
+        ("end of a report", PLATES, [" (60 rows affected)", "60 rows selected."], "", "trim"),
         ("frequent value", GOOD, ["7777777777"] * 12, "", "trim"),
         ("spreadsheet error", GOOD, ["#N/A", "#REF!", "#WERT!", "########"], "", "alnum"),
         ("broken text", PLATES, ["M\ufffd-1", "MÃ¼-2"], "", "nfkc"),
@@ -102,6 +106,12 @@ def test_running_numbers_have_lost_no_zeros_and_are_no_placeholders() -> None:
     assert found(codes) == {}
     expected = sum(len(code) < 5 for code in lost)
     assert found(lost)["leading zeros"].rows == expected > 50
+
+
+def test_numbers_longer_than_a_float_holds() -> None:
+    long = [f"{i}{'9' * 5_000}" for i in range(1000, 1060)]
+    assert found(long) == {}
+    assert found([*long, "17"])["leading zeros"].rows == 1
 
 
 def test_check_digits_say_nothing_where_most_are_wrong() -> None:
@@ -233,9 +243,9 @@ def test_the_doctor_names_what_the_rule_leaves(tmp_path: Path) -> None:
 def test_a_host_refuses_a_guest_whose_rule_differs_by_a_parameter(tmp_path: Path) -> None:
     path = party_file(tmp_path)
     (tmp_path / "drivers.csv").write_text("plate_no,born,age\nAB-1,31/12/1990,3\nab2,1990-12-31,4\n")
-    site = cast(Site, SimpleNamespace(party=load_party(path)))
+    site = cast(Site, SimpleNamespace(party=load_party(path), store=Store(tmp_path)))
 
-    def asked(rule: tuple[str, ...]) -> list[bytes]:
+    def asked(rule: tuple[str, ...]) -> Sequence[bytes]:
         offer = Offer("align", bytes(32), ["bureau"], list(rule))
         return asyncio.run(table_of(site, offer))[1].keys[0].ids
 

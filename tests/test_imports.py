@@ -22,6 +22,7 @@ import contextlib, json, sys
 from vfl.cli import main
 from vfl.errors import VflError
 heavy = {"lightgbm", "matplotlib", "numba", "pandas", "polars", "pyarrow", "scipy", "sklearn"}
+heavy |= {"fastapi", "prometheus_client", "starlette", "uvicorn"}
 loaded = {}
 for arguments in json.loads(sys.argv[1]):
     with contextlib.suppress(VflError):  # no ledger, no model
@@ -32,7 +33,7 @@ print(json.dumps({name: found for name, found in loaded.items() if found}), file
 WORK = """
 import sys, vfl.cli
 import vfl.jobs.coordinator, vfl.jobs.doctor, vfl.jobs.training, vfl.jobs.host, vfl.jobs.scoring
-print({"lightgbm", "matplotlib", "pandas", "polars", "scipy.fft", "sklearn"} & {*sys.modules})
+print({"lightgbm", "matplotlib", "pandas", "polars", "scipy.fft", "sklearn", "fastapi"} & {*sys.modules})
 """
 
 
@@ -50,6 +51,8 @@ def test_commands_without_a_table_load_no_library_of_tables(tmp_path: Path) -> N
         ["--version"],
         *([name, "--help"] for name in ("align", "train", "score", "serve", "doctor", "report")),
         ["keys", "new", "insurer", "--dir", str(tmp_path)],
+        ["online", "--help"],
+        ["online", "token", "quotes", "--file", str(tmp_path / "tokens.toml")],
         ["keys", "show", str(tmp_path / "insurer.pem")],
         ["config", "schema", "party"],
         ["config", "schema", "job"],

@@ -5,10 +5,13 @@ import dataclasses
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from federation import Federation
+from silent import Silent
 
 from vfl.errors import (
     ConfigError,
@@ -20,6 +23,7 @@ from vfl.errors import (
     PeerStopped,
     Refused,
 )
+from vfl.jobs import host
 from vfl.jobs.admission import fresh_name
 from vfl.jobs.alignments import Alignment, ids_digest, load_alignment, save_alignment
 from vfl.jobs.connect import Site
@@ -27,7 +31,8 @@ from vfl.jobs.evaluation import split_rows
 from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Accept, Offer, bind, new_run, stamp
 from vfl.jobs.relativities import lines_of, load_lines, save_relativities
-from vfl.jobs.scoring import _section_as_trained, predictions
+from vfl.jobs.scored_columns import predictions
+from vfl.jobs.scoring import section_as_trained
 from vfl.jobs.show import Once
 from vfl.learn.design import Covariate, Design, Factor
 from vfl.learn.losses import LogisticLoss, PoissonLoss, TweedieLoss
@@ -39,6 +44,7 @@ from vfl.models.kind import PartyColumns
 from vfl.models.kinds import load_half, save_half
 from vfl.models.linear import Linear
 from vfl.models.trees import Trees
+from vfl.net.open_sessions import A_PEER
 from vfl.net.peer import MemoryPeer, Stop, stop_all
 from vfl.party.config import Job, load_party
 from vfl.party.sections import DataSection
@@ -220,8 +226,8 @@ def test_relativities_for_their_owner(tmp_path: Path) -> None:
         rest = text[1 + guests :]
         assert [line.split(",")[0] for line in rest] == ["area"] * 3 + ["density"] * 2
         assert rest[0] == "area,a,0.0,,1.0,30,,,"
-        name, lines = load_lines(store, "linear-1", "guest" if guests else "host")
-        assert name == "linear-1"
+        half, lines = load_lines(store, "linear-1", "guest" if guests else "host")
+        assert half.name == "linear-1"
         assert len(lines) == len(text) - 1
     assert store.names("model") == ["linear-1"]
     straight = dataclasses.replace(GUEST_GLM, job={"job": {"family": "gaussian"}}, objective="gaussian")
@@ -312,15 +318,15 @@ def test_what_a_score_file_holds() -> None:
 def test_a_batch_is_read_as_the_model_was_trained() -> None:
     data = DataSection(path=Path("t.csv"), id=("plate",), exposure="years", offset="rate")
     for exposure, offset in ((False, False), (True, False), (True, True)):
-        found = _section_as_trained(data, half_of("poisson", exposure=exposure, offset=offset))
+        found = section_as_trained(data, half_of("poisson", exposure=exposure, offset=offset))
         assert (found.exposure, found.offset) == (
             "years" if exposure else None,
             "rate" if offset else None,
         )
     without = data.model_copy(update={"exposure": None, "offset": None})
-    assert _section_as_trained(without, half_of("poisson", exposure=True)).exposure is None
+    assert section_as_trained(without, half_of("poisson", exposure=True)).exposure is None
     with pytest.raises(ConfigError, match=r"^\[data\] offset is missing .* was trained with one$"):
-        _section_as_trained(without, half_of("poisson", offset=True))
+        section_as_trained(without, half_of("poisson", offset=True))
 
 
 def made_job(
@@ -543,3 +549,72 @@ def test_an_office_opens_with_its_own_keys_only(tmp_path: Path, keys: Path) -> N
     site = dataclasses.replace(site, pinned=dict.fromkeys(("a", "b"), site.pinned["bureau"]))
     with pytest.raises(ConfigError, match="a and b have the same certificate"):
         _ = site.credentials
+
+
+@pytest.mark.parametrize("served", [True, False])
+def test_a_host_that_dials_is_back_at_once_after_a_job(
+    monkeypatch: pytest.MonkeyPatch, served: bool
+) -> None:
+    """And takes its time where there was none: a guest may hang up again and again."""
+    paused: list[float] = []
+
+    async def dial(*_: object) -> object:
+        return object()
+
+    async def serve(*_: object) -> bool:
+        return served
+
+    async def sleep(seconds: float) -> None:
+        paused.append(seconds)
+        if len(paused) == 2:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(host, "serve_session", serve)
+    monkeypatch.setattr(host, "asyncio", SimpleNamespace(sleep=sleep))
+    site: Any = SimpleNamespace(dial=dial)
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(host._dial_forever(site, "insurer", "127.0.0.1:1", Silent()))
+    assert paused == [host._NEXT if served else host._PAUSE] * 2 and host._NEXT < host._PAUSE
+
+
+def test_one_more_session_waits_for_lookups_as_soon_as_one_has_a_job(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Never two without a job, and no more than the guest lets one party have."""
+    dialled: list[asyncio.Event] = []  # each set once the guest asks for a job
+    end = asyncio.Event()
+
+    async def dial(*_: object) -> asyncio.Event:
+        dialled.append(asyncio.Event())
+        return dialled[-1]
+
+    async def serve(_: object, job: asyncio.Event, __: object, asked: Any) -> bool:
+        await job.wait()
+        await asked()
+        await end.wait()
+        return True
+
+    async def settle() -> None:
+        for _ in range(20):
+            await asyncio.sleep(0)
+
+    async def run() -> None:
+        site: Any = SimpleNamespace(dial=dial)
+        work = asyncio.create_task(host._wait_for_lookups(site, "insurer", "127.0.0.1:1", Silent()))
+        for count in range(1, A_PEER + 1):
+            await settle()
+            assert len(dialled) == count
+            dialled[-1].set()
+        await settle()
+        assert len(dialled) == A_PEER
+        end.set()
+        while len(dialled) == A_PEER:
+            await asyncio.sleep(0.001)
+        await settle()
+        assert len(dialled) == A_PEER + 1
+        work.cancel()
+        await asyncio.gather(work, return_exceptions=True)
+
+    monkeypatch.setattr(host, "serve_session", serve)
+    monkeypatch.setattr(host, "_NEXT", 0.0)
+    asyncio.run(run())

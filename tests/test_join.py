@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory import over_memory
 
+from vfl.blocks.texts import Packed
 from vfl.errors import PeerError
 from vfl.net.peer import MemoryPeer, Peer, together
 from vfl.protocols.align import join
@@ -32,6 +33,7 @@ from vfl.protocols.align.join import (
     host_match,
     number_values,
 )
+from vfl.protocols.align.psi import OprfEngine, PsiSettings
 from vfl.protocols.common.bits import pack_bits
 from vfl.protocols.common.participant import Participant
 
@@ -42,7 +44,7 @@ def key(cells: Cells) -> KeyIds:
     """Ids in the order of their first rows."""
     place: dict[str, int] = {}
     of_row = [place.setdefault(cell, len(place)) if cell else -1 for cell in cells]
-    return KeyIds([one.encode() for one in place], np.array(of_row, np.int64))
+    return KeyIds(Packed.of([[one.encode() for one in place]]), np.array(of_row, np.int64))
 
 
 def table(*keys: Cells) -> list[KeyIds]:
@@ -56,22 +58,27 @@ def run_match(
     many: bool = False,
     starts: dict[str, Matched] | None = None,
     left: bool = False,
+    engine: OprfEngine = "ecdh",
 ) -> tuple[np.ndarray, dict[str, np.ndarray], list[Matched]]:
     """(guest's rows, each host's rows, what is matched) of an inner or a left join of all."""
-    starts = starts or {}
+    starts, settings = starts or {}, PsiSettings(engine)
 
     async def play_guest(peers: Sequence[Peer]) -> tuple[np.ndarray, list[Matched]]:
         if not left:
             start = starts.get("insurer")
             start = None if start is None else await guest_drop(peers, start)
-            matched = await guest_match(peers, guest, context=b"run", start=start, many=many)
+            matched = await guest_match(
+                peers, guest, context=b"run", settings=settings, start=start, many=many
+            )
             return await guest_inner(peers, matched, many=many), [matched]
 
         async def one(peer: Peer) -> Matched:
             start = starts.get(f"insurer {peer.name}")
             start = None if start is None else await guest_drop([peer], start)
             context = b"run" + peer.name.encode()
-            return await guest_match([peer], guest, context=context, start=start, many=many)
+            return await guest_match(
+                [peer], guest, context=context, settings=settings, start=start, many=many
+            )
 
         apart = await together([one(peer) for peer in peers])
         every = np.arange(len(guest[0].of_row))
@@ -82,7 +89,7 @@ def run_match(
         start = None if start is None else await host_drop(peer, start)
         names = [name] if left else list(hosts)
         own = Participant(name, names, b"run" + (name.encode() if left else b""))
-        matched = await host_match(peer, hosts[name], own, start=start)
+        matched = await host_match(peer, hosts[name], own, settings=settings, start=start)
         return await (host_left if left else host_inner)(peer, matched, many=many)
 
     (rows, matched), *others = over_memory(list(hosts), play_guest, play_host, guest="insurer")
@@ -204,7 +211,8 @@ def test_what_is_asked_about_is_counted_by_key() -> None:
     assert matched.asked_of == ({"registry": 4, "bureau": 2}, {"registry": 2, "bureau": 1})
 
 
-def test_an_extension_keeps_what_is_matched_and_drops_what_is_gone() -> None:
+@pytest.mark.parametrize("engine", ["ecdh", "vole"])
+def test_an_extension_keeps_what_is_matched_and_drops_what_is_gone(engine: OprfEngine) -> None:
     own = table(["a", "b", "d", "n"])
     first, second = table(["n", "d", "c", "b", "a"]), table(["a", "b", "n", "d"])
     starts = {
@@ -213,7 +221,11 @@ def test_an_extension_keeps_what_is_matched_and_drops_what_is_gone() -> None:
         "first": started(first, [4, 3, 2], [0, 0, 0]),
         "second": started(second, [-1, 1, -1], [-1, 0, -1]),
     }
-    rows, theirs, (matched,) = run_match(own, {"first": first, "second": second}, starts=starts)
+    rows, theirs, (matched,) = run_match(
+        own, {"first": first, "second": second}, starts=starts, engine=engine
+    )
+    # Only what is not matched is asked about.
+    assert matched.asked == (3,) and matched.asked_of == ({"first": 4, "second": 3},)
     assert matched.earlier == 1 and matched.by_key == (3,)  # a is matched anew: it is there
     assert rows[0] == 1 and theirs["first"][0] == 3 and theirs["second"][0] == 1
     names = [["a", "b", "d", "n"][row] for row in rows]

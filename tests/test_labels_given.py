@@ -45,6 +45,7 @@ def test_labels_are_counted_by_alignment_job_and_host(store: Store) -> None:
 def test_a_raised_limit_is_no_other_job(store: Store) -> None:
     def given(**settings: Any) -> LabelsGiven:
         job = Job.model_validate({**GLM_JOB, "glm": settings})
+        assert job.digest  # as has been asked for before
         return LabelsGiven.of(store, "aligned", job)
 
     assert given(max_labels=0.1).add({"a": 10}, 10)

@@ -41,6 +41,7 @@ from vfl.protocols.common.lattice_hints import (
     HintKnown,
     HintOffered,
     HintPart,
+    HintSums,
 )
 from vfl.protocols.common.lattice_sums import GuestProducts, Query, Vectors, VectorSums
 from vfl.protocols.common.participant import Participant, Resources
@@ -207,8 +208,13 @@ def test_what_a_host_is_sent_does_not_depend_on_the_gradients(monkeypatch):
 
 def test_row_bits_follow_the_rows():
     bits = {n: lattice_shape(n, settings_of()).value_bits - 1 for n in (100, 10**4, 10**6, 5 * 10**6)}
-    assert bits == dict(sorted(bits.items(), key=lambda pair: -pair[1]))
-    assert bits[10**6] >= 10 and bits[5 * 10**6] >= 7
+    assert bits == {100: 12, 10**4: 9, 10**6: 8, 5 * 10**6: 5}
+    # Fewer go into shorter words.
+    for rows, word_bits in {10**4: 48, 10**5: 48, 10**6: 56, 5 * 10**6: 56}.items():
+        assert lattice_shape(rows, settings_of(depth=5)).word_bits([620]) == word_bits
+    unseen = settings_of(depth=5, sums="hidden", coordinator="umpire")
+    assert lattice_shape(10**6, unseen).word_bits([620, 0]) == 48
+    assert lattice_shape(10**6, unseen).word_bits([620, 6000]) == 56
 
 
 @given(
@@ -283,7 +289,7 @@ def test_a_hint_serves_as_many_vectors_as_it_is_for(tmp_path, monkeypatch):
     params = settings_of(trees=2, depth=2)
     job = make_job(100, 1, 6, params)
     lifetime = 2 * lattice_shape(100, params).served
-    monkeypatch.setattr(lattice_sums.Shape.__init__, "__defaults__", (1, lifetime))
+    monkeypatch.setattr(lattice_sums.Shape.__init__, "__defaults__", (1, lifetime, True))
     counts = []
     for _ in range(4):
         made.clear()
@@ -439,6 +445,7 @@ SPOILT: dict[str, tuple[type, Callable[[Any], Any], str]] = {
 }
 
 
+@pytest.mark.usefixtures("hints_made_once")
 @pytest.mark.parametrize("what", SPOILT)
 def test_spoilt_messages_are_refused(monkeypatch, what):
     kind, change, text = SPOILT[what]
@@ -558,12 +565,13 @@ def test_questions_that_no_tree_asks_are_refused(what):
     async def run() -> None:
         ours, theirs = MemoryPeer.pair("guest", "party1")
         host = asyncio.create_task(host_train(theirs, binned, params, Participant("party1"), shown=str))
-        await ours.send(HintKnown(b""))
+        outputs = (await ours.recv(HintSums)).outputs
+        await ours.send(HintKnown(b"", 64))
         offer = await ours.recv(HintOffered)
         shares = [offer.share, b"s" * 32]
         await ours.send(HintAgreed(shares))
         header = (await ours.recv(HintHeader)).header
-        parameters = lattice_shape(ROWS, params).parameters(offer.outputs)
+        parameters = lattice_shape(ROWS, params).parameters(outputs)
         parts = [(await ours.recv(HintPart)).data for _ in range(parameters.hint_parts)]
         products = guest_of(ours, parameters, lattice_hints._seed(shares), header, parts)
         await lattice_hints._check_zeros(products, [parameters])
@@ -590,7 +598,7 @@ def test_an_honest_question_is_answered_by_candidates_with_enough_rows():
     names = {column.name for column in binned.columns}
     guest = MemoryPeer.pair("a", "b")[0]
     records = Records(guest, params, str, HostCourse())
-    answers = Answers(guest, binned, params, offered.all, order, names, records)
+    answers = Answers(guest, binned, binned.codes, params, offered.all, order, names, records)
     answers._learn(ROOT)
     answer = answers._take(0, [[4, 2, 7], [1]])
     assert isinstance(answer, Direction)

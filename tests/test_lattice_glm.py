@@ -46,9 +46,9 @@ from vfl.protocols.linear import lattice_products, products
 from vfl.protocols.linear.fit import Fit, GuestFitState, HostFitState
 from vfl.protocols.linear.fitting import guest_fit
 from vfl.protocols.linear.lattice_products import (
+    BitMatrix,
     Digits,
     OpenedSums,
-    _Bits,
     _most_bits,
     cut_words,
     fit_shape,
@@ -101,7 +101,7 @@ def test_the_matrix_by_bits_is_the_design_matrix(seed: int, rows: int, levels: i
     integers[0, 0], integers[1, -1] = -far, far
     codes = rng.integers(0, levels + 1, (1 if levels else 0, rows)).astype(np.uint16)
     own = Matrix(codes, (levels,) if levels else (), integers / 2**24)
-    bits, r = _Bits.of(own), rng.integers(-(1 << 20), 1 << 20, rows)
+    bits, r = BitMatrix.of(own), rng.integers(-(1 << 20), 1 << 20, rows)
     assert bits.matrix.weight == 1 and max(bits.bits) <= _most_bits(rows)
     # Of each column of the sums its cells, as the engine adds them up.
     cells = np.concatenate(
@@ -262,6 +262,7 @@ LIES: list[tuple[str, type[Message], dict[str, Any], str]] = [
 ]
 
 
+@pytest.mark.usefixtures("hints_made_once")
 @pytest.mark.parametrize(
     ("liar", "kind", "fields", "what"),
     LIES,
@@ -288,9 +289,9 @@ def test_vectors_are_no_more_than_residuals_have_digits() -> None:
 
 def test_more_sums_than_its_columns_have_are_refused() -> None:
     """They would be opened for another purpose."""
-    whole = _Bits.of
+    whole = BitMatrix.of
 
-    def wide(own: Matrix) -> _Bits:
+    def wide(own: Matrix) -> BitMatrix:
         bits = whole(own)
         more = dataclasses.replace(
             bits.matrix.outputs,
@@ -301,7 +302,7 @@ def test_more_sums_than_its_columns_have_are_refused() -> None:
         return dataclasses.replace(bits, matrix=dataclasses.replace(bits.matrix, outputs=more))
 
     with (
-        mock.patch.object(lattice_products._Bits, "of", wide),
+        mock.patch.object(lattice_products.BitMatrix, "of", wide),
         pytest.raises(PeerError, match=r"^host1 .* a HintOffered of other sums than its columns have$"),
     ):
         against("host1", job=SMALL)

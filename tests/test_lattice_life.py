@@ -2,8 +2,10 @@
 
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -28,7 +30,8 @@ def test_the_table_of_docs_is_what_jobs_use() -> None:
     lines = re.findall(r"^\| (trees|linear) \| ([\d,]+) \| (.*) \|$", page, re.MULTILINE)
     assert len(lines) >= 10
     for job, rows, figures in lines:
-        p = shapes_of_jobs(int(rows.replace(",", "")))[job].parameters(620)
+        shape = shapes_of_jobs(int(rows.replace(",", "")))[job]
+        p = shape.parameters(620, shape.word_bits([620]))
         found = [str(p.value_bits), str(p.word_bits), str(p.scale_bits)]
         found += [f"2^{math.log2(size):.1f}" for size in (p.noise, p.flood)]
         found += [f"{p.margin_bits:.1f}", f"{p.queries:,}"]
@@ -43,14 +46,36 @@ def test_a_hint_leaks_little_over_its_whole_life(rows: int, outputs: int, trees:
     params = BoostParams(encryption="lattice", trees=trees, depth=4)
     for shape in (shapes_of_jobs(rows)["linear"], lattice_shape(rows, params)):
         try:
-            p = shape.parameters(outputs)
+            word_bits = shape.word_bits([outputs, 7])
         except ValueError as error:
-            assert outputs > DEGREE and "a hint of so many serves" in str(error)
+            assert outputs > DEGREE and str(error).startswith(f"{outputs:,} sums of each of ")
             continue
+        p = shape.parameters(outputs, word_bits)
         assert shape.served <= p.queries <= max(1 << 16, shape.served)
         assert p.sum_leak <= parameters.SUM_LEAK <= 2**-4 and p.key_leak <= parameters.KEY_LEAK
         # Vectors and sums of all hosts are alike, whatever their outputs are.
-        assert p.serving(7, 1) == shape.parameters(7).serving(7, 1)
+        assert p.serving(7, 1) == shape.parameters(7, word_bits).serving(7, 1)
+
+
+@given(
+    rows=st.integers(2, 40),
+    outputs=st.integers(1, 8),
+    seed=st.integers(0, 999),
+    ratio=st.floats(0.01, 1),
+)
+def test_who_does_not_know_the_errors_learns_less_than_is_counted(
+    rows: int, outputs: int, seed: int, ratio: float
+) -> None:
+    """Of Gaussian errors exactly: what tells answers of a matrix from the flooding alone."""
+    p = choose(100_000, 6, outputs, 1, errors_known=False)
+    assert p.word_bits == 48 and p.margin_bits < 14
+    matrix = np.random.default_rng(seed).integers(0, 2, (outputs, rows))
+    flood = math.sqrt(2 * outputs) / ratio  # beside noise of deviation 1, if all rows are in an output
+    wider = matrix @ matrix.T / rows / flood**2
+    exact = (np.trace(wider) - np.linalg.slogdet(np.eye(outputs) + wider)[1]) / 2
+    counted = replace(p, flood=p.noise * flood).sum_leak
+    assert exact <= counted
+    assert math.isinf(replace(p, flood=p.noise * math.sqrt(outputs)).sum_leak)
 
 
 def test_a_hint_lives_as_long_as_its_outputs_allow() -> None:

@@ -6,7 +6,7 @@ from itertools import combinations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from paillier_key import KEY
 from sklearn.isotonic import IsotonicRegression
@@ -301,6 +301,8 @@ _keys = st.lists(st.integers(-20, 20), min_size=0, max_size=8)
 
 
 @given(_keys, st.sets(st.integers(0, 7)), st.integers(0, 6))
+@example([1, 1, 1, 1], {0, 1, 2, 3}, 6)  # many pairs of halves, one set
+@example([1, 1, 1, 1, 1, 1, 2, 3], {0, 1, 2, 3, 4, 5}, 6)
 def test_few_finds_the_only_set(g: list[int], chosen: set[int], most: int) -> None:
     """Against all sets of so many, in plain integers."""
     h = [abs(value) * 7 % 11 for value in g]

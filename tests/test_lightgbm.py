@@ -69,8 +69,10 @@ def lightgbm_scores(
     params: BoostParams,
     objective: str = "binary",
     monotone: dict[str, str] | None = None,
+    others: dict[str, object] | None = None,
 ):
-    """The score of every row, from LightGBM; `block` is one without constraints."""
+    """The score of every row, from LightGBM; `block` is one without constraints, `others` settings by
+    its names."""
     x = design(block)
     signs: list[int] = []
     for column in block.columns:
@@ -96,6 +98,7 @@ def lightgbm_scores(
         "max_depth": params.depth,
         "learning_rate": params.learning_rate,
         "lambda_l2": params.reg_lambda,
+        "lambda_l1": params.reg_alpha,
         "min_gain_to_split": 2 * params.gamma,
         "min_sum_hessian_in_leaf": params.min_child_weight,
         "min_data_in_leaf": params.min_child_rows,
@@ -103,6 +106,8 @@ def lightgbm_scores(
         "deterministic": True,
         "force_col_wise": True,
         "verbose": -1,
+        "alpha": params.quantile or 0.5,
+        **(others or {}),
         **({"monotone_constraints": signs, "monotone_constraints_method": "basic"} if monotone else {}),
     }
     return lightgbm.train(settings, data, params.trees).predict(x, raw_score=True)
@@ -112,7 +117,7 @@ def our_scores(
     block: Binned, label: np.ndarray, train: np.ndarray, params: BoostParams, objective: str = "binary"
 ):
     """The score of every row, from the oracle."""
-    loss = loss_of(objective, params.tweedie_power)
+    loss = loss_of(objective, params.tweedie_power, quantile=params.quantile)
     rows = Training(label, np.ones(len(label)), train, np.zeros_like(train), loss)
     return asyncio.run(guest_train([], {"guest": block}, rows, params))[1]
 
@@ -197,6 +202,28 @@ def test_same_trees_as_lightgbm_for_other_objectives(objective, tolerance):
     assert np.abs(ours - theirs)[train].max() < tolerance
 
 
+@pytest.mark.parametrize(("quantile", "trees"), [(0.9, 3), (0.5, 10), (0.25, 3)])
+def test_same_trees_as_lightgbm_for_a_quantile(quantile, trees):
+    """Gradients have two values, so that many splits gain the same, of which LightGBM's float32 picks
+    any: hence few trees here, and the losses of many below."""
+    frame, claim = samples()
+    label = amounts(claim, "squared", frame)
+    params = EXACT.model_copy(update={"quantile": quantile, "trees": trees})
+    block = bin_columns(features(frame), params.max_bins, params.min_bin_rows)
+    train = np.random.default_rng(0).random(len(label)) >= 0.25
+    ours, theirs = (
+        scores(block, label, train, params, "quantile") for scores in (our_scores, lightgbm_scores)
+    )
+    assert np.abs(ours - theirs)[train].max() < 1e-4  # measured: 9e-6, where scores are about 150
+    loss, even = loss_of("quantile", quantile=quantile), np.ones((~train).sum())
+    params = params.model_copy(update={"trees": 30})
+    ours, theirs = (
+        loss.mean(scores(block, label, train, params, "quantile")[~train], label[~train], even)
+        for scores in (our_scores, lightgbm_scores)
+    )
+    assert ours == pytest.approx(theirs, rel=0.01)  # measured: 0.002
+
+
 @pytest.fixture
 def second_short_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     """Have the oracle skip, below a node, columns without any gain in it, as LightGBM does."""
@@ -252,6 +279,20 @@ def test_same_trees_as_lightgbm_under_monotone_constraints(
     theirs = lightgbm_scores(free, label, train, params, objective, monotone)
     assert np.abs(ours - theirs)[train].max() < 1e-5  # measured: 2e-7
     assert np.abs(ours - our_scores(free, label, train, params, objective)).max() > 0.3
+
+
+@pytest.mark.parametrize(("objective", "reg_alpha"), [("binary", 4.0), ("squared", 30.0)])
+def test_same_trees_as_lightgbm_under_an_l1_penalty(objective, reg_alpha, second_short_cut):
+    """Which leaves nothing of small sums, so that some columns have no gain in a node."""
+    frame, claim = samples()
+    label = claim if objective == "binary" else amounts(claim, objective, frame)
+    train = np.random.default_rng(1).random(len(label)) >= 0.25
+    params = EXACT.model_copy(update={"reg_alpha": reg_alpha})
+    block = bin_columns(features(frame), params.max_bins, params.min_bin_rows)
+    ours = our_scores(block, label, train, params, objective)
+    theirs = lightgbm_scores(block, label, train, params, objective)
+    assert np.abs(ours - theirs)[train].max() < 1e-5 * np.abs(ours).max()
+    assert np.abs(ours - our_scores(block, label, train, EXACT, objective)).max() > 0.1
 
 
 def test_held_out_auc_on_the_samples():

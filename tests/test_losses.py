@@ -28,6 +28,7 @@ from vfl.learn.losses import (
     LogisticLoss,
     Objective,
     PoissonLoss,
+    QuantileLoss,
     Quantiser,
     SquaredLoss,
     TweedieLoss,
@@ -270,10 +271,11 @@ def test_losses_by_name():
     assert found["tweedie"] == TweedieLoss(1.2)
     assert found["binary"] == found["logistic"] == LogisticLoss()
     assert found["squared"] == found["gaussian"] == SquaredLoss()
-    assert [found[name].power for name in FAMILIES] == [None, 1, 2, 1.2, 0]
-    assert [found[name].link for name in FAMILIES] == ["logit", "log", "log", "log", "identity"]
+    assert [found[name].power for name in FAMILIES] == [None, 1, 1, 2, 1.2, 0]
+    assert [found[name].link for name in FAMILIES] == ["logit", *["log"] * 4, "identity"]
+    assert found["quantile"] == QuantileLoss(0.5)
     exposed = {name for name, loss in found.items() if loss.no_exposure is None}
-    assert exposed == {"poisson"}
+    assert exposed == {"poisson", "negative_binomial"}
 
 
 @given(

@@ -1,5 +1,7 @@
 """The oblivious key-value store: what goes in comes out, for every n, and the table looks random."""
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -44,7 +46,7 @@ def test_a_million():
 
 def slots_of(key, n, seed):
     """The slots that a key picks, one integer after the other, as the module says."""
-    low, block = 2**64 - 1, okvs._block(n)
+    low, block = 2**64 - 1, okvs._block(n, okvs.SHARE)
     words = []
     for salt in okvs._salts(seed).tolist():
         for lane in np.frombuffer(key.tobytes(), "<u8").tolist():
@@ -80,7 +82,7 @@ def test_more_keys_than_a_thread_takes():
 def test_core_is_solved_by_the_dense_part(monkeypatch):
     # Blocks far too small: next to nothing can be peeled, and 40 of the equations hold only dense
     # slots once the others are used up.
-    monkeypatch.setattr(okvs, "_block", lambda n: 20)
+    monkeypatch.setattr(okvs, "_block", lambda n, share: 20)
     rng = np.random.default_rng(2)
     for n in (60, 90, 100):
         keys, values = random_rows(rng, n), random_rows(rng, n)
@@ -89,7 +91,7 @@ def test_core_is_solved_by_the_dense_part(monkeypatch):
 
 
 def test_keys_in_the_same_three_slots(monkeypatch):
-    monkeypatch.setattr(okvs, "_block", lambda n: 1)
+    monkeypatch.setattr(okvs, "_block", lambda n, share: 1)
     rng = np.random.default_rng(3)
     keys, values = random_rows(rng, 40), random_rows(rng, 40)
     table = okvs.encode(keys, values, b"seed")
@@ -160,3 +162,30 @@ def test_table_does_not_tell_its_keys():
         deviations = (counts - runs / 2) / np.sqrt(runs / 4)
         assert np.abs(deviations).max() < 5.5  # of 2,560 fair counts
         assert abs(deviations.std() - 1) < 0.07
+
+
+@pytest.mark.parametrize("share", [1250, 1270, okvs.SHARE])
+@pytest.mark.parametrize("n", [2, 10, 40, 100, 1000, 3000])
+def test_sets_of_keys_whose_slots_cancel_are_rare(n, share):
+    """The expected number of such sets, of which 64 dense slots then leave 2^-64: below 0.03."""
+    block = okvs._block(n, share)
+    odd = np.abs(1 - 2 * np.arange(block + 1) / block)
+    ways = np.array([math.log(math.comb(block, j)) for j in range(block + 1)])
+    expected = 0.0
+    for size in range(2, n + 1, 2):
+        with np.errstate(divide="ignore"):
+            terms = ways + size * np.log(odd)
+        all_even = terms.max() + math.log(np.exp(terms - terms.max()).sum()) - block * math.log(2)
+        expected += math.exp(math.log(math.comb(n, size)) + 3 * all_even)
+    assert expected < 0.03
+
+
+@pytest.mark.parametrize("n", [0, 1, 50, 3000])
+def test_a_table_with_room_and_another_share_of_slots(n):
+    rng = np.random.default_rng(n)
+    keys, values = random_rows(rng, n), random_rows(rng, n)
+    table = okvs.encode(keys, values, b"seed", room=n + 500, share=1250)
+    assert len(table) == okvs.slots(n + 500, 1250) < okvs.slots(n + 500)
+    assert np.array_equal(okvs.decode(table, keys, n + 500, b"seed", 1250), values)
+    with pytest.raises(ValueError, match="more keys than there is room for"):
+        okvs.encode(random_rows(rng, 2), random_rows(rng, 2), b"", room=1)

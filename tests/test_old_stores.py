@@ -1,8 +1,6 @@
 """What earlier versions have kept stays of use."""
 
 import json
-import shutil
-import tomllib
 from collections.abc import Iterator
 from datetime import date
 from pathlib import Path
@@ -10,7 +8,8 @@ from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
-from federation import JOB, WIDE, Party
+from federation import JOB
+from kept_parties import STORES, copy_parties
 from room import Room
 
 from vfl.cli import main
@@ -23,7 +22,6 @@ from vfl.party.ledger import JobEntry, Ledger
 from vfl.party.policy import Usage
 from vfl.party.store import Store
 
-STORES = Path(__file__).parent / "stores"
 VERSIONS = sorted(path.name for path in STORES.iterdir() if path.is_dir())
 MODELS = ("claims", "linear", "hidden")
 
@@ -33,18 +31,7 @@ def room(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Room]:
     """The parties of a version, in folders that a test may change."""
-    parties = {}
-    for home in (STORES / request.param).iterdir():
-        folder = tmp_path / home.name
-        shutil.copytree(home, folder)
-        for path in [folder, *folder.rglob("*")]:
-            path.chmod(0o700 if path.is_dir() else 0o600)
-        settings = tomllib.loads((folder / f"{home.name}.toml").read_text())
-        if "policy" in settings:  # by now hosts allow less by default
-            settings["policy"] = {**WIDE, **settings["policy"]}
-            settings["policy"]["encryptions"] = ["paillier"]  # of what version 1 listed
-        parties[home.name] = Party(home.name, folder, settings)
-        parties[home.name].write()
+    parties = copy_parties(request.param, tmp_path)
     made = Room(SimpleNamespace(parties=parties, guest=parties["insurer"]))  # type: ignore[arg-type]
     made.patch(monkeypatch)
     yield made

@@ -61,7 +61,7 @@ def test_columns_are_the_streams_of_the_keys():
 @settings(max_examples=20)
 def test_a_matrix_is_turned(rows, width, seed):
     bits = np.random.default_rng(seed).integers(0, 256, (64 * rows, 8 * width), dtype=np.uint8)
-    turned = ot_extension._transpose(bits)
+    turned = ot_extension.transposed(bits)
     both = [np.unpackbits(matrix, axis=1, bitorder="little") for matrix in (turned, bits)]
     assert np.array_equal(both[0], both[1].T)
 
@@ -111,14 +111,14 @@ class Cheat(Chooser):
     """Adds an error to the columns before the check's keys are drawn, and else does as it should."""
 
     def extend_with(self, sent, errors):
-        original = ot_extension._challenge
+        original = ot_extension.challenge
 
         def challenge(transcript, columns):
             columns ^= errors
             return original(transcript, columns)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(ot_extension, "_challenge", challenge)
+            patch.setattr(ot_extension, "challenge", challenge)
             return self.extend(sent)
 
 
@@ -166,7 +166,7 @@ def test_another_word_is_no_error():
 def test_sums_are_linear_and_depend_on_every_block():
     keys = (bytes(range(16)), bytes(range(16, 32)))
     one, other = (RNG.integers(0, 256, (3, 320), dtype=np.uint8) for _ in range(2))
-    sums = ot_extension._sums
+    sums = ot_extension.linear_hashes
     assert np.array_equal(sums(one, keys) ^ sums(other, keys), sums(one ^ other, keys))
     assert not sums(np.zeros((1, 320), np.uint8), keys).any()
     single = np.zeros((20, 320), np.uint8)
@@ -179,7 +179,7 @@ def test_the_masking_rows_make_any_sum():
     keys = (bytes(range(16)), bytes(range(16, 32)))
     basis = np.zeros((MASKING, 80), np.uint8)
     basis[np.arange(MASKING), np.arange(MASKING) // 8] = 1 << np.arange(MASKING) % 8
-    images = [int.from_bytes(row.tobytes(), "little") for row in ot_extension._sums(basis, keys)]
+    images = [int.from_bytes(row.tobytes(), "little") for row in ot_extension.linear_hashes(basis, keys)]
     pivots: dict[int, int] = {}
     for image in images:
         while image and (top := image.bit_length()) in pivots:

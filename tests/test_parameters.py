@@ -17,7 +17,7 @@ from small_tables import IDS, alone, quick, small
 import vfl
 from vfl.errors import ConfigError, UnknownParameter, VflError
 from vfl.estimators.bar import watch
-from vfl.learn.params import BoostParams, GlmParams
+from vfl.learn.params import UNSAID, BoostParams, GlmParams
 from vfl.models.kind import AnyKind, TrainingStep
 from vfl.models.linear import Linear
 from vfl.models.trees import Trees
@@ -44,7 +44,7 @@ SHARED = {
     "progress": None,
 }
 LINEAR = {**SHARED, "rules": None}
-TREES = {**SHARED, "monotone": None, "random_state": None}
+TREES = {**SHARED, "monotone": None, "init_model": None, "random_state": None}
 POOLED = {
     "parties": None,
     "levels": None,
@@ -52,10 +52,12 @@ POOLED = {
     "engine": "plain",
     "progress": None,
 }
+POOLED_LINEAR = {**POOLED, "rules": None}
 POOLED_TREES = {**POOLED, "monotone": None, "random_state": None}
 ENCRYPTED = {"encryption", "key_bits", "obfuscators"}
-BY_COLUMNS = {"sums", "coordinator", "goss_top", "goss_other", "guest_trees", *ENCRYPTED}
-HIDDEN = {"scores", "coordinator", "seed", "max_labels", *ENCRYPTED}
+BY_COLUMNS = {"sums", "coordinator", "goss_top", "goss_other", "guest_trees", *UNSAID, *ENCRYPTED}
+SEVERAL = {"alphas", "folds", "one_standard_error", "theta", "profile", "dispersion"}
+HIDDEN = {"scores", "coordinator", "seed", "max_labels", "inference", *SEVERAL, *ENCRYPTED}
 
 
 def defaults(model, left_out=frozenset()) -> dict:
@@ -78,11 +80,15 @@ def section(kind: type, title: str) -> dict[str, str]:
 @pytest.mark.parametrize(
     ("kind", "own", "settings"),
     [
-        (vfl.SecureBoost, TREES, defaults(BoostParams, {"sums", "coordinator"})),
+        (
+            vfl.SecureBoost,
+            TREES,
+            defaults(BoostParams, {"sums", "coordinator", "init_model", "quantile"}),
+        ),
         (
             vfl.SecureBoostRegressor,
             {**TREES, "objective": "squared"},
-            defaults(BoostParams, {"sums", "coordinator"}),
+            defaults(BoostParams, {"sums", "coordinator", "init_model"}),
         ),
         (
             vfl.FederatedGLM,
@@ -100,8 +106,8 @@ def section(kind: type, title: str) -> dict[str, str]:
             {**POOLED_TREES, "objective": "squared"},
             defaults(BoostParams, BY_COLUMNS),
         ),
-        (vfl.PooledGLM, {**POOLED, "family": "gaussian"}, defaults(GlmParams, HIDDEN)),
-        (vfl.PooledLogisticRegression, POOLED, defaults(GlmParams, HIDDEN)),
+        (vfl.PooledGLM, {**POOLED_LINEAR, "family": "gaussian"}, defaults(GlmParams, HIDDEN)),
+        (vfl.PooledLogisticRegression, POOLED_LINEAR, defaults(GlmParams, HIDDEN)),
     ],
 )
 def test_constructors_are_written_out_and_agree_with_the_settings(kind, own, settings):
@@ -162,9 +168,10 @@ def test_help_is_readable(kind):
         (vfl.SecureBoost, "lambda_l2", "did you mean 'reg_lambda'"),
         (vfl.FederatedGLM, "reg_lambda", "did you mean 'alpha'"),
         (vfl.FederatedLogisticRegression, "C", "did you mean 'alpha'"),
-        (vfl.SecureBoost, "reg_alpha", "there is no L1 penalty"),
-        (vfl.SecureBoost, "alpha", "there is no L1 penalty"),
-        (vfl.FederatedGLM, "l1_ratio", "there is no L1 penalty"),
+        (vfl.SecureBoost, "lambda_l1", "did you mean 'reg_alpha'"),
+        (vfl.SecureBoost, "alpha", "did you mean 'reg_alpha'"),
+        (vfl.FederatedGLM, "reg_alpha", "a linear model has alpha, an L2 penalty, alone"),
+        (vfl.FederatedGLM, "l1_ratio", "a linear model has alpha, an L2 penalty, alone"),
         (vfl.SecureBoost, "min_child_samples", "did you mean 'min_child_rows'"),
         (vfl.SecureBoost, "min_data_in_leaf", "did you mean 'min_child_rows'"),
         (vfl.SecureBoost, "min_samples_leaf", "did you mean 'min_child_rows'"),
@@ -195,7 +202,11 @@ def test_help_is_readable(kind):
         (vfl.FederatedGLM, "solver", "there is one way to compute a model"),
         (vfl.SecureBoost, "categorical_feature", "text and pandas' categories are categorical"),
         (vfl.SecureBoost, "eval_set", "validation_share and early_stopping_rounds stop"),
-        (vfl.SecureBoost, "warm_start", "each fit begins anew"),
+        (
+            vfl.SecureBoost,
+            "warm_start",
+            "each fit begins anew, or with the trees of a model of trees, init_model=",
+        ),
         (vfl.SecureBoost, "boosting_type", "trees are boosted by their gradients"),
         (vfl.SecureBoost, "missing", "NaN and None are missing"),
     ],
@@ -278,7 +289,10 @@ def test_values_are_as_strict_as_in_a_file(params, text):
         ({"fit_intercept": 1}, "fit_intercept=1: must be True or False"),
         ({"alpha": "0"}, "alpha='0': must be a number of at least 0"),
         ({"max_iterations": 10.0}, r"max_iterations=10\.0: must be a whole number"),
-        ({"family": None}, "family=None: there are poisson, gamma, tweedie, gaussian"),
+        (
+            {"family": None},
+            "family=None: there are poisson, negative_binomial, gamma, tweedie, gaussian",
+        ),
         ({"tweedie_power": 2}, r"tweedie_power=2: must be a number from 1\.001 to 1\.999"),
         ({"tweedie_power": 1 + 1e-15}, r"must be a number from 1\.001 to 1\.999"),
     ],

@@ -12,14 +12,17 @@ import numpy as np
 import pytest
 
 from vfl.errors import ConfigError, ModelError, Refused
+from vfl.jobs.admission import fresh_name
 from vfl.leakage.estimate import estimate
 from vfl.learn.params import BoostParams
 from vfl.party.config import Job, load_party
 from vfl.party.policy import (
     LIMITS,
+    OVER_ROWS,
     Usage,
     allowed_columns,
     broken_by_job,
+    broken_by_pool,
     check_age,
     check_align,
     check_batch,
@@ -134,6 +137,7 @@ def test_what_is_wider_than_by_default_is_named() -> None:
 
 
 TREES, LINEAR = job(trees=40, min_child_rows=25), job("glm", max_iterations=50)
+SEVERAL = job("glm", max_iterations=50, alphas=[0.1, 0.01], folds=3)
 HIDDEN = job("glm", scores="hidden", coordinator="umpire")
 
 
@@ -156,6 +160,12 @@ HIDDEN = job("glm", scores="hidden", coordinator="umpire")
         ({"key_bits": 2048}, {"key_bits": 3072}, LINEAR, "key_bits = 2048"),
         ({"max_trees": 40}, {"max_trees": 39}, TREES, "trees = 40"),
         ({"max_iterations": 50}, {"max_iterations": 49}, LINEAR, "max_iterations = 50"),
+        (
+            {"max_iterations": 350},
+            {"max_iterations": 349},
+            SEVERAL,
+            "350 iterations in all 7 fits",
+        ),
         ({"hidden_sums": False}, {"hidden_sums": True}, TREES, 'sums = "open"'),
         ({"hidden_scores": False}, {"hidden_scores": True}, LINEAR, 'scores = "guest"'),
     ],
@@ -360,3 +370,39 @@ def test_processes_that_count_at_once_count_together(tmp_path: Path) -> None:
 def test_a_rule_that_means_nothing_is_named(tmp_path: Path, line: str, said: str) -> None:
     with pytest.raises(ConfigError, match=re.escape(said)):
         load_party(party_file(tmp_path, line))
+
+
+def test_words_for_jobs_over_rows_name_server_and_party(tmp_path: Path) -> None:
+    """There is no host there, and no guest."""
+    policy = rules(
+        guests=["office"],
+        purposes=["study*"],
+        models=["glm"],
+        objectives=["poisson"],
+        min_child_rows=30,
+        max_trees=10,
+        min_pooled_rows=500,
+        max_jobs_a_day=1,
+        expires=DAY - datetime.timedelta(1),
+    )
+    settings = {
+        "job": {"name": "a", "purpose": "b", "model": "secureboost", "objective": "binary"},
+        "secureboost": {"min_child_rows": 2},
+        "columns": {"age": {"type": "number"}},
+        "rows": {"without": True},
+    }
+    settings["job"]["partition"] = "rows"
+    broken = broken_by_job(policy, Job.model_validate(settings), "server", DAY)
+    broken += broken_by_pool(policy, 2, 400)
+    usage = Usage(Store(tmp_path), OVER_ROWS)
+    usage.count(policy, "server", "jobs", 1, DAY)
+    with pytest.raises(Refused) as refused:
+        usage.count(policy, "server", "jobs", 1, DAY)
+    broken.append(str(refused.value))
+    assert len(broken) == 12
+    assert "the server server breaks rule guests" in broken[1]
+    for text in broken:
+        assert "host" not in text and "the guest" not in text
+        assert "the party " in text or "the server" in text, text
+    with pytest.raises(Refused, match="the model that the server names exists already at the party"):
+        fresh_name(Store(tmp_path), "model", None, OVER_ROWS)

@@ -22,7 +22,7 @@ from row_parts import (
 )
 
 from vfl.errors import ConfigError, DataError, PeerError, PeerLost, PeerStopped
-from vfl.jobs.resume import _array, _parts
+from vfl.jobs.states import EncodedState, array_of
 from vfl.learn.params import GlmParams
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import GuestCourse
@@ -52,9 +52,9 @@ def test_a_fit_goes_on_from_any_step_to_the_same_model():
             name: GuestCourse(
                 checkpoints=Checkpoints(
                     msgspec.msgpack.decode(
-                        msgspec.msgpack.encode(own[step], enc_hook=_parts),
+                        b"".join(EncodedState(own[step]).pieces()),
                         type=PooledGlmState,
-                        dec_hook=_array,
+                        dec_hook=array_of,
                     )
                 )
             )

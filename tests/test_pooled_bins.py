@@ -7,7 +7,7 @@ from plain_totals import with_totals
 from vfl.errors import ConfigError, PeerError
 from vfl.learn.binning import bin_columns
 from vfl.learn.params import BoostParams
-from vfl.protocols.pooled.bins import Schema, _Cells, _keys, _refined, bin_rows, common_bins
+from vfl.protocols.pooled.bins import Cells, Schema, _refined, bin_rows, common_bins, keys_of
 from vfl.protocols.pooled.totals import Totals
 
 ROWS = 4000
@@ -137,13 +137,13 @@ def test_zero_is_above_few_numbers_below_it():
 
 def test_no_cell_of_few_rows_is_cut():
     values = np.append(np.random.default_rng(1).normal(size=3000), [1e6, 1e300])
-    keys = {"x": _keys(values)}
+    keys = {"x": keys_of(values)}
 
     async def role(adder):
         return await _refined(Totals(adder), keys, {"x": len(values)}, 32)
 
     (cells,), totals = with_totals(["a"], role)
-    own: _Cells = cells["x"]
+    own: Cells = cells["x"]
     assert own.count.sum() == len(values)
     assert (own.count <= max(10, 3002 / 256)).all()
     assert (own.start[1:] > own.last[:-1]).all()

@@ -86,6 +86,45 @@ def test_coefficients_and_their_errors_are_those_of_glum(visits):
     assert visits.coef_.index.equals(visits.standard_errors_.index)
 
 
+def test_rules_shape_columns_as_a_job_says_them():
+    """At glum's optimum of the same design; what a step is shows in relativities alone."""
+    rules = {
+        "binned": ["age"],
+        "bins": 4,
+        "missing": "level",
+        "base": {"ward": "b"},
+        "step": {"dose": 2},
+    }
+    rules["min_level_rows"] = 3
+    model = frequency(rules=rules).fit(X, VISITS, exposure=YEARS)
+    age, ward = model.model_.part.design.factors
+    assert len(age.edges) == 3 and ward.base == "b"
+    theirs = GeneralizedLinearRegressor(family="poisson", alpha=0, gradient_tol=1e-12)
+    theirs.fit(matrix(model), VISITS / YEARS, sample_weight=YEARS)
+    assert np.abs(model.coef_ - theirs.coef_).max() < 1e-8
+    for table in (model.summary(), model.relativities_):
+        assert table.set_index(["column", "level"]).loc[("dose", ""), "step"] == 2
+    of_party = model.set_params(alpha=0.1).compare(X, VISITS, exposure=YEARS, cv=2)
+    assert of_party["d2_alone"].notna().all()
+
+
+@pytest.mark.parametrize(
+    ("rules", "text"),
+    [
+        (["age"], "rules must be a dict, not"),
+        ({"bin": ["age"]}, "rules: bin=.*there is no such rule; did you mean"),
+        ({"bins": 1}, "rules: bins=1: must be a whole number from 2 to 255"),
+        ({"binned": ["agee"]}, "no column 'agee'"),
+        ({"binned": ["ward"]}, "column 'ward' is categorical: only numbers are cut"),
+        ({"base": {"ward": "cellar"}}, "ward"),
+        ({"step": {"agee": 2}}, "step= names 'agee', which is no numeric column"),
+    ],
+)
+def test_rules_that_cannot_be(rules, text):
+    with pytest.raises((InputError, ConfigError), match=text):
+        frequency(rules=rules).fit(X, VISITS)
+
+
 def test_a_summary_says_what_is_known_of_coefficients(visits):
     table = visits.summary()
     assert [*table.columns] == [
@@ -315,6 +354,15 @@ def test_levels_are_those_of_all_rows_by_default_or_as_given(deaths):
         deaths.decision_function(new)
 
 
+def test_agreed_levels_train_as_they_are_scored():
+    """A spelling of one counts as this one in both, what is none of them as one more level."""
+    levels = {"ward": ["a", "b", "c", "attic"]}
+    spelled = X.assign(ward=[w.upper() if i % 3 and w else w for i, w in enumerate(X["ward"])])
+    model = logistic(levels=levels).fit(spelled, DIED)
+    assert model.model_ == logistic(levels=levels).fit(X, DIED).model_
+    assert np.array_equal(model.decision_function(spelled), model.decision_function(X))
+
+
 def test_numbers_with_levels_are_categories(deaths):
     zone = np.arange(ROWS) % 3
     table = X.assign(zone=zone)
@@ -369,10 +417,6 @@ def test_a_monotone_column_is_one():
         (lambda: vfl.PooledGLM(hosts={}), "it is for columns of several parties: SecureBoost"),
         (lambda: vfl.PooledBoost(group="a"), "did you mean 'parties'?"),
         (lambda: vfl.SecureBoost(parties="a"), "it is for rows of several parties: PooledBoost"),
-        (
-            lambda: logistic().fit(X, DIED, groups=OWNER),
-            "no argument 'groups'; did you mean 'parties'",
-        ),
         (
             lambda: logistic().fit(X, DIED, exposure=YEARS),
             "over rows PooledBoostRegressor",

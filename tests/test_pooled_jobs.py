@@ -13,22 +13,35 @@ import pytest
 from federation import toml
 from glum import GeneralizedLinearRegressor
 from pool import CLIENTS, COLUMNS, SERVER, Pool, job, patients, split
+from pydantic import ValidationError
 from room import Said
 
 import vfl
-from vfl.errors import ConfigError, PeerLost, PeerStopped, VflError
+from vfl.errors import ConfigError, PeerError, PeerLost, PeerStopped, Refused, VflError
 from vfl.jobs import pooled
 from vfl.jobs.journal import Journal
+from vfl.jobs.offer import Offer, new_run
 from vfl.jobs.pooled import lead
 from vfl.jobs.record import load_record
+from vfl.jobs.relativities import load_lines
 from vfl.jobs.report import gather, write_report
 from vfl.jobs.scoring import score
 from vfl.learn.losses import loss_of
 from vfl.models.halves import AnyGuestHalf, GuestHalf
 from vfl.models.kinds import load_half
+from vfl.net.peer import MemoryPeer
 from vfl.party.config import Job, load_job, load_party
+from vfl.party.config_errors import explain_errors
 from vfl.protocols.pooled.adding import MaskingAdder
 
+RULES = {
+    "binned": ["age"],
+    "bins": 4,
+    "missing": "median",
+    "base": {"ward": "(any other)"},
+    "min_level_rows": 3,
+    "step": {"dose": 2.0},
+}
 TREES = {"trees": 4, "depth": 3, "min_child_rows": 20}
 
 
@@ -78,6 +91,9 @@ def test_all_have_the_same_model_and_are_told_what_it_is_worth_to_each(pool: Poo
         record, evaluation = load_record(pool.store(name), trees)
         assert evaluation is not None and len(evaluation.label) == record.rows["held out"] > 30
         assert record.parties == [name, *(other for other in CLIENTS if other != name)]
+        figures = [f"{half.metrics[who]['auc']:.4f} {who}" for who in (f"{name} alone", "federation")]
+        line = f"on {record.rows['held out']} rows held out: AUC {', '.join(figures)}"
+        assert line in pool.said[name].lines
         assert record.agreement is not None
         assert set(record.agreement.signatures) == {*CLIENTS, SERVER}
     record, evaluation = load_record(pool.store(SERVER), trees)
@@ -113,7 +129,12 @@ def test_a_linear_model_is_glums_of_all_rows(pool: Pool, logistic: str) -> None:
     ("made", "estimator"),
     [
         (job(settings=TREES | {"subsample": 0.7}, holdout=0), vfl.PooledBoost(**TREES, subsample=0.7)),
+        (
+            job(settings=TREES, monotone={"age": "decreasing", "dose": "increasing"}, holdout=0),
+            vfl.PooledBoost(**TREES, monotone={"age": "decreasing", "dose": "increasing"}),
+        ),
         (job("glm", "logistic", holdout=0), vfl.PooledLogisticRegression()),
+        (job("glm", "logistic", RULES, holdout=0), vfl.PooledLogisticRegression(rules=RULES)),
     ],
 )
 def test_a_model_is_the_one_that_python_makes_of_all_rows(
@@ -125,6 +146,15 @@ def test_a_model_is_the_one_that_python_makes_of_all_rows(
     estimator.set_params(levels={"ward": COLUMNS["ward"]["levels"]})
     estimator.fit(table[[*COLUMNS]], table["died"], parties=owner)
     assert replace(estimator.model_, parties=trained.parties) == trained
+    record, _ = load_record(fresh.store("north"), fresh.store("north").names("model")[0])
+    assert record.monotone == (getattr(estimator, "monotone", None) or {})
+    if "glm" in made:
+        _, lines = load_lines(fresh.store("north"), record.model, "guest")
+        of_dose = next(line for line in lines if line.column == "dose")
+        rules = made["glm"].get("step", {})
+        assert of_dose.step == rules.get("dose", pytest.approx(table["dose"].std(), rel=0.01))
+        _, lines = load_lines(fresh.store("north"), record.model, "guest", {"dose": 5.0})
+        assert next(line for line in lines if line.column == "dose").step == 5.0
 
 
 @pytest.mark.parametrize("which", ["trees", "logistic"])
@@ -152,6 +182,8 @@ def test_counts_with_an_exposure(tmp_path: Path, pool_keys: Path) -> None:
     model = pool.train(job("glm", "poisson", exposure=True)).model
     half = halves(pool, model)[1]
     assert half.exposure and half.metrics["federation"]["d2"] > 0
+    figures = [f"{half.metrics[who]['d2']:.4f} {who}" for who in ("south alone", "federation")]
+    assert any(line.endswith(f"held out: D² {', '.join(figures)}") for line in pool.said["south"].lines)
     assert loss_of(half.objective).link == "log"
 
 
@@ -165,7 +197,18 @@ def test_a_report(
     page = write_report(party, model, tmp_path / "report").page.read_text()
     role = "server" if name == SERVER else "a party with rows"
     assert f"Report of {name}, {role}" in page and "hosts&#39; columns" not in page
-    assert "that all parties know" not in page
+    worth = load_record(pool.store(name), model)[0].metrics
+    assert (f"{name} alone" in worth) == (f"{name} alone" in page) == (name != SERVER)
+    for values in worth.values():  # the model of all rows, and that of the party's own
+        assert f"{values['auc']:.3f}" in page
+    for text in (
+        "that all parties know",
+        "stay with their owners",
+        "by the columns of",
+        "alignment of ids",
+    ):
+        assert text not in page
+    assert not re.search(r"<td[^>]*>(north|south|west)</td>|of the gain, by", page)  # columns are all's
     found = {one.name for one in gather(party, model).gave_away}
     assert (
         found >= {"pooled_totals"} if name != SERVER else found == {"blind_server", "server_and_party"}
@@ -191,18 +234,24 @@ def change_table(pool: Pool, name: str, **columns: Any) -> None:
     [
         ({"age": "young"}, "column 'age' (a number by the job) has text"),
         ({"drop": "dose"}, "no column 'dose' (named by [columns] of the job)"),
+        ({"died": -1}, "label 'died' must be 0 or 1"),
     ],
 )
-def test_a_table_that_is_not_as_the_job_says(fresh: Pool, client: dict[str, str], said: str) -> None:
-    """All hear whose it is, and nothing starts; its owner hears which column it is."""
+def test_a_table_that_is_not_as_the_job_says(fresh: Pool, client: dict[str, object], said: str) -> None:
+    """All hear whose it is, and nothing starts; who wrote the job and the owner hear what it is."""
     table = fresh.tables["south"]
-    table = table.drop(columns=[client["drop"]]) if "drop" in client else table.assign(**client)
+    table = table.drop(columns="dose") if "drop" in client else table.assign(**client)
     fresh.settings["south"]["data"]["categorical"] = ["ward"]
     table.to_csv(fresh.home("south") / "table.csv", index=False)
     if "age" in client:
         fresh.settings["south"]["data"]["categorical"] = ["ward", "age"]
     text = refused(fresh, job(settings=TREES))
-    assert text.startswith("south stopped the job")
+    heard = {
+        "age": "in its table column 'age' is not all numbers, as the job has it",
+        "drop": "its table has no column 'dose' (named by [columns] of the job)",
+        "died": "its label does not fit the job's objective (its log has the details)",
+    }
+    assert text == f"south stopped the job: {heard[next(iter(client))]}"
     assert said in text_of(fresh.said["south"])
     assert "south stopped it" in text_of(fresh.said["north"])
     assert not fresh.store("north").names("model")
@@ -216,20 +265,40 @@ def test_a_table_that_is_not_as_the_job_says(fresh: Pool, client: dict[str, str]
         ({"purposes": ["billing"]}, {}, "purposes"),
         ({"models": ["glm"]}, {}, "models"),
         ({"max_trees": 3}, {}, "max_trees = 3"),
+        (
+            {},
+            {"without": True},
+            "without = true breaks rule without = false of [policy] (the default): leave it out of "
+            "[rows], so that the job ends when a party is gone, or the party sets it to true",
+        ),
     ],
 )
 def test_a_party_refuses_what_its_policy_does_not_allow(
     fresh: Pool, rules: dict[str, Any], settings: dict[str, Any], said: str
 ) -> None:
     fresh.settings["west"]["policy"] = {"min_pooled_rows": 100, **rules}
-    assert said in refused(fresh, job(settings=TREES | settings))
+    assert said in refused(fresh, job(settings=TREES) | {"rows": {"min_parties": 3, **settings}})
 
 
 def test_a_party_that_another_does_not_pin_is_named(fresh: Pool) -> None:
     del fresh.settings["north"]["peers"]["west"]
-    assert "whose certificate this party does not pin: add [peers.west]" in refused(
+    assert "whose certificate this party does not pin as a client's: add [peers.west]" in refused(
         fresh, job(settings=TREES)
     )
+
+
+def test_a_server_is_no_client_of_its_own(fresh: Pool) -> None:
+    """It would make two parties three, and have the secret that hides totals from it."""
+    settings = Job.model_validate(job(settings=TREES))
+    names = ["north", "south", SERVER]
+    offer = Offer("train", new_run(), names, [], model="m", job=settings.canonical)
+    there, _ = MemoryPeer.pair(SERVER, "north")
+    with pytest.raises(Refused, match=r"the job is with server, whose certificate this party does not"):
+        pooled._check_job(fresh.site("north"), there, offer, settings)
+    few = Job.model_validate(job(settings=TREES) | {"rows": {"min_parties": 4}})
+    offer = Offer("train", new_run(), list(CLIENTS), [], model="m", job=few.canonical)
+    with pytest.raises(PeerError, match="an Offer to fewer parties than its job needs"):
+        pooled._check_job(fresh.site("north"), there, offer, few)
 
 
 def test_a_server_offers_nothing_but_trainings_over_rows(fresh: Pool) -> None:
@@ -248,9 +317,23 @@ def test_a_server_offers_nothing_but_trainings_over_rows(fresh: Pool) -> None:
     [
         ({"columns": None}, "needs a section [columns.NAME]"),
         ({"secureboost": {"encryption": "lattice"}}, "encryption is not for partition"),
-        ({"job": {"group": "id"}}, "group is for a guest's table"),
+        ({"job": {"group": "id", "holdout": 0}}, "[job] group splits no row with holdout = 0"),
+        ({"job": {"group": "id", "time": "id"}}, "group and time must be two different columns"),
         ({"columns": {"ward": {"type": "category"}}}, "levels is missing"),
         ({"columns": {"ward": {"type": "number", "levels": ["a"]}}}, 'levels are for type = "category"'),
+        (
+            {"columns": {"ward": {"type": "category", "levels": ["a"], "monotone": "increasing"}}},
+            'monotone is for type = "number"',
+        ),
+        (
+            {"columns": {"age": {"type": "number", "monotone": "up"}}},
+            '[columns.age] monotone must be "increasing" or "decreasing"',
+        ),
+        (
+            {"columns": {"age": {"type": "number", "monotonic": "increasing"}}},
+            "unknown key 'monotonic' in [columns.age]: did you mean 'monotone'?",
+        ),
+        ({"secureboost": {"monotone": {"age": "increasing"}}}, "unknown key 'monotone' in"),
         ({"job": {"partition": "columns"}}, "section [columns] is for partition"),
     ],
 )
@@ -266,6 +349,36 @@ def test_a_job_file_that_makes_no_sense(change: dict[str, Any], said: str, tmp_p
     (tmp_path / "job.toml").write_text(flat)
     with pytest.raises(ConfigError, match=re.escape(said)):
         load_job(tmp_path / "job.toml")
+
+
+@pytest.mark.parametrize(
+    ("glm", "said"),
+    [
+        ({"binned": ["agee"]}, "[glm] binned has 'agee', which is no column of the job: did you mean"),
+        ({"binned": ["ward"]}, "[glm] binned has 'ward', which is a category: binned is of numbers"),
+        ({"step": {"ward": 2}}, "[glm] step has 'ward', which is a category: step is of numbers"),
+        ({"step": {"age": 2}, "binned": ["age"]}, "[glm] step has 'age', which binned cuts into levels"),
+        ({"base": {"age": "old"}}, "[glm] base has 'age', which is a number and not binned"),
+        ({"base": {"ward": "attic"}}, "[glm] base of 'ward' is none of its levels in the job"),
+        ({"bins": 1}, "[glm] bins must be a whole number from 2 to 255"),
+        ({"max_labels": 0.5}, '[glm] max_labels is not for partition = "rows"'),
+    ],
+)
+def test_rules_of_a_linear_model_that_do_not_fit_its_columns(glm: dict[str, Any], said: str) -> None:
+    settings = job("glm", "logistic", glm)
+    with pytest.raises(ValidationError) as raised:
+        Job.model_validate(settings, strict=True)
+    assert said in explain_errors(raised.value, Job)
+
+
+def test_rules_that_are_of_another_kind_of_job_or_model() -> None:
+    over_columns = {"name": "a", "purpose": "b", "model": "glm", "family": "poisson"}
+    with pytest.raises(ValidationError, match=r"\[glm\] missing is each party's own, in \[glm\] of its"):
+        Job.model_validate({"job": over_columns, "glm": {"missing": "level"}})
+    with pytest.raises(
+        ValidationError, match=r"\[columns.age\] monotone is for model = \"secureboost\""
+    ):
+        Job.model_validate(job("glm", "logistic", monotone={"age": "increasing"}))
 
 
 # --- Parties and servers that die. ----------------------------------------------------------------
@@ -293,16 +406,22 @@ class Interrupted:
         self._patch.setattr(MaskingAdder, "total", total_of)
 
 
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory: pytest.TempPathFactory, pool_keys: Path) -> Any:
+    """The model of those whose tables are as `fresh`."""
+    pool = Pool(tmp_path_factory.mktemp("uninterrupted"), pool_keys, split(patients(300)))
+    return halves(pool, pool.train(job(settings=TREES)).model)[0].model
+
+
 @pytest.mark.parametrize("total", [1, 4, 9, 15])
 def test_a_job_goes_on_after_a_party_was_lost(
-    fresh: Pool, total: int, monkeypatch: pytest.MonkeyPatch
+    fresh: Pool, uninterrupted: Any, total: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in (*CLIENTS, SERVER):
         fresh.settings[name]["party"]["reconnect"] = 20
-    whole = halves(fresh, fresh.train(job(settings=TREES)).model)[0].model
     Interrupted(fresh, monkeypatch).at("south", total)
-    again = fresh.train(job(settings=TREES), fresh=True)
-    assert [half.model for half in halves(fresh, again.model)] == [whole] * 3
+    again = fresh.train(job(settings=TREES))
+    assert [half.model for half in halves(fresh, again.model)] == [uninterrupted] * 3
 
 
 def test_a_job_ends_when_a_party_is_gone_and_all_hear_whose(
@@ -328,7 +447,7 @@ def test_others_go_on_without_a_party_if_the_job_says_so(
 ) -> None:
     for name in (*CLIENTS, SERVER):
         fresh.settings[name]["party"]["reconnect"] = 0
-        fresh.settings[name].setdefault("policy", {})["min_parties"] = 2
+        fresh.settings[name].setdefault("policy", {}).update(min_parties=2, without=True)
     del fresh.settings[SERVER]["policy"]
     Interrupted(fresh, monkeypatch).at("south", 7)
     settings = job(settings=TREES) | {"rows": {"min_parties": 2, "without": True}}
@@ -336,6 +455,8 @@ def test_others_go_on_without_a_party_if_the_job_says_so(
     assert led.clients == ["north", "west"]
     assert "south is gone: the others go on without it" in text_of(fresh.said[SERVER])
     assert "south left the job" in text_of(fresh.said["north"])
+    two = "there are two parties: each can take its own part off every total, and has the other's"
+    assert two in text_of(fresh.said["north"]) and two not in text_of(fresh.said["south"])
     both = [load_half(fresh.store(name), led.model, GuestHalf).model for name in ("north", "west")]
     assert replace(both[0], parties=()) == replace(both[1], parties=())
     assert not fresh.store("south").names("model")
@@ -432,7 +553,8 @@ def test_parties_may_lack_a_class_or_a_column_and_leave_rows_out(
 
 def test_a_report_draws_the_columns_of_a_model_over_rows(uneven: Pool, tmp_path: Path) -> None:
     """Though its party file does not say which of them are categories."""
-    model = uneven.store("north").names("model")[-1]
+    models = uneven.store("north").names("model") or [uneven.train(job(settings=TREES)).model]
+    model = models[-1]
     party = load_party(uneven.home("north") / "north.toml")
     page = write_report(party, model, tmp_path / "report").page.read_text()
     assert "The columns are not shown" not in page

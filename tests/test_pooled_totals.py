@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from plain_totals import with_totals
 
 from vfl.errors import PeerError
-from vfl.protocols.pooled.totals import SUM_WORDS, ExactSum, Totals, number_of
+from vfl.protocols.pooled.real_totals import SUM_WORDS, ExactSum, sum_of_words
+from vfl.protocols.pooled.totals import Totals
 
 CLIENTS = ["a", "b", "c"]
 NUMBERS = st.lists(st.floats(-1e300, 1e300, allow_nan=False), max_size=8)
@@ -21,7 +22,7 @@ def test_a_sum_of_numbers_is_exact_however_they_lie_at_clients(numbers):
         totals = Totals(adder)
         own = ExactSum(np.array(numbers[CLIENTS.index(adder.name)], np.float64))
         (total,) = await totals.of([totals.number(own)], "numbers")
-        return number_of(total)
+        return sum_of_words(total)
 
     everything = [x for own in numbers for x in own]
     assert with_totals(CLIENTS, add)[0] == [math.fsum(everything)] * 3
@@ -32,14 +33,14 @@ def test_a_sum_is_not_a_number_where_any_number_is_not():
         totals = Totals(adder)
         values = np.array([1.0, np.inf if adder.name == "b" else 2.0])
         parts = [totals.number(ExactSum(values)), totals.number(ExactSum(np.full(2, 1e308)))]
-        return [number_of(total) for total in await totals.of(parts, "numbers")]
+        return [sum_of_words(total) for total in await totals.of(parts, "numbers")]
 
     assert all(np.isnan(both).all() for both in with_totals(CLIENTS, add)[0])  # the second is too large
 
 
 def test_digits_tell_nothing_of_what_they_carry():
     totals = []
-    for numbers in ([2.0**31, 2.0**31, 0.0], [2.0**32, 0.0, 0.0]):  # 2^32, carried in one of them
+    for numbers in ([2.0**35, 2.0**35, 0.0], [2.0**36, 0.0, 0.0]):  # 2^36, carried in one of them
 
         async def add(adder, numbers=numbers):
             own = ExactSum(numbers[CLIENTS.index(adder.name)] * np.ones(1))
@@ -47,7 +48,7 @@ def test_digits_tell_nothing_of_what_they_carry():
             return total
 
         totals.append(with_totals(CLIENTS, add)[0][0])
-        assert number_of(totals[-1]) == 2.0**32
+        assert sum_of_words(totals[-1]) == 2.0**36
     assert all(len(total) == SUM_WORDS for total in totals)
     assert all(np.count_nonzero(total) > 60 for total in totals)  # all digits but the last are blurred
 

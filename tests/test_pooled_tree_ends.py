@@ -10,7 +10,7 @@ from plain_totals import Written, with_totals
 from row_jobs import make_job, uneven
 
 from vfl.errors import PeerError, PeerLost, PeerStopped
-from vfl.jobs.resume import _array, _parts
+from vfl.jobs.states import EncodedState, array_of
 from vfl.learn.params import BoostParams
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import GuestCourse
@@ -86,11 +86,11 @@ class Kept:
     def checkpoints(self, done: int = 0) -> Checkpoints[PooledTrees]:
         last = None
         if done:
-            last = msgspec.msgpack.decode(self.states[done], type=PooledTrees, dec_hook=_array)
+            last = msgspec.msgpack.decode(self.states[done], type=PooledTrees, dec_hook=array_of)
         return Checkpoints(last, self._write)
 
     def _write(self, state: PooledTrees) -> None:
-        self.states[state.done] = msgspec.msgpack.encode(state, enc_hook=_parts)
+        self.states[state.done] = b"".join(EncodedState(state).pieces())
 
 
 @pytest.mark.parametrize("early", [False, True])

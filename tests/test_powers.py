@@ -28,7 +28,7 @@ def test_powers_of_a_fixed_base_whatever_the_windows(
     windows = set()
     for exponent in [*ends, *(rng.getrandbits(exponent_bits) for _ in range(10_000)), *ends]:
         assert fixed.power(exponent) == gmpy2.powmod(base, exponent, modulus)
-        windows.add(fixed._window)
+        windows.add(fixed._made[0])
     if exponent_bits > 12:
         assert windows == ({5, 7, 9, 11} if memory > 1_100 else {5} if exponent_bits == 61 else {2})
 
@@ -121,3 +121,23 @@ def test_primes_are_those_that_the_whole_test_lets_through() -> None:
     candidates = [(mpz(3) << 254) | one | 3 for one in drawn]
     small = gmpy2.primorial(1 << 16)
     assert found == [p for p in candidates if gmpy2.gcd(p * (p // 2), small) == 1 and p.is_prime(40)]
+
+
+def test_powers_are_right_while_another_thread_widens_a_table(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    modulus = mpz((1 << 2203) - 1)
+    base, exponents, made = FixedBase(mpz(3), modulus, 256), [1, 31, 127, (1 << 256) - 1], []
+    table = FixedBase._table
+
+    def watched(self: FixedBase, window: int) -> list[list[mpz]]:
+        wider = table(self, window)
+        for exponent in exponents:  # as another thread asks for them
+            assert self.power(exponent) == pow(mpz(3), exponent, modulus)
+        made.append(window)
+        return wider
+
+    monkeypatch.setattr(FixedBase, "_table", watched)
+    for _ in range(200):
+        assert base.power(exponents[-1]) == pow(mpz(3), exponents[-1], modulus)
+    assert made == [7]

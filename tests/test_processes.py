@@ -6,10 +6,14 @@ import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 
 import pytest
 from processes import die_with_parent
+
+from vfl import local
+from vfl.errors import VflError
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the kernel's part is Linux's")
 
@@ -116,3 +120,34 @@ def test_hosts_of_a_demo_end_with_it(tmp_path: Path) -> None:
     while runs(serving):
         assert time.monotonic() < deadline, "still there"
         time.sleep(0.02)
+
+
+@pytest.mark.parametrize(
+    ("said", "ends"),
+    [
+        ("relaying on 127.0.0.1:1\nopen: 0; since the start: 2 connections", ""),
+        (
+            "relaying on 127.0.0.1:1\nregistry dialled",
+            "the relay, which should know no party, writes of regis",
+        ),
+        ("no such command", "the relay did not start: see "),
+    ],
+)
+def test_what_the_relay_of_a_demo_wrote_is_searched_for_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: str, ends: str
+) -> None:
+    program = f"import sys, time; print({said!r}, file=sys.stderr, flush=True); time.sleep(600)"
+    monkeypatch.setattr(local, "_VFL", [sys.executable, "-c", program])
+    party = tmp_path / "registry" / "registry.toml"
+    party.parent.mkdir()
+    party.write_text('listen = "127.0.0.1:7443"\n')
+    heard: list[str] = []
+    expected = pytest.raises(VflError, match=ends) if ends else contextlib.nullcontext()
+    with expected, local.relaying(tmp_path, ["registry"], heard.append):
+        deadline = time.monotonic() + 60
+        while said not in (tmp_path / "relay" / "relay.log").read_text():
+            assert time.monotonic() < deadline, "nothing written"
+            time.sleep(0.01)
+    listen = tomllib.loads((tmp_path / "relay" / "relay.toml").read_text())["relay"]["listen"]
+    assert party.read_text() == f'listen = "relay://{listen}"\n'
+    assert heard == ([] if ends else ["The relay, which knows nobody's name, counted 2 connections"])

@@ -22,36 +22,36 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory import over_memory
 
+from vfl.blocks import scratch
 from vfl.crypto import group, okvs
 from vfl.errors import DataError, PeerError, PeerStopped, Refused, VflError
 from vfl.net import wire
 from vfl.net.peer import MemoryPeer, Peer, stop_all, together
 from vfl.party.ids import normalise
-from vfl.protocols.align import dh_oprf, oprf, ot_oprf, psi
+from vfl.protocols.align import buckets, dh_oprf, oprf, ot_oprf, psi, star, vole_oprf
 from vfl.protocols.align.dh_oprf import BlindedIds, EvaluatedIds
 from vfl.protocols.align.psi import (
     AlignKey,
     AlignKeys,
     AlignStart,
-    AlignStore,
-    CommonRows,
-    CommonTags,
     PsiSettings,
     guest_align,
     host_align,
 )
+from vfl.protocols.align.star import AlignStore, CommonRows, CommonTags
+from vfl.protocols.align.tags import TagRows
 from vfl.protocols.common import fellows
 from vfl.protocols.common.participant import Participant
 
 CONTEXT = b"job 7, run 1"
 KINDS = {
     kind.__name__: kind
-    for module in (psi, dh_oprf, ot_oprf)
+    for module in (psi, dh_oprf, ot_oprf, vole_oprf, buckets, star)
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, wire.Message) and kind is not wire.Message
 }
 HOST = "host0"
-ENGINES = ["ecdh", "ot"]
+ENGINES = ["ecdh", "ot", "vole"]
 
 
 async def guest(peers, ids, **options):
@@ -145,11 +145,16 @@ def test_shapes_of_sets(parties, engine, make):
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_several_chunks(monkeypatch, tmp_path, engine):
-    monkeypatch.setattr(oprf, "IN_MEMORY", 1)
+    monkeypatch.setattr(scratch, "OF_A_ROW_EACH", 1)
     monkeypatch.setattr(dh_oprf, "CHUNK", 16)
     monkeypatch.setattr(ot_oprf, "BLOCK", 60)
     monkeypatch.setattr(ot_oprf, "SLICE", 50)
-    monkeypatch.setattr(psi, "SLOTS", 32)
+    monkeypatch.setattr(star, "SLOTS", 32)
+    monkeypatch.setattr(buckets, "BUCKET", 24)
+    monkeypatch.setattr(buckets, "CHUNK", 300)
+    monkeypatch.setattr(buckets, "SLOTS", 50)
+    monkeypatch.setattr(buckets, "AT_ONCE", 40)
+    monkeypatch.setattr(vole_oprf, "SLOTS", 70)
     pool = random.Random(1)
     sets = [pool.sample(numbered(*range(150)), size) for size in (120, 90, 131)]
     seen = []
@@ -167,9 +172,9 @@ def test_several_chunks(monkeypatch, tmp_path, engine):
 
 
 def test_large_arrays_lie_in_files(tmp_path):
-    made = oprf.empty(oprf.IN_MEMORY // 16, 16, tmp_path)
+    made = oprf.empty(scratch.OF_A_ROW_EACH // 16, 16, tmp_path)
     made[:] = 7
-    assert made.shape == (oprf.IN_MEMORY // 16, 16)
+    assert made.shape == (scratch.OF_A_ROW_EACH // 16, 16)
     assert type(made) is np.ndarray  # for the compiler, which knows no other kind
     assert isinstance(made.base, np.memmap)
     assert oprf.empty(10, 16, tmp_path).base is None
@@ -191,6 +196,27 @@ def test_no_room_for_an_array(tmp_path, monkeypatch, why):
     assert str(tmp_path) not in failed.value.for_peer
 
 
+@pytest.mark.parametrize(
+    ("engine", "ids", "size"), [("ecdh", 20_000_000, "416"), ("vole", 2_000_000_000, "5")]
+)
+def test_a_host_takes_no_more_memory_than_there_is_disk(tmp_path, monkeypatch, engine, ids, size):
+    """Whatever number of ids it says that it has; by buckets a part of them at a time."""
+
+    def full(*arguments):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    async def host(peer):
+        await peer.recv(AlignStart)
+        await peer.send(AlignKey(ids, bytes(32), b""))
+        await peer.recv(AlignKeys)
+        if engine == "ecdh":
+            await peer.send(EvaluatedIds((await peer.recv(BlindedIds)).points))
+
+    monkeypatch.setattr(os, "posix_fallocate", full, raising=False)
+    with pytest.raises(VflError, match=rf"no room for {size} MB of an alignment .*: free some"):
+        against_guest(host, engine=engine, scratch=tmp_path)
+
+
 @pytest.mark.parametrize("engine", ENGINES)
 def test_ids_enough_for_the_kernels(engine):
     # More than `vfl.crypto.digests` leaves to hashlib, and than one thread takes.
@@ -199,7 +225,7 @@ def test_ids_enough_for_the_kernels(engine):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("engine", "size"), [("ecdh", 200_000), ("ot", 2_000_000)])
+@pytest.mark.parametrize(("engine", "size"), [("ecdh", 200_000), ("ot", 2_000_000), ("vole", 2_000_000)])
 def test_many_ids(engine, size, tmp_path):
     sets = [numbered(*range(size)), numbered(*range(size // 2, 3 * size // 2))]
     check(sets, align(sets, engine=engine, scratch=tmp_path))
@@ -399,14 +425,14 @@ def test_only_sizes_show(engine):
 def ones_in_shares(monkeypatch, sets, runs):
     """How many bits are set in what the guest finds for each host and id, summed over runs."""
     ones, keep = np.zeros((len(sets) - 1, len(sets[0])), np.int64), []
-    original = psi._shares_in
+    original = star._shares_in
 
     def spy(store, size, own, host, context):
         shares = original(store, size, own, host, context)
         keep.append((int(host[-1]), shares))
         return shares
 
-    monkeypatch.setattr(psi, "_shares_in", spy)
+    monkeypatch.setattr(star, "_shares_in", spy)
     for _ in range(runs):
         keep.clear()
         align(sets)
@@ -443,7 +469,7 @@ def test_shares_of_all_hosts_cancel_and_of_fewer_do_not():
         return [
             np.bitwise_xor.reduce(
                 [
-                    psi._share(key, ids)
+                    star._share(key, ids)
                     for key in fellows.secrets_with_fellows(
                         own, keys.public_keys, keys.signatures, Participant(name, names, context)
                     ).values()
@@ -465,12 +491,12 @@ def test_tags_are_found_whatever_they_begin_with():
     tags = rng.integers(0, 256, (300, 16), dtype=np.uint8)
     tags[:100, :8] = tags[0, :8]  # in a hundred the first half is the same
     order = rng.permutation(300)
-    found = psi._Tags(tags[order])
+    found = TagRows(tags[order])
     assert np.array_equal(order[found.rows(tags)], np.arange(300))
     unknown = tags.copy()
     unknown[:, 15] ^= 1
     assert (found.rows(unknown) == -1).all()
-    assert psi._Tags(tags[:0]).rows(tags[:5]).tolist() == [-1] * 5
+    assert TagRows(tags[:0]).rows(tags[:5]).tolist() == [-1] * 5
 
 
 @given(st.lists(st.integers(0, 3), max_size=8), st.booleans())
@@ -762,7 +788,7 @@ def test_host_refuses_repeated_tags():
         element = group.hash_to_group(numbered(1), CONTEXT)
         await peer.send(BlindedIds(element.tobytes()))
         answer = np.frombuffer((await peer.recv(EvaluatedIds)).points, np.uint8).reshape(1, 32)
-        tag = psi._tags(dh_oprf._output(numbered(1), answer, CONTEXT)).tobytes()
+        tag = star._tags(dh_oprf._output(numbered(1), answer, CONTEXT)).tobytes()
         await peer.recv(AlignStore)
         await peer.send(CommonRows(rows))
         await peer.send(CommonTags(tag * rows))
@@ -778,7 +804,7 @@ def test_host_refuses_repeated_tags():
         elements = group.hash_to_group(numbered(1, 77), CONTEXT)
         await peer.send(BlindedIds(elements.tobytes()))
         answer = np.frombuffer((await peer.recv(EvaluatedIds)).points, np.uint8).reshape(2, 32)
-        tag = psi._tags(dh_oprf._output(numbered(1), answer[:1], CONTEXT)).tobytes()
+        tag = star._tags(dh_oprf._output(numbered(1), answer[:1], CONTEXT)).tobytes()
         await peer.recv(AlignStore)
         await peer.send(CommonRows(2))
         await peer.send(CommonTags(tag * 2))
@@ -857,8 +883,8 @@ def test_chunk_sizes_fit_the_limits():
     for message in [
         BlindedIds(bytes(dh_oprf.CHUNK * 32)),
         EvaluatedIds(bytes(dh_oprf.CHUNK * 32)),
-        AlignStore(bytes(psi.SLOTS * 16)),
-        CommonTags(bytes(psi.SLOTS * 16)),
+        AlignStore(bytes(star.SLOTS * 16)),
+        CommonTags(bytes(star.SLOTS * 16)),
         AlignKeys([bytes(32)] * psi.MAX_HOSTS, [bytes(8 * 1024)] * psi.MAX_HOSTS),
     ]:
         wire.encode(message)

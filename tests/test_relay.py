@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import datetime
 import os
+import random
 import socket
 from pathlib import Path
 
@@ -33,6 +34,7 @@ from vfl.net import rendezvous
 from vfl.net.listening import bind
 from vfl.net.relay import Limits, Relay
 from vfl.net.rendezvous import (
+    ASK,
     CHALLENGE,
     DIALS,
     FALSE,
@@ -41,6 +43,7 @@ from vfl.net.rendezvous import (
     HERE,
     JOIN,
     NOBODY,
+    OFTEN,
     READY,
     REQUEST,
     SPENT,
@@ -52,6 +55,7 @@ from vfl.net.rendezvous import (
     keys_of,
     receive,
 )
+from vfl.net.session import NotYet
 from vfl.party.config import load_relay
 from vfl.party.relay_file import RelaySection
 
@@ -144,13 +148,75 @@ def test_one_process_waits_at_a_place_until_it_is_gone(
             alive, answer = await ask(running, key, WAITS, TWO)
             assert answer == WAITING
             assert await ended(dead) == b"?"
+            later, answer = await ask(running, key, WAITS, TWO)
+            assert answer == WAITING
+            # Of two connections one may be dead, and the one that answers may be the newer.
             taken = asyncio.create_task(ask(running, key, WAITS, ONE))
-            assert await receive(alive, 1) == b"?"
-            alive.send(HERE)
+            assert await receive(later, 1) == b"?"
+            later.send(HERE)
             caller, answer = await taken
             assert answer == TAKEN
             assert await ended(caller) == b""
+            later.close()
             alive.close()
+
+    asyncio.run(run())
+
+
+def test_of_two_processes_that_come_at_once_one_gets_the_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relays, "ANSWER", 0.1)
+
+    async def run() -> None:
+        async with relaying() as running:
+            key = fresh_key()
+            dead, answer = await ask(running, key, WAITS, b"0" * 16)
+            assert answer == WAITING
+            came = await asyncio.gather(*(ask(running, key, WAITS, process) for process in (ONE, TWO)))
+            assert sorted(answer for _, answer in came) == [WAITING, TAKEN]
+            for caller in (dead, *(caller for caller, _ in came)):
+                caller.close()
+
+    asyncio.run(run())
+
+
+def test_who_dials_hears_that_nobody_waits_where_those_who_do_are_dead(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(relays, "ANSWER", 0.05)
+
+    async def run() -> None:
+        async with relaying() as running:
+            key = fresh_key()
+            dead = [(await ask(running, key, WAITS))[0] for _ in range(2)]
+            monkeypatch.setattr(relays, "HOLD", 0.05)
+            with pytest.raises(NotYet, match="nobody waits for this party at the relay"):
+                await client(running).dial(key, 10)
+            assert [await ended(caller) for caller in dead] == [JOIN, JOIN]
+
+    asyncio.run(run())
+
+
+def test_nothing_is_asked_between_a_call_and_its_answer() -> None:
+    """What is said then would be the first byte of the other party."""
+
+    async def run() -> None:
+        async with relaying() as running:
+            key = fresh_key()
+            waits, answer = await ask(running, key, WAITS)
+            assert answer == WAITING
+            (place,) = running._places.values()
+            (waiter,) = place.waiters
+            waiter.ask()
+            dials = asyncio.create_task(client(running).dial(key, 10))
+            while await receive(waits, 1) != JOIN:
+                waits.send(HERE)
+            waiter.ask()
+            waits.send(READY)
+            caller = await dials
+            caller.send(b"raw")
+            assert await receive(waits, 3) == b"raw"
+            for end in (waits, caller):
+                end.close()
 
     asyncio.run(run())
 
@@ -336,8 +402,12 @@ def test_an_address_asks_so_often_alone_where_places_are_not_listed(
     key = fresh_key()
 
     async def run() -> None:
-        for places, last in ((None, FULL), (frozenset([key.place]), NOBODY)):
+        for places, last in ((None, OFTEN), (frozenset([key.place]), NOBODY)):
             async with relaying(places=places) as running:
+                for _ in range(5):  # what anybody can say for others of that address
+                    false = Request(DIALS, key.place, ONE, bytes(64)).encoded
+                    caller, _ = await say(running.port, false, len(GREETING) + CHALLENGE)
+                    assert await ended(caller) == FALSE
                 answers = []
                 for _ in range(5):
                     caller, answer = await ask(running, key, DIALS)
@@ -447,6 +517,47 @@ def test_bytes_are_bounded_by_the_day_and_by_the_second() -> None:
     assert relays._Moved(5.0).note(10**9, 10.0) == 0.0
 
 
+def test_a_relay_has_as_many_connections_as_the_system_allows_files(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    wanted: list[int] = []
+    lines: list[str] = []
+
+    def allow(files: int) -> int:
+        wanted.append(files)
+        return min(files, 64)
+
+    monkeypatch.setattr(relays, "raise_file_limit", allow)
+
+    async def run() -> None:
+        async with relaying(connections=10_000) as running:
+            assert (running.most, running.strangers) == (36, 12)
+        async with asyncio.timeout(5):
+            serving = asyncio.create_task(relay(RelaySection(listen=LOCAL), lines.append))
+            await until(lambda: lines)
+            serving.cancel()
+            await asyncio.gather(serving, return_exceptions=True)
+
+    asyncio.run(run())
+    assert wanted[0] >= 10_500
+    assert "at most 36 connections (not 1,024: the system allows no more open files), " in lines[0]
+
+
+def test_who_waits_hears_that_the_day_s_bytes_are_spent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(relays, "ASKS", 0.02)
+
+    async def run() -> None:
+        async with relaying(bytes_a_day=1) as running:
+            heard = asyncio.Event()
+            waits = asyncio.create_task(client(running).wait(fresh_key(), ONE, heard.set, 10))
+            await heard.wait()
+            running._spent = 1
+            with pytest.raises(NotYet, match="the relay has carried today"):
+                await waits
+
+    asyncio.run(run())
+
+
 def test_the_line_of_counts_has_numbers_alone() -> None:
     counts = relays.Counts(3, 1, 1200, 40, 5_000_000)
     assert counts.line == (
@@ -455,6 +566,45 @@ def test_the_line_of_counts_has_numbers_alone() -> None:
     )
     counts.refused.update({"no proof": 2, "nobody waited": 5})
     assert counts.line.endswith("; refused: 7 (nobody waited: 5, no proof: 2)")
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_whatever_callers_do_nothing_of_them_stays(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+    for name in ("ANSWER", "HOLD", "ASKS", "LINGER"):
+        monkeypatch.setattr(relays, name, 0.02)
+    rng = random.Random(seed)
+    keys = [fresh_key(), fresh_key()]
+
+    async def call(running: Relay) -> None:
+        caller, got = await say(running.port, at_least=len(GREETING) + CHALLENGE)
+        seat, process = rng.choice((DIALS, WAITS)), rng.choice((ONE, TWO))
+        request = rng.choice(keys).request(got[len(GREETING) :], seat, process)
+        with contextlib.suppress(OSError):
+            caller.send(request if rng.random() < 0.9 else request[: rng.randrange(REQUEST)])
+            async with asyncio.timeout(rng.uniform(0, 0.2)):
+                while word := await asyncio.get_running_loop().sock_recv(caller, 1):
+                    if word in (ASK, JOIN) and rng.random() < 0.9:
+                        caller.send(HERE if word == ASK else READY)
+                    if rng.random() < 0.1:
+                        caller.send(rng.randbytes(5000))
+                    if rng.random() < 0.05:
+                        caller.shutdown(socket.SHUT_WR)
+        if rng.random() < 0.2:
+            caller.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
+        caller.close()
+
+    async def run() -> None:
+        async with relaying(
+            connections=20, an_address=20, a_place=8, handshake=0.1, idle=0.1, bytes_a_day=60_000
+        ) as running:
+            await asyncio.gather(*(call(running) for _ in range(60)))
+            await until(lambda: not running._tasks)
+            assert (running.counts.open, running.counts.pairs) == (0, 0)
+            left = (running._places, running._admitted, running._strangers, running._crowd)
+            assert not any(left), left
+            assert not [why for why in running.counts.refused if "fault" in why]
+
+    asyncio.run(run())
 
 
 # --- The file and the command ---

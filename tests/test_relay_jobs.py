@@ -117,6 +117,11 @@ def test_a_job_over_a_relay_that_is_killed_gives_the_model_of_a_direct_one(relay
     assert re.fullmatch(
         r"open: [\d,]+ connections?, [\d,]+ pairs?; since the start: .* bytes; refused: .*", said[1]
     )
+    registry = federation.parties["registry"]
+    serving = registry.start("serve")
+    serving.until(f"not yet waiting at {at} for insurer\n")
+    serving.stop()
+    assert "bureau did not dial" not in registry.run("doctor", "--wait", "0").out  # it waits for guests
     doctor = guest.run("doctor", "--wait", "0").out
     gone = "the relay cannot be reached (connection refused)"
     assert f"FAIL  registry: cannot reach registry at {at}: {gone}\n" in doctor

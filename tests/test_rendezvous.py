@@ -13,7 +13,9 @@ from ends import Ends, exchange, made_in, until
 from meetings import (
     LOCAL,
     ONE,
+    TWO,
     Text,
+    ask,
     at,
     call,
     client,
@@ -23,32 +25,47 @@ from meetings import (
     waiting,
 )
 from recording import Proxy
+from strangers import client_context, first_message
 
 from vfl.errors import ConfigError, IdentityError, PeerUnreachable
 from vfl.net import relay as relays
 from vfl.net import rendezvous
+from vfl.net.mark import SEAL, read_hello
 from vfl.net.rendezvous import (
+    ASK,
     CHALLENGE,
     DIALS,
     FALSE,
     FULL,
     GREETING,
+    HERE,
     JOIN,
+    OFTEN,
     REQUEST,
     SPENT,
     UNKNOWN,
     WAITING,
     WAITS,
     keys_of,
+    receive,
 )
 from vfl.net.session import NotYet
 from vfl.net.tls import Credentials
-from vfl.net.websocket import listen
+from vfl.net.websocket import dial, listen
+from vfl.party import identity
 
 
 @pytest.fixture(scope="module")
 def ends(tmp_path_factory: pytest.TempPathFactory) -> Ends:
     return made_in(tmp_path_factory.mktemp("keys"))
+
+
+async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
+    """Pass on what comes until it ends."""
+    with contextlib.suppress(OSError):
+        while data := await source.read(65536):
+            target.write(data)
+    target.close()
 
 
 # --- Two parties ---
@@ -106,8 +123,6 @@ def test_a_place_is_known_to_two_parties_alone(ends: Ends) -> None:
 
 
 def test_a_key_under_a_passphrase_meets_as_well(ends: Ends, tmp_path: Path) -> None:
-    from vfl.party import identity
-
     words = b"a long passphrase"
     sealed = identity.create(tmp_path / "sealed", "registry", words)
     registry = Credentials(
@@ -141,14 +156,13 @@ def test_a_relay_that_is_killed_breaks_connections_and_no_session(
             there = await listener.accept()
             await exchange(here, there, 1)
         async with context:
-            await until(lambda: here.away and there.away and listener.troubles)
-            assert "the connection to the relay broke" in lines[0] or "the relay closed" in lines[0]
-            assert lines[0].startswith(f"relay://127.0.0.1:{port}: ")
+            await until(lambda: here.away and there.away and lines)
+            assert lines[0].startswith(f"relay://127.0.0.1:{port}: the ")
             sending = asyncio.create_task(exchange(here, there, 2))
             async with relaying(f"127.0.0.1:{port}"):
                 await sending
                 await exchange(here, there, 3)
-                await until(lambda: not listener.troubles)
+                await until(lambda: not listener.troubles and lines[1:])
                 await asyncio.gather(here.close(), there.close())
 
     asyncio.run(run())
@@ -187,6 +201,85 @@ def test_a_relay_sees_tls_and_places_and_no_names(ends: Ends) -> None:
         hidden += [der[:40], digest.digest(), digest.hexdigest().encode()]
         hidden.append(public.public_numbers().x.to_bytes(32, "big"))
     assert not [found for found in hidden if found in seen]
+
+
+def test_a_peer_in_this_party_s_seat_keeps_it_from_nobody_else(tmp_path: Path) -> None:
+    """Both have the key of their place."""
+    made = {name: identity.create(tmp_path / name, name) for name in ("registry", "insurer", "bureau")}
+
+    def credentials(name: str, *peers: str) -> Credentials:
+        own, pins = made[name], {peer: made[peer].certificate.der for peer in peers}
+        return Credentials(name, own.certificate_path, own.key_path, pins)
+
+    registry, bureau = credentials("registry", "insurer", "bureau"), credentials("bureau", "registry")
+    insurer = credentials("insurer", "registry")
+    (key,) = keys_of(bureau, DIALS, ["registry"]).values()
+    lines: list[str] = []
+
+    async def run() -> None:
+        async with relaying() as running:
+            async with listen(registry, at(running), "host", lines.append) as listener:
+                assert listener.trouble is None
+                # The relay cannot tell by their numbers that both places are of one process.
+                assert len({place.process for place in running._places.values()}) == 2
+            await until(lambda: not running._places)
+            seat, answer = await ask(running, key, WAITS, TWO)
+            assert answer == WAITING
+
+            async def stay() -> None:
+                while await receive(seat, 1) == ASK:
+                    seat.send(HERE)
+
+            staying = asyncio.create_task(stay())
+            async with listen(registry, at(running), "host", lines.append) as listener:
+                trouble = "another program of this party waits there already (for bureau)"
+                assert listener.trouble == f"{at(running)}: {trouble}"
+                here = await dial(insurer, "registry", at(running), "guest", 20)
+                await exchange(here, await listener.accept(), 1)
+                await here.close()
+                # A second program would have nobody to wait for.
+                with pytest.raises(ConfigError, match="another program of this party waits there alr"):
+                    async with listen(registry, at(running), "host", lines.append):
+                        pass
+            staying.cancel()
+            seat.close()
+            assert lines == [f"{at(running)}: {trouble}: trying again"]
+
+    asyncio.run(run())
+
+
+def test_a_relay_that_comes_and_goes_has_few_lines(ends: Ends) -> None:
+    """Of all peers together, and less and less often."""
+    lines: list[str] = []
+
+    async def run() -> None:
+        keys = {name: fresh_key() for name in ("insurer", "bureau")}
+        waits = rendezvous.Waiting(rendezvous.Relay("127.0.0.1", 1), keys, lambda *_: None, lines.append)
+        loop = asyncio.get_running_loop()
+        await waits.begin(10)
+        gone = "the relay cannot be reached (connection refused)"
+        assert lines == [f"{gone}: trying again"]
+        for work in waits._works:
+            work.cancel()
+        delays = []
+        for _ in range(12):
+            for name in keys:
+                waits._note(name, "" if lines[-1].startswith(gone) else gone)
+            assert waits._telling is not None
+            delays.append(waits._telling.when() - loop.time())
+            waits._telling.cancel()
+            waits._tell_news()  # as if so long had passed
+        assert lines[1:3] == ["waiting there again", f"{gone}: trying again"]
+        assert len(lines) == 13
+        assert delays[0] < 1 < delays[3] < delays[7] < delays[11] <= 60
+        waits._last -= 60
+        for name in keys:
+            waits._note(name, "the relay closed the connection")
+        waits._tell_news()
+        assert waits._delay < 1
+        await waits.close()
+
+    asyncio.run(run())
 
 
 # --- What is said when they do not meet ---
@@ -231,6 +324,7 @@ def test_each_side_says_why_it_does_not_meet_the_other(
     ("said", "why"),
     [
         (GREETING + bytes(CHALLENGE) + FULL, "the relay has no place left"),
+        (GREETING + bytes(CHALLENGE) + OFTEN, "asks the relay too often"),
         (GREETING + bytes(CHALLENGE) + SPENT, "the relay has carried today"),
         (GREETING + bytes(CHALLENGE) + UNKNOWN, "does not serve these two parties"),
         (GREETING + bytes(CHALLENGE) + FALSE, "refused the proof"),
@@ -366,12 +460,6 @@ def test_a_proxy_is_on_the_way_to_a_relay(ends: Ends, monkeypatch: pytest.Monkey
                 # What the relay says first comes with the proxy's own answer.
                 writer.write(b"HTTP/1.1 200 OK\r\nVia: x\r\n\r\n" + await there.read(1000))
 
-                async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-                    with contextlib.suppress(OSError):
-                        while data := await source.read(65536):
-                            target.write(data)
-                    target.close()
-
                 await asyncio.gather(copy(reader, back), copy(there, writer))
 
             proxy = await asyncio.start_server(forward, "127.0.0.1", 0)
@@ -426,23 +514,98 @@ def test_a_relay_that_joins_a_party_with_a_stranger_is_found_out(ends: Ends) -> 
                 writer.write(GREETING + bytes(CHALLENGE))
                 await reader.readexactly(REQUEST)
                 writer.write(JOIN)
+                await reader.readexactly(SEAL)  # which nobody else takes for TLS
                 there, back = await asyncio.open_connection("127.0.0.1", listener.port)
-
-                async def copy(source: asyncio.StreamReader, target: asyncio.StreamWriter) -> None:
-                    with contextlib.suppress(OSError):
-                        while data := await source.read(65536):
-                            target.write(data)
-                    target.close()
 
                 await asyncio.gather(copy(reader, back), copy(there, writer))
 
             server = await asyncio.start_server(answer, "127.0.0.1", 0)
             async with server:
                 address = f"relay://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-                with pytest.raises(IdentityError, match="shows another certificate"):
+                with pytest.raises(IdentityError, match=r"one that shows another certificate .*ask who"):
                     await call(ends, address)
 
     asyncio.run(run())
+
+
+def test_who_is_joined_with_nonsense_dials_again(ends: Ends) -> None:
+    lines: list[str] = []
+
+    async def run() -> None:
+        async with relaying() as running, waiting(ends, at(running)) as listener:
+
+            async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                if not lines:
+                    writer.write(GREETING + bytes(CHALLENGE))
+                    await reader.readexactly(REQUEST)
+                    writer.write(JOIN)
+                    await reader.read(10_000)
+                    writer.write(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                    await reader.read(100)  # the alert
+                    writer.close()
+                    return
+                there, back = await asyncio.open_connection("127.0.0.1", running.port)
+                await asyncio.gather(copy(reader, back), copy(there, writer))
+
+            server = await asyncio.start_server(answer, "127.0.0.1", 0)
+            async with server:
+                address = f"relay://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+                here = await dial(ends.insurer, "registry", address, "guest", 20, lines.append)
+                there = await listener.accept()
+                await exchange(here, there, 1)
+                await asyncio.gather(here.close(), there.close())
+
+    asyncio.run(run())
+    (line,) = lines
+    assert "what the relay joined this party with does not answer as registry would (TLS: " in line
+
+
+def test_a_relay_is_shown_no_certificate_and_no_mark(ends: Ends) -> None:
+    """Neither of who waits, by beginning TLS itself, nor by what it takes from who dials."""
+    lines: list[str] = []
+    (key,) = keys_of(ends.registry, WAITS, ["insurer"]).values()
+    own = first_message(client_context())
+
+    async def run() -> None:
+        sealed: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        async with relaying() as running, waiting(ends, at(running), lines):
+
+            async def keep(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+                writer.write(GREETING + bytes(CHALLENGE))
+                await reader.readexactly(REQUEST)
+                writer.write(JOIN)
+                sealed.set_result(await reader.read(10_000))
+                writer.close()
+
+            server = await asyncio.start_server(keep, "127.0.0.1", 0)
+            async with server:
+                port = server.sockets[0].getsockname()[1]
+                with pytest.raises(PeerUnreachable, match="does not answer as registry would"):
+                    await call(ends, f"relay://127.0.0.1:{port}", 0)
+            said = sealed.result()
+            seal, hello = said[:SEAL], said[SEAL:]
+            assert read_hello(hello) == b""  # a mark tells both parties to who has their certificates
+            tried = [
+                own,
+                bytes(SEAL) + own,
+                seal + own,
+                seal + hello[:-1] + bytes([hello[-1] ^ 1]),
+                hello,
+            ]
+            for data in tried:
+                caller = await client(running).dial(key, 10)
+                await asyncio.get_running_loop().sock_sendall(caller, data)
+                assert await ended(caller) == b""
+            # As it was said it is answered, for the eyes of who dialled.
+            caller = await client(running).dial(key, 10)
+            await asyncio.get_running_loop().sock_sendall(caller, said)
+            assert await receive(caller, 1) == b"\x16"
+            caller.close()
+
+    asyncio.run(run())
+    why = {line.partition(": ")[2] for line in lines if ": it is " in line}
+    assert why == {"it is not the peer that this party meets there: the relay joined it with another"}
+    assert not [line for line in lines if "certificate" in line]
 
 
 def test_what_a_relay_hands_on_is_a_stranger_to_the_party_that_waits(ends: Ends) -> None:
@@ -452,7 +615,7 @@ def test_what_a_relay_hands_on_is_a_stranger_to_the_party_that_waits(ends: Ends)
     async def run() -> None:
         async with relaying() as running, waiting(ends, at(running), lines):
             caller = await client(running).dial(key, 10)
-            await asyncio.get_running_loop().sock_sendall(caller, b"GET / HTTP/1.1\r\n\r\n")
+            await asyncio.get_running_loop().sock_sendall(caller, b"GET / HTTP/1.1\r\n" * 3)
             await ended(caller)
             assert lines == [f"refused a connection from {at(running)}: it does not speak TLS 1.3"]
 

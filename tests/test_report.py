@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -52,8 +53,10 @@ from vfl.party.table import read_table
 from vfl.protocols.trees.paillier import TreeStart
 from vfl.report.evidence import Evidence, Exchange
 from vfl.report.page import PAGE, SHEETS, render
-from vfl.report.words import DISCLAIMERS, shares
+from vfl.report.words import DISCLAIMERS, job_file, shares
 from vfl.text import counted
+
+pytestmark = pytest.mark.usefixtures("few_draws")
 
 VOID = {"meta", "link", "br", "img", "input", "hr"}
 
@@ -512,12 +515,12 @@ def test_a_reports_warnings_are_those_of_the_record(federation: Federation) -> N
         federation.parties[name].write()
         party = load_party(federation.parties[name].file)
         store = Store(party.party.store)
-        record, _ = load_record(store, resolve_model(store, "claims", "run"))
-        save_record(store, replace(record, warnings=["many trees have no split"]))
+        record, evaluation = load_record(store, resolve_model(store, "claims", "run"))
+        save_record(store, replace(record, warnings=["many trees have no split"]), evaluation)
         try:
             assert gather(party, "claims").warnings == ["many trees have no split"]
         finally:
-            save_record(store, record)
+            save_record(store, record, evaluation)
         assert gather(party, "claims").warnings == record.warnings
 
 
@@ -531,7 +534,7 @@ def test_a_guest_without_columns() -> None:
     page = checked(render(evidence)[PAGE].decode())
     assert "insurer has no columns of its own in this model." in page.text
     # Its one group is no tenth.
-    assert "by the columns of insurer alone, the top 100 % had 1.0 times." in page.text
+    assert "by the columns of insurer alone, the top 100 % had 1.0 times (1.0 to 1.0)." in page.text
 
 
 def test_foreign_text_is_text_and_twenty_factors_stay_below_two_megabytes() -> None:
@@ -574,6 +577,20 @@ def test_names_that_are_endless_invisible_or_formulas() -> None:
 
 def evil_cell(text: str) -> str:
     return "'" + text.replace("\x1b", "\\x1b").replace("\u202e", "\\u202e")
+
+
+def test_a_job_is_shown_as_a_file_that_can_be_read_again() -> None:
+    columns = {"age of car": {"type": "number", "monotone": None}, "fuel": {"levels": ['a "b"', "c"]}}
+    job = {
+        "job": {"name": "a", "group": None, "holdout": 0.2},
+        "columns": columns,
+        "rows": {"without": True},
+    }
+    assert tomllib.loads(job_file(job)) == {
+        "job": {"name": "a", "holdout": 0.2},
+        "columns": {"age of car": {"type": "number"}, "fuel": columns["fuel"]},
+        "rows": {"without": True},
+    }
 
 
 def test_shares_add_up() -> None:
@@ -721,7 +738,7 @@ def test_a_report_takes_the_place_of_an_earlier_one_whole_or_not_at_all(
     insurer.write()
     party = load_party(insurer.file)
     made = {PAGE: b"page", "lift.csv": b"lift", "metrics.csv": b"metrics"}
-    monkeypatch.setattr("vfl.jobs.report.render", lambda evidence: made)
+    monkeypatch.setattr("vfl.jobs.report.render", lambda evidence, told: made)
 
     def there() -> dict[str, bytes]:
         return {path.name: path.read_bytes() for path in out.iterdir()}

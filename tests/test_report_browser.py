@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from reports import made_up
+from reports import made_up, with_all
 from selenium import webdriver
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
@@ -30,10 +30,10 @@ pytestmark = pytest.mark.skipif(
 
 
 @pytest.fixture(scope="module")
-def page(tmp_path_factory: pytest.TempPathFactory) -> str:
+def page(tmp_path_factory: pytest.TempPathFactory, few_draws: None) -> str:
     """The address of a guest's page."""
     folder = tmp_path_factory.mktemp("page")
-    for name, content in render(made_up()).items():
+    for name, content in render(with_all(made_up())).items():
         (folder / name).write_bytes(content)
     return (folder / "report.html").as_uri()
 
@@ -75,8 +75,15 @@ def colour(browser: Any, element: str, what: str) -> str:
     return str(browser.execute_script(script, element, what))
 
 
-def shown(browser: Any) -> list[bool]:
-    return [one.is_displayed() for one in browser.find_elements(By.CSS_SELECTOR, ".item")]
+def shown(browser: Any, within: str = "") -> list[bool]:
+    found = browser.find_elements(By.CSS_SELECTOR, f"{within} .item")
+    return [one.is_displayed() for one in found]
+
+
+def show_all(browser: Any) -> None:
+    """Every column of every picker."""
+    for one in browser.find_elements(By.CSS_SELECTOR, ".pick select"):
+        Select(one).select_by_visible_text("(all)")
 
 
 def test_both_themes(browser: Any, page: str) -> None:
@@ -100,22 +107,23 @@ def test_both_themes(browser: Any, page: str) -> None:
 
 def test_a_column_is_picked(browser: Any, page: str) -> None:
     show(browser, page, 1280)
-    select = Select(browser.find_element(By.CSS_SELECTOR, ".pick select"))
-    columns = len(select.options) - 1
-    assert columns == 6 == len(shown(browser))
-    for place in (0, 4):
-        select.select_by_index(place)
-        assert shown(browser) == [i == place for i in range(columns)]
-        heading = browser.find_elements(By.CSS_SELECTOR, ".item")[place].find_element(By.TAG_NAME, "h3")
-        assert heading.text == select.options[place].text
-    select.select_by_visible_text("(all)")
-    assert all(shown(browser))
+    for section in ("#benchmark", "#factors"):
+        select = Select(browser.find_element(By.CSS_SELECTOR, f"{section} .pick select"))
+        columns = len(select.options) - 1
+        assert columns == 7 == len(shown(browser, section))
+        for place in (0, 4):
+            select.select_by_index(place)
+            assert shown(browser, section) == [i == place for i in range(columns)]
+            item = browser.find_elements(By.CSS_SELECTOR, f"{section} .item")[place]
+            assert item.find_element(By.TAG_NAME, "h3").text == select.options[place].text
+        select.select_by_visible_text("(all)")
+        assert all(shown(browser, section))
 
 
 @pytest.mark.parametrize("width", [320, 390, 768, 1280])
 def test_no_width_scrolls_sideways_or_makes_figures_small(browser: Any, page: str, width: int) -> None:
     show(browser, page, width)
-    Select(browser.find_element(By.CSS_SELECTOR, ".pick select")).select_by_visible_text("(all)")
+    show_all(browser)
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     # Text of figures is not tiny, on a usual phone 9 pixels high; and none is cut off by its card.
     sizes, outside = browser.execute_script(
@@ -208,7 +216,7 @@ def test_print_shows_all_columns_in_light_colours(browser: Any, page: str) -> No
     show(browser, page, 1280)
     on_paper = colour(browser, "h1", "color")
     show(browser, page, 800, scheme="dark", medium="print")
-    assert all(shown(browser)) and len(shown(browser)) == 6
+    assert all(shown(browser)) and len(shown(browser)) == 21
     assert colour(browser, "h1", "color") == on_paper
     assert not browser.find_element(By.ID, "theme").is_displayed()
     assert not browser.find_element(By.CSS_SELECTOR, ".pick").is_displayed()
@@ -218,7 +226,7 @@ def test_without_script_all_is_there(browser: Any, page: str) -> None:
     browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": True})
     try:
         show(browser, page, 1280)
-        assert all(shown(browser)) and len(shown(browser)) == 6
+        assert all(shown(browser)) and len(shown(browser)) == 21
     finally:
         browser.execute_cdp_cmd("Emulation.setScriptExecutionDisabled", {"value": False})
         browser.get(page)

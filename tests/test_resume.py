@@ -301,7 +301,7 @@ def test_a_checkpoint_comes_back_bit_for_bit(store: Store) -> None:
             assert spent.messages == [Exchanged("a", "sent", "X", 1, 5)]
     with open_run(store, "claims-1", SUBJECT) as run:
         with pytest.raises(
-            ModelError, match=r"is of other steps \(2 and 3\) than the guest's \(1\): start"
+            ModelError, match=r"is of other steps \(2 and 3\) than the job goes on from \(1\): start"
         ):
             run.checkpoints(GuestFitState, 1)
         with pytest.raises(ModelError, match=r"is of another version: start the job anew \(--fresh\)$"):
@@ -324,7 +324,10 @@ def test_a_checkpoint_is_of_one_matter_and_one_process(store: Store) -> None:
         with pytest.raises(ModelError, match=said), open_run(store, "claims-1", other):
             pass
     stranger = dataclasses.replace(SUBJECT, guest="stranger")
-    with pytest.raises(Refused, match="another guest's run"), open_run(store, "claims-1", stranger):
+    with (
+        pytest.raises(Refused, match="a run that another party has begun"),
+        open_run(store, "claims-1", stranger),
+    ):
         pass
     lines: list[str] = []
     show = SimpleNamespace(say=lines.append)
@@ -427,7 +430,7 @@ def test_a_newer_attempt_takes_the_place_of_an_older() -> None:
         await asyncio.sleep(0)
         assert await jobs.run("other", answers) == "newer, after "
         assert await jobs.run("claims", answers) == "newer, after older"
-        with pytest.raises(PeerLost, match="the guest has begun this job again"):
+        with pytest.raises(PeerLost, match="the same job has been begun again"):
             await older
         another = asyncio.create_task(jobs.run("claims", waits))
         await asyncio.sleep(0)

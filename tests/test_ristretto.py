@@ -106,7 +106,8 @@ def test_field_at_its_edges(layout, at_edges):
 @given(st.integers(1, group.ORDER - 1) | st.sampled_from([int(d * 63, 16) for d in "1789f"]))
 def test_digits(number):
     number %= group.ORDER
-    sizes, negative = ristretto.digits(WIDE, number.to_bytes(32, "little"))
+    scalars = np.frombuffer(number.to_bytes(32, "little") * WIDE.lanes, np.uint8).reshape(-1, 32)
+    ((sizes, negative),) = ristretto.digits(WIDE, scalars)
     assert sizes.min() >= 0 and sizes.max() <= 8 and set(np.unique(negative)) <= {0, -1}
     for lane in range(WIDE.lanes):
         digits = np.where(negative, -sizes, sizes)[:, lane].tolist()
@@ -133,6 +134,26 @@ def test_products_are_libsodiums(layout):
     assert np.array_equal(
         group._multiply(points, by, Kernels(layout)), group._multiply(points, by, None)
     )
+
+
+@each_layout
+def test_products_and_sums_of_a_scalar_each_are_libsodiums(layout):
+    points = group._from_uniform(random_rows(300, 64, 5), None)
+    scalars = rows([int.from_bytes(group.random_scalar(), "little") for _ in points])
+    fast = Kernels(layout)
+    # Within a block, at its edge, and more than share their doublings.
+    for n in (1, layout.lanes - 1, layout.lanes, layout.lanes + 1, 16 * layout.lanes, 300):
+        products = group._multiply_each(points[:n], scalars[:n], None)
+        assert np.array_equal(group._multiply_each(points[:n], scalars[:n], fast), products)
+        total = group._weighted_sum(points[:n], scalars[:n], None)
+        assert group._weighted_sum(points[:n], scalars[:n], fast) == total
+    points = points.copy()
+    points[17] = 0
+    for kernels in (None, fast):
+        for function in (group._multiply_each, group._weighted_sum):
+            with pytest.raises(group.InvalidPoint) as refused:
+                function(points, scalars, kernels)
+            assert refused.value.index == 17
 
 
 @each_layout
@@ -195,12 +216,16 @@ def test_no_secret_leaves_the_vectors():
     # only; so if no instruction makes a scalar of a vector, neither can depend on a secret.
     layout = (FASTEST or Kernels(WIDE)).layout
     words, flags = numba.int64[:, :, ::1], numba.int64[:, ::1]
+    digits = numba.int64[:, :, :, ::1]
     kind = numba.typeof(layout)
     for kernel, arrays in [
-        (ristretto.multiply_blocks, (words, words, words, words, flags)),
+        (ristretto.multiply_blocks, (words, digits, words, words, flags)),
+        (ristretto.sum_blocks, (words, digits, digits, words, flags)),
         (ristretto.map_blocks, (words, words)),
     ]:
-        fresh = numba.njit(nogil=True)(kernel.py_func)  # what comes from the cache shows no code
+        fresh = numba.njit(nogil=True)(
+            kernel.compiled().py_func
+        )  # what comes from the cache shows no code
         fresh.compile((kind, *arrays))
         (code,) = fresh.inspect_llvm().values()
         assert f"<{layout.lanes} x i64>" in code

@@ -93,6 +93,26 @@ def test_doctor_looks_at_the_columns_of_the_job(coast: Path) -> None:
     assert "note  job readmission: of this party's rows 7 train, 5 held out" in done.out
 
 
+def test_doctor_says_that_rules_of_the_party_file_do_not_count(coast: Path) -> None:
+    said = "table: monotone and [glm] of the party file do not count in jobs over rows"
+    assert said not in doctor(coast, "--job", JOB).out
+    with (coast / "coast.toml").open("a") as file:
+        file.write('\n[glm]\nbinned = ["age"]\n')
+    assert said in doctor(coast, "--job", JOB).out and said in doctor(coast).out
+
+
+def test_doctor_holds_the_label_against_the_job_alone(coast: Path) -> None:
+    """Counts that are mostly 0 and 1 are right for a job of counts."""
+    many = pd.concat([table()] * 20, ignore_index=True)
+    many = many.assign(patient=range(len(many)), readmitted=[2] + [0, 1] * 119 + [0])
+    many.to_csv(coast / "stays.csv", index=False)
+    text = (coast / JOB).read_text()
+    (coast / "visits.toml").write_text(text.replace('objective = "binary"', 'objective = "poisson"'))
+    assert "must be 0 or 1" in doctor(coast).out
+    done = doctor(coast, "--job", "visits.toml")
+    assert "must be 0 or 1" not in done.out and "ok    table: stays.csv, 240 rows" in done.out
+
+
 def test_doctor_says_when_a_servers_train_is_not_running(coast: Path) -> None:
     done = doctor(coast)
     assert "(the server of a job over rows listens only while its `vfl train` runs)" in done.out
@@ -106,7 +126,8 @@ def test_doctor_says_when_a_servers_train_is_not_running(coast: Path) -> None:
         (
             {"num_medications": ["many", *range(11)]},
             "column 'num_medications' (a number by the job) has text that is no number in row 2: "
-            "correct it, or leave the cell empty where the value is missing",
+            "correct it, or leave the cell empty where the value is missing; dates or query of [data] "
+            "can make numbers of text",
         ),
         (
             {"num_medications": ["yes", "no"] * 6},
@@ -127,7 +148,7 @@ def test_doctor_names_what_no_key_of_the_party_file_mends(
     lines = about_the_table(done)
     assert done.code == 1 and any(line.startswith("FAIL") for line in lines)
     assert said.split(" has ")[0] in "\n".join(lines)
-    assert not any("[data]" in line or "categorical" in line for line in lines), lines
+    assert not any("note  [data]" in line or "categorical" in line for line in lines), lines
 
 
 def test_doctor_names_a_column_of_the_job_that_is_missing(coast: Path) -> None:
@@ -136,11 +157,40 @@ def test_doctor_names_a_column_of_the_job_that_is_missing(coast: Path) -> None:
     assert line.startswith("FAIL  table: stays.csv: no column 'age' (named by [columns] of the job)")
 
 
+def test_doctor_says_what_the_policy_of_the_party_refuses(coast: Path) -> None:
+    text = (coast / JOB).read_text().replace("trees = 40", "trees = 60")
+    (coast / "many.toml").write_text(text)
+    done = doctor(coast, "--job", "many.toml")
+    said = "FAIL  job readmission: trees = 60 breaks rule max_trees = 50 of [policy] (the default)"
+    assert done.code == 1 and said in done.out
+    assert "breaks rule" not in doctor(coast, "--job", JOB).out
+
+
+def test_a_party_of_jobs_over_rows_has_nobody_to_align_with(coast: Path) -> None:
+    command("align", "coast.toml", folder=coast).failed(2, "jobs over rows need no alignment")
+
+
+def test_a_server_is_told_what_a_job_over_columns_lacks(tmp_path: Path, keys: Path) -> None:
+    home = party("server", tmp_path, keys)
+    text = (home / JOB).read_text().replace('partition = "rows"', "")
+    (home / JOB).write_text(text.partition("[rows]")[0])
+    command("train", "server.toml", JOB, folder=home).failed(2, 'add partition = "rows" to [job]')
+
+
 def test_levels_in_another_spelling_are_pointed_at_without_being_quoted(coast: Path) -> None:
     change(coast, gender=["F", "M"] * 6)
     lines = about_the_table(doctor(coast, "--job", JOB))
     assert any("no row has a level of 'gender' that the job names" in line for line in lines)
     assert not any('"F"' in line or "'F'" in line for line in lines)
+
+
+def test_levels_in_another_spelling_are_those_of_the_job(coast: Path) -> None:
+    """As they are when a batch is scored."""
+    change(coast, gender=["Female", " male", "female", "other"] * 3)
+    lines = about_the_table(doctor(coast, "--job", JOB))
+    said = "note  table: stays.csv: 3 rows have a level of 'gender' in another spelling than the job: "
+    assert said + "they count as the job's" in lines
+    assert any("3 rows have a level of 'gender' that the job does not name" in line for line in lines)
 
 
 def test_one_class_of_label_is_enough_for_one_party(coast: Path) -> None:
@@ -183,6 +233,13 @@ def test_leakage_of_a_job_over_rows(tmp_path: Path, keys: Path, name: str) -> No
     assert {"pooled_totals", "common_model", "rest_of_a_total", "blind_server"} <= set(names)
     assert found["notes"] == []
     assert {one["about"] for one in found["disclosures"]} >= {"all parties together", "the other"}
+    assert "gone_party" not in names
+    (home / JOB).write_text((home / JOB).read_text().replace("[rows]", "[rows]\nwithout = true"))
+    found = command("leakage", JOB, f"{name}.toml", "--json", folder=home).ok().json
+    of = {one["name"]: one for one in found["disclosures"]}
+    assert of["gone_party"]["what"].startswith("what its rows alone come to")
+    assert of["server_and_party"]["what"] == "what that party's rows alone come to"
+    assert any("rule without = false" in note for note in found["notes"]) == (name == "coast")
     command("leakage", JOB, f"{name}.toml", "--rows", "9", folder=home).failed(2, "--rows is for jobs")
 
 

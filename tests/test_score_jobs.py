@@ -19,7 +19,7 @@ from room import HOSTS, Room
 
 from vfl.arrays import Floats
 from vfl.errors import ConfigError, ModelError, PeerStopped, Refused
-from vfl.jobs import resume, scoring
+from vfl.jobs import resume, score_places, scoring
 from vfl.party import store
 from vfl.party.store import Store
 from vfl.protocols.common import batches
@@ -90,8 +90,8 @@ KILLS = {
     "after the first part": before_call(1, *KEEP, after=True),
     "before the third part": before_call(3, *KEEP),
     "after the last part": before_call(4, *KEEP, after=True),
-    "before the output": before_call(1, scoring, "write_scores", after=True),
-    "after the output": before_call(1, scoring, "_write", after=True),
+    "before the output": before_call(1, score_places, "write_scores", after=True),
+    "after the output": before_call(1, score_places._File, "write", after=True),
     **{f"before file {n}": before_call(n, store, "replacing", folder="batches") for n in (3, 8, 11)},
 }
 
@@ -179,7 +179,7 @@ def test_a_damaged_part_is_scored_again(trained: Trained) -> None:
 def test_an_output_is_written_by_one_process_at_a_time(trained: Trained) -> None:
     room, models = trained
     own = Store(room.folder / "vfl-store")
-    name = scoring.batch_name(room.folder / "one.csv")
+    name = scoring.batch_name(str(room.folder / "one.csv"))
     with own.locked("batch", name, "a test"):
         with pytest.raises(Refused, match=r"^another run of vfl that writes .*one.csv is at work alr"):
             room.score(models["trees"], out="one.csv")
@@ -370,7 +370,7 @@ def test_kill_9_and_two_at_once(federation: Federation, insurer: Party) -> None:
     options = ("--model", "claims", "--data", "new.csv", "--out", "scores.csv", "--json")
     parts = insurer.store / "batches"
     for kept in (3, 5):
-        program = (sys.executable, "-c", SLOW_GUEST.format(parts=kept))
+        program = SLOW_GUEST.format(parts=kept)
         running = insurer.start("score", *options, program=program)
         until(lambda kept=kept: len(list(parts.glob("*.json"))) == kept)
         if kept == 3:

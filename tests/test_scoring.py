@@ -6,8 +6,10 @@ from contextlib import aclosing
 import numpy as np
 import pytest
 import walk
+from apart import Apart
 from memory import over_memory
 
+from vfl.blocks.engine import ENGINE, Embedded
 from vfl.errors import DataError, ModelError, PeerError, PeerLost, Refused
 from vfl.learn.binning import bin_columns
 from vfl.learn.forest import Forest, Sides, missing_left
@@ -150,9 +152,12 @@ def test_a_host_that_knows_no_row_is_asked_for_none():
     assert served == [0, ROWS]
 
 
+@pytest.mark.parametrize("engine", [Embedded(), Apart(5)])
 @pytest.mark.parametrize("size", [1, 7, 149, 150, 151])
-def test_chunks_of_any_size_change_nothing(monkeypatch, size):
+def test_chunks_of_any_size_change_nothing(monkeypatch, size, engine):
+    """Also where trees are walked elsewhere, several chunks at a time."""
     monkeypatch.setattr(scoring, "ROWS", size)
+    monkeypatch.setattr(ENGINE, "chosen", engine)
     seen = []
     scores, served = score([ALL, ALL], progress=lambda done, of: seen.append((done, of)))
     assert np.array_equal(scores, SCORES)

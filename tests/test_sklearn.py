@@ -192,6 +192,10 @@ def test_pipelines_keep_ids_in_the_index_or_in_a_column():
     by_column = make_pipeline(scaled(), trees(id={**IDS, "guest": "remainder__policy"}))
     by_column.set_output(transform="pandas")
     assert np.array_equal(cross_val_score(by_column, table, Y), expected)
+    polars = pytest.importorskip("polars")
+    by_column.set_output(transform="polars")
+    assert np.array_equal(cross_val_score(by_column, polars.from_pandas(table), Y), expected)
+    by_column.set_output(transform="pandas")
     fitted = by_column.fit(table, Y)[-1]
     assert fitted.feature_names_in_.tolist()[:2] == ["scale__age", "remainder__policy"]
     # An array has neither; its columns are known by their number.

@@ -3,20 +3,32 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from vfl.arrays import Mask
+from vfl.blocks import means
 from vfl.errors import ModelError, Refused
-from vfl.jobs.alignments import Alignment, load_alignment, save_alignment
+from vfl.jobs.alignments import (
+    Alignment,
+    count_known_rows,
+    load_alignment,
+    most_joined,
+    save_alignment,
+)
 from vfl.jobs.sums_given import SumsBudget, SumsGiven
 from vfl.leakage.estimate import MAX_SUMS_A_ROW
 from vfl.learn.params import BoostParams
 from vfl.party.keys import TableIds, all_keys
-from vfl.party.row_sums import RowSumsFile
+from vfl.party.row_sums import RowSums, RowSumsFile
 from vfl.party.sections import PolicySection
 from vfl.party.store import Store
+from vfl.protocols.align.join import number_values
 
 ROWS = 10_000
 DEPTH_4 = 16  # equations of a tree: two for the root, two for a child of each of seven splits
@@ -479,3 +491,66 @@ def test_a_count_that_was_damaged_is_named(tmp_path: Path, what: str) -> None:
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(ModelError, match=r"insurer\.json is damaged .*: bring it back from a copy"):
         SumsGiven(Store(tmp_path), alignment()).reserve(policy(1.0), "second", trees(1), 1.0)
+
+
+def test_counts_that_another_job_writes_anew_are_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes away the arrays that the document named before, which this one is about to open."""
+    store, rows = Store(tmp_path), np.arange(3, dtype=np.uint64)
+    RowSumsFile(store, "insurer").write(RowSums("k" * 64, {}, rows, np.full(3, 0.25)))
+    read_array = store.read_array
+    writes = [RowSums("k" * 64, {}, rows[:2], np.full(2, told)) for told in (0.5, 0.75)]
+
+    def beside(*arguments: Any) -> NDArray[Any]:
+        if writes:
+            other = RowSumsFile(Store(tmp_path), "insurer")
+            with other.in_turn():
+                other.write(writes.pop(0))
+        return read_array(*arguments)
+
+    monkeypatch.setattr(store, "read_array", beside)
+    assert RowSumsFile(store, "insurer").read().told.tolist() == [0.75, 0.75]
+    next(tmp_path.glob("**/insurer.*.npy")).unlink()
+    with pytest.raises(ModelError, match="is damaged"):
+        RowSumsFile(store, "insurer").read()
+
+
+@given(st.lists(st.integers(0, 30), max_size=12, unique=True), st.lists(st.integers(0, 30), max_size=12))
+def test_rows_are_found_among_known_ones(known: list[int], asked: list[int]):
+    rows, wanted = np.array(known, np.uint64), np.array(asked, np.uint64)
+    for own in (rows, np.sort(rows)):
+        sums = RowSums("", {}, own, np.arange(1.0, 1 + len(own)))
+        told = {int(row): float(value) for row, value in zip(own, sums.told, strict=True)}
+        places = sums.places(wanted)
+        assert sums.of(places).tolist() == [told.get(row, 0.0) for row in asked]
+        assert sums.lacks(places) == any(row not in told for row in asked)
+        more = sums.with_rows(wanted)
+        assert sorted(more.rows.tolist()) == sorted({*known, *asked}) and not more.lacks(
+            more.places(wanted)
+        )
+        assert more.of(more.places(wanted)).tolist() == sums.of(places).tolist()
+        once = np.unique(wanted)
+        after = more.with_told(more.places(once), np.full(len(once), 9.0))
+        expected = told | dict.fromkeys(asked, 9.0)
+        assert dict(zip(after.rows.tolist(), after.told.tolist(), strict=True)) == expected
+
+
+@given(st.lists(st.integers(-1, 40), max_size=20), st.booleans())
+def test_rows_are_numbered_as_they_come(values: list[int], far: bool):
+    own = np.array(values, np.int64) * (10**6 if far else 1)
+    numbers, first = number_values(own)
+    order = list(dict.fromkeys(value for value in own.tolist() if value >= 0))
+    assert numbers.tolist() == [order.index(v) if v >= 0 else -1 for v in own.tolist()]
+    assert first.tolist() == [own.tolist().index(value) for value in order]
+    assert count_known_rows(own) == len(order)
+
+
+def test_rows_are_counted_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    rows = rng.integers(-1, 300, 1000)
+    monkeypatch.setattr(means, "_AT_ONCE", 64)
+    assert count_known_rows(rows) == len({*rows.tolist()} - {-1})
+    assert most_joined(rows) == np.bincount(rows[rows >= 0]).max()
+    for few in (np.full(5, -1), np.empty(0, np.int64)):
+        assert count_known_rows(few) == 0 and most_joined(few) == 1

@@ -457,7 +457,7 @@ def test_a_missing_file(tmp_path):
     with refused("policies.xlsx: did you mean policies.csv?"):
         read_table(section(tmp_path / "policies.xlsx"), role="guest", need_label=True)
     (tmp_path / "d.csv").mkdir()
-    with refused("d.csv cannot be read: Is a directory"):
+    with refused("d.csv is a folder without files"):
         read_table(section(tmp_path / "d.csv"), role="guest", need_label=True)
 
 

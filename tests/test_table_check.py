@@ -3,14 +3,18 @@
 import gzip
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
 from click.testing import CliRunner
 
 from vfl.cli import main
+from vfl.crypto import okvs
 from vfl.errors import DataError
+from vfl.jobs import vole_check
 from vfl.jobs.check_result import CheckResult
 from vfl.jobs.table_check import check_table
 from vfl.party.config import Party, load_party
@@ -253,3 +257,39 @@ def test_proposals_survive_odd_names(tmp_path: Path) -> None:
     assert proposed(found) == settings_line("categorical", [name])
     healthy, _ = check(tmp_path, text, proposed(found))
     assert healthy
+
+
+TABLE = "id,schaden,x\n" + "".join(f"P{i},{i % 2},{i % 7}.5\n" for i in range(40))
+
+
+@pytest.mark.parametrize("role", ["guest", "host"])
+def test_what_vole_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, role: str) -> None:
+    asks = '[align]\nengine = "vole"' if role == "guest" else '[policy]\nengines = ["ecdh", "vole"]'
+    healthy, found = check(tmp_path, TABLE, role=role)
+    assert healthy and not [one for one in found if one.what == "vole"]
+    monkeypatch.setattr(vole_check, "_free_memory", lambda: 10**12)
+    healthy, found = check(tmp_path, TABLE, asks, role=role)
+    memory, disk, kernels, *policy = texts(found, "ok", "vole")
+    assert memory == "an alignment of 40 rows takes some 0.6 GB of memory"
+    assert disk.startswith("it takes some 0 MB of the disk of ") and disk.endswith(" while it runs")
+    assert kernels == "kernels are compiled and loaded"
+    notes = texts(found, "note", "vole")
+    if role == "guest":
+        assert policy == [] and notes == [
+            "it needs every host to name vole under engines in its [policy]: ask them"
+        ]
+    else:
+        assert policy == ["engines in [policy] allows it to guests that ask for it"] and notes == []
+    assert healthy
+
+    monkeypatch.setattr(vole_check, "_free_memory", lambda: 10**8)
+    monkeypatch.setattr(vole_check.shutil, "disk_usage", lambda path: SimpleNamespace(free=5 * 10**6))
+    monkeypatch.setattr(vole_check, "ON_DISK", 10**6)
+    monkeypatch.setattr(okvs, "decode", mock.Mock(side_effect=ImportError("no numba")))
+    healthy, found = check(tmp_path, TABLE, asks, role=role)
+    assert not healthy
+    memory, *_ = texts(found, "note", "vole")
+    assert memory.endswith("and 0.1 GB are free: end other programs, or take a larger machine")
+    disk, kernels = texts(found, "FAIL", "vole")
+    assert disk.endswith("which has 5 MB left: free some, or move store in [party]")
+    assert kernels == "kernels cannot be compiled (ImportError: no numba): install numba anew"

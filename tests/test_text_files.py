@@ -160,6 +160,11 @@ def test_rows_that_are_none(tmp_path: Path, text: str | bytes, said: str) -> Non
     ],
 )
 def test_a_file_without_names_shows_no_cell(tmp_path: Path, text: str) -> None:
+    for cells in ("A77,3,A77,4\nA78,1,B,2\n", "A77,44,x,44\nA78,2,y,3\n"):
+        with refused(
+            "the first row seems to hold cells, so write the names of the columns", "A77", "44"
+        ):
+            read(tmp_path / "t.csv", cells)
     with refused("the first row seems to hold cells, so write the names of the columns above it", "A77"):
         read(tmp_path / "t.csv", text)
 

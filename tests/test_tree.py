@@ -36,20 +36,29 @@ def sums(gradient, hessian) -> Sums:
     )
 
 
-def least_loss(g: float, h: float, reg_lambda: float) -> float:
-    """min over w of g w + (h + lambda) w^2 / 2 (Chen and Guestrin 2016, equation 4)."""
-    return minimize_scalar(lambda w: g * w + 0.5 * (h + reg_lambda) * w * w).fun
+def least_loss(g: float, h: float, reg_lambda: float, reg_alpha: float = 0.0) -> float:
+    """min over w of g w + (h + lambda) w^2 / 2 + alpha |w| (Chen and Guestrin 2016, equation 4)."""
+    return min(
+        minimize_scalar(
+            lambda w: g * w + 0.5 * (h + reg_lambda) * w * w + reg_alpha * abs(w),
+            bounds=side,
+            method="bounded",
+            options={"xatol": 1e-9},
+        ).fun
+        for side in ((-1e4, 0.0), (0.0, 1e4))
+    )
 
 
 @given(
     left=st.tuples(st.floats(-50, 50), st.floats(0.01, 20)),
     right=st.tuples(st.floats(-50, 50), st.floats(0.01, 20)),
     reg_lambda=st.sampled_from([0.0, 1.0, 10.0]),
+    reg_alpha=st.sampled_from([0.0, 0.5, 20.0]),
 )
-def test_gain_is_the_loss_that_a_split_saves(left, right, reg_lambda):
-    params = BoostParams(reg_lambda=reg_lambda, min_child_weight=0.0)
-    node = (left[0] + right[0], left[1] + right[1])
-    saved = least_loss(*node, reg_lambda) - sum(least_loss(*side, reg_lambda) for side in (left, right))
+def test_gain_is_the_loss_that_a_split_saves(left, right, reg_lambda, reg_alpha):
+    params = BoostParams(reg_lambda=reg_lambda, reg_alpha=reg_alpha, min_child_weight=0.0)
+    node, penalties = (left[0] + right[0], left[1] + right[1]), (reg_lambda, reg_alpha)
+    saved = least_loss(*node, *penalties) - sum(least_loss(*side, *penalties) for side in (left, right))
     found = gains(sums([left[0]], [left[1]]), sums(*node), np.array([True]), SCALES, params)[0]
     # Quantising moves each sum by up to 2^-20, which hessians of 0.01 magnify.
     if found == -np.inf:
@@ -84,6 +93,8 @@ def test_gains_of_a_level_are_those_of_its_nodes_bit_for_bit(at_once, monkeypatc
         ({"min_child_weight": 50.0}, [(-30.0, 10.0)], "min_child_weight"),
         ({"min_child_weight": 50.0, "gamma": 1e6}, [(-30.0, 10.0)], "min_child_weight"),
         ({"reg_lambda": 1e300}, [(-30.0, 10.0)], "reg_lambda"),
+        ({"reg_alpha": 30.0}, [(-30.0, 10.0)], "reg_alpha"),
+        ({"reg_alpha": 30.0, "reg_lambda": 1e300}, [(-30.0, 10.0)], "reg_lambda"),
         ({}, [(0.0, 10.0), (0.0, 5.0)], "label"),
         ({"gamma": 1e6}, [], "columns"),
     ],
@@ -121,20 +132,26 @@ def test_leaf_weight_has_the_least_loss():
     left=st.tuples(st.floats(-50, 50), st.floats(0.5, 20)),
     right=st.tuples(st.floats(-50, 50), st.floats(0.5, 20)),
     reg_lambda=st.sampled_from([0.0, 1.0, 10.0]),
+    reg_alpha=st.sampled_from([0.0, 3.0]),
     ends=st.tuples(st.floats(-5, 5), st.floats(-5, 5)),
 )
-def test_within_bounds_a_gain_is_what_the_best_weights_there_save(left, right, reg_lambda, ends):
-    params = BoostParams(reg_lambda=reg_lambda, min_child_weight=0.0, learning_rate=0.3)
+def test_within_bounds_a_gain_is_what_the_best_weights_there_save(
+    left, right, reg_lambda, reg_alpha, ends
+):
+    params = BoostParams(
+        reg_lambda=reg_lambda, reg_alpha=reg_alpha, min_child_weight=0.0, learning_rate=0.3
+    )
     low, high = sorted(ends)
     bounds = Bounds(0.3 * low, 0.3 * high)  # of shrunk weights
     node = (left[0] + right[0], left[1] + right[1])
 
     def saved(w: float, g: float, h: float) -> float:
-        return -(g * w + 0.5 * (h + reg_lambda) * w * w)
+        return -(g * w + 0.5 * (h + reg_lambda) * w * w + reg_alpha * abs(w))
 
-    best = [min(max(-g / (h + reg_lambda), low), high) for g, h in (left, right)]
+    shrunk = [(np.sign(g) * max(abs(g) - reg_alpha, 0.0), h) for g, h in (left, right)]
+    best = [min(max(-g / (h + reg_lambda), low), high) for g, h in shrunk]
     expected = sum(saved(w, *side) for w, side in zip(best, (left, right), strict=True))
-    expected -= -least_loss(*node, reg_lambda)
+    expected -= -least_loss(*node, reg_lambda, reg_alpha)
     for g, h in (left, right):
         weight = leaf_weight(sums(g, h), SCALES, params, bounds)
         assert weight == pytest.approx(0.3 * best[(g, h) != left], abs=1e-5)

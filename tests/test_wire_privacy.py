@@ -222,7 +222,7 @@ def hidden(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Run:
 @pytest.fixture(scope="module")
 def joined(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Run:
     """Rows joined in all ways at once: by oblivious transfer, by two keys, some of the guest's rows to
-    one of a host's, others to none, and compared under other rules."""
+    one of a host's, others to none, and compared under other rules; scored by lookups."""
     tables = make_tables(rows=200, seed=6)
     rng = random.Random(6)
     number = {plate: word(rng, 17) for plate in tables["bureau"]["plate_no"]}
@@ -236,7 +236,8 @@ def joined(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Run:
     made.guest.settings["data"]["duplicates"] = "keep"
     for name in ("registry", "bureau"):
         # Here it is of use to see all that may be said.
-        made.parties[name].settings["policy"]["diagnose"] = True
+        made.parties[name].settings["policy"] |= {"diagnose": True, "directories": True}
+    made.guest.settings["score"] = {"lookup": "sealed"}
     return made, record(made, plan=Plan(join="left", engine="ot", diagnose=True))
 
 
@@ -324,7 +325,9 @@ KINDS = {
         "JoinRows",
         "RowPlaces",
         "Gradients",
-        "Directions",
+        "LookedUp",
+        "SealedDirectory",
+        "SealedParts",
     },
     "lattice": {
         "HintPart",

@@ -64,6 +64,7 @@ SEVERAL = {  # never one: a constant above 1, a bound that was exceeded, what se
     "{len(self.ids):,} ids,",  # of a repr, as the next
     "{len(self.rows):,} rows)",
     "{len(rows):,} levels, more than",
+    "{len(rows):,} rows are too many: at most",
     "{len(body):,} bytes, over its",
     "{len(tagged.body):,} bytes, over",
     "{len(data):,} bytes, over",

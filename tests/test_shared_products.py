@@ -1,0 +1,49 @@
+"""Shares of products of secret vectors and columns."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from vfl.learn.matrix import Matrix
+from vfl.net.peer import MemoryPeer, together
+from vfl.protocols.common.participant import Resources
+from vfl.protocols.linear import shared_products
+from vfl.protocols.linear.shared_products import Piece, columns_of, share_columns, share_vectors
+
+ROWS = 300
+
+
+@pytest.mark.parametrize("entry_bits", [11, 40])
+def test_shares_add_up_to_the_product(monkeypatch, entry_bits):
+    """Also of the largest numbers, and where digits are as short as those of millions of rows."""
+    monkeypatch.setattr(shared_products, "_MOST_BITS", entry_bits)
+    rng = np.random.default_rng(entry_bits)
+    codes = np.array([rng.integers(0, 4, ROWS), rng.integers(0, 3, ROWS)], np.uint16)
+    numbers = rng.integers(-(1 << 20), 1 << 20, (2, ROWS)).astype(np.int32)
+    matrix = Matrix(codes, (3, 2), numbers)
+    most = (1 << 25) - 1
+    vectors = [np.full(ROWS, most), rng.integers(-most, most + 1, ROWS), np.full(ROWS, -most - 1)]
+    pieces = [Piece(k, 5 * k, 25, lambda own=own: own) for k, own in enumerate(vectors)]
+    one, other = MemoryPeer.pair("guest", "host")
+
+    async def run():
+        return await together(
+            [
+                share_vectors(one, pieces, ROWS, Resources()),
+                share_columns(other, matrix, Resources()),
+            ]
+        )
+
+    mine, theirs = asyncio.run(run())
+    columns = np.array([make() for _, make in columns_of(matrix)]).astype(object)
+    scaled = np.array([[1], [32], [1024]], object) * np.array(vectors).astype(object)
+    # Unless both are below a quarter a sum has wrapped.
+    neither = mine.low & theirs.low
+    wrapped = shared_products.SharedSums(
+        neither.astype(np.uint64), mine.bits, 0, mine.vectors, mine.outputs
+    )
+    found = mine.total + theirs.total + wrapped.total * (1 << mine.bits)
+    assert (found == scaled @ columns.T).all()
+    # Either share alone is uniform: of all sums about a quarter are below a quarter.
+    assert abs(mine.low.mean() - 0.25) < 0.15 and abs(theirs.low.mean() - 0.25) < 0.15
