@@ -12,7 +12,8 @@ CLONE := --no-index --no-deps --no-build-isolation --editable .
 SLIM := find $(VENV)/lib -type d -name tests -prune -exec rm -r {} + ; \
   $(BIN)/python -m pip --quiet --quiet uninstall --yes setuptools
 COMPILE := PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import lightgbm, pkgutil, vfl; \
-  [__import__(module.name) for module in pkgutil.walk_packages(vfl.__path__, "vfl.")]'
+  [__import__(module.name) for module in pkgutil.walk_packages(vfl.__path__, "vfl.") \
+   if not module.name.startswith("vfl.online.")]'  # which takes the packages of an extra
 
 # With bytecode kept: it takes seconds to make, in every process that the tests start. A worker begins with
 # neighbours, which share what their module has trained, and takes over from the other at the end.
@@ -70,7 +71,7 @@ lock:                ## write requirements/ anew, by pyproject.toml; see CONTRIB
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip --disable-pip-version-check --quiet install $(LOCKED) requirements/lock.txt
 	$(LOCKING) --group lock --output-file requirements/lock.txt
-	$(LOCKING) pyproject.toml --all-extras --group build --output-file requirements/dev.txt
+	$(LOCKING) pyproject.toml --extra dev --group build --output-file requirements/dev.txt
 	$(LOCKING) pyproject.toml --extra report --group build --constraint requirements/dev.txt \
 	  --output-file requirements/run.txt
 	for platform in $(PLATFORMS); do for version in $(PYTHONS); do \
