@@ -4,7 +4,7 @@ import math
 import mmap
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
@@ -116,7 +116,8 @@ class ColumnFile:
             names = np.array([*places, None], object)[:-1]
             values = np.fromiter(map(places.__getitem__, cells), np.int32, len(cells))
         self._file.seek(self._end)
-        np.ascontiguousarray(values).tofile(self._file)
+        for some in in_pieces(len(values), values):
+            np.ascontiguousarray(values[some]).tofile(self._file)
         self._places[name] = self._end, names
         self._end += values.nbytes
 
@@ -199,6 +200,14 @@ def in_pieces(rows: int, *arrays: NDArray[np.generic]) -> Iterator[slice]:
         yield slice(start, min(start + _AT_ONCE, rows))
         for array in arrays:
             release_pages(array)
+
+
+def marked(test: Callable[[NDArray[K]], NDArray[np.bool_]], values: NDArray[K]) -> NDArray[np.bool_]:
+    """What a test says of each row; it gets some rows at a time."""
+    found = np.empty(len(values), np.bool_)
+    for some in in_pieces(len(values), values):
+        found[some] = test(values[some])
+    return found
 
 
 def release_pages(array: NDArray[np.generic]) -> None:

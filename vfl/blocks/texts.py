@@ -23,7 +23,7 @@ PIECE = 65_536
 
 _FEW = 4096  # texts that are not worth a compiled loop
 _AT_ONCE = 1 << 20  # texts looked at before pages are released
-_COMPARED = 1 << 21  # texts whose hashes are compared at the same time
+_COMPARED = 1 << 20  # texts whose hashes are compared at the same time
 _BUCKETS_BY = 40  # bits of a hash that come before those by which texts are parted
 
 _LOOKED_AT = 1 << 26  # bytes of a file that are held in memory for having been read
@@ -181,16 +181,24 @@ class Cells(Sequence[str | None]):
     def stored(cls, cells: Sequence[str | None], scratch: Scratch) -> "Sequence[str | None]":
         """Cells that are many in a file, others as they are. Raises DataError where the disk has no
         room."""
-        if not isinstance(cells, cls) or scratch.folder is None:
+        if not isinstance(cells, cls) or scratch.folder is None or cells._release is not None:
             return cells
         if cells.column.nbytes < OF_A_ROW_EACH:
             return cells
+        starts = range(0, len(cells), _AT_ONCE)
+        return cls.spooled((cells.column.slice(start, _AT_ONCE) for start in starts), scratch.folder)
+
+    @classmethod
+    def spooled(cls, pieces: Iterable["pa.ChunkedArray"], folder: Path) -> "Cells":
+        """Cells that come piece by piece, large_string, in a file of a folder. Raises DataError where
+        the disk has no room."""
         import pyarrow as pa
 
         from vfl.blocks.spool import Spooled
 
-        named = pa.Table.from_arrays([cells.column], ["cells"])
-        spooled = Spooled(scratch.folder, named.to_reader(_AT_ONCE))
+        schema = pa.schema([("cells", pa.large_string())])
+        batches = (pa.record_batch([chunk], schema=schema) for piece in pieces for chunk in piece.chunks)
+        spooled = Spooled(folder, pa.RecordBatchReader.from_batches(schema, batches))
         return cls(spooled["cells"], spooled.release)
 
     def differ(self, rows: Integers, others: Integers) -> Mask:
