@@ -97,7 +97,10 @@ class ColumnFile:
         self.notes: list[str] = []
         """What the table's owner should know, after its name."""
         size = columns * rows * np.dtype(np.float64).itemsize
+        self.scratch = Scratch()
+        """Where what is made of one of them lies."""
         if scratch.folder is not None and scratch.takes(size):
+            self.scratch = scratch
             self._file = new_file(scratch.folder, size, "columns of the table")
             self.notes = [f"while a job runs its columns take {size / 1e6:,.0f} MB of {scratch.folder}"]
         self._held: dict[str, Values] = {}

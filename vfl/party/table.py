@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Floats
 from vfl.blocks.columns import change_each, change_named
-from vfl.blocks.scratch import ColumnFile, Scratch, in_pieces, marked, release_pages
+from vfl.blocks.scratch import ColumnFile, Scratch, in_pieces, marked
 from vfl.blocks.texts import Cells, CellsWithout
 from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
@@ -67,19 +67,21 @@ class Table:
     row_numbers: RowNumbers = below_header
     split: SplitColumns = field(default_factory=SplitColumns)
     order: bytes = b""
+    scratch: Scratch = Scratch()
 
     def take(self, rows: RowChoice) -> Features:
         """The features of some rows, in the order given; a row below 0 has none: all are missing."""
-        unknown = None if isinstance(rows, slice) else rows < 0
-        if unknown is not None and not unknown.any():
-            unknown = None
 
         def take(values: NDArray[np.generic]) -> NDArray[np.generic]:
-            chosen = values[rows]
-            if not isinstance(rows, slice):
-                release_pages(rows)
-            if unknown is not None:
-                np.putmask(chosen, unknown, np.array(None if values.dtype == object else np.nan))
+            if isinstance(rows, slice):
+                return values[rows]
+            missing = np.array(None if values.dtype == object else np.nan)
+            room = Scratch() if values.dtype == object else self.scratch
+            chosen = room.of_rows(len(rows), values.dtype.type, "a column of the table")
+            for some in in_pieces(len(rows), rows, values, chosen):
+                own = rows[some]
+                chosen[some] = values[own]
+                np.putmask(chosen[some], own < 0, missing)
             return chosen
 
         return change_each(self.features, take)
@@ -288,6 +290,7 @@ def examine_table(
         row_numbers=source.row_numbers,
         split=split,
         order=source.order,
+        scratch=kept.scratch,
     )
     return table, []
 
