@@ -72,6 +72,14 @@ class Scratch:
             out[some] = values[rows[some]]
         return out
 
+    def cast(self, values: NDArray[np.generic], kind: type[K], what: str) -> NDArray[K]:
+        """Numbers of rows as those of another kind, with room as of `of_rows`, which says what is
+        raised."""
+        out = self.of_rows(len(values), kind, what)
+        for some in in_pieces(len(values), values, out):
+            out[some] = values[some]
+        return out
+
     def stored(self, values: NDArray[K], what: str) -> NDArray[K]:
         """An array of many rows in a file, any other one as it is, as is one that is the same for all
         rows. Raises DataError, which says what it is, where the disk has no room."""
@@ -97,10 +105,8 @@ class ColumnFile:
         self.notes: list[str] = []
         """What the table's owner should know, after its name."""
         size = columns * rows * np.dtype(np.float64).itemsize
-        self.scratch = Scratch()
-        """Where what is made of one of them lies."""
+        self._scratch = scratch
         if scratch.folder is not None and scratch.takes(size):
-            self.scratch = scratch
             self._file = new_file(scratch.folder, size, "columns of the table")
             self.notes = [f"while a job runs its columns take {size / 1e6:,.0f} MB of {scratch.folder}"]
         self._held: dict[str, Values] = {}
@@ -130,7 +136,7 @@ class ColumnFile:
         if self._file is None:
             return self._held
         categorical = [name for name, (_, names) in self._places.items() if names is not None]
-        return MadeColumns(tuple(self._places), self._read, categorical)
+        return MadeColumns(tuple(self._places), self._read, categorical, self._scratch.of_rows)
 
     def _read(self, name: str) -> Values:
         """A column: pages of the file, private where somebody writes to them."""

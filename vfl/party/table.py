@@ -19,7 +19,7 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats
-from vfl.blocks.columns import change_each, change_named
+from vfl.blocks.columns import change_each, change_named, in_memory, room_of
 from vfl.blocks.scratch import ColumnFile, Scratch, in_pieces, marked
 from vfl.blocks.texts import Cells, CellsWithout
 from vfl.errors import ConfigError, DataError
@@ -67,7 +67,6 @@ class Table:
     row_numbers: RowNumbers = below_header
     split: SplitColumns = field(default_factory=SplitColumns)
     order: bytes = b""
-    scratch: Scratch = Scratch()
 
     def take(self, rows: RowChoice) -> Features:
         """The features of some rows, in the order given; a row below 0 has none: all are missing."""
@@ -76,8 +75,8 @@ class Table:
             if isinstance(rows, slice):
                 return values[rows]
             missing = np.array(None if values.dtype == object else np.nan)
-            room = Scratch() if values.dtype == object else self.scratch
-            chosen = room.of_rows(len(rows), values.dtype.type, "a column of the table")
+            room = in_memory if values.dtype == object else room_of(self.features)
+            chosen = room(len(rows), values.dtype.type, "a column of the table")
             for some in in_pieces(len(rows), rows, values, chosen):
                 own = rows[some]
                 chosen[some] = values[own]
@@ -290,7 +289,6 @@ def examine_table(
         row_numbers=source.row_numbers,
         split=split,
         order=source.order,
-        scratch=kept.scratch,
     )
     return table, []
 
