@@ -11,6 +11,7 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,7 +141,8 @@ class _Numbers:
         order = np.array(sorted({each for each in thresholds if each is not None}))
         missing = len(order) + 1
         kind = np.min_scalar_type(missing).type
-        places = np.asarray(room(len(values), kind, "places of numbers"), np.unsignedinteger)
+        made = room(len(values), kind, "places of numbers")
+        places = cast(NDArray[np.unsignedinteger], made)
 
         def place(part: Floats) -> Array:
             found = np.searchsorted(order, part, side="left")
