@@ -237,18 +237,17 @@ def test_sizes_of_messages_do_not_tell_how_full_a_bucket_is(small_buckets):
 
 def test_pairwise_intersections_look_random(monkeypatch):
     """With several hosts, what a host's store gives at an id that not all have is uniform."""
-    keep = []
-    original = buckets._GuestEnd._shares
+    found = {}
+    original = buckets._common
 
-    def spy(self, outputs):
-        shares = original(self, outputs)
-        keep.append((self._host.name, self._own.rows(0).copy(), shares.copy()))
-        return shares
+    def spy(rows, given):
+        for number, one in enumerate(given):
+            found[f"host{number}"] = one.shares[np.argsort(rows)]
+        return original(rows, given)
 
-    monkeypatch.setattr(buckets._GuestEnd, "_shares", spy)
+    monkeypatch.setattr(buckets, "_common", spy)
     sets = [numbered(*range(300)), numbered(*range(200)), numbered(*range(100, 300))]
     align(sets, engine="vole")
-    found = {name: shares[np.argsort(row)] for name, row, shares in keep}
     for shares in found.values():
         ones = np.unpackbits(shares[:, : buckets.SHARE], axis=1)
         assert np.abs(ones.mean(axis=0) - 0.5).max() < 6 * 0.5 / np.sqrt(len(shares))
