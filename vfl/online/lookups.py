@@ -144,23 +144,25 @@ class SharedLookups:
 
     async def _wait(self, messages: Sequence[tuple[_Message, int]], rows: int) -> None:
         several = {id(message): message.found for message, _ in messages}
-        waiting = asyncio.gather(*several.values())
-        waiting.add_done_callback(_ignore)  # where nobody waits any more
+        waiting = set(several.values())
         deadline = self._deadline * max(1.0, rows / _AT_ONCE)
         loop = asyncio.get_running_loop()
         until, was_here = loop.time() + deadline, self.directory.is_here
-        while not waiting.done():
+        while waiting:
             left = until - loop.time()
             if left > 0 and (self.directory.is_here or not was_here):
                 # Not cancelled: others wait for the same message.
-                await asyncio.wait([waiting], timeout=min(left, _LOOK))
+                done, waiting = await asyncio.wait(
+                    waiting, timeout=min(left, _LOOK), return_when=asyncio.FIRST_EXCEPTION
+                )
+                for found in done:
+                    found.result()
                 continue
             late = f"no answer within {deadline * 1000:.0f} ms"
             why = late if left <= 0 else "its session broke"
             self._overdue |= {key for key, found in several.items() if not found.done()}
             self._note_away(why)
             raise HostAway(why)
-        waiting.result()
 
     def _run(self, work: Coroutine[object, object, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(work)
@@ -246,8 +248,3 @@ def _seconds_of(error: Exception) -> float:
     if isinstance(error, PeerUnreachable | PeerLost | PeerError | PeerStopped):
         return 0.0
     return _REFUSED if isinstance(error, Refused) else 0.0
-
-
-def _ignore(future: "asyncio.Future[list[Looked]]") -> None:
-    if not future.cancelled():
-        future.exception()
