@@ -194,7 +194,8 @@ class SharedLookups:
         return message
 
     async def _ask(self, message: _Message, window: float) -> None:
-        await asyncio.sleep(window)
+        if window:  # else all that joins until this begins is gathered
+            await asyncio.sleep(window)
         if self._open is message:
             self._open = None
         try:
