@@ -203,6 +203,30 @@ def test_a_host_that_is_away_is_said_to_be_and_met_again(room: Trained) -> None:
     assert kept_reader(there.site("insurer"), half, "registry") is not None
 
 
+def test_a_session_that_broke_is_said_to_be_taken_up_again(
+    room: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not that there was none yet: the host was killed, and nobody knows it for lost yet."""
+    there, model = room
+
+    async def run() -> None:
+        meeting = InRoom(there)
+        meeting.away.add("registry")
+        half = load_half(meeting.site.store, model, GuestHalf)
+        async with HostLookups(meeting, half, "registry", there.said["insurer"]).open() as found:
+            with pytest.raises(PeerUnreachable, match="^registry is away: no session with registry yet$"):
+                await find(found, [[b"one"]])
+            meeting.away.clear()
+            await found.wait(LONG)
+            with monkeypatch.context() as patch:
+                patch.setattr(HostLookups, "is_here", False)  # as while its connection is looked for
+                with pytest.raises(PeerUnreachable, match=f"^registry is away: {at_host.LOST}$"):
+                    await find(found, [[b"one"]])
+            assert await find(found, [[b"no such id"]]) == [None]
+
+    asyncio.run(run())
+
+
 def test_a_host_that_does_not_answer_is_not_waited_for(
     room: Trained, monkeypatch: pytest.MonkeyPatch
 ) -> None:
