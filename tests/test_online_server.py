@@ -103,6 +103,11 @@ def test_requests_over_tls_and_another_certificate(tmp_path: Path) -> None:
         key.write_text("no key")
         await service.refresh()  # the one before stays
         assert await ask(second) == 200
+        put("one")
+        key.write_bytes((tmp_path / "two.key").read_bytes())
+        os.utime(key, ns=(0, 1))
+        await service.refresh()  # as between the copying of two files
+        assert await ask(second) == 200
 
     serve(service, work)
     with pytest.raises(ConfigError, match="cannot be used as certificate and key"):
@@ -110,6 +115,53 @@ def test_requests_over_tls_and_another_certificate(tmp_path: Path) -> None:
     key.unlink()
     with pytest.raises(ConfigError, match=r"no file .*service.key, which \[online\] names"):
         asyncio.run(service.begin())
+
+
+def test_plain_http_to_the_port_of_https_is_told_so(tmp_path: Path) -> None:
+    own = identity.create(tmp_path / "service", "service")
+    paths = {"certificate": str(tmp_path / "service.pem"), "key": str(tmp_path / "service.key")}
+    service, _, quiet = online(tmp_path, [made()], plain_http=False, timeout=3, **paths)
+    trusting = ssl.create_default_context(cadata=own.certificate.pem.decode())
+    trusting.check_hostname = False
+
+    async def work(port: int, task: "asyncio.Task[bool]") -> None:
+        async def send(*pieces: bytes, over: bool = True) -> bytes:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0)
+            if over:
+                writer.write_eof()
+            found = await said(reader)
+            writer.close()
+            return found
+
+        async with http(port) as asking:
+            for answer in (
+                await asking.get("/healthz"),
+                await asking.post(SCORE, content=BODY),
+                await asking.put("/", content=b"x" * 200_000),
+            ):
+                assert answer.status_code == 400
+                assert "speaks HTTPS" in answer.json()["error"]
+                assert answer.headers["connection"] == "close"
+        # It is answered once, however much is asked, and a handshake is none any more.
+        request = b"GET /secret-8 HTTP/1.1\r\nHost: x\r\n\r\n"
+        assert (await send(*[request] * 50)).count(b"HTTP/1.1 ") == 1
+        assert (await send(request, over=False)).count(b"HTTP/1.1 ") == 1  # parted with in time
+        assert (await send(request[:2], request[2:])).startswith(b"HTTP/1.1 400 ")
+        assert (await send(request, b"\x16\x03\x01\x02\x00\x01")).count(b"HTTP/1.1 ") == 1
+        with contextlib.suppress(ConnectionError):  # parted with before it has sent all
+            assert (await send(request, *[b"y" * 100_000] * 20)).count(b"HTTP/1.1 ") <= 1
+        # What is neither gets what TLS says to it, or nothing.
+        for content in (b"secret-8\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b""):
+            assert b"HTTP" not in await send(content)
+        async with httpx.AsyncClient(verify=trusting, trust_env=False) as asking:
+            assert (await asking.get(f"https://127.0.0.1:{port}/healthz")).status_code == 200
+
+    serve(service, work)
+    assert not any("secret-8" in line for line in quiet.lines)
 
 
 def test_sigterm_answers_what_is_asked_and_ends(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from vfl.online.access import Access
 from vfl.online.catalogue import Catalogue, Sources
 from vfl.online.directories import SiteDirectories
 from vfl.online.http import Service
+from vfl.online.https import Https
 from vfl.online.server import Server
 from vfl.party.online_section import OnlineSection
 from vfl.party.service_certificate import ServiceCertificate
@@ -62,7 +63,7 @@ class Online:
         section = self.section
         self._certificate = None
         if section.certificate is not None and section.key is not None:
-            self._certificate = ServiceCertificate(section.certificate, section.key)
+            self._certificate = ServiceCertificate(section.certificate, section.key, Https)
         self._threads = ThreadPoolExecutor(section.threads, "vfl-online")
         self.access = Access(self._tokens())
         self.catalogue = Catalogue(self.sources, section, self._threads, self.say)
