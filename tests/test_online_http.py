@@ -524,6 +524,7 @@ def test_a_directory_that_changes_while_a_request_is_looked_up(
         (b'{"rows": [{}], "top": true}', 422, "top must be"),
         (b'{"rows": [{}]}', 422, "cannot be used"),
         (b'{"rows": [' + b",".join([b"{}"] * 101) + b"]}", 422, "101 rows are too many"),
+        (b'{"rows": [' + b",".join([b"[]"] * 200_000) + b"]}", 422, "too many lists or objects"),
         (b'{"rows": "' + b"x" * 1_000_001 + b'"}', 413, "too large"),
     ],
 )

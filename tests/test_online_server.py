@@ -30,6 +30,7 @@ from vfl.party.store import Store
 from vfl.party.tokens import add_token
 
 BODY = json.dumps({"rows": [GOOD]}).encode()
+CHUNKED = b"%x\r\n%b\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" % (len(BODY), BODY)
 
 
 @contextlib.asynccontextmanager
@@ -306,11 +307,18 @@ def test_floods_and_what_is_no_http(tmp_path: Path) -> None:
             (b"GET /" + b"a" * 50_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431),
             (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 500, 400),
             (b"secret-7\r\n\r\n", 400),
+            # Two lengths, between which another request could hide; and none in the ways of HTTP.
+            (head(len(BODY), "Transfer-Encoding: chunked") + CHUNKED, 400),
+            (head(5, "Transfer-Encoding: chunked") + CHUNKED, 400),
+            (head(len(BODY), "Content-Length: 5") + BODY, 400),
+            (head(len(BODY), "Transfer-Encoding: gzip, chunked") + BODY, 400),
+            (head(len(BODY), "Transfer-Encoding : chunked") + CHUNKED, 400),
             (head(5, "Transfer-Encoding: chunked") + b"zz\r\n", 400),
             (head(-1), 400),
         ):
             answer = await send(content)
             assert answer.startswith(b"HTTP/1.1 %d " % status), (content[:40], answer[:40])
+            assert answer.count(b"HTTP/1.1 ") == 1  # and no more of this connection is read
         upgrade = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: upgrade, close\r\nUpgrade: websocket"
         assert (await send(f"{upgrade}\r\n\r\n".encode())).startswith(b"HTTP/1.1 200 ")
         # More connections than there may be: the next one is turned away, and no other.
