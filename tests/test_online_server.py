@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import re
@@ -23,7 +24,7 @@ from test_online_http import GOOD, SCORE
 
 from vfl.errors import ConfigError
 from vfl.models.kinds import save_half
-from vfl.online import server
+from vfl.online import accepting, server
 from vfl.online.service import Online
 from vfl.party import identity
 from vfl.party.store import Store
@@ -163,6 +164,56 @@ def test_plain_http_to_the_port_of_https_is_told_so(tmp_path: Path) -> None:
 
     serve(service, work)
     assert not any("secret-8" in line for line in quiet.lines)
+
+
+def test_connections_without_a_handshake_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes memory before anybody knows who it is."""
+    own = identity.create(tmp_path / "service", "service")
+    paths = {"certificate": str(tmp_path / "service.pem"), "key": str(tmp_path / "service.key")}
+    service, _, quiet = online(tmp_path, [made()], plain_http=False, connections=3, **paths)
+    trusting = ssl.create_default_context(cadata=own.certificate.pem.decode())
+    trusting.check_hostname = False
+    monkeypatch.setattr(accepting, "_PAUSE", 0.01)
+
+    async def work(port: int, task: "asyncio.Task[bool]") -> None:
+        (acceptor,) = service.server.servers
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        while len(acceptor._greeting) < 3:
+            await asyncio.sleep(0.005)
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            assert await said(reader) == b""  # turned away at once
+            writer.close()
+        for _, writer in idle:
+            writer.close()
+        while acceptor._greeting:
+            await asyncio.sleep(0.005)
+        # Where the system has no room, connections wait.
+        with monkeypatch.context() as patch:
+            patch.setattr(acceptor, "_listening", Full(acceptor._listening))
+            asking = asyncio.create_task(
+                http(port, verify=trusting).get(f"https://127.0.0.1:{port}/healthz")
+            )
+            while not any("no connection can be taken for now" in line for line in quiet.lines):
+                await asyncio.sleep(0.005)
+        assert (await asking).status_code == 200
+
+    serve(service, work)
+
+
+class Full:
+    """A socket that listens, where there is no room for a connection."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self._listening = listening
+
+    def fileno(self) -> int:
+        return self._listening.fileno()
+
+    def accept(self) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
 
 
 def test_sigterm_answers_what_is_asked_and_ends(tmp_path: Path) -> None:

@@ -17,12 +17,12 @@ import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from vfl.online.accepting import Acceptor
 from vfl.party.online_section import OnlineSection
 
 _KEEP_ALIVE = 75  # seconds for which a connection without a request stays open
 _HEADERS = 16_384  # bytes of a request's head
 _LINGER = 0.5  # seconds in which clients hear that the service ends before connections are closed
-_BACKLOG = 1024
 
 
 class _Joined(asyncio.Transport):
@@ -112,9 +112,14 @@ class Server(uvicorn.Server):
     """Serves an application at one socket until it is told to stop."""
 
     def __init__(
-        self, app: ASGIApp, section: OnlineSection, tls: ssl.SSLContext | None, drain: Callable[[], None]
+        self,
+        app: ASGIApp,
+        section: OnlineSection,
+        tls: ssl.SSLContext | None,
+        drain: Callable[[], None],
+        say: Callable[[str], None],
     ) -> None:
-        """drain: called when the service begins to end."""
+        """drain: called when the service begins to end. `say` hears what goes wrong."""
         config = uvicorn.Config(
             app,
             http=_Connection,
@@ -130,7 +135,7 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
-        self._section, self._tls, self._drain = section, tls, drain
+        self._section, self._tls, self._drain, self._say = section, tls, drain, say
         self._ending: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
@@ -149,17 +154,17 @@ class Server(uvicorn.Server):
 
         loop, timeout = asyncio.get_running_loop(), self._section.timeout
         wait = None if self._tls is None else timeout
-        self.servers = [
-            await loop.create_server(
-                connection,
-                sock=one,
-                ssl=self._tls,
-                backlog=_BACKLOG,
-                ssl_handshake_timeout=wait,
-                ssl_shutdown_timeout=wait,
+
+        async def greet(one: socket.socket) -> None:
+            await loop.connect_accepted_socket(
+                connection, one, ssl=self._tls, ssl_handshake_timeout=wait, ssl_shutdown_timeout=wait
             )
-            for one in sockets or []
-        ]
+
+        most = self._section.connections
+        made = [Acceptor(one, greet, most, self._say) for one in sockets or []]
+        self.servers = cast(
+            "list[asyncio.Server]", made
+        )  # of which uvicorn uses no more than these have
         self.started = True
 
     async def on_tick(self, counter: int) -> bool:

@@ -79,7 +79,7 @@ class Online:
         tls: ssl.SSLContext | None = None
         if self._certificate is not None:
             tls = self._certificate.context
-        self.server = Server(self.service.app, self.section, tls, self._drain)
+        self.server = Server(self.service.app, self.section, tls, self._drain, self.say)
         port = listening.getsockname()[1]
         scheme = "http" if tls is None else "https"
         self.say(f"listening on {scheme}://{self.section.listen.rpartition(':')[0]}:{port}")
