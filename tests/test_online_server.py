@@ -351,6 +351,7 @@ def test_floods_and_what_is_no_http(tmp_path: Path) -> None:
             writer.close()
             return found
 
+        chunks = head(0, "Transfer-Encoding: chunked").replace(b"Content-Length: 0\r\n", b"")
         flood = f"POST {SCORE} HTTP/1.1\r\nHost: x\r\n".encode()
         flood += b"".join(b"X-%d: %s\r\n" % (i, b"v" * 200) for i in range(500)) + b"\r\n"
         for content, status in (
@@ -364,6 +365,8 @@ def test_floods_and_what_is_no_http(tmp_path: Path) -> None:
             (head(len(BODY), "Content-Length: 5") + BODY, 400),
             (head(len(BODY), "Transfer-Encoding: gzip, chunked") + BODY, 400),
             (head(len(BODY), "Transfer-Encoding : chunked") + CHUNKED, 400),
+            (chunks + b"1\r\n{\r\n" * 5_000, 400),
+            (b"POST /none" + chunks[len("POST " + SCORE) :] + b"1\r\n{\r\n" * 5_000, 400),
             (head(5, "Transfer-Encoding: chunked") + b"zz\r\n", 400),
             (head(-1), 400),
         ):
@@ -372,6 +375,9 @@ def test_floods_and_what_is_no_http(tmp_path: Path) -> None:
             assert answer.count(b"HTTP/1.1 ") == 1  # and no more of this connection is read
         upgrade = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: upgrade, close\r\nUpgrade: websocket"
         assert (await send(f"{upgrade}\r\n\r\n".encode())).startswith(b"HTTP/1.1 200 ")
+        pieces = b"".join(b"1\r\n%c\r\n" % byte for byte in BODY) + b"0\r\n\r\n"  # as it may be
+        closing = chunks[:-2] + b"Connection: close\r\n\r\n"
+        assert (await send(closing + pieces)).startswith(b"HTTP/1.1 200 ")
         # More connections than there may be: the next one is turned away, and no other.
         open_ones = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
         while len(service.server.server_state.connections) < 5:
