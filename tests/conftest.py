@@ -7,6 +7,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+# One thread for the numeric libraries, here and in what is started: where processes are more than cores,
+# threads that wait for each other spend most of the time on it. Before anything loads them.
+os.environ["OMP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"
+
 import lattice_batches
 import paillier_key
 import postgresql as postgresql_server
