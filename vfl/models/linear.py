@@ -16,7 +16,7 @@ from vfl.learn.losses import FAMILIES, Family, Link, loss_of
 from vfl.learn.matrix import Whole
 from vfl.learn.params import GlmParams
 from vfl.models.findings import Finding, NothingTrained, remark_on
-from vfl.models.fit_progress import iteration_done, report_fit, said_choice
+from vfl.models.fit_progress import iteration_done, report_fit, said_choice, said_zeros
 from vfl.models.halves import GuestHalf, HostHalf
 from vfl.models.inference import column_tests, said_aliases, said_errors, said_inference
 from vfl.models.kind import (
@@ -166,6 +166,8 @@ class _LinearGuest(GuestRole[GuestGlm]):
         if model.readable:
             at += f", {min(model.readable, rows):,} of {rows:,} labels readable by a host that cheats"
         at += said_choice(model, self._kind.family)
+        if self._params.l1_ratio and (zeros := said_zeros(model.part)):
+            at += f", {zeros}"
         if model.converged:
             ended = f"converged after {many}: {at}"
             return ended if not self._params.inference else f"{ended}{said_errors(model)}"
@@ -225,6 +227,8 @@ class _LinearHost(HostRole[HostGlm]):
         names = unbounded(coefficients)
         remark = f"{say_unbounded(names)}: {HELP}" if names else remark_on(coefficients)
         said = [remark, *(text for half in kept for text in said_aliases(half))]
+        if self._params.l1_ratio and not remark:
+            said += [said_zeros(half.part) for half in kept]
         remarks = "; ".join(text for text in said if text) or None
         return HostOutcome(counted(len(coefficients), "coefficient"), remarks)
 
