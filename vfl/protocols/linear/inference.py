@@ -17,14 +17,18 @@ what is rounded is the same everywhere.
     the other's columns, both ways, adds up to the block of both. So neither sees w, nor the guest, under
     whose key the block is, any of it.
  4. The first host gets all blocks under encryption, sealed from the guest, each with noise uniform over
-    a unit, in steps of 2^-80. All hosts in turn change the basis of all hosts' columns by a secret one
-    (rotation.py): C = T'AT with T = T1 T2 ... Tk. What whole numbers come to in a basis of whole numbers
-    is a lattice, from which who sees enough of it finds the basis: so each host adds noise again, wide
-    beside the steps of that lattice and less than a unit of A. The last host packs C and the guest's
-    rows with it, hides where they come from, and the guest decrypts.
+    a unit, in steps of 2^-80. Every other host changes the basis of its own columns in them before, by a
+    secret one, so that the guest's key opens none of them there: a block of two such hosts goes from
+    the later one to the earlier one, and from there to the first. Then all hosts in turn change the
+    basis of all hosts' columns by a secret one (rotation.py): C = T'AT with T = T0 T1 T2 ... Tk. What
+    whole numbers come to in a basis of whole numbers is a lattice, from which who sees enough of it
+    finds the basis: so each host, whenever it has changed one, adds noise again, wide beside the steps
+    of that lattice and less than a unit of A. The last host packs C and the guest's rows with it, hides
+    where they come from, and the guest decrypts.
  5. The guest inverts. It reads the block of its own coefficients, and sends that of the hosts, which
     is in the basis of C, encrypted back to the hosts: in turn they change it back. Each host gets its
-    own block, masks it, has the guest decrypt it, and takes the masks off.
+    own block, changes back what it alone has changed, masks it, has the guest decrypt it, and takes the
+    masks off.
  6. Each host says whether some of its columns are aliased, by the size of its block; if any are, nobody
     has standard errors, and those whose columns are in it are told of each other.
 
@@ -39,8 +43,8 @@ block says how many rows of which weight its columns tell apart: of a Poisson mo
 claims its levels have.
 
 All follow the protocol, and nobody works with others: two hosts that do know w, which is the guest's
-prediction, and the guest with the first host, where blocks are gathered before their basis is changed,
-knows the blocks of all hosts.
+prediction; the guest with a host knows that host's blocks with the hosts before it, and with the first
+host, where all are gathered, what follows from its columns and the first host's as if it had both.
 """
 
 import asyncio
@@ -48,7 +52,7 @@ import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import gmpy2
 import numpy as np
@@ -82,6 +86,7 @@ from vfl.protocols.linear.inference_messages import (
     RotatedInformation,
     WeightPart,
     aliased_places,
+    basis_changes,
     coarse,
     coarse_penalty,
     information_bits,
@@ -198,7 +203,7 @@ async def guest_inference(
 def _fraction(hosts: int, unit: float, information: Floats) -> int:
     """Bits below the point of covariances: some 60 of the smallest, and what changes of basis cost."""
     most = float(information.max(initial=0.0)) * len(information)
-    return 132 + hosts * 2 * (BASIS_BITS + 9) + max(0, math.frexp(max(most, unit))[1])
+    return 132 + basis_changes(hosts) * 2 * (BASIS_BITS + 9) + max(0, math.frexp(max(most, unit))[1])
 
 
 def _exact_gram(matrix: Matrix, weights: Integers) -> Table:
@@ -296,6 +301,8 @@ class _Guest:
     async def relay_chain(self) -> None:
         """4. Hosts gather all blocks at the first, which go from one to the next."""
         first, *others = self._hosts
+        for one, other in combinations(others, 2):
+            await relay(one, other)
         for other in others:
             await relay(other, first)
         for before, after in pairwise(self._hosts):
