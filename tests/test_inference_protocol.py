@@ -17,8 +17,10 @@ from vfl.learn.glm import Block
 from vfl.learn.matrix import Matrix
 from vfl.learn.params import GlmParams
 from vfl.net.peer import MemoryPeer
+from vfl.protocols.common.course import GuestCourse
 from vfl.protocols.common.participant import Participant
 from vfl.protocols.linear import inference, inference_host, inference_messages, rotation
+from vfl.protocols.linear.fitting import guest_fit
 from vfl.protocols.linear.host_fitting import host_fit
 from vfl.protocols.linear.lattice_products import BitMatrix
 from vfl.protocols.linear.plain import plain_fit
@@ -40,12 +42,23 @@ def tables(rng: np.random.Generator, rows: int = 240):
     }
 
 
-def inferred(job: Job, seen=None):
-    """By party what it comes to know, through messages and with all columns in one place."""
-    kept = {}
+def inferred(job: Job, seen=None, told=None):
+    """By party what it comes to know, through messages and with all columns in one place. told: how much
+    each is told to be done."""
+    kept, done = {}, {name: [] for name in job.tables}
+
+    def follow(name):
+        return lambda *progress: done[name].append(progress)
+
+    def guest(peers):
+        course = GuestCourse(inference_progress=follow("guest"))
+        return guest_fit(
+            *(peers, {"guest": job.matrices["guest"]}, job.rows, job.params), key=KEY, course=course
+        )
 
     def host(name, peer):
         options = {"context": b"job 7", "keep": lambda fit: kept.__setitem__(name, fit.inference)}
+        options["inference_progress"] = follow(name)
         return host_fit(
             peer,
             job.count,
@@ -59,7 +72,9 @@ def inferred(job: Job, seen=None):
         if seen is not None:
             to_host.observers.append(lambda *message: seen.append((to_host.name, *message)))
 
-    fit, *_ = over_memory([*job.tables][1:], job.guest, host, opened=opened)
+    fit, *_ = over_memory([*job.tables][1:], guest, host, opened=opened)
+    if told is not None:
+        told.update(done)
     matrices = dict(job.matrices)
     own = {"guest": matrices.pop("guest")}
     plain, _ = asyncio.run(plain_fit(own, matrices, job.rows, job.params))
@@ -74,13 +89,17 @@ def test_each_party_knows_what_it_would_with_all_columns_in_one_place(family, al
     chosen = dict([*tables(np.random.default_rng(5)).items()][: 1 + hosts])
     job = make_job(family, chosen, rows=240, tolerance=1e-9, alpha=alpha)
     job = job.with_params(inference=True, encryption="lattice")
-    seen = []
-    found, expected = inferred(job, seen)
+    seen, told = [], {}
+    found, expected = inferred(job, seen, told)
     for name, own in expected.items():
         np.testing.assert_allclose(found[name].errors, own.errors, rtol=1e-6)
         scale = np.outer(own.errors, own.errors)
         np.testing.assert_allclose(found[name].matrix / scale, own.matrix / scale, atol=1e-6)
         assert (found[name].freedom, found[name].constants) == (own.freedom, own.constants)
+    # Each sees how much is done: from nothing to all, never back.
+    for name, steps in told.items():
+        assert (steps[0], steps[-1]) == ((0, 100), (100, 100))
+        assert sorted(steps) == steps and len(steps) >= (3 * hosts if name == "guest" else 5)
     # What hosts say to each other is noise to the guest that passes it on.
     relayed = b"".join(
         data for _, way, kind, data in seen if kind == Relayed.__name__ and way == "received"

@@ -114,6 +114,7 @@ class _LinearGuest(GuestRole[GuestGlm]):
             run.hints,
             run.hint_progress,
             run.fit_progress,
+            run.inference_progress,
             run.labels,
         )
         return await guest_fit(
@@ -240,7 +241,8 @@ class _LinearHost(HostRole[HostGlm]):
         params, own = self._params, run.participant
         if self._kind.coordinator is None:
             open_course = HostCourse[HostFit, HostFitState](
-                keep, follow, run.checkpoints, run.hints, run.hint_progress
+                *(keep, follow, run.checkpoints, run.hints, run.hint_progress),
+                inference_progress=lambda done, of: run.progress("standard errors, %", done, of),
             )
             return await host_fit(guest, run.rows, prepare, params, own, open_course)
         if run.coordinator is None:

@@ -95,6 +95,7 @@ from vfl.protocols.linear.inference_messages import (
     uniform_parts,
     units_of,
 )
+from vfl.protocols.linear.inference_progress import InferenceProgress
 from vfl.protocols.linear.inferred import NOTHING, FitEnded, Inferred
 from vfl.protocols.linear.products import unpacked
 from vfl.protocols.linear.relayed import relay
@@ -137,8 +138,10 @@ async def guest_inference(
     params: GlmParams,
     resources: Resources,
     key: PrivateKey | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Inferred:
     """The guest's side; `columns` are those of the hosts. `own` is the guest's block, by its name.
+    progress: told how much is done, of how much.
 
     Raises PeerError when a host breaks the protocol.
     """
@@ -167,18 +170,22 @@ async def guest_inference(
     await send_key(with_columns, key)
     weights = np.rint(information * 2.0**scale.weight).astype(np.int64)
     async with Workers(key, resources.machine, resources.operations) as workers:
+        follow = InferenceProgress(progress, sizes, mine.rows)
         guest = _Guest(with_columns, mine, weights, workers, resources)
         # 2. With each host; 3. each two hosts.
         await together([guest.share_with(host) for host in with_columns])
-        for i, one in enumerate(with_columns):
-            for other in with_columns[i + 1 :]:
-                await guest.split_weights(one, other)
+        follow.done("with guest")
+        for number, (one, other) in enumerate(combinations(with_columns, 2), 1):
+            await guest.split_weights(one, other)
+            follow.done("between hosts", number)
         # 4. In a basis that nobody knows.
-        await guest.relay_chain()
+        await guest.relay_chain(follow)
         inverted = await guest.invert(sizes, penalty, free)
+        follow.done("rotated")
         # 5. Back to their owners.
         scaled = 2.0 ** (scale.weight + FINER_BITS) * summary.dispersion
-        await guest.give_back(inverted[mine.columns :, mine.columns :], scaled, start.fraction)
+        theirs = inverted[mine.columns :, mine.columns :]
+        await guest.give_back(theirs, scaled, start.fraction, follow)
     units = units_of(mine)
     of_guest = inverted[: mine.columns, : mine.columns]
     covariance = np.array([[float(entry) for entry in row] for row in of_guest]) * scaled
@@ -298,15 +305,17 @@ class _Guest:
             await other.send(WeightPart(data[first : first + 4 * MIB]))
         await relay(one, other)
 
-    async def relay_chain(self) -> None:
+    async def relay_chain(self, follow: InferenceProgress) -> None:
         """4. Hosts gather all blocks at the first, which go from one to the next."""
         first, *others = self._hosts
         for one, other in combinations(others, 2):
             await relay(one, other)
         for other in others:
             await relay(other, first)
-        for before, after in pairwise(self._hosts):
+        follow.done("gathered")
+        for number, (before, after) in enumerate(pairwise(self._hosts), 1):
             await relay(before, after)
+            follow.done("rotated", number)
 
     async def invert(self, sizes: Sequence[int], penalty: float, free: int) -> Table:
         """The inverse of the whole information, of the guest's columns and the hosts' in their basis."""
@@ -335,7 +344,9 @@ class _Guest:
         except ValueError as error:
             raise last.breach(f"RotatedInformation that is {error}") from None
 
-    async def give_back(self, block: Table, scaled: float, fraction: int) -> None:
+    async def give_back(
+        self, block: Table, scaled: float, fraction: int, follow: InferenceProgress
+    ) -> None:
         """5. The hosts' block through all hosts, and what each opens of it."""
         key = self._workers.key
 
@@ -347,11 +358,13 @@ class _Guest:
         numbers = await asyncio.to_thread(whole)
         await send_encrypted(self._hosts[-1], await self._encrypted(numbers))
         chain = [*reversed(self._hosts)]
-        for before, after in pairwise(chain):
+        for number, (before, after) in enumerate(pairwise(chain), 1):
             await relay(before, after)
+            follow.done("back", number)
         for host in self._hosts[1:]:
             await relay(self._hosts[0], host)
-        for host in self._hosts:
+        follow.done("back")
+        for number, host in enumerate(self._hosts, 1):
             message = await host.recv(MaskedCovariance)
             try:
                 masked = key.public.parse(message.ciphertexts)
@@ -361,6 +374,7 @@ class _Guest:
             width, n = key.public.bits // 8, int(key.public.n)
             data = b"".join((value % n).to_bytes(width, "big") for value in opened)
             await host.send(OpenedCovariance(data))
+            follow.done("opened", number)
 
 
 def _encrypt(key: PrivateKey, numbers: Sequence[int]) -> Ciphertexts:

@@ -44,6 +44,7 @@ from vfl.protocols.linear.inference_messages import (
     uniform_parts,
     units_of,
 )
+from vfl.protocols.linear.inference_progress import InferenceProgress
 from vfl.protocols.linear.products import unpacked
 from vfl.protocols.linear.relayed import RelayedPeer
 from vfl.protocols.linear.rotation import (
@@ -65,9 +66,15 @@ from vfl.protocols.linear.start import HostStart
 
 
 async def host_inference(
-    guest: Peer, begun: HostStart, params: GlmParams, participant: Participant, converged: bool
+    guest: Peer,
+    begun: HostStart,
+    params: GlmParams,
+    participant: Participant,
+    converged: bool,
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Inference | None:
-    """A host's side, at the optimum: what it is to know of its own coefficients.
+    """A host's side, at the optimum: what it is to know of its own coefficients. progress: told how much
+    is done, of how much.
 
     None where the job asks for nothing, or the guest infers nothing. Raises PeerError when the guest
     breaks the protocol.
@@ -85,15 +92,21 @@ async def host_inference(
     mine = await asyncio.to_thread(coarse, block.matrix)
     resources = participant.resources
     async with Workers(key, resources.machine, resources.operations) as workers:
+        follow = InferenceProgress(progress, start.columns, mine.rows)
         host = _Host(guest, participant.name, start, mine, workers, fellows, resources)
         # 2. With the guest; 3. with each other host.
         await host.share_with_guest()
+        follow.done("with guest")
         await host.share_with_fellows()
+        follow.done("between hosts")
         # 4. In a basis that nobody knows.
         await host.gather()
+        follow.done("gathered")
         await host.rotate()
+        follow.done("rotated", start.hosts.index(participant.name) + 1)
         # 5. Its own block.
         covariance = await host.covariance()
+        follow.done("opened")
     units = units_of(mine)
     covariance = covariance / np.outer(units, units)
     # 6. Whether others' columns make up some of them.
