@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from vfl.arrays import Floats, Mask
 from vfl.errors import PeerStopped
 from vfl.learn.binning import Features
@@ -386,10 +384,9 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
     def _prepared(
         self, parties: Sequence[PartyColumns], rows: Training
     ) -> dict[str, tuple[Design, Whole]]:
-        every = np.ones(len(rows.label), np.bool_)
         return {
             own.party: prepare_columns(
-                *(own.table, own.features, every, own.rules.glm, self.params),
+                *(own.table, own.features, rows.train, own.rules.glm, self.params),
                 exposure=rows.sizes if place == 0 else None,  # the guest's
             )
             for place, own in enumerate(parties)
