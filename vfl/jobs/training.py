@@ -276,6 +276,7 @@ class _GuestTraining:
             lambda done, of: show.progress("receiving hints", done, of),
             coordinator,
             lambda done, of: show.progress("choosing alpha, fits", done, of),
+            lambda done, of: show.progress("standard errors, %", done, of),
             LabelsGiven.of(site.store, self.own.aligned.name, self.job),
         )
         model, score = await role.train(hosts, run)
