@@ -84,6 +84,14 @@ _PHASES = {
     "identities": ("vfl.jobs.alignment:identities", "vfl.party.row_sums:identities"),
     "alignment": ("vfl.jobs.alignment:align", "vfl.jobs.alignment:serve_align"),
     "alignment of a batch": ("vfl.jobs.scoring:guest_match", "vfl.jobs.scoring:host_match"),
+    "counts of sums": (
+        "vfl.jobs.sums_given:SumsGiven.__init__",
+        "vfl.jobs.sums_given:SumsGiven.check",
+        "vfl.jobs.sums_given:SumsGiven.reserve",
+        "vfl.jobs.sums_given:SumsBudget.begin_tree",
+    ),
+    "known rows": ("vfl.jobs.host_columns:count_known_rows", "vfl.jobs.training:known_rows"),
+    "preparing": ("vfl.models.trees:Trees.host",),
     "hint": (
         "vfl.protocols.trees.lattice:guest_meet",
         "vfl.protocols.trees.lattice:host_meet",

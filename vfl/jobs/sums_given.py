@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers, Mask
-from vfl.blocks.scratch import Scratch, in_pieces
+from vfl.blocks.scratch import Scratch, in_pieces, release_pages
 from vfl.errors import Refused
 from vfl.jobs.alignments import Alignment, count_known_rows, origin_of
 from vfl.jobs.offer import Offer
@@ -75,6 +75,8 @@ class SumsGiven:
             number[part] = np.searchsorted(self._rows, counted_as[part])
         self._of_aligned = scratch.taken(number, numbers, what)
         """Of each aligned row which of `_rows` it is, -1 for none that the host has."""
+        for array in (self._rows, counted_as, alignment.rows):
+            release_pages(array)
         self._found: tuple[NDArray[np.uint64], Places] | None = None
 
     @property
@@ -194,6 +196,7 @@ class SumsGiven:
         the count has the same rows."""
         if self._found is None or self._found[0] is not sums.rows:
             self._found = (sums.rows, sums.places(self._rows))
+            release_pages(self._rows)
         return self._found[1]
 
     @property

@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats
+from vfl.blocks.scratch import release_pages
 from vfl.errors import ModelError
 from vfl.party.counts import ANEW
 from vfl.party.keys import TableIds, identities
@@ -186,6 +187,8 @@ class RowSumsFile:
         jobs = {model: asdict(job) for model, job in sums.jobs.items()}
         self._store.write(_KIND, self._peer, {"key": sums.key, "jobs": jobs, "arrays": arrays})
         self._last = (arrays, sums)
+        for values in (sums.rows, sums.told):
+            release_pages(values)
 
     def identify(self, ids: TableIds, rows: NDArray[np.int64]) -> NDArray[np.uint64]:
         """The numbers by which rows of the party's table are known here: a hash of all their ids, under
