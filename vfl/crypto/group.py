@@ -86,6 +86,9 @@ class InvalidPoint(ValueError):
         super().__init__(f"row {index} is not an element of the group other than the identity")
         self.index = index
 
+    def __reduce__(self) -> tuple[type["InvalidPoint"], tuple[int]]:
+        return InvalidPoint, (self.index,)  # as a worker of a cluster has raised it
+
 
 def random_scalar(entropy: Callable[[int], bytes] = secrets.token_bytes) -> bytes:
     """A uniform scalar other than 0: 32 bytes. `entropy(n)` returns n random bytes."""

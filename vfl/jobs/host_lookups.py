@@ -30,6 +30,7 @@ _STUCK = 3  # lookups in a row that nobody answered, after which the session is 
 _LOOK = 0.5  # seconds between two looks whether an idle session's other end is there
 _INLINE = 64  # entries that are not worth a thread
 _DUMMY = 16  # bytes of what stands for a key that a row lacks
+LOST = "its session was lost and is being taken up again"
 _INTERRUPTED = VflError("", for_peer="it was interrupted by its operator")
 
 
@@ -318,6 +319,7 @@ class HostLookups:
                     reader = await fetch_directory(self._site, half, session, self._show)
                     self._wanted.clear()
                     self._heard = time.monotonic()
+                    self._why = LOST  # from here on that is why it cannot be asked
                     async with self._changed:
                         self._session, self._reader = session, reader
                         self._changed.notify_all()

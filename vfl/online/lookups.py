@@ -24,7 +24,7 @@ from vfl.errors import (
     VflError,
     fault,
 )
-from vfl.jobs.host_lookups import Looked
+from vfl.jobs.host_lookups import LOST, Looked
 from vfl.protocols.lookup.layout import PartLayout
 
 Ids = Sequence[bytes]
@@ -162,7 +162,7 @@ class SharedLookups:
                     found.result()
                 continue
             late = f"no answer within {deadline * 1000:.0f} ms"
-            why = late if left <= 0 else "its session broke"
+            why = late if left <= 0 else LOST
             self._overdue |= {key for key, found in several.items() if not found.done()}
             self._note_away(why)
             raise HostAway(why)

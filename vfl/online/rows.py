@@ -32,6 +32,7 @@ Row = Mapping[str, Cell]
 
 _NAME = 100  # characters of a column's name that a misspelt one is compared with
 _COMPARED = 20  # names of a request for which that is done
+_MORE = 1_000  # keys of a row beyond those that it may have, of which each is looked at
 
 
 class RepeatedKeys(dict[str, Cell]):
@@ -149,6 +150,9 @@ class RowReader:
         """A row, empty where it is none."""
         if not isinstance(row, dict):
             problems.settle(number, NO_ROW)
+            return {}
+        if len(row) > len(self._allowed) + _MORE:
+            problems.settle(number, "has far more keys than the model has columns")
             return {}
         if isinstance(row, RepeatedKeys):
             for name in row.keys_repeated:
