@@ -137,9 +137,7 @@ class SparseBlock(Block):
         (columns,) = np.nonzero(signs)
         metric = self._metric[np.ix_(columns, columns)]
         to_white = np.linalg.cholesky(metric).T
-        return _Open(
-            columns, signs[columns], pseudo[columns], metric, to_white, np.linalg.inv(to_white)
-        )
+        return _Open(columns, signs[columns], pseudo[columns], metric, to_white, np.linalg.inv(to_white))
 
     def _vectors(self) -> Floats:
         free = self._open
