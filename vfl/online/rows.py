@@ -121,7 +121,7 @@ class RowReader:
             features[category.name], strange = category.read(cells, problems)
             for number in strange:
                 unknown.setdefault(number, []).append(category.name)
-        ids: list[list[bytes]] = []
+        ids: list[tuple[bytes, ...]] = []
         if self._ids is not None:
             of = {name: cells_of(rows, name, problems) for name in self.ids}
             ids = self._ids.read(of, len(rows), problems)
@@ -144,7 +144,7 @@ class RowReader:
             column.name: np.array([np.nan]) for column in self._numbers
         }
         features |= {column.name: np.array([None], object) for column in self._categories}
-        return ReadRows(1, [[]], features, None, None, None, {})
+        return ReadRows(1, [()], features, None, None, None, {})
 
     def _row(self, number: int, row: Cell, problems: Problems) -> Row:
         """A row, empty where it is none."""

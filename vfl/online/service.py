@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from vfl.errors import VflError
 from vfl.jobs.connect import Site, warn_daily
+from vfl.jobs.memory import keep_for_good
 from vfl.jobs.scoring import check_parties
 from vfl.jobs.show import Show
 from vfl.jobs.storage import online
@@ -42,6 +43,7 @@ async def serve(site: Site, section: OnlineSection, show: Show) -> bool:
             warning = asyncio.create_task(warn_daily(site, show))
             try:
                 await service.begin()
+                keep_for_good()
                 return await service.run()
             finally:
                 warning.cancel()

@@ -69,6 +69,7 @@ from vfl.learn.likelihood import with_parameter
 from vfl.learn.losses import Loss
 from vfl.learn.matrix import Whole
 from vfl.learn.params import GlmParams
+from vfl.learn.sparse import block_of, sparse_combination
 from vfl.net.peer import Peer, together
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.clock import Clock
@@ -160,6 +161,7 @@ async def guest_fit(
     guest, count = FitLoop(list(hosts), blocks, rows, params), int(rows.train.sum())
     guest.counted = course.labels or guest.counted
     guest.fit_progress = course.fit_progress
+    guest.inference_progress = course.inference_progress
     guest.resources, guest.key = resources, key
     if not hosts:
         return await guest.fit(course.progress, Checkpoints())
@@ -213,11 +215,12 @@ class FitLoop:
         self.scores = Scores.start(rows.loss, label, weight, offset, params.fit_intercept)
         self.curvature = self.scores.curvature()
         self.own = {
-            name: Block(matrix.take(rows.train), params.alpha, params.fit_intercept, self.curvature)
+            name: block_of(matrix.take(rows.train), params, self.curvature)
             for name, matrix in blocks.items()
         }
         self.clock = Clock()
         self.fit_progress: Callable[[int, int], None] = lambda done, of: None
+        self.inference_progress: Callable[[int, int], None] = lambda done, of: None
         self.choice: PenaltyChoice | None = None
         self.variance: VarianceProfile | None = None
         self._first = self.scores.score
@@ -338,7 +341,7 @@ class FitLoop:
             weights, precision = self._next(report)
             move = await self.direction(weights, precision)
             with self.clock.timed("step"):
-                size = await asyncio.to_thread(scores.go, move, params.alpha, params.fit_intercept)
+                size = await self._go(move)
             await self.step(size, precision)
         return Reached(iteration, converged, deviance, explained, length)
 
@@ -363,13 +366,19 @@ class FitLoop:
                 move = total_move(
                     [block.direction(weights) for block in self.own.values()], len(scores.score)
                 )
-                size = await asyncio.to_thread(scores.go, move, params.alpha, params.fit_intercept)
+                size = await self._go(move)
                 for block in self.own.values():
                     block.step(size)
                 self._moved(self._first)
         for block in self.own.values():
             block.begin_anew()
         scores.change, self._alone = math.inf, scores.deviance()
+
+    async def _go(self, move: Move) -> float:
+        """Take the best step along a direction; returns its size."""
+        params = self.params
+        given = move, params.alpha, params.fit_intercept
+        return await asyncio.to_thread(self.scores.go, *given, bounded=params.l1_ratio > 0)
 
     async def _own_reports(self, residuals: Floats) -> list[BlockReport]:
         return [await asyncio.to_thread(_own_report, block, residuals) for block in self.own.values()]
@@ -518,7 +527,7 @@ class FitLoop:
             return await asyncio.to_thread(pooled_inferences, self.own, self.ended, self.params)
         own, ended = self.own, self.ended
         parts = self.hosts, self._theirs, own, ended, self.params, self.resources, self.key
-        return await guest_inference(*parts)
+        return await guest_inference(*parts, self.inference_progress)
 
     @property
     def ended(self) -> FitEnded:
@@ -552,7 +561,8 @@ class FitLoop:
         """The weights of the vectors in the next direction, and the precision of its scores."""
         products = report.products
         with np.errstate(over="ignore", invalid="ignore"):
-            weights = combination(products)
+            combine = sparse_combination if self.params.l1_ratio else combination
+            weights = combine(products)
             square = float(weights @ products @ weights)
         if not np.isfinite([*weights, square]).all():
             raise divergence("gradients")
