@@ -359,6 +359,8 @@ def test_floods_and_what_is_no_http(tmp_path: Path) -> None:
             (b"GET /" + b"a" * 50_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431),
             (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 500, 400),
             (b"secret-7\r\n\r\n", 400),
+            (b"PRI * HTTP/2.0\r\nHost: x\r\n\r\nSM\r\n\r\n", 400),
+            (b"GET /healthz HTTP/9.9\r\nHost: x\r\n\r\n", 400),
             # Two lengths, between which another request could hide; and none in the ways of HTTP.
             (head(len(BODY), "Transfer-Encoding: chunked") + CHUNKED, 400),
             (head(5, "Transfer-Encoding: chunked") + CHUNKED, 400),
