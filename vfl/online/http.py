@@ -379,7 +379,7 @@ def _answer_to_head(scope: AsgiScope) -> Response | None:
     if _size_of_head(scope) > _HEAD:
         return failed(431, "the head of the request is too large")
     if scope["http_version"] not in ("1.1", "1.0"):
-        return failed(400, "HTTP/1.1 is spoken here, and no other version")
+        return failed(400, "another version of HTTP than 1.1")
     names = {name for name, _ in scope["headers"]}
     if b"content-length" in names and b"transfer-encoding" in names:
         # A proxy before the service may see the body end elsewhere, and so another request in what
