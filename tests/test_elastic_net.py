@@ -33,6 +33,9 @@ from vfl.protocols.linear.fitting import guest_fit
 from vfl.protocols.linear.fitting_messages import Combine, Step
 from vfl.protocols.linear.penalty_path import folds_of
 
+# glum's own, next to rounding.
+pytestmark = pytest.mark.filterwarnings("ignore:Line search failed")
+
 FAMILIES = ("gaussian", "poisson", "logistic", "gamma", "tweedie", "negative_binomial")
 
 

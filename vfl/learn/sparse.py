@@ -17,7 +17,7 @@ its part where its own model has the least value without doing so: with the sign
     least over w of (w - beta - p)' C (w - beta - p) / 2    where w is zero or has the signs s,
 
 by coordinate descent, with exact zeros among w. It is beta + p where no sign changes. Without a history
-this always leads down: it is a Newton step under C that is projected as one of the interior is.
+this always leads down: it is the least of a model that has the objective's slope at beta.
 
 From beta to w the penalty is a straight line and a parabola. So whoever knows the scores needs two
 numbers of each block, as without kinks, and finds the best step from 0 to 1; coefficients become zero by
@@ -138,8 +138,8 @@ class SparseBlock(Block):
         signs = np.where(signs != 0, signs, -np.sign(pseudo))
         columns = np.flatnonzero(signs).astype(np.int64)
         metric = self._metric[np.ix_(columns, columns)]
-        to_white: Floats = np.linalg.cholesky(metric).T
-        to_beta: Floats = np.linalg.inv(to_white)
+        to_white = np.asarray(np.linalg.cholesky(metric).T, np.float64)
+        to_beta = np.asarray(np.linalg.inv(to_white), np.float64)
         return _Open(columns, signs[columns], pseudo[columns], metric, to_white, to_beta)
 
     def _vectors(self) -> Floats:
