@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+from pathlib import Path
 
 import glum
 import numpy as np
@@ -23,11 +24,15 @@ from test_glm_plain import job as plain_job
 from test_penalty_path import ROWS, tables
 
 import vfl
-from vfl.errors import PeerError
+from vfl.errors import ConfigError, PeerError
+from vfl.leakage.disclosure import Circumstances
+from vfl.leakage.of_linear import of_linear
 from vfl.learn.glm import Block, Scores
 from vfl.learn.losses import loss_of
 from vfl.learn.params import GlmParams
 from vfl.learn.sparse import SparseBlock, another_scale, sparse_combination
+from vfl.party.config import Job as JobFile
+from vfl.party.config import load_job
 from vfl.protocols.linear import directions
 from vfl.protocols.linear.fitting import guest_fit
 from vfl.protocols.linear.fitting_messages import Combine, Step
@@ -338,3 +343,41 @@ def test_a_fit_of_many_rows_of_one_party_equals_that_of_blocks() -> None:
     assert fit.intercept == pytest.approx(apart.intercept, abs=1e-8)
     assert fit.score == pytest.approx(apart.score, abs=1e-8)
     assert sorted(fit.coefficients["guest"] == 0) == sorted(beta == 0)
+
+
+# Jobs.
+
+JOB = """
+[job]
+name = "frequency"
+purpose = "motor pricing 2027"
+model = "glm"
+family = "poisson"
+[glm]
+alpha = 0.01
+"""
+
+
+def test_a_job_without_it_is_what_it_was(tmp_path: Path) -> None:
+    def job_of(text: str) -> JobFile:
+        (tmp_path / "job.toml").write_text(text)
+        return load_job(tmp_path / "job.toml")
+
+    without = job_of(JOB)
+    assert b"l1_ratio" not in without.canonical
+    assert job_of(f"{JOB}l1_ratio = 0.0\n").digest == without.digest
+    lasso = job_of(f"{JOB}l1_ratio = 1.0\n")
+    assert lasso.digest != without.digest and b'"l1_ratio":1.0' in lasso.canonical
+    with pytest.raises(ConfigError, match="l1_ratio is a share of alpha: set alpha, or alphas, above 0"):
+        job_of(JOB.replace("alpha = 0.01", "l1_ratio = 0.5"))
+
+
+def test_what_an_iteration_may_tell_is_counted() -> None:
+    def most(l1_ratio: float) -> float:
+        params = GlmParams(alpha=0.1, l1_ratio=l1_ratio, max_iterations=20)
+        of = Circumstances("guest", ["a", "b"], 1000, {"a": 5, "b": 5}, {})
+        found = of_linear(of, params, False)
+        (one,) = (one for one in found if one.name == "columns_from_steps")
+        return one.amount
+
+    assert (most(0.0), most(0.5)) == (20.0, 80.0)

@@ -22,6 +22,8 @@ For each iteration:
     X_k p_k and two products that the penalty needs, with several hosts behind masks.
  6. The guest, who knows the scores and now how each changes, finds the best step and intercept, and
     sends the step.
+Under an l1_ratio 4 is of the columns that are free, and 5 may be asked again for a shorter or longer
+direction (directions.py).
 At the end the hosts send their part of the scores of rows held out, behind masks again.
 
 The optimum is that of the pooled columns: nothing is approximated but for rounding (r so that a gradient
