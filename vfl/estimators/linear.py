@@ -94,7 +94,7 @@ class _Linear(Federation):
         self, guest: Frame, hosts: Hosts, target: Target, progress: StepProgress | bool | None
     ) -> None:
         super()._fit(guest, hosts, target, progress)
-        if self._look is None:
+        if self._instead is None:
             warn_unless_converged(self.model_, self.max_iterations)
             parties: dict[str, GuestGlm | HostGlm] = {GUEST: self.model_, **self.halves_}
             for name, half in parties.items():

@@ -255,8 +255,12 @@ def _auc(label: Floats, score: Floats, resamples: Resamples) -> Estimate:
 
 
 def _out_of_fold(columns: Features, label: Floats, policy: Integers) -> Floats:
-    """The chance of the class by trees that were trained on other policies."""
+    """The chance of the class by trees that were trained on other policies.
+
+    On one core: on a machine with other work, threads would wait for each other most of the time.
+    """
     from sklearn.ensemble import HistGradientBoostingClassifier
+    from threadpoolctl import threadpool_limits
 
     matrix = np.column_stack([_coded(values) for values in columns.values()])
     names = np.array([values.dtype == object for values in columns.values()])
@@ -273,8 +277,9 @@ def _out_of_fold(columns: Features, label: Floats, policy: Integers) -> Floats:
             categorical_features=names,
             random_state=SEED,
         )
-        trees.fit(matrix[~test], label[~test])
-        score[test] = trees.predict_proba(matrix[test])[:, 1]
+        with threadpool_limits(1, "openmp"):
+            trees.fit(matrix[~test], label[~test])
+            score[test] = trees.predict_proba(matrix[test])[:, 1]
     return score
 
 

@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from vfl.arrays import Floats, Mask
 from vfl.errors import PeerStopped
 from vfl.learn.binning import Features
@@ -114,6 +112,7 @@ class _LinearGuest(GuestRole[GuestGlm]):
             run.hints,
             run.hint_progress,
             run.fit_progress,
+            run.inference_progress,
             run.labels,
         )
         return await guest_fit(
@@ -244,7 +243,8 @@ class _LinearHost(HostRole[HostGlm]):
         params, own = self._params, run.participant
         if self._kind.coordinator is None:
             open_course = HostCourse[HostFit, HostFitState](
-                keep, follow, run.checkpoints, run.hints, run.hint_progress
+                *(keep, follow, run.checkpoints, run.hints, run.hint_progress),
+                inference_progress=lambda done, of: run.progress("standard errors, %", done, of),
             )
             return await host_fit(guest, run.rows, prepare, params, own, open_course)
         if run.coordinator is None:
@@ -388,10 +388,9 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
     def _prepared(
         self, parties: Sequence[PartyColumns], rows: Training
     ) -> dict[str, tuple[Design, Whole]]:
-        every = np.ones(len(rows.label), np.bool_)
         return {
             own.party: prepare_columns(
-                *(own.table, own.features, every, own.rules.glm, self.params),
+                *(own.table, own.features, rows.train, own.rules.glm, self.params),
                 exposure=rows.sizes if place == 0 else None,  # the guest's
             )
             for place, own in enumerate(parties)

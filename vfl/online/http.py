@@ -328,21 +328,21 @@ class _Front:
         began, status = time.perf_counter(), 0
         state: dict[str, object] = scope.setdefault("state", {})
         body = _Body(receive)
-        large = _size_of_head(scope) > _HEAD
+        wrong = _answer_to_head(scope)
 
         async def send_on(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 # A body that nobody has read stands before the connection's next request.
-                close = self.draining or large or not await body.is_over(patient=status != 408)
+                close = self.draining or wrong or not await body.is_over(patient=status != 408)
                 last = [(b"connection", b"close")] if close else []
                 message = {**message, "headers": [*message.get("headers", []), *_HEADERS, *last]}
             await send(message)
 
         try:
-            if large:
-                await _send(send_on, failed(431, "the head of the request is too large"))
+            if wrong:
+                await _send(send_on, wrong)
             elif (answer := self._at_once.get((scope["method"], scope["path"]))) is not None:
                 response = await answer(Request(scope, body.receive))
                 await response(scope, body.receive, send_on)
@@ -367,6 +367,18 @@ def _size_of_head(scope: AsgiScope) -> int:
     """Bytes of a request's path and headers, of which uvicorn takes any number that come at once."""
     fields = sum(len(name) + len(value) for name, value in scope["headers"])
     return fields + len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
+
+
+def _answer_to_head(scope: AsgiScope) -> Response | None:
+    """The answer to a head after which nothing else of the connection is read, None to any other."""
+    if _size_of_head(scope) > _HEAD:
+        return failed(431, "the head of the request is too large")
+    names = {name for name, _ in scope["headers"]}
+    if b"content-length" in names and b"transfer-encoding" in names:
+        # A proxy before the service may see the body end elsewhere, and so another request in what
+        # follows (RFC 9112, section 6.1).
+        return failed(400, "the body has a length and comes in chunks: it must be one or the other")
+    return None
 
 
 class _Body:

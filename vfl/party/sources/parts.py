@@ -19,7 +19,7 @@ from vfl.party.rows import RowNumbers
 from vfl.party.sources.arrow import is_text
 from vfl.party.sources.excel import Excel
 from vfl.party.sources.folders import is_named
-from vfl.party.sources.parquet import Columnar
+from vfl.party.sources.parquet import Columnar, Parquet
 from vfl.party.sources.source import Source, TableError
 from vfl.party.sources.text import TextColumns
 from vfl.text import counted
@@ -169,8 +169,9 @@ class _Rows:
 
 def _read(source: Source, parts: Sequence[Source], names: list[str]) -> RowNumbers:
     """Read columns of all parts; what numbers their rows."""
+    known = sum(part.rows for part in parts if isinstance(part, Parquet))
     for part in parts:
-        part.shown, part.scratch = source.shown, source.scratch
+        part.shown, part.scratch, part.beside = source.shown, source.scratch, known
         part.read(names)
     source.notes += [note for part in parts for note in part.notes]
     source.rows = sum(part.rows for part in parts)
@@ -230,6 +231,14 @@ class TypedParts(Columnar):
 
     def plain_type(self, name: str) -> pa.DataType:
         return self._common_type(name, [part.plain_type(name) for part in self.parts])
+
+    def in_pieces(self, name: str) -> Iterator[pa.ChunkedArray] | None:
+        kinds = {part.schema.field(name).type for part in self.parts if name not in part.folders}
+        found = [part.in_pieces(name) for part in self.parts]
+        pieces = [one for one in found if one is not None]
+        if len(kinds) > 1 or len(pieces) < len(found):
+            return None
+        return itertools.chain.from_iterable(pieces)
 
     def plain(self, name: str) -> pa.ChunkedArray:
         columns = [part.plain(name) for part in self.parts]

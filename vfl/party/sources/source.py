@@ -84,6 +84,8 @@ class Source:
     lacking: Mapping[str, "TableError"] = {}
     """Columns that some file of several does not have, and what is said of them."""
     content: Content | None = None
+    beside = 0
+    """Rows of all files, of one of several that are one table; 0 where that is not known."""
 
     def __init__(self, path: Path, reading: Reading) -> None:
         self.path = path

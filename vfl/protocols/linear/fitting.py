@@ -164,6 +164,7 @@ async def guest_fit(
     guest, count = FitLoop(list(hosts), blocks, rows, params), int(rows.train.sum())
     guest.counted = course.labels or guest.counted
     guest.fit_progress = course.fit_progress
+    guest.inference_progress = course.inference_progress
     guest.resources, guest.key = resources, key
     if not hosts:
         return await guest.fit(course.progress, Checkpoints())
@@ -222,6 +223,7 @@ class FitLoop:
         }
         self.clock = Clock()
         self.fit_progress: Callable[[int, int], None] = lambda done, of: None
+        self.inference_progress: Callable[[int, int], None] = lambda done, of: None
         self.choice: PenaltyChoice | None = None
         self.variance: VarianceProfile | None = None
         self._first = self.scores.score
@@ -533,7 +535,7 @@ class FitLoop:
             return await asyncio.to_thread(pooled_inferences, self.own, self.ended, self.params)
         own, ended = self.own, self.ended
         parts = self.hosts, self._theirs, own, ended, self.params, self.resources, self.key
-        return await guest_inference(*parts)
+        return await guest_inference(*parts, self.inference_progress)
 
     @property
     def ended(self) -> FitEnded:

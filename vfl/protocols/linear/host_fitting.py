@@ -118,7 +118,9 @@ async def host_fit(
 
     held_out = begun.held_out.times(block.beta)
     await send_scores(guest, HeldOutScores, held_out, precision_of(way), begun.masks)
-    inference = await host_inference(guest, begun, penalties.params, participant, end.converged)
+    inference = await host_inference(
+        guest, begun, penalties.params, participant, end.converged, course.inference_progress
+    )
     course.keep(HostFit(block.beta, end.converged, inference))
     await guest.send(FitKept())
     return block.beta
