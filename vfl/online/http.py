@@ -403,6 +403,8 @@ class _Body:
 
     async def is_over(self, *, patient: bool) -> bool:
         """Whether all has come, a little that is left being waited for if `patient`."""
+        if self._over:
+            return True
         left = _LEFT
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE if patient else 0):
