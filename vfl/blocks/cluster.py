@@ -256,8 +256,8 @@ class Cluster(Engine):
         for block in self._gather(rows, 0, rows.rows):
             out[..., at : at + block.shape[-1]] = block
             at += block.shape[-1]
+            release_pages(out)
         rows.is_now(out)
-        release_pages(out)
         return out
 
     def share(self, value: T) -> Shared[T]:

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.blocks.scratch import Scratch
+from vfl.blocks.scratch import Scratch, in_pieces, release_pages
 from vfl.errors import (
     DataError,
 )
@@ -20,7 +20,7 @@ from vfl.models.held_out import held_out_metrics
 from vfl.models.kinds import kind_of_job
 from vfl.party.config import Job
 from vfl.party.table import Table
-from vfl.protocols.common.rows import Training
+from vfl.protocols.common.rows import Training, each_of
 from vfl.text import counted
 
 K = TypeVar("K", bound=np.generic)
@@ -37,14 +37,15 @@ def evaluate(
 
     of_table: which row of the party's table each is.
     """
-    predictions = {what: rows.loss.predict(values[held_out]) for what, values in scores.items()}
+    predictions = {what: rows.loss.predict(each_of(values, held_out)) for what, values in scores.items()}
     evaluation = Evaluation(
         of_table[held_out],
-        rows.label[held_out],
-        rows.weight[held_out],
-        None if exposure is None else exposure[held_out],
+        each_of(rows.label, held_out),
+        each_of(rows.weight, held_out),
+        None if exposure is None else each_of(exposure, held_out),
         predictions,
     )
+    release_pages(of_table)
     metrics = {
         what: held_out_metrics(rows, held_out, values, exposure) for what, values in scores.items()
     }
@@ -56,9 +57,14 @@ def score_profile(
 ) -> Profile | None:
     """The profile of scores without offset: those of rows held out, which are as those of other rows
     will be, or of all rows if none is held out. None if nobody knows them."""
-    chosen = np.isfinite(score) & (held_out if held_out.any() else True)
-    alone = score if rows.offset is None else score - rows.offset
-    return profile_of_scores(alone[chosen]) if chosen.any() else None
+    found, every = [np.empty(0)], not held_out.any()
+    for some in in_pieces(len(score), score):
+        own = score[some]
+        chosen = np.isfinite(own) & (every | held_out[some])
+        alone = own if rows.offset is None else own - rows.offset[some]
+        found.append(alone[chosen])
+    scores = np.concatenate(found)
+    return profile_of_scores(scores) if len(scores) else None
 
 
 def _or_validation(share: float, before: str) -> str:

@@ -5,7 +5,7 @@ import math
 from vfl.arrays import Floats, Mask
 from vfl.learn.losses import LogisticLoss
 from vfl.learn.metrics import binary_metrics, quantile_metrics, regression_metrics
-from vfl.protocols.common.rows import Training
+from vfl.protocols.common.rows import Training, each_of
 
 
 def held_out_metrics(
@@ -15,14 +15,14 @@ def held_out_metrics(
     exposure: Floats | None,
 ) -> dict[str, float]:
     """Metrics of the rows held out, without those that are no number, which a document cannot hold."""
-    label, weight, loss = rows.label[held_out], rows.weight[held_out], rows.loss
+    loss, mask = rows.loss, held_out
+    label, weight, own = (each_of(values, mask) for values in (rows.label, rows.weight, score))
+    offset = None if rows.offset is None else each_of(rows.offset, mask)
     if isinstance(loss, LogisticLoss):
-        metrics = binary_metrics(label, loss.predict(score[held_out]), weight)
+        metrics = binary_metrics(label, loss.predict(own), weight)
     elif loss.quantile is not None:
-        offset = None if rows.offset is None else rows.offset[held_out]
-        metrics = quantile_metrics(loss, label, score[held_out], weight, offset)
+        metrics = quantile_metrics(loss, label, own, weight, offset)
     else:
-        offset = None if rows.offset is None else rows.offset[held_out]
-        years = None if exposure is None else exposure[held_out]
-        metrics = regression_metrics(loss, label, score[held_out], weight, offset, years)
+        years = None if exposure is None else each_of(exposure, mask)
+        metrics = regression_metrics(loss, label, own, weight, offset, years)
     return {name: value for name, value in metrics.items() if math.isfinite(value)}

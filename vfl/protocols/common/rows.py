@@ -99,6 +99,11 @@ def chosen_rows(values: Floats, mask: Mask, scratch: Scratch = Scratch()) -> Flo
     return chosen
 
 
+def each_of(values: Floats, mask: Mask) -> Floats:
+    """`values[mask]`, with no more of a file in memory than is needed at a time."""
+    return np.ascontiguousarray(chosen_rows(values, mask))
+
+
 def _half_deviance(
     loss: Loss, score: Floats, label: Floats, weight: Floats, mask: Mask
 ) -> tuple[Floats, Floats]:
