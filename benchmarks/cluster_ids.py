@@ -10,6 +10,7 @@ turn; workers are processes of this machine, over TLS.
 import argparse
 import asyncio
 import contextlib
+import json
 import secrets
 import tempfile
 import time
@@ -45,7 +46,9 @@ def main() -> None:
     )
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--turns", type=int, default=2)
+    parser.add_argument("--json", action="store_true", help="print the figures by name instead")
     options = parser.parse_args()
+    of_steps = dict[str, dict[str, float]]()
     with (
         tempfile.TemporaryDirectory() as folder,
         local_cluster(options.workers, 1 << 30, Path(folder)) as access,
@@ -55,7 +58,12 @@ def main() -> None:
         for title, (work, chunks, count) in steps().items():
             for _ in range(options.turns):
                 figures = {name: own_time(one, work, chunks, count) for name, one in engines.items()}
-            show(title, figures)
+            of_steps[title] = figures
+    if options.json:
+        print(json.dumps(of_steps))
+        return
+    for title, figures in of_steps.items():
+        show(title, figures)
 
 
 def steps() -> dict[str, tuple[Work, Chunks, int]]:
