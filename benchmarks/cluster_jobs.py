@@ -40,6 +40,7 @@ def run(given: argparse.Namespace) -> None:
         workers=None,
         csv=False,
         glm=False,
+        in_files=False,
     )
     with tempfile.TemporaryDirectory(dir=given.folder) as folder:
         work, found = Path(folder), []

@@ -3,6 +3,7 @@
     python benchmarks/memory.py --rows 2000000
     python benchmarks/memory.py --rows 20000000 --columns 20 --trees 2 --json
     python benchmarks/memory.py --rows 4000000 --known --workers 2  # rows with a cluster of each party
+    python benchmarks/memory.py --rows 1000000 --known --workers 1 --in-files  # as of more rows
 
 A guest with a label and few columns, a host with more, of uniform numbers; the lattice engine. Each
 process counts its peak resident memory (VmHWM of Linux, which a phase sets back when it begins and when
@@ -37,6 +38,8 @@ from pyarrow.csv import CSVWriter
 from rich.console import Console
 from rich.table import Table
 
+import vfl.blocks.scratch
+import vfl.party.sources.parquet
 from vfl import local
 from vfl.blocks.scratch import Scratch
 from vfl.jobs import scoring
@@ -121,7 +124,7 @@ _PHASES = {
 def main() -> None:
     """Run the jobs and print their figures; with --inside be one of their processes."""
     if sys.argv[1:2] == ["--inside"]:
-        inside(Path(sys.argv[2]), sys.argv[3] == "known", sys.argv[4:])
+        inside(Path(sys.argv[2]), sys.argv[3].split(), sys.argv[4:])
         return
     if sys.argv[1:2] == ["--know"]:
         know_rows(*sys.argv[2:4])
@@ -146,6 +149,9 @@ def main() -> None:
     parser.add_argument("--only-align", action="store_true", help="align alone")
     parser.add_argument("--workers", type=int, help="of a cluster of each party, on this machine")
     parser.add_argument("--csv", action="store_true", help="tables as CSV, not Parquet")
+    parser.add_argument(
+        "--in-files", action="store_true", help="columns lie in files, as those of many rows do"
+    )
     parser.add_argument("--work", type=Path, help="an empty folder for tables and stores")
     parser.add_argument("--json", action="store_true", help="print the figures by name instead")
     options = parser.parse_args()
@@ -234,11 +240,13 @@ async def _match(party: str, keys: Sequence[KeyIds]) -> Matched:
     return Matched(_rows_of(party, rows), np.zeros(rows, np.int64), by_key=(rows,))
 
 
-def inside(figures: Path, known: bool, command: list[str]) -> None:
+def inside(figures: Path, how: Sequence[str], command: list[str]) -> None:
     """Run a command of `vfl` with its phases watched."""
+    if "in-files" in how:
+        vfl.blocks.scratch.IN_MEMORY = vfl.party.sources.parquet.IN_MEMORY = 0
     from vfl.cli import main as vfl_main
 
-    if known:
+    if "known" in how:
         scoring.guest_match = lambda hosts, keys, **_: _match(GUEST, keys)
         scoring.host_match = lambda guest, keys, participant, **_: _match(HOST, keys)
     for places in _PHASES.values():
@@ -311,7 +319,7 @@ def run_jobs(work: Path, options: argparse.Namespace, machines: Mapping[str, Mac
             )
     apart = [f"--local-cluster={options.workers}"] if options.workers else []
     host = subprocess.Popen(
-        [*machines[HOST].prefix, *_command(served, options.known, "serve", "host.toml", *apart)],
+        [*machines[HOST].prefix, *_command(served, options, "serve", "host.toml", *apart)],
         cwd=folders[HOST],
         stderr=log,
         stdout=log,
@@ -333,7 +341,7 @@ def run_jobs(work: Path, options: argparse.Namespace, machines: Mapping[str, Mac
             began, path = time.monotonic(), work / f"{job}.json"
             words = [*command, "--json", *(apart if job != "align" else ())]
             guest = subprocess.Popen(
-                [*machines[GUEST].prefix, *_command(path, options.known, *words)],
+                [*machines[GUEST].prefix, *_command(path, options, *words)],
                 cwd=folders[GUEST],
                 stdout=subprocess.DEVNULL,
             )
@@ -419,8 +427,9 @@ class Workers(_Watched):
             self.peaks[party] = max([self.peaks[party], *(size / 1e6 for size in held)])
 
 
-def _command(figures: Path, known: bool, *words: str) -> list[str]:
-    return [sys.executable, __file__, "--inside", str(figures), "known" if known else "", *words]
+def _command(figures: Path, options: argparse.Namespace, *words: str) -> list[str]:
+    how = " ".join(["known"] * options.known + ["in-files"] * options.in_files)
+    return [sys.executable, __file__, "--inside", str(figures), how, *words]
 
 
 def _figures(path: Path, rows: int) -> dict:

@@ -80,6 +80,7 @@ def main() -> None:
     parser.add_argument(
         "--malformed", type=int, default=0, help="requests and lookups that nobody should send"
     )
+    parser.add_argument("--attacks", type=int, help="of these the lookups, if not as many as requests")
     parser.add_argument("--batch", type=int, default=5000, help="rows of a batch")
     parser.add_argument("--batches", type=int, default=10)
     parser.add_argument("--rows", type=int, default=20_000, help="rows of each host's table, about")
@@ -112,8 +113,9 @@ def main() -> None:
                 network.condition = Condition(delay=options.delay / 1000)
                 give_addresses(folders, network)
             figures = measure(folders, rows, options, network)
-    if options.malformed:
-        figures["lookups"] = malformed.lookups(options.malformed)
+    attacks = options.malformed if options.attacks is None else options.attacks
+    if attacks:
+        figures["lookups"] = malformed.lookups(attacks)
     if options.json:
         print(json.dumps(figures))
     else:

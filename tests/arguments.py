@@ -26,7 +26,8 @@ def guest_course(options: dict[str, Any]) -> GuestCourse[Any, Any]:
 
 
 def host_course(options: dict[str, Any]) -> HostCourse[Any, Any]:
-    return HostCourse(**_taken(options, "keep", "progress", "checkpoints", "hints", "hint_progress"))
+    followed = "progress", "hint_progress", "inference_progress"
+    return HostCourse(**_taken(options, "keep", "checkpoints", "hints", *followed))
 
 
 def psi_settings(options: dict[str, Any]) -> PsiSettings:

@@ -21,8 +21,10 @@ from hypothesis import HealthCheck, settings
 from loops import tell_no_result
 from pauses import pause_little
 
-# How long an example takes depends on what else the machine does.
-settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+# How long an example takes depends on what else the machine does. The same examples in every run, so
+# that what fails is found again; `--hypothesis-profile "other examples"` looks further.
+settings.register_profile("other examples", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("any machine", settings.get_profile("other examples"), derandomize=True)
 settings.load_profile("any machine")
 
 wait_for_no_disk()

@@ -217,8 +217,9 @@ def _variants(
     if isinstance(kind, types.UnionType):
         for one in kind.types:
             if not isinstance(one, types.NoneType) and value is not None:
-                yield from _variants(one, value, patterns, rng)
-        yield "none", None, False
+                yield from (v for v in _variants(one, value, patterns, rng) if v[1] is not None)
+        optional = any(isinstance(one, types.NoneType) for one in kind.types)
+        yield "none", None, not optional
     elif isinstance(kind, types.StructType):
         for one in kind.fields:
             for what, changed, illegal in _variants(one.type, value[one.name], patterns, rng):

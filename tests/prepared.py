@@ -143,7 +143,8 @@ def _work_once() -> None:
     settings = {"hosts": {"host": host}, "id": "id", "engine": "protocol"}
     trees = vfl.SecureBoost(**settings, trees=1, depth=1, min_child_rows=5)
     trees.fit(own, ids.index % 3 > 0).predict_proba(own)
-    cores._pool.cache_clear()  # its threads are not forked
+    for pool in (cores._pool, cores._slices):
+        pool.cache_clear()  # its threads are not forked
 
 
 def _become(request: Mapping[str, Any], out: int, err: int, tests: int) -> None:

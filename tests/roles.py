@@ -7,11 +7,12 @@ import secrets
 import tempfile
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, TypeVar
 from unittest import mock
 
 import msgspec
@@ -26,21 +27,22 @@ from silent import Silent
 from vfl.blocks.texts import Packed
 from vfl.crypto.group import ORDER
 from vfl.crypto.voprf import derive_key, public_key
-from vfl.errors import Refused
+from vfl.errors import PeerStopped, Refused
 from vfl.jobs import coordinator
 from vfl.jobs.agreement import Agreement, accept_offer, check_offer, offer_to
 from vfl.jobs.connect import Site
 from vfl.jobs.coordinator import coordinator_of
 from vfl.jobs.directories import fetch_directory
-from vfl.jobs.offer import Gathered, Join, Offer
+from vfl.jobs.offer import Gathered, Join, Kept, Offer
 from vfl.learn.binning import Features, bin_columns
 from vfl.learn.cells import Factor
 from vfl.learn.design import Design, Matrix, Rules
 from vfl.learn.fixed_point import FixedPoint
 from vfl.learn.losses import loss_of
 from vfl.learn.params import BoostParams, GlmParams
-from vfl.net.hello import greet
-from vfl.net.peer import MemoryPeer, Peer, together
+from vfl.net.hello import Resume, Resumed, greet
+from vfl.net.peer import MemoryPeer, Peer, Stop, together
+from vfl.net.window import Breach, OldAttempt, Windows
 from vfl.party.config import Job, load_party
 from vfl.party.identity import create
 from vfl.party.store import Store
@@ -83,8 +85,10 @@ from vfl.protocols.pooled.adding_server import serve_totals
 from vfl.protocols.trees.hidden_coordinator import coordinate_trees
 from vfl.protocols.trees.scoring import guest_score, host_score
 from vfl.protocols.trees.training import guest_train, host_train
+from vfl.protocols.trees.warm_start import Initial, guest_begin, host_begin, start_from
 from vfl.protocols.worth import WorthFigure, WorthFigures, hear_worth, tell_worth
 
+T = TypeVar("T")
 GUEST, HOSTS, LEAD = "insurer", ("bureau", "registry"), "umpire"
 ROWS = 40
 N, WIDTH = KEY.public.n, KEY.public.width
@@ -196,8 +200,64 @@ def greeting() -> Scenario:
     return Scenario("greeting", star(HOSTS[:1]), roles)
 
 
+def refusing() -> Scenario:
+    """A host that says no, and why."""
+
+    async def guest(host: Peer) -> str:
+        await host.send(Kept())
+        try:
+            await host.recv(Kept)
+        except PeerStopped as stopped:
+            return str(stopped)
+        return "allowed"
+
+    async def host(guest: Peer) -> None:
+        await guest.recv(Kept)
+        await guest.send(Stop("a rule of the host's", passing=True))
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        return {GUEST: guest(peers[GUEST][HOSTS[0]]), HOSTS[0]: host(peers[HOSTS[0]][GUEST])}
+
+    return Scenario("refusing", star(HOSTS[:1]), roles)
+
+
+def resuming() -> Scenario:
+    """The first words of a connection on which a session goes on, as session.py has them."""
+    key = b"\5" * 32
+
+    async def dialled(peer: Peer) -> int | None:
+        windows = Windows(None)
+        attempt, arrived = windows.ask()
+        await peer.send(Resume(key, attempt, arrived))
+        answer = await peer.recv(Resumed)
+        if answer.received is not None:
+            _allowed(peer, windows.take_answer, answer.received)
+        return answer.received
+
+    async def listening(peer: Peer) -> None:
+        windows = Windows(None)
+        asked = await peer.recv(Resume)
+        arrived = None
+        if asked.key == key:
+            arrived = _allowed(peer, partial(windows.answer, asked.attempt), asked.received)
+        await peer.send(Resumed(arrived))
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        return {GUEST: dialled(peers[GUEST][HOSTS[0]]), HOSTS[0]: listening(peers[HOSTS[0]][GUEST])}
+
+    return Scenario("resuming", star(HOSTS[:1]), roles)
+
+
+def _allowed(peer: Peer, go_on: Callable[[int], T], received: int) -> T:
+    """What comes of going on, where the other end may."""
+    try:
+        return go_on(received)
+    except (OldAttempt, Breach) as breach:
+        raise peer.breach(str(breach)) from None
+
+
 def agreement(folder: Path, keys: Path) -> Scenario:
-    """The first messages of a job with a coordinator, up to the signatures of all."""
+    """The first messages of a job with a coordinator, up to the signatures of all, and the last one."""
     parties = Federation(folder, keys, guest_listens=True, coordinator=True).parties
     offices = {}
     for name, party in parties.items():
@@ -221,12 +281,14 @@ def agreement(folder: Path, keys: Path) -> Scenario:
             if answer.rows != ROWS:
                 raise host.breach("Accept of another number of rows")
         await join(peers, signed)
+        await together([host.recv(Kept) for host in hosts])
 
     async def host(name: str, peers: Peers) -> None:
         asked = await peers[GUEST].recv(Offer)
         Job.from_canonical(asked.job)
         check_offer(offices[name], peers[GUEST], asked)
         await join(peers, await accept_offer(offices[name], peers[GUEST], asked, ROWS))
+        await peers[GUEST].send(Kept(30))
 
     async def lead(peers: Peers) -> None:
         joins = await together([peer.recv(Join) for peer in peers.values()])
@@ -405,21 +467,27 @@ def hidden_boosting(encryption: str) -> Scenario:
     return Scenario(f"hidden boosting under {encryption}", sessions, roles, PATTERNS, SUMMED)
 
 
-def _matrix(party: str, train: np.ndarray) -> Matrix:
-    features = FEATURES[party]
+def _matrix(party: str, train: np.ndarray, more: int = 0) -> Matrix:
+    """A party's columns, and so many further ones."""
+    features = FEATURES[party] | {f"more{k}": columns(k + 9)[f"number{k + 9}"] for k in range(more)}
     part = {name: values[train] for name, values in features.items()}
     return Design.fit(part, Rules(min_level_rows=1)).matrix(features, ROWS)
 
 
-def fitting(encryption: str = "paillier", *, infers: bool = False, several: bool = False) -> Scenario:
+def fitting(
+    encryption: str = "paillier", *, infers: bool = False, several: bool = False, few: bool = False
+) -> Scenario:
+    """few: rows, no more than there are coefficients, of which nothing can be inferred."""
     of_penalty = {"alphas": [0.01, 0.1], "folds": 2} if several else {"alpha": 0.01}
     params = GlmParams.model_validate({"max_iterations": 2, "encryption": encryption, **of_penalty})
     if infers:  # from wherever the fit is at once
         params = params.model_copy(update={"inference": True, "max_iterations": 30})
     rows = training("logistic")
+    if few:
+        rows = replace(rows, train=rows.train & (np.arange(ROWS) < 14))
 
     def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
-        matrix = {GUEST: _matrix(GUEST, rows.train)}
+        matrix = {GUEST: _matrix(GUEST, rows.train, 7 if few else 0)}
         guest = guest_fit(list(peers[GUEST].values()), matrix, rows, params, key=KEY)
         return {GUEST: guest} | {
             host: host_fit(
@@ -466,7 +534,8 @@ def hidden_fitting(family: str) -> Scenario:
     return Scenario(f"hidden {family} fitting", sessions, roles, PATTERNS, blind)
 
 
-def scoring() -> Scenario:
+def _small_trees() -> list[Any]:
+    """The guest's half of a model, and the hosts'."""
     made = boosting(trees=3, depth=3)
 
     async def train() -> list[Any]:
@@ -475,6 +544,27 @@ def scoring() -> Scenario:
 
     with in_memory():
         (model, _), *halves = asyncio.run(train())
+    return [model, *halves]
+
+
+def beginning() -> Scenario:
+    """The first steps of a training that begins with a model."""
+    model, *halves = _small_trees()
+    initial = Initial(model, dict(zip(HOSTS, halves, strict=True)), b"\6" * 32)
+    rows = start_from(initial, training("binary"))
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        guest = guest_begin(list(peers[GUEST].values()), initial, FEATURES[GUEST], rows)
+        return {GUEST: guest} | {
+            host: host_begin(peers[host][GUEST], half, initial.training, FEATURES[host], ROWS)
+            for host, half in zip(HOSTS, halves, strict=True)
+        }
+
+    return Scenario("beginning with a model", star(), roles, PATTERNS)
+
+
+def scoring() -> Scenario:
+    model, *halves = _small_trees()
     places = np.where(np.arange(ROWS) % 5 == 4, -1, np.arange(ROWS))
     order = np.arange(ROWS)
 
@@ -681,6 +771,8 @@ def worth() -> Scenario:
 
 SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "greeting": greeting,
+    "resuming": resuming,
+    "refusing": refusing,
     "alignment of two": lambda: alignment(HOSTS[:1]),
     "alignment of three": lambda: alignment(HOSTS),
     "alignment by transfers": lambda: alignment(HOSTS[:1], "ot"),
@@ -695,10 +787,12 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "lattice fitting": lambda: fitting("lattice"),
     "fitting by folds": lambda: fitting("lattice", several=True),
     "inferring": lambda: fitting("lattice", infers=True),
+    "inferring of few rows": lambda: fitting(infers=True, few=True),
     "hidden logistic fitting": lambda: hidden_fitting("logistic"),
     "hidden poisson fitting": lambda: hidden_fitting("poisson"),
     "adding": adding,
     "scoring": scoring,
+    "beginning": beginning,
     "linear scoring": linear_scoring,
     "looking up": looking_up,
     "table": table,

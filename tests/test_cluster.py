@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import command
 from federation import JOB, WAIT, Federation, ended
 from room import HOSTS, Room
 from row_kernels import (
@@ -34,15 +35,17 @@ from test_boost import Job, make_job
 from test_glm import make_job as make_glm_job
 from test_large_tables import kept
 from test_lattice_boost import assert_same_model
+from test_psi import align, numbered
 from test_scoring import ROWS, score
 
 from vfl.blocks import cluster as cluster_engine
 from vfl.blocks import scheduler
 from vfl.blocks.cluster import Cluster, There, _spread
 from vfl.blocks.columns import MadeColumns
-from vfl.blocks.engine import ENGINE, Embedded, Pieces
+from vfl.blocks.engine import ENGINE, Embedded, Engine, Pieces
 from vfl.blocks.local_cluster import local_cluster
 from vfl.blocks.scheduler import Access, Connection
+from vfl.crypto import group
 from vfl.crypto.lattice.matrix import Accumulator
 from vfl.errors import ClusterError, ConfigError, DataError
 from vfl.jobs import cluster
@@ -54,6 +57,7 @@ from vfl.learn.glm import Block
 from vfl.learn.params import BoostParams
 from vfl.learn.tree import Frontier
 from vfl.party.config import load_party
+from vfl.protocols.align import dh_oprf
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.trees.grower import Pooled, TreeDone
 
@@ -185,6 +189,47 @@ def test_with_hosts(connection: Connection, monkeypatch: pytest.MonkeyPatch):
     assert_same_model(job)
 
 
+@pytest.mark.parametrize("hosts", [1, 2])
+def test_ids_are_evaluated_by_workers(connection: Connection, monkeypatch, hosts: int):
+    """Blinded, answered, evaluated, unblinded: with the messages of one process, byte for byte."""
+    monkeypatch.setattr(dh_oprf, "CHUNK", 32)
+    sets = [numbered(*range(100)), *(numbered(*range(50 + j, 180)) for j in range(hosts))]
+    given = count_calls(monkeypatch, Cluster, "do")
+
+    def told(engine: Engine) -> tuple[dict, list[list[int]]]:
+        seen: dict[tuple[str, str], list[bytes]] = {}
+
+        def watch(way: str, kind: str, payload: bytes) -> None:
+            seen.setdefault((way, kind), []).append(bytes(payload))
+
+        fixed = [np.random.default_rng(party).bytes for party in range(1 + hosts)]
+        with ENGINE.instead(engine):
+            rows = align(
+                sets,
+                watch=watch,
+                of_guest={"entropy": fixed[0]},
+                of_hosts={j: {"entropy": fixed[1 + j]} for j in range(hosts)},
+            )
+        # Those of several hosts are each in its own order.
+        order = sorted if hosts > 1 else list
+        return {of: order(payloads) for of, payloads in seen.items()}, [of.tolist() for of in rows]
+
+    here = told(Embedded())
+    assert not given
+    assert told(Cluster(connection)) == here
+    chunks = [-(-len(own) // 32) for own in sets]
+    # The guest blinds once and unblinds for each host; hosts answer, and evaluate their own.
+    assert len(given) == chunks[0] * (1 + 2 * hosts) + sum(chunks[1:])
+
+
+def test_what_is_no_element_is_found_by_a_worker(connection: Connection):
+    points = np.frombuffer(group.GENERATOR * 3 + bytes(32), np.uint8).reshape(4, 32)
+    begun = Cluster(connection).do(group.multiply, points, (5).to_bytes(32, "little"))
+    with pytest.raises(group.InvalidPoint, match=r"^row 3 is not an element") as found:
+        begun.result()
+    assert found.value.index == 3
+
+
 def count_calls(patch: pytest.MonkeyPatch, kind: type, name: str) -> list[str]:
     """The calls of a method from now on."""
     calls, given = list[str](), getattr(kind, name)
@@ -300,6 +345,22 @@ def test_what_a_party_file_says_of_a_cluster(tmp_path: Path, keys: Path, setting
     with pytest.raises(ConfigError) as refused:
         load_party(guest.file)
     assert error in str(refused.value)
+
+
+@pytest.mark.parametrize(("engine", "asked"), [("ecdh", True), ("ot", False), ("vole", False)])
+def test_an_alignment_asks_for_workers_where_they_save_something(
+    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch, engine: str, asked: bool
+):
+    def refuse_workers(*_: object) -> None:
+        raise ConfigError("workers are asked for")
+
+    monkeypatch.setattr(cluster, "on_cluster", refuse_workers)
+    guest = Federation(tmp_path, keys, guest_listens=True).guest
+    guest.settings["party"]["cluster"] = "tcp://127.0.0.1:8786"
+    guest.write()
+    done = command("align", str(guest.file), "--engine", engine, "--wait", "0")
+    # By the others it goes on to the hosts, who are not there.
+    assert ("workers are asked for" in done.failed(2 if asked else 7)) == asked
 
 
 SLOWER = (

@@ -1,6 +1,7 @@
 """Work over rows on all cores: every row once, and a failure is not lost."""
 
 import threading
+from concurrent.futures import Future
 
 import pytest
 
@@ -30,3 +31,55 @@ def test_a_failure_is_raised(monkeypatch):
 
     with pytest.raises(ValueError, match=f"from {cores.LEAST}"):
         cores.spread(part, 3 * cores.LEAST)
+
+
+def test_a_slice_may_be_spread_itself(monkeypatch):
+    """More of them at the same time than there are threads: nobody waits for who waits for it."""
+    monkeypatch.setattr(cores.os, "cpu_count", lambda: 2)
+    done, lock = [], threading.Lock()
+
+    def row(start, stop):
+        with lock:
+            done.append((start, stop))
+
+    def part(start, stop):
+        cores.spread(row, 4 * cores.LEAST)
+
+    callers = [threading.Thread(target=cores.spread, args=(part, 2 * cores.LEAST)) for _ in range(8)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join()
+    half = 2 * cores.LEAST
+    assert sorted(done) == [(0, half)] * 16 + [(half, 2 * half)] * 16
+
+
+def test_threads_that_a_fork_has_left_behind(monkeypatch):
+    """A pool whose threads are not there, as in a process that was forked: the caller does all."""
+    monkeypatch.setattr(cores.os, "cpu_count", lambda: 2)
+
+    class Idle:
+        def submit(self, *work):
+            return Future()
+
+    monkeypatch.setattr(cores, "_slices", Idle)
+    done = []
+    cores.spread(lambda *edge: done.append(edge), 2 * cores.LEAST)
+    assert done == [(0, cores.LEAST), (cores.LEAST, 2 * cores.LEAST)]
+
+
+def test_all_slices_end_before_a_failure_is_raised(monkeypatch):
+    monkeypatch.setattr(cores.os, "cpu_count", lambda: 2)
+    failed, ended = threading.Event(), threading.Event()
+
+    def part(start, stop):
+        if not start:
+            failed.set()
+            raise KeyboardInterrupt
+        assert failed.wait(60)
+        ended.set()
+
+    with pytest.raises(KeyboardInterrupt):
+        cores.spread(part, 2 * cores.LEAST)
+    # Not begun when the first one failed, it is done by who called: then too it has ended.
+    assert ended.is_set()

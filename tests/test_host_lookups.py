@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import random
 import secrets
@@ -39,7 +40,7 @@ from vfl.models.halves import GuestHalf, HostHalf
 from vfl.models.kinds import load_half
 from vfl.net.peer import MemoryPeer, Peer, stop_all
 from vfl.party import fetched
-from vfl.party.directories import KeptKey, OwnDirectory
+from vfl.party.directories import KeptKey, OwnDirectory, name_of
 from vfl.party.fetched import Fetched
 from vfl.party.keys import all_keys
 from vfl.party.policy import Usage
@@ -164,7 +165,11 @@ def test_what_lookups_take_is_loaded_before_any_is_answered(
     assert loaded == ["kernels", "answer"]
     loaded.clear()
     site = there.site("registry")
-    asyncio.run(lookups.ready_for_lookups(site))  # before it listens: it has a directory
+    try:
+        asyncio.run(lookups.ready_for_lookups(site))  # before it listens: it has a directory
+        assert gc.get_freeze_count()  # and no lookup waits for the collector to look through all of it
+    finally:
+        gc.unfreeze()
     assert loaded == ["kernels"]
     asyncio.run(lookups.ready_for_lookups(there.site("insurer")))
     policy["directories"] = False
@@ -201,6 +206,30 @@ def test_a_host_that_is_away_is_said_to_be_and_met_again(room: Trained) -> None:
     # Another process knows the directory before it has met anybody.
     half = load_half(there.site("insurer").store, model, GuestHalf)
     assert kept_reader(there.site("insurer"), half, "registry") is not None
+
+
+def test_a_session_that_broke_is_said_to_be_taken_up_again(
+    room: Trained, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not that there was none yet: the host was killed, and nobody knows it for lost yet."""
+    there, model = room
+
+    async def run() -> None:
+        meeting = InRoom(there)
+        meeting.away.add("registry")
+        half = load_half(meeting.site.store, model, GuestHalf)
+        async with HostLookups(meeting, half, "registry", there.said["insurer"]).open() as found:
+            with pytest.raises(PeerUnreachable, match="no session with registry yet"):
+                await find(found, [[b"one"]])
+            meeting.away.clear()
+            await found.wait(LONG)
+            with monkeypatch.context() as patch:
+                patch.setattr(HostLookups, "is_here", False)  # as while its connection is looked for
+                with pytest.raises(PeerUnreachable, match=f"registry is away: {at_host.LOST}"):
+                    await find(found, [[b"one"]])
+            assert await find(found, [[b"no such id"]]) == [None]
+
+    asyncio.run(run())
 
 
 def test_a_host_that_does_not_answer_is_not_waited_for(
@@ -720,6 +749,29 @@ def test_a_file_of_entries_that_is_gone_is_fetched_again(room: Trained) -> None:
         path.unlink()
     assert asyncio.run(found()) == before
     assert there.said["insurer"].has("is damaged: what it lacks is fetched again")
+
+
+def test_a_file_of_another_host_is_no_directory_of_this_one(room: Trained) -> None:
+    """As where a store was copied by hand: the host is not blamed for it."""
+    there, model = room
+    site, said = there.site("insurer"), there.said["insurer"]
+    (one,) = ids_of(there)[:1]
+
+    async def found(host: str) -> list[bytes | None]:
+        async with looking(there, model, host) as (_, lookups):
+            await lookups.wait(LONG)
+            return await find(lookups, [one])
+
+    asyncio.run(found("bureau"))
+    before = asyncio.run(found("registry"))
+    half = load_half(site.store, model, GuestHalf)
+    names = [name_of(half.trained_name, host) for host in ("bureau", "registry")]
+    bureaus, registrys = (site.store.folder("directory") / f"{name}.json" for name in names)
+    registrys.write_bytes(bureaus.read_bytes())
+    assert kept_reader(site, half, "registry") is None
+    assert asyncio.run(found("registry")) == before
+    assert said.has("is of another model, or not of registry: it is fetched anew")
+    assert kept_reader(site, half, "registry") is not None
 
 
 @pytest.mark.parametrize("said", [0.5, 60.0, 61.0, 1e9])

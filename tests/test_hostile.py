@@ -73,6 +73,8 @@ def survived(scenario: Scenario, size: int) -> None:
     ("name", "size"),
     [
         ("greeting", 40),
+        ("resuming", 40),
+        ("refusing", 40),
         ("alignment of two", 40),
         ("alignment of three", 40),
         ("alignment by transfers", 32),
@@ -87,12 +89,15 @@ def survived(scenario: Scenario, size: int) -> None:
         ("lattice fitting", 16),
         ("fitting by folds", 16),
         ("inferring", 16),
+        ("inferring of few rows", 16),
         ("hidden logistic fitting", 20),
         ("hidden poisson fitting", 16),
         ("adding", 60),
         ("scoring", 40),
+        ("beginning", 40),
         ("linear scoring", 40),
         ("looking up", 40),
+        ("table", 12),
         ("worth", 40),
     ],
 )
@@ -136,10 +141,7 @@ def test_every_message_is_attacked(tmp_path: Path, keys: Path) -> None:
     different = [n for n in SCENARIOS if n not in ("alignment of two", "hidden poisson fitting")]
     made = [roles.agreement(tmp_path, keys), *(SCENARIOS[name]() for name in different)]
     seen = {sent.place.kind for scenario in made for sent in play(scenario).sent}
-    # Stop ends every run (test_peer.py), Kept an alignment, NoInference a fit, InitialModel begins one
-    # of trees (test_warm_start.py); connections are in test_websocket.py.
-    left = {"Stop", "Kept", "NoInference", "InitialModel", "Resume", "Resumed"}
-    assert seen == set(message_types()) - left
+    assert seen == set(message_types())
 
 
 # Keys.

@@ -17,8 +17,10 @@ from vfl.learn.glm import Block
 from vfl.learn.matrix import Matrix
 from vfl.learn.params import GlmParams
 from vfl.net.peer import MemoryPeer
+from vfl.protocols.common.course import GuestCourse
 from vfl.protocols.common.participant import Participant
 from vfl.protocols.linear import inference, inference_host, inference_messages, rotation
+from vfl.protocols.linear.fitting import guest_fit
 from vfl.protocols.linear.host_fitting import host_fit
 from vfl.protocols.linear.lattice_products import BitMatrix
 from vfl.protocols.linear.plain import plain_fit
@@ -33,15 +35,30 @@ def tables(rng: np.random.Generator, rows: int = 240):
         "guest": {"power": rng.normal(size=rows)},
         "host1": {"age": rng.normal(size=rows), "area": area},
         "host2": {"weight": rng.gamma(2, 3, rows)},
+        "host3": {
+            "mileage": rng.normal(size=rows),
+            "fuel": rng.choice(np.array(["p", "d"], object), rows),
+        },
     }
 
 
-def inferred(job: Job, seen=None):
-    """By party what it comes to know, through messages and with all columns in one place."""
-    kept = {}
+def inferred(job: Job, seen=None, told=None):
+    """By party what it comes to know, through messages and with all columns in one place. told: how much
+    each is told to be done."""
+    kept, done = {}, {name: [] for name in job.tables}
+
+    def follow(name):
+        return lambda *progress: done[name].append(progress)
+
+    def guest(peers):
+        course = GuestCourse(inference_progress=follow("guest"))
+        return guest_fit(
+            *(peers, {"guest": job.matrices["guest"]}, job.rows, job.params), key=KEY, course=course
+        )
 
     def host(name, peer):
         options = {"context": b"job 7", "keep": lambda fit: kept.__setitem__(name, fit.inference)}
+        options["inference_progress"] = follow(name)
         return host_fit(
             peer,
             job.count,
@@ -55,7 +72,9 @@ def inferred(job: Job, seen=None):
         if seen is not None:
             to_host.observers.append(lambda *message: seen.append((to_host.name, *message)))
 
-    fit, *_ = over_memory([*job.tables][1:], job.guest, host, opened=opened)
+    fit, *_ = over_memory([*job.tables][1:], guest, host, opened=opened)
+    if told is not None:
+        told.update(done)
     matrices = dict(job.matrices)
     own = {"guest": matrices.pop("guest")}
     plain, _ = asyncio.run(plain_fit(own, matrices, job.rows, job.params))
@@ -63,23 +82,29 @@ def inferred(job: Job, seen=None):
     return {"guest": fit.inferences["guest"], **kept}, plain.inferences
 
 
-@pytest.mark.parametrize(("family", "alpha", "hosts"), [("gamma", 0.0, 2), ("logistic", 0.01, 1)])
+@pytest.mark.parametrize(
+    ("family", "alpha", "hosts"), [("gamma", 0.0, 2), ("logistic", 0.01, 1), ("poisson", 0.01, 3)]
+)
 def test_each_party_knows_what_it_would_with_all_columns_in_one_place(family, alpha, hosts):
     chosen = dict([*tables(np.random.default_rng(5)).items()][: 1 + hosts])
     job = make_job(family, chosen, rows=240, tolerance=1e-9, alpha=alpha)
     job = job.with_params(inference=True, encryption="lattice")
-    seen = []
-    found, expected = inferred(job, seen)
+    seen, told = [], {}
+    found, expected = inferred(job, seen, told)
     for name, own in expected.items():
         np.testing.assert_allclose(found[name].errors, own.errors, rtol=1e-6)
         scale = np.outer(own.errors, own.errors)
         np.testing.assert_allclose(found[name].matrix / scale, own.matrix / scale, atol=1e-6)
         assert (found[name].freedom, found[name].constants) == (own.freedom, own.constants)
+    # Each sees how much is done: from nothing to all, never back.
+    for name, steps in told.items():
+        assert (steps[0], steps[-1]) == ((0, 100), (100, 100))
+        assert sorted(steps) == steps and len(steps) >= (3 * hosts if name == "guest" else 5)
     # What hosts say to each other is noise to the guest that passes it on.
     relayed = b"".join(
         data for _, way, kind, data in seen if kind == Relayed.__name__ and way == "received"
     )
-    assert bool(relayed) == (hosts == 2)
+    assert bool(relayed) == (hosts > 1)
     if relayed:
         counts = np.bincount(np.frombuffer(relayed, np.uint8), minlength=256)
         assert np.abs(counts / counts.mean() - 1).max() < 0.2
@@ -87,6 +112,7 @@ def test_each_party_knows_what_it_would_with_all_columns_in_one_place(family, al
 
 def test_a_column_of_two_hosts_is_named_to_both_and_to_nobody_else():
     made = tables(np.random.default_rng(6))
+    made.pop("host3")
     made["host2"]["years"] = made["host1"]["age"].copy()
     job = make_job("poisson", made, rows=240, tolerance=1e-8)
     found, expected = inferred(job.with_params(inference=True, encryption="lattice"))
@@ -216,6 +242,63 @@ def test_what_the_guest_sees_is_in_no_lattice_of_the_hosts_basis(hosts, monkeypa
     step = rotation.BASIS_BITS + sizes.bit_length()
     assert inference_messages.drowning_bits(sizes, 1) >= step + 10
     assert inference_messages.drowning_bits(sizes, 2) >= 2 * step + 10
+
+
+def opened(table: np.ndarray) -> np.ndarray:
+    """What the guest's key shows of encrypted numbers."""
+    numbers = KEY.decrypt(KEY.public.array([*table.ravel()]))
+    return np.array([*numbers, None], object)[:-1].reshape(table.shape)
+
+
+def real(table: np.ndarray) -> np.ndarray:
+    return np.array([[gmpy2.mpfr(int(x), 400) for x in row] for row in table], object)
+
+
+def projected(across: np.ndarray, inverted: np.ndarray) -> np.ndarray:
+    """How much of the information of some columns others leave out: B A^-1 B'."""
+    with gmpy2.context(gmpy2.get_context(), precision=600):
+        return (real(across) @ inverted @ real(across).T).astype(np.float64)
+
+
+def test_a_guest_and_the_first_host_do_not_open_the_sums_of_another_host(monkeypatch):
+    """The first host gathers all blocks under the guest's key. As they were, both opened the sums by
+    level of any other host; in a basis of its own they are left with what a guest that had the first
+    host's columns is to learn."""
+    kept, gather = {}, inference_host._Host.gather
+
+    async def spy(host):
+        kept[host._place] = dict(host._blocks)
+        await gather(host)
+        if host._place == 0:
+            kept["first"] = np.vstack([host._across, host._own])
+
+    monkeypatch.setattr(inference_host._Host, "gather", spy)
+    rng = np.random.default_rng(12)
+    area = rng.choice(np.array(["a", "b", "c", "d"], object), 240, p=[0.4, 0.3, 0.2, 0.1])
+    chosen = {
+        "guest": {f"x{i}": rng.normal(size=240) for i in range(3)},
+        "host1": {"age": rng.normal(size=240), "power": rng.normal(size=240)},
+        "host2": {"area": area},
+    }
+    job = make_job("gamma", chosen, rows=240, tolerance=1e-8)
+    inferred(job.with_params(inference=True, encryption="lattice"))
+    sums = opened(kept[1][2, 2])  # by level, each with each: in truth
+    size, unit = len(sums), 1 << inference_messages.FINER_BITS
+    assert size == 3 and not any(sums[i, j] for i in range(size) for j in range(i))
+    seen = opened(kept["first"][:, -size:])  # with the guest, the first host, its own
+    # 1. Rounded, the block was these sums.
+    with_noise = sums * unit + noise_of(size, inference_messages.FINER_BITS - 1)
+    assert ((2 * with_noise + unit) // (2 * unit) == sums).all()
+    rounded = (2 * seen[-size:] + unit) // (2 * unit)
+    assert not {abs(int(x)) for x in rounded.ravel()} & {int(sums[i, i]) for i in range(size)}
+    # 2. Nor are the rows in a lattice, by whose reduction the basis is found.
+    rows = [[int(entry) for entry in row] for row in seen]
+    assert math.prod(abs(row[i]) for i, row in enumerate(basis_of_rows(rows))) < 1 << 8
+    # 3. What there is to learn is what these columns leave of those of both, as in any basis.
+    true = np.vstack([opened(kept[1][0, 2]), opened(kept[1][1, 2])]) * unit
+    expected = projected(true, rotation.inverse(sums * unit, 600))
+    found = projected(seen[:-size], rotation.inverse(seen[-size:], 600))
+    np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-6 * np.abs(expected).max())
 
 
 # --- Pieces. ----------------------------------------------------------------------------------------

@@ -159,6 +159,21 @@ def test_extended_or_anew_it_is_the_intersection_of_now(steps, many, draw) -> No
             earlier = found
 
 
+def test_a_table_that_was_empty() -> None:
+    """The key stays, with answers to nothing, and then ids come."""
+    keeps = InMemory()
+    for own, theirs, found in [([], ["id1"], []), (["id1", "id2"], ["id1", "id3"], ["id1"])]:
+        assert run(keeps, own, theirs)[0] == found
+
+
+def test_what_was_answered_under_a_key_that_has_ended_is_forgotten() -> None:
+    """Also where nothing is asked about under the next one."""
+    keeps = InMemory()
+    found, _ = run(keeps, ["id0", "id1"], ["id0", "id1"])
+    assert run(keeps, ["id0"], ["id0"], found)[0] == ["id0"]
+    assert not len(keeps.answers.hashes)
+
+
 def test_an_extension_costs_what_has_changed(monkeypatch) -> None:
     monkeypatch.setattr(answered, "LEAST", 8)
     evaluated: list[int] = []

@@ -25,8 +25,10 @@ def small_blocks(patch: pytest.MonkeyPatch) -> None:
     for module in (scratch, parquet):
         patch.setattr(module, "IN_MEMORY", 0)
     patch.setattr(ENGINE, "chosen", Embedded(31))
-    for module in (scratch, texts):
+    for module in (scratch, texts, parquet):
         patch.setattr(module, "OF_A_ROW_EACH", 1)
+    patch.setattr(scratch, "_AT_ONCE", 19)
+    patch.setattr(texts, "_COMPARED", 11)
     patch.setattr(id_values, "AT_ONCE", 37)
     patch.setattr(binning, "_AT_ONCE", 17)
     for module in (texts, id_columns):

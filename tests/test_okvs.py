@@ -70,6 +70,21 @@ def test_decoding_is_the_sum_of_slots_of_any_width(n, width, key_width, seed):
     assert np.array_equal(okvs.decode(table, keys, n, b"seed"), expected)
 
 
+@pytest.mark.parametrize(("n", "tables"), [(1, 2), (70, 3), (10_000, 3), (10_000, 1)])
+def test_several_tables_at_once(n, tables):
+    """Those that `decode` reads one by one, of keys that the tables were not made for as well."""
+    rng = np.random.default_rng(n)
+    keys, more = (rng.integers(0, 256, (n, 16), dtype=np.uint8) for _ in range(2))
+    of_all = [rng.integers(0, 256, (okvs.slots(n), 16), dtype=np.uint8) for _ in range(tables)]
+    asked = np.concatenate([keys, more])
+    found = okvs.decode_all(of_all, asked, n, b"seed")
+    assert len(found) == tables
+    for table, values in zip(of_all, found, strict=True):
+        assert np.array_equal(values, okvs.decode(table, asked, n, b"seed"))
+    with pytest.raises(ValueError, match="a table for"):
+        okvs.decode_all([of_all[0], of_all[0][:-1]], asked, n, b"seed")
+
+
 def test_more_keys_than_a_thread_takes():
     rng = np.random.default_rng(8)
     table, keys = random_rows(rng, okvs.slots(500), 64), random_rows(rng, 20_000)

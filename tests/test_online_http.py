@@ -13,6 +13,7 @@ import pytest
 from quotes import batch, client, made, named, online, some_rows
 
 from vfl.errors import ConfigError, ModelError, PeerLost, PeerUnreachable, Refused
+from vfl.jobs.host_lookups import LOST
 from vfl.models.kinds import save_half
 from vfl.online import lookups
 from vfl.online.service import Online
@@ -233,7 +234,7 @@ def test_nobody_waits_for_a_session_that_broke(tmp_path: Path) -> None:
 
     answer, after = run(service, ask)
     assert (answer.json()["away"], after.json()["away"]) == (["registry"], [])
-    assert "registry is away: its session broke" in quiet.lines
+    assert f"registry is away: {LOST}" in quiet.lines
 
 
 def test_requests_of_a_moment_share_a_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -523,6 +524,7 @@ def test_a_directory_that_changes_while_a_request_is_looked_up(
         (b'{"rows": [{}], "top": true}', 422, "top must be"),
         (b'{"rows": [{}]}', 422, "cannot be used"),
         (b'{"rows": [' + b",".join([b"{}"] * 101) + b"]}", 422, "101 rows are too many"),
+        (b'{"rows": [' + b",".join([b"[]"] * 200_000) + b"]}", 422, "too many lists or objects"),
         (b'{"rows": "' + b"x" * 1_000_001 + b'"}', 413, "too large"),
     ],
 )
@@ -561,6 +563,33 @@ def test_other_content_other_paths_other_methods(tmp_path: Path) -> None:
         return [answer.status_code for answer in answers]
 
     assert run(service, ask) == [415, 415, 413, 413, 405, 405, 404, 404]
+
+
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://localhost:8080", 200),
+        ("http://127.0.0.1:8080", 200),
+        ("http://[::1]:8080", 200),
+        ("https://quotes.example.org", 403),
+        ("http://127.0.0.1.example.org", 403),
+        ("http://127.0.0.1@example.org", 403),
+        ("http://[x", 403),
+        ("null", 403),
+        ("", 403),
+    ],
+)
+def test_a_page_of_another_site_asks_no_service_without_tokens(
+    tmp_path: Path, origin: str, status: int
+) -> None:
+    """Whatever name leads to this machine, a browser says whose page it shows."""
+    service, *_ = online(tmp_path, [made()])
+
+    async def ask(asking: httpx.AsyncClient) -> int:
+        body = json.dumps({"rows": [GOOD]})
+        return (await asking.post(SCORE, content=body, headers={"Origin": origin})).status_code
+
+    assert run(service, ask) == status
 
 
 def test_a_fault_of_the_service_is_one_line_without_a_value(

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import re
@@ -23,13 +24,14 @@ from test_online_http import GOOD, SCORE
 
 from vfl.errors import ConfigError
 from vfl.models.kinds import save_half
-from vfl.online import server
+from vfl.online import accepting, server
 from vfl.online.service import Online
 from vfl.party import identity
 from vfl.party.store import Store
 from vfl.party.tokens import add_token
 
 BODY = json.dumps({"rows": [GOOD]}).encode()
+CHUNKED = b"%x\r\n%b\r\n0\r\n\r\nGET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" % (len(BODY), BODY)
 
 
 @contextlib.asynccontextmanager
@@ -103,6 +105,11 @@ def test_requests_over_tls_and_another_certificate(tmp_path: Path) -> None:
         key.write_text("no key")
         await service.refresh()  # the one before stays
         assert await ask(second) == 200
+        put("one")
+        key.write_bytes((tmp_path / "two.key").read_bytes())
+        os.utime(key, ns=(0, 1))
+        await service.refresh()  # as between the copying of two files
+        assert await ask(second) == 200
 
     serve(service, work)
     with pytest.raises(ConfigError, match="cannot be used as certificate and key"):
@@ -110,6 +117,103 @@ def test_requests_over_tls_and_another_certificate(tmp_path: Path) -> None:
     key.unlink()
     with pytest.raises(ConfigError, match=r"no file .*service.key, which \[online\] names"):
         asyncio.run(service.begin())
+
+
+def test_plain_http_to_the_port_of_https_is_told_so(tmp_path: Path) -> None:
+    own = identity.create(tmp_path / "service", "service")
+    paths = {"certificate": str(tmp_path / "service.pem"), "key": str(tmp_path / "service.key")}
+    service, _, quiet = online(tmp_path, [made()], plain_http=False, timeout=3, **paths)
+    trusting = ssl.create_default_context(cadata=own.certificate.pem.decode())
+    trusting.check_hostname = False
+
+    async def work(port: int, task: "asyncio.Task[bool]") -> None:
+        async def send(*pieces: bytes, over: bool = True) -> bytes:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            for piece in pieces:
+                writer.write(piece)
+                await writer.drain()
+                await asyncio.sleep(0)
+            if over:
+                writer.write_eof()
+            found = await said(reader)
+            writer.close()
+            return found
+
+        async with http(port) as asking:
+            for answer in (
+                await asking.get("/healthz"),
+                await asking.post(SCORE, content=BODY),
+                await asking.put("/", content=b"x" * 200_000),
+            ):
+                assert answer.status_code == 400
+                assert "speaks HTTPS" in answer.json()["error"]
+                assert answer.headers["connection"] == "close"
+        # It is answered once, however much is asked, and a handshake is none any more.
+        request = b"GET /secret-8 HTTP/1.1\r\nHost: x\r\n\r\n"
+        assert (await send(*[request] * 50)).count(b"HTTP/1.1 ") == 1
+        assert (await send(request, over=False)).count(b"HTTP/1.1 ") == 1  # parted with in time
+        assert (await send(request[:2], request[2:])).startswith(b"HTTP/1.1 400 ")
+        assert (await send(request, b"\x16\x03\x01\x02\x00\x01")).count(b"HTTP/1.1 ") == 1
+        with contextlib.suppress(ConnectionError):  # parted with before it has sent all
+            assert (await send(request, *[b"y" * 100_000] * 20)).count(b"HTTP/1.1 ") <= 1
+        # What is neither gets what TLS says to it, or nothing.
+        for content in (b"secret-8\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b""):
+            assert b"HTTP" not in await send(content)
+        async with httpx.AsyncClient(verify=trusting, trust_env=False) as asking:
+            assert (await asking.get(f"https://127.0.0.1:{port}/healthz")).status_code == 200
+
+    serve(service, work)
+    assert not any("secret-8" in line for line in quiet.lines)
+
+
+def test_connections_without_a_handshake_are_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each takes memory before anybody knows who it is."""
+    own = identity.create(tmp_path / "service", "service")
+    paths = {"certificate": str(tmp_path / "service.pem"), "key": str(tmp_path / "service.key")}
+    service, _, quiet = online(tmp_path, [made()], plain_http=False, connections=3, **paths)
+    trusting = ssl.create_default_context(cadata=own.certificate.pem.decode())
+    trusting.check_hostname = False
+    monkeypatch.setattr(accepting, "_PAUSE", 0.01)
+
+    async def work(port: int, task: "asyncio.Task[bool]") -> None:
+        (acceptor,) = service.server.servers
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(3)]
+        while len(acceptor._greeting) < 3:
+            await asyncio.sleep(0.005)
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            assert await said(reader) == b""  # turned away at once
+            writer.close()
+        for _, writer in idle:
+            writer.close()
+        while acceptor._greeting:
+            await asyncio.sleep(0.005)
+        # Where the system has no room, connections wait.
+        with monkeypatch.context() as patch:
+            patch.setattr(acceptor, "_listening", Full(acceptor._listening))
+            asking = asyncio.create_task(
+                http(port, verify=trusting).get(f"https://127.0.0.1:{port}/healthz")
+            )
+            while not any("no connection can be taken for now" in line for line in quiet.lines):
+                await asyncio.sleep(0.005)
+        assert (await asking).status_code == 200
+
+    serve(service, work)
+
+
+class Full:
+    """A socket that listens, where there is no room for a connection."""
+
+    def __init__(self, listening: socket.socket) -> None:
+        self._listening = listening
+
+    def fileno(self) -> int:
+        return self._listening.fileno()
+
+    def accept(self) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
 
 
 def test_sigterm_answers_what_is_asked_and_ends(tmp_path: Path) -> None:
@@ -247,6 +351,7 @@ def test_floods_and_what_is_no_http(tmp_path: Path) -> None:
             writer.close()
             return found
 
+        chunks = head(0, "Transfer-Encoding: chunked").replace(b"Content-Length: 0\r\n", b"")
         flood = f"POST {SCORE} HTTP/1.1\r\nHost: x\r\n".encode()
         flood += b"".join(b"X-%d: %s\r\n" % (i, b"v" * 200) for i in range(500)) + b"\r\n"
         for content, status in (
@@ -254,22 +359,53 @@ def test_floods_and_what_is_no_http(tmp_path: Path) -> None:
             (b"GET /" + b"a" * 50_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431),
             (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 500, 400),
             (b"secret-7\r\n\r\n", 400),
+            (b"PRI * HTTP/2.0\r\nHost: x\r\n\r\nSM\r\n\r\n", 400),
+            (b"GET /healthz HTTP/9.9\r\nHost: x\r\n\r\n", 400),
+            # Two lengths, between which another request could hide; and none in the ways of HTTP.
+            (head(len(BODY), "Transfer-Encoding: chunked") + CHUNKED, 400),
+            (head(5, "Transfer-Encoding: chunked") + CHUNKED, 400),
+            (head(len(BODY), "Content-Length: 5") + BODY, 400),
+            (head(len(BODY), "Transfer-Encoding: gzip, chunked") + BODY, 400),
+            (head(len(BODY), "Transfer-Encoding : chunked") + CHUNKED, 400),
+            (chunks + b"1\r\n{\r\n" * 5_000, 400),
+            (b"POST /none" + chunks[len("POST " + SCORE) :] + b"1\r\n{\r\n" * 5_000, 400),
             (head(5, "Transfer-Encoding: chunked") + b"zz\r\n", 400),
             (head(-1), 400),
         ):
             answer = await send(content)
             assert answer.startswith(b"HTTP/1.1 %d " % status), (content[:40], answer[:40])
+            assert answer.count(b"HTTP/1.1 ") == 1  # and no more of this connection is read
         upgrade = "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: upgrade, close\r\nUpgrade: websocket"
         assert (await send(f"{upgrade}\r\n\r\n".encode())).startswith(b"HTTP/1.1 200 ")
-        # More connections than there may be: the next one is turned away, and no other.
+        pieces = b"".join(b"1\r\n%c\r\n" % byte for byte in BODY) + b"0\r\n\r\n"  # as it may be
+        closing = chunks[:-2] + b"Connection: close\r\n\r\n"
+        assert (await send(closing + pieces)).startswith(b"HTTP/1.1 200 ")
+        # More connections than there may be: the next one is turned away where all others are asking.
         open_ones = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
-        while len(service.server.server_state.connections) < 5:
+        for _, writer in open_ones:
+            writer.write(b"GET /")
+        while sum(not one._is_idle for one in service.server.server_state.connections) < 5:
             await asyncio.sleep(0.005)
         assert await send(b"") == b""
         for _, writer in open_ones:
             writer.close()
         while service.server.server_state.connections:
             await asyncio.sleep(0.005)
+        # It takes the place of one that asks for nothing, of which the first is the one from before.
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+        while len(service.server.server_state.connections) < 5:
+            await asyncio.sleep(0.005)
+        for reader, writer in idle[:2]:
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
+        for longest in (2, 3, 4, 0):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
+            idle.append((reader, writer))
+            assert await said(idle[longest][0]) == b""
+        for _, writer in idle:
+            writer.close()
         async with http(port) as asking:
             assert (await asking.post(SCORE, content=BODY)).status_code == 200
 

@@ -40,7 +40,8 @@ DAY = datetime.date(2027, 6, 30)
 
 
 def job(model: str = "secureboost", purpose: str = "motor pricing 2027", **settings: Any) -> Job:
-    label = {"objective": "binary"} if model == "secureboost" else {"family": "poisson"}
+    family = settings.pop("family", "poisson")
+    label = {"objective": "binary"} if model == "secureboost" else {"family": family}
     section = {"name": "claims", "purpose": purpose, "model": model, **label}
     return Job.model_validate({"job": section, model: settings})
 
@@ -136,6 +137,28 @@ def test_what_is_wider_than_by_default_is_named() -> None:
     ]
 
 
+def test_a_job_of_several_fits_is_told_which_settings_let_it_in() -> None:
+    """A default job with alphas: 100 steps in each fit, of which a default policy allows 100 in all."""
+
+    def said(policy: PolicySection, which: Job) -> str:
+        with pytest.raises(Refused) as refused:
+            check_job(policy, which, "insurer", DAY)
+        return str(refused.value)
+
+    settings = {"alphas": [0.1, 0.01, 0.001], "profile": True, "family": "negative_binomial"}
+    several, fits = job("glm", **settings), 1 + 3 * 5 + 10
+    told = said(rules(), several)
+    assert told.startswith(f"2,600 iterations, 100 (max_iterations in [glm]) in each of {fits} fits")
+    ways = "name fewer alphas or folds or leave profile out"
+    assert f"set max_iterations = {100 // fits} in [glm] or {ways}" in told
+    assert f"the host sets max_iterations = {100 * fits} there" in told
+    check_job(rules(), job("glm", max_iterations=100 // fits, **settings), "insurer", DAY)
+    check_job(rules(max_iterations=100 * fits), several, "insurer", DAY)
+    assert "set max_iterations" not in said(rules(max_iterations=3), several)
+    alone = job("glm", profile=True, family="negative_binomial")
+    assert "set max_iterations = 9 in [glm] or leave profile out" in said(rules(), alone)
+
+
 TREES, LINEAR = job(trees=40, min_child_rows=25), job("glm", max_iterations=50)
 SEVERAL = job("glm", max_iterations=50, alphas=[0.1, 0.01], folds=3)
 HIDDEN = job("glm", scores="hidden", coordinator="umpire")
@@ -164,7 +187,7 @@ HIDDEN = job("glm", scores="hidden", coordinator="umpire")
             {"max_iterations": 350},
             {"max_iterations": 349},
             SEVERAL,
-            "350 iterations in all 7 fits",
+            "350 iterations, 50 (max_iterations in [glm]) in each of 7 fits",
         ),
         ({"hidden_sums": False}, {"hidden_sums": True}, TREES, 'sums = "open"'),
         ({"hidden_scores": False}, {"hidden_scores": True}, LINEAR, 'scores = "guest"'),

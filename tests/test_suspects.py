@@ -8,6 +8,8 @@ import pytest
 from sklearn import datasets
 from sklearn.metrics import roc_auc_score
 
+from vfl.blocks import scratch
+from vfl.learn import suspects
 from vfl.learn.suspects import TOLD, LabelOrder, levels_of_rows, numbers_rows, share_of_order
 
 SAMPLES = Path(__file__).parent.parent / "data_samples"
@@ -43,7 +45,9 @@ def told(column: np.ndarray, label: np.ndarray) -> float:
         ),
     ],
 )
-def test_columns_that_number_or_name_rows(column, said):
+@pytest.mark.parametrize("rows_at_a_time", [7, scratch._AT_ONCE])
+def test_columns_that_number_or_name_rows(column, said, rows_at_a_time, monkeypatch):
+    monkeypatch.setattr(scratch, "_AT_ONCE", rows_at_a_time)
     assert said in numbers_rows(column)
 
 
@@ -136,3 +140,12 @@ def test_no_alarm_at_the_samples(file):
                 assert told(values.to_numpy(np.float64), table["claim"].to_numpy(np.float64)) < 0.5
         else:
             assert levels_of_rows(values.to_numpy(object)) is None
+
+
+def test_samples_of_many_rows(monkeypatch):
+    """Those of all numbers that are not missing, whatever stretches they come in."""
+    monkeypatch.setattr(suspects, "SAMPLE", 100)
+    monkeypatch.setattr(scratch, "_AT_ONCE", 13)
+    known = GAPS[~np.isnan(GAPS)]
+    expected = known[suspects.sampled_places(len(known))]
+    assert np.array_equal(suspects._sample_known(GAPS, len(known)), expected)

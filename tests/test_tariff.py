@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,16 @@ from vfl.jobs.tariff import read_factors
 from vfl.learn.design import Design, Factor, Rules
 from vfl.models.halves import BASE, Change, GuestHalf
 from vfl.models.kinds import load_half
-from vfl.models.tariff import Points, TariffLine, edit_model, move_base, moved, shift_to, tariff_lines
+from vfl.models.tariff import (
+    Points,
+    TariffLine,
+    edit_model,
+    expected_of,
+    move_base,
+    moved,
+    shift_to,
+    tariff_lines,
+)
 from vfl.party.store import Store
 from vfl.party.tariff_file import EditSection, PointsSection, RuleSection, load_tariff
 from vfl.protocols.linear.scoring import GuestGlm, LinearPart
@@ -77,14 +87,58 @@ def test_edits_come_first_then_caps_then_rounding() -> None:
     ("one", "why"),
     [
         (edit("area", "a", times=2), "the level is the base level, whose relativity is 1"),
-        (edit("area", "bb", times=2), "the model has no such level of it: did you mean 'b'?"),
+        (
+            edit("area", "bb", times=2),
+            "the model has no such level of it: did you mean 'b'? There are '=HYPERLINK(1)' and 'b'",
+        ),
         (edit("aera", "b", times=2), "no column of this party in the model: did you mean 'area'?"),
         (edit("density", "b", times=2), "the column is a number with a slope"),
     ],
 )
 def test_edits_of_what_is_not_there(one: EditSection, why: str) -> None:
-    with pytest.raises(ConfigError, match=why.replace("?", r"\?")):
+    with pytest.raises(ConfigError, match=re.escape(why)):
         edit_model(made()[0], RuleSection(), [one])
+
+
+def test_levels_that_there_are_are_named_some_of_them() -> None:
+    model, _ = made()
+    (area, *_) = model.part.design.factors
+    assert isinstance(area, Factor)
+    levels = (area.base, *(f"level {i}" for i in range(1, 1001)))
+    many = replace(area, levels=levels, rows=(10,) * len(levels))
+    design = replace(model.part.design, factors=(many,))
+    model = replace(model, part=LinearPart(design, (0.1,) * len(design.coefficients)))
+    with pytest.raises(ConfigError) as raised:
+        edit_model(model, RuleSection(), [edit("area", "\x1b", times=2)])
+    told = str(raised.value)
+    assert "'level 1', 'level 2'" in told and "'level 20' and 980 more" in told
+    assert "'level 21'" not in told and len(told) < 400
+
+
+def test_factors_are_told_as_people_write_them() -> None:
+    model, _ = made()
+    base = move_base(replace(model, intercept=math.log(180.5)), 0.0, 2)
+    assert [(c.before, c.after) for c in base.changes] == [(180.5, 180.0)]
+    edited = edit_model(model, RuleSection(decimals=2), [edit("density", relativity=1.1)])
+    assert [(c.column, c.after) for c in edited.changes if c.rule != "cap"] == [
+        ("density", 1.1),
+        ("area", 1.23),
+    ]
+    tables = tariff_lines(edited.model, edited.model, {}.get, None)
+    assert {one.level: one.charged for one in tables["area"]}["b"] == 1.23
+
+
+def test_premiums_are_compared_at_the_total_of_what_happened() -> None:
+    rng = np.random.default_rng(4)
+    premiums, weight = rng.uniform(100, 900, 200), rng.uniform(0.5, 2, 200)
+    label = rng.poisson(0.2, 200).astype(float)
+    expected = expected_of("log", premiums, weight, label)
+    assert expected is not None
+    np.testing.assert_allclose(expected, premiums * (weight @ label) / (weight @ premiums))
+    odds = expected_of("logit", premiums / 1000, weight, np.minimum(label, 1))
+    assert odds is not None and weight @ odds == pytest.approx(weight @ np.minimum(label, 1))
+    assert expected_of("log", premiums, weight, np.zeros(200)) is None
+    assert expected_of("logit", premiums / 1000, weight, np.ones(200)) is None
 
 
 def test_the_base_rate_is_brought_to_a_total() -> None:
@@ -312,6 +366,37 @@ def test_a_version_scores_and_the_old_one_stays(
     may_say(federation, insurer)
     (balance,) = [r for r in page.json["tables"]["benchmark"] if r["measure"] == "off_balance"]
     assert balance["value"] == pytest.approx(1)
+    # Premiums are no expected claims: they are compared at the total of these.
+    ratio = float(evaluation.weight @ evaluation.label) / total
+    assert done.json["loss_ratio"] == pytest.approx(ratio) != pytest.approx(1, abs=0.05)
+    measures = {one["measure"] for one in page.json["tables"]["metrics"]}
+    assert "log_loss" in measures and not measures & {"actual_expected", "calibration_intercept"}
+    with (tmp_path / "page" / "factors.csv").open(newline="") as file:
+        by_area = [one for one in csv.DictReader(file) if one["column"] == "area"]
+    sums = [
+        sum(float(one[key]) * float(one["exposure"]) for one in by_area)
+        for key in ("actual", "expected")
+    ]
+    assert sums[0] == pytest.approx(sums[1])
+    said = (tmp_path / "page" / "report.html").read_text()
+    assert "This is a tariff of premiums" in said and f"loss ratio is {ratio * 100:.1f}" in said
+    table = insurer.run("oneway", "--by", "insurer:area", "--model", version, "--json").ok()
+    may_say(federation, insurer)
+    *levels, total_line = table.json["table"]
+    assert total_line["expected"] == pytest.approx(total_line["actual"])
+    assert sum(one["expected"] for one in levels) == pytest.approx(total_line["expected"])
+    again = insurer.run("report", "--model", model, "--out", str(tmp_path / "trained")).ok()
+    may_say(federation, insurer)
+    assert again.code == 0
+    assert "tariff of premiums" not in (tmp_path / "trained" / "report.html").read_text()
+    # The same file, said again, is the same tariff: of the job's model, or of its full name.
+    for name in ("priced", model):
+        same = insurer.run(
+            *("tariff", "--model", name, "--edits", str(edits), "--out", str(out), "--json"),
+            *("--factors", "bureau=bureau.json"),
+        ).ok()
+        may_say(federation, insurer)
+        assert same.json == {**done.json, "new": False} and done.json["new"]
     assert f"<dt>edited from</dt><dd>{model}" in (tmp_path / "page" / "report.html").read_text()
     book = load_workbook(out)
     assert {"Tariff", "area", "density", "bureau factors", "Rated by the service", "Changes"} <= set(
@@ -329,10 +414,13 @@ def test_a_version_scores_and_the_old_one_stays(
     # Printed for people: what becomes of the base rate, and of a mistake the file that has it.
     told = insurer.run("tariff", "--model", model, "--edits", str(edits), "--out", str(out)).ok()
     may_say(federation, insurer)
+    assert "the newest version is this tariff already" in told.out
+    assert f"loss ratio over the rows held out: {ratio:.4f}" in told.out
     assert f"base rate {done.json['base']:.6g}, {math.exp(half.model.intercept):.6g} before" in told.out
     wrong = insurer.folder / "wrong.toml"
     wrong.write_text('[[edit]]\ncolumn = "area"\nlevel = "?"\ntimes = 2.0\nreason = "market"\n')
     refused = insurer.run("tariff", "--model", model, "--edits", str(wrong), "--out", str(out))
+    may_say(federation, insurer)
     assert refused.code == 2 and "wrong.toml: edit of 'area': the model has no such" in refused.err
     trees = insurer.run("tariff", "--model", "claims", "--out", str(tmp_path / "trees.xlsx"))
     assert trees.code == 5 and "only linear models have rating tables" in trees.err

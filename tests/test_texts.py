@@ -18,7 +18,7 @@ from vfl.blocks.texts import (
     TextPlaces,
     beside,
     differ,
-    first_places,
+    repeated,
     with_lengths,
 )
 from vfl.party import id_columns, id_values
@@ -98,16 +98,21 @@ def test_cells_in_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @given(st.lists(st.binary(max_size=1), max_size=20), st.booleans())
-def test_first_places(found: list[bytes], clash: bool):
+def test_repeated_texts(found: list[bytes], clash: bool):
     """Also where hashes of different texts are the same."""
     hashes = np.array([0 if clash else hash(one) for one in found], np.int64)
-    texts = Packed.of([found])
+    packed = Packed.of([found])
     expected = [found.index(one) for one in found]
-    assert first_places(texts, hashes).tolist() == expected
+    repeats = [(i, first) for i, first in enumerate(expected) if first != i]
+    assert [*zip(*(one.tolist() for one in repeated(packed, hashes)), strict=True)] == repeats
+    with pytest.MonkeyPatch.context() as patched:  # a few at a time, by their hashes
+        for name, value in (("_COMPARED", 3), ("_BUCKETS_BY", 0), ("_FEW", 0)):
+            patched.setattr(texts, name, value)
+        assert [*zip(*(one.tolist() for one in repeated(packed, hashes)), strict=True)] == repeats
     if found:
         others = [b"\7", *found, b"\7\7"]
         hashes_of = np.array([0 if clash else hash(one) for one in others], np.int64)
-        places = TextPlaces(texts, hashes)
+        places = TextPlaces(packed, hashes)
         assert places.first.tolist() == expected
         wanted = [found.index(one) if one in found else -1 for one in others]
         assert places.find(Packed.of([others]), hashes_of).tolist() == wanted

@@ -12,7 +12,7 @@ from memory import over_memory
 from test_psi import CONTEXT, HOST, align, check, numbered
 
 from vfl.crypto import okvs
-from vfl.crypto.vole import bits, silent
+from vfl.crypto.vole import bits, field, silent
 from vfl.errors import DataError, PeerError, Refused, VflError
 from vfl.net import wire
 from vfl.protocols.align import buckets, psi, vole_oprf
@@ -54,8 +54,9 @@ def small_buckets(monkeypatch):
 # The function.
 
 
-def function_at(ids, hosts_ids, seed=1):
-    """What the guest computes at all ids with a store of `ids`, and what hosts do at theirs."""
+def hashed_at(ids, hosts_ids, seed=1):
+    """What the guest hashes at all ids with a store of `ids`, and what the host does at its own: ids and
+    values, the hash's key. And the store, and the host's secret."""
     digests = {of: np.frombuffer(of.ljust(32, b"."), np.uint8) for of in {*ids, *hosts_ids}}
     own, theirs = (np.array([digests[of] for of in some]) for some in (ids, hosts_ids))
     store = okvs.encode(own[:, :16].copy(), own[:, 16:].copy(), b"", np.random.default_rng(5).bytes)
@@ -69,7 +70,7 @@ def function_at(ids, hosts_ids, seed=1):
         await vole.prepare(len(store))
         [(values, key)] = await vole.evaluate(store)
         every = np.concatenate([own, theirs])
-        return buckets._function(every, okvs.decode(values, every[:, :16], len(own), b""), key)
+        return every, okvs.decode(values, every[:, :16], len(own), b""), key
 
     async def host(_, peer):
         vole = HostVole(peer, HOST, run(seed + 1))
@@ -77,9 +78,16 @@ def function_at(ids, hosts_ids, seed=1):
         values, key = await vole.serve(len(store))
         at = okvs.decode(values, theirs[:, :16], len(own), b"")
         vole.add_secret_times(theirs[:, 16:], at)
-        return buckets._function(theirs, at, key)
+        return (theirs, at, key), vole._silent.secret
 
-    return over_memory([HOST], guest, host)
+    by_guest, (by_host, secret) = over_memory([HOST], guest, host)
+    return by_guest, by_host, store, secret
+
+
+def function_at(ids, hosts_ids, seed=1):
+    """What the guest computes at all ids with a store of `ids`, and what hosts do at theirs."""
+    by_guest, by_host, *_ = hashed_at(ids, hosts_ids, seed)
+    return buckets._function(*by_guest), buckets._function(*by_host)
 
 
 def test_the_guest_has_the_function_at_its_ids_and_at_no_other():
@@ -90,6 +98,21 @@ def test_the_guest_has_the_function_at_its_ids_and_at_no_other():
     # All outputs are different and look random.
     assert len(np.unique(by_host, axis=0)) == len(theirs)
     assert abs(np.unpackbits(by_host).mean() - 0.5) < 0.03
+
+
+def test_what_is_hashed_at_a_new_id_tells_the_secret():
+    """Why nobody can be told the function at ids that come later (docs/protocols.md, Extended)."""
+    own, later = numbered(*range(40)), numbered(40)
+    (every, values, _), (_, of_host, _), store, secret = hashed_at(own, later)
+    # The host's value is the guest's and d D; the guest knows d, and divides by it.
+    at = okvs.decode(store, every[-1:, :16], len(own), b"")
+    missing = (at ^ every[-1:, 16:]).tobytes()
+    inverse, power = b"\x80" + bytes(15), missing
+    for _ in range(127):  # d to the 2^128 - 2
+        power = field.times(power, power)
+        inverse = field.times(inverse, power)
+    difference = (of_host ^ values[-1:]).tobytes()
+    assert any(missing) and field.times(difference, inverse) == secret
 
 
 def test_every_run_has_a_function_of_its_own():
@@ -237,18 +260,17 @@ def test_sizes_of_messages_do_not_tell_how_full_a_bucket_is(small_buckets):
 
 def test_pairwise_intersections_look_random(monkeypatch):
     """With several hosts, what a host's store gives at an id that not all have is uniform."""
-    keep = []
-    original = buckets._GuestEnd._shares
+    found = {}
+    original = buckets._common
 
-    def spy(self, outputs):
-        shares = original(self, outputs)
-        keep.append((self._host.name, self._own.rows(0).copy(), shares.copy()))
-        return shares
+    def spy(rows, given):
+        for number, one in enumerate(given):
+            found[f"host{number}"] = one.shares[np.argsort(rows)]
+        return original(rows, given)
 
-    monkeypatch.setattr(buckets._GuestEnd, "_shares", spy)
+    monkeypatch.setattr(buckets, "_common", spy)
     sets = [numbered(*range(300)), numbered(*range(200)), numbered(*range(100, 300))]
     align(sets, engine="vole")
-    found = {name: shares[np.argsort(row)] for name, row, shares in keep}
     for shares in found.values():
         ones = np.unpackbits(shares[:, : buckets.SHARE], axis=1)
         assert np.abs(ones.mean(axis=0) - 0.5).max() < 6 * 0.5 / np.sqrt(len(shares))

@@ -124,6 +124,16 @@ def test_a_sample_trains_on_fewer_rows(parties: Federation) -> None:
     assert few.failed(3, "take more --rows, or another holdout in [job]")
 
 
+@pytest.mark.slow
+def test_rows_with_a_cluster_of_its_own_give_the_same_figures(parties: Federation) -> None:
+    pytest.importorskip("distributed")
+    job = {**JOB, "secureboost": {**JOB["secureboost"], "encryption": "lattice"}}
+    here = worth(parties, job, "--rows", "300").ok().json
+    there = worth(parties, job, "--rows", "300", "--local-cluster", "1").ok()
+    assert "rows lie with 1 worker" in there.err
+    assert there.json["figures"] == here["figures"]
+
+
 @pytest.mark.parametrize(
     ("job", "why"),
     [

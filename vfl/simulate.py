@@ -60,6 +60,9 @@ StepProgress = Callable[[TrainingStep], None]
 GUEST = "guest"
 """The name of the party with the labels."""
 
+_FitOf = tuple[Fitted[AnyGuestModel, AnyHostModel], dict[str, int] | None]
+"""What was fitted, and the bytes between guest and host by the host's name."""
+
 _ROUNDING = 1e-13  # relative: scores that differ by less are the same
 
 
@@ -106,7 +109,7 @@ class SimulatedTask:
     """What is to be trained: the kind of model, each party's rules for its columns, and on what.
 
     `rows` are all the guest's. `progress` is told of each step. `split` has a group or a time of each
-    row, by which rows are kept back.
+    row, by which rows are kept back; `holdout` is the share that trains nothing.
     """
 
     kind: AnyKind
@@ -116,6 +119,7 @@ class SimulatedTask:
     machine: Machine
     progress: StepProgress
     split: SplitColumns = field(default_factory=SplitColumns)
+    holdout: float = 0.0
 
 
 def train(guest: FrameTable, hosts: Sequence[FrameTable], task: SimulatedTask) -> SimulatedModel:
@@ -136,7 +140,7 @@ def tables_of(
     Raises ConfigError and DataError as `train`.
     """
     tables = [guest, *hosts]
-    aligned = _Aligned.of(task, tables, common_rows(tables))
+    aligned = Aligned.of(task, tables, common_rows(tables))
     return task.kind.tables(aligned.parties, aligned.training)
 
 
@@ -247,30 +251,58 @@ async def _told_table(
 async def _train_plain(
     guest: FrameTable, hosts: Sequence[FrameTable], task: SimulatedTask
 ) -> SimulatedModel:
-    aligned = _Aligned.of(task, [guest, *hosts], common_rows([guest, *hosts]))
-    fitted = await task.kind.train_pooled(aligned.parties, aligned.training, task.progress)
-    return await aligned.outcome(fitted, None)
+    aligned = Aligned.of(task, [guest, *hosts], common_rows([guest, *hosts]))
+    return await aligned.outcome(*await fit_plain(aligned))
+
+
+async def fit_plain(aligned: "Aligned") -> _FitOf:
+    """All columns in one place."""
+    task = aligned.task
+    return await task.kind.train_pooled(aligned.parties, aligned.training, task.progress), None
 
 
 async def _train_apart(
     guest: FrameTable, hosts: Sequence[FrameTable], task: SimulatedTask
 ) -> SimulatedModel:
     """Each party in its role, over memory."""
-    names, context = [host.name for host in hosts], secrets.token_bytes(16)
-    resources = Resources(task.machine)
-    own_of = [Participant(name, names, context, resources=resources) for name in names]
-    pairs = [MemoryPeer.pair(GUEST, name) for name in names]
-    peers: list[Peer] = [to_host for to_host, _ in pairs]
-
+    sessions = _Sessions.of([host.name for host in hosts], task.machine)
     rows = common_rows([guest])
     if hosts:
         aligning = [
             host_align(to_guest, table.ids, own, allow_empty=True)
-            for (_, to_guest), table, own in zip(pairs, hosts, own_of, strict=True)
+            for (_, to_guest), table, own in zip(sessions.pairs, hosts, sessions.own, strict=True)
         ]
-        asking = guest_align(peers, guest.ids, context=context, allow_empty=True)
+        asking = guest_align(sessions.peers, guest.ids, context=sessions.context, allow_empty=True)
         rows = _in_guest_order([common.rows for common in await together([asking, *aligning])])
-    aligned = _Aligned.of(task, [guest, *hosts], rows)
+    aligned = Aligned.of(task, [guest, *hosts], rows)
+    return await aligned.outcome(*await fit_apart(aligned, sessions))
+
+
+@dataclass(frozen=True)
+class _Sessions:
+    """The guest's sessions with hosts, over memory."""
+
+    context: bytes
+    own: Sequence[Participant]
+    pairs: Sequence[tuple[Peer, Peer]]  # to the host, to the guest
+
+    @classmethod
+    def of(cls, names: Sequence[str], machine: Machine) -> "_Sessions":
+        context, resources = secrets.token_bytes(16), Resources(machine)
+        own = [Participant(name, [*names], context, resources=resources) for name in names]
+        return cls(context, own, [MemoryPeer.pair(GUEST, name) for name in names])
+
+    @property
+    def peers(self) -> list[Peer]:
+        return [to_host for to_host, _ in self.pairs]
+
+
+async def fit_apart(aligned: "Aligned", sessions: _Sessions | None = None) -> _FitOf:
+    """Each party in its role, and the bytes that went to and fro."""
+    task = aligned.task
+    names = [party.party for party in aligned.parties[1:]]
+    sessions = sessions or _Sessions.of(names, task.machine)
+    peers, resources = sessions.peers, Resources(task.machine)
     own_columns, *theirs = aligned.parties
     halves: dict[str, AnyHostModel] = {}
 
@@ -282,24 +314,24 @@ async def _train_apart(
         def keep(half: AnyHostModel) -> None:
             halves[own.name] = half
 
-        await task.kind.host(columns).train(to_guest, HostRun(own, len(rows[0]), keep))
+        await task.kind.host(columns).train(to_guest, HostRun(own, len(aligned.rows), keep))
 
     roles: list[Coroutine[object, None, Any]] = [
         of_guest(),
         *(
             of_host(own, to_guest, columns)
-            for own, (_, to_guest), columns in zip(own_of, pairs, theirs, strict=True)
+            for own, (_, to_guest), columns in zip(sessions.own, sessions.pairs, theirs, strict=True)
         ),
     ]
     (model, score), *_ = await together(roles)
     traffic = {
         peer.name: peer.traffic.bytes_sent + peer.traffic.bytes_received for peer in peers
     } or None
-    return await aligned.outcome(Fitted(model, {name: halves[name] for name in names}, score), traffic)
+    return Fitted(model, {name: halves[name] for name in names}, score), traffic
 
 
 @dataclass(frozen=True)
-class _Aligned:
+class Aligned:
     """The rows that all parties know."""
 
     task: SimulatedTask
@@ -310,7 +342,7 @@ class _Aligned:
     @classmethod
     def of(
         cls, task: SimulatedTask, tables: Sequence[FrameTable], rows: Sequence[RowIndices]
-    ) -> "_Aligned":
+    ) -> "Aligned":
         """From rows of each table, the guest's first.
 
         Raises DataError for no common row or none with something to learn, ConfigError for shares.
@@ -397,10 +429,10 @@ def _draw_training(task: SimulatedTask, rows: RowIndices) -> Training:
     share = kind.validation_share
     draw, by = np.random.default_rng([kind.seed, 1]).random(len(whole.label)), task.split.take(rows)
     try:
-        if not share or (by.group is None and by.time is None):
-            split = draw_split(draw[rows], 0.0, share)
+        if not (share or task.holdout) or (by.group is None and by.time is None):
+            split = draw_split(draw[rows], task.holdout, share)
         else:
-            split = split_by(by, rows, draw, 0.0, share)
+            split = split_by(by, rows, draw, task.holdout, share)
     except OneValue as error:
         raise DataError(
             f"{'groups' if error.use == 'group' else 'time'} has the same value in all aligned rows, so "

@@ -230,7 +230,10 @@ class Cluster(Engine):
         if not (workers := sorted(self._connection.workers)):
             raise Lost
         worker = workers[place % len(workers)]
-        parts = [self.send(values[part], worker) for part in cuts(len(values), self._block or MOST)]
+        parts = []
+        for part in cuts(len(values), self._block or MOST):
+            parts.append(self.send(values[part], worker))
+            release_pages(values)
         return self._submit(kernel, [name, *parts], worker, run_column)
 
     def hold(self, rows: Array | Iterable[Array]) -> Rows:

@@ -7,16 +7,28 @@ import numpy as np
 from numpy.typing import NDArray
 
 Values = NDArray[np.generic]
+Room = Callable[[int, type[np.generic], str], Values]
+"""Room for a number of this kind a row, of so many rows, and what they are, for errors."""
+
+
+def in_memory(rows: int, kind: type[np.generic], what: str) -> Values:
+    """Room for numbers that are few enough."""
+    return np.empty(rows, kind)
 
 
 class MadeColumns(Mapping[str, Values]):
     """Columns by name that `make` makes whenever one is asked for, and that are not kept here."""
 
     def __init__(
-        self, names: Sequence[str], make: Callable[[str], Values], categorical: Collection[str] = ()
+        self,
+        names: Sequence[str],
+        make: Callable[[str], Values],
+        categorical: Collection[str] = (),
+        room: Room = in_memory,
     ) -> None:
-        """categorical: those that are of objects, which is known without making them."""
-        self._names, self._make = dict.fromkeys(names), make
+        """categorical: those that are of objects, which is known without making them. room: for what is
+        made of them and kept."""
+        self._names, self._make, self.room = dict.fromkeys(names), make, room
         self.categorical = frozenset(categorical)
 
     def __getitem__(self, name: str) -> Values:
@@ -48,15 +60,21 @@ def change_named(
     """As `change_each`, where the change depends on the column's name."""
     if isinstance(features, MadeColumns):
         make = partial(_changed, features, change)
-        return MadeColumns(tuple(features), make, features.categorical)
+        return MadeColumns(tuple(features), make, features.categorical, features.room)
     return {name: change(name, values) for name, values in features.items()}
 
 
 def choose_columns(features: Mapping[str, Values], names: Sequence[str]) -> Mapping[str, Values]:
     """Some of the columns, in the order of `names`."""
     if isinstance(features, MadeColumns):
-        return MadeColumns(names, features.__getitem__, features.categorical & {*names})
+        categorical = features.categorical & {*names}
+        return MadeColumns(names, features.__getitem__, categorical, features.room)
     return {name: features[name] for name in names}
+
+
+def room_of(features: Mapping[str, Values]) -> Room:
+    """Room for what is made of columns: where they lie themselves."""
+    return features.room if isinstance(features, MadeColumns) else in_memory
 
 
 def categorical_columns(features: Mapping[str, Values]) -> list[str]:

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache
-from itertools import islice
+from itertools import islice, pairwise
 from typing import Protocol, TypeVar
 
 LEAST = 4096  # fewer rows than this are not worth a thread, if a row takes less than a microsecond
@@ -36,9 +36,26 @@ def spread(part: Callable[[int, int], None], rows: int, least: int = LEAST) -> N
         part(0, rows)
         return
     edges = [rows * i // slices for i in range(slices + 1)]
-    with ThreadPoolExecutor(slices, thread_name_prefix="rows") as pool:
-        for _ in pool.map(part, edges[:-1], edges[1:]):
-            pass
+    begun = [_slices().submit(part, *edge) for edge in pairwise(edges[1:])]
+    # Here goes the first slice, and each that no thread has taken up by then: so who calls this from a
+    # thread of these, or of a process that was forked, does not wait for threads that there are not.
+    errors = _failed(part, edges[0], edges[1])
+    for future, edge in zip(begun, pairwise(edges[1:]), strict=True):
+        if future.cancel():
+            errors += _failed(part, *edge)
+        elif (error := future.exception()) is not None:
+            errors.append(error)
+    if errors:
+        raise errors[0]
+
+
+def _failed(part: Callable[[int, int], None], start: int, stop: int) -> list[BaseException]:
+    """What a slice raises, if anything: others are to end before it is raised."""
+    try:
+        part(start, stop)
+    except BaseException as error:
+        return [error]
+    return []
 
 
 def each(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
@@ -63,6 +80,12 @@ def _taken(work: Callable[[T], R], items: Iterator[T], ahead: "deque[Future[R]]"
 def begin(work: Callable[..., R], *arguments: object) -> Begun[R]:
     """Begin `work(*arguments)` beside all else, `each` included."""
     return _beside().submit(work, *arguments)
+
+
+@lru_cache(maxsize=1)
+def _slices() -> ThreadPoolExecutor:
+    # A thread that is new costs a tenth of a millisecond, and its memory more.
+    return ThreadPoolExecutor(_cores(), thread_name_prefix="rows")
 
 
 @lru_cache(maxsize=1)

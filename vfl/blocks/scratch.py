@@ -4,7 +4,7 @@ import math
 import mmap
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeVar, cast
@@ -24,6 +24,8 @@ IN_MEMORY = 256 << 20
 
 OF_A_ROW_EACH = 1 << 22
 """The same of what a job has for each row beside its columns, of which there are many at a time."""
+
+_AT_ONCE = 1 << 18  # rows that are worked on before pages are released
 
 
 @dataclass(frozen=True)
@@ -54,14 +56,38 @@ class Scratch:
         with new_file(self.folder, size, what) as file:
             return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
 
+    def of_rows(self, rows: int, kind: type[K], what: str) -> NDArray[K]:
+        """Room for a number of each row that is no column: in a file where rows are many. Raises
+        DataError, which says what of, where the disk has none."""
+        dtype = np.dtype(kind)
+        if self.folder is None or rows * dtype.itemsize < OF_A_ROW_EACH:
+            return np.empty(rows, dtype)
+        with new_file(self.folder, rows * dtype.itemsize, what) as file:
+            return cast(NDArray[K], np.asarray(np.memmap(file, dtype, "r+", shape=rows)))
+
+    def taken(self, values: NDArray[K], rows: NDArray[np.integer], what: str) -> NDArray[K]:
+        """`values[rows]`, with room as of `of_rows`, which says what is raised."""
+        out = self.of_rows(len(rows), values.dtype.type, what)
+        for some in in_pieces(len(rows), values, rows, out):
+            out[some] = values[rows[some]]
+        return out
+
+    def cast(self, values: NDArray[np.generic], kind: type[K], what: str) -> NDArray[K]:
+        """Numbers of rows as those of another kind, with room as of `of_rows`, which says what is
+        raised."""
+        out = self.of_rows(len(values), kind, what)
+        for some in in_pieces(len(values), values, out):
+            out[some] = values[some]
+        return out
+
     def stored(self, values: NDArray[K], what: str) -> NDArray[K]:
         """An array of many rows in a file, any other one as it is, as is one that is the same for all
         rows. Raises DataError, which says what it is, where the disk has no room."""
-        if not self.takes(values.nbytes) or values.strides[-1] == 0:
+        if not self.takes(values.nbytes) or values.strides[-1] == 0 or _map_of(values) is not None:
             return values
         out = cast(NDArray[K], self.room(values.shape, values.dtype, what))
-        out[:] = values
-        release_pages(out)
+        for some in in_pieces(len(values), out):
+            out[some] = values[some]
         return out
 
 
@@ -79,6 +105,7 @@ class ColumnFile:
         self.notes: list[str] = []
         """What the table's owner should know, after its name."""
         size = columns * rows * np.dtype(np.float64).itemsize
+        self._scratch = scratch
         if scratch.folder is not None and scratch.takes(size):
             self._file = new_file(scratch.folder, size, "columns of the table")
             self.notes = [f"while a job runs its columns take {size / 1e6:,.0f} MB of {scratch.folder}"]
@@ -98,7 +125,8 @@ class ColumnFile:
             names = np.array([*places, None], object)[:-1]
             values = np.fromiter(map(places.__getitem__, cells), np.int32, len(cells))
         self._file.seek(self._end)
-        np.ascontiguousarray(values).tofile(self._file)
+        for some in in_pieces(len(values), values):
+            np.ascontiguousarray(values[some]).tofile(self._file)
         self._places[name] = self._end, names
         self._end += values.nbytes
 
@@ -108,7 +136,7 @@ class ColumnFile:
         if self._file is None:
             return self._held
         categorical = [name for name, (_, names) in self._places.items() if names is not None]
-        return MadeColumns(tuple(self._places), self._read, categorical)
+        return MadeColumns(tuple(self._places), self._read, categorical, self._scratch.of_rows)
 
     def _read(self, name: str) -> Values:
         """A column: pages of the file, private where somebody writes to them."""
@@ -174,16 +202,40 @@ def map_whole(file: BinaryIO) -> Bytes:
     return np.frombuffer(mmap.mmap(file.fileno(), 0), np.uint8)
 
 
+def in_pieces(rows: int, *arrays: NDArray[np.generic]) -> Iterator[slice]:
+    """So many rows, some at a time; after each of them pages of files in which arrays lie are
+    released."""
+    for start in range(0, rows, _AT_ONCE):
+        yield slice(start, min(start + _AT_ONCE, rows))
+        for array in arrays:
+            release_pages(array)
+
+
+def marked(test: Callable[[NDArray[K]], NDArray[np.bool_]], values: NDArray[K]) -> NDArray[np.bool_]:
+    """What a test says of each row; it gets some rows at a time."""
+    found = np.empty(len(values), np.bool_)
+    for some in in_pieces(len(values), values):
+        found[some] = test(values[some])
+    return found
+
+
 def release_pages(array: NDArray[np.generic]) -> None:
     """Let pages of a file that is mapped whole leave this process's memory; they are read again when
     needed. An array of another kind stays as it is."""
+    mapped = _map_of(array)
+    if mapped is not None and hasattr(mmap, "MADV_DONTNEED"):
+        mapped.madvise(mmap.MADV_DONTNEED)
+
+
+def _map_of(array: NDArray[np.generic]) -> mmap.mmap | None:
+    """The file that an array's pages are of, if it is one whose pages nobody has written to for
+    himself."""
     base: object = array
     while isinstance(base, np.ndarray | memoryview):
         if isinstance(base, np.memmap) and base.mode == "c":
-            return  # what was written to its pages is in memory alone
+            return None  # what was written to its pages is in memory alone
         base = base.base if isinstance(base, np.ndarray) else base.obj
-    if isinstance(base, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED"):
-        base.madvise(mmap.MADV_DONTNEED)
+    return base if isinstance(base, mmap.mmap) else None
 
 
 def nameless(folder: Path, *, make_folder: bool = True) -> BinaryIO:

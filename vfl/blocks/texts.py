@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Bytes, Integers, Mask
 from vfl.blocks.disk import NO_ROOM, no_room
-from vfl.blocks.scratch import OF_A_ROW_EACH, Scratch, map_whole, nameless, new_file, release_pages
+from vfl.blocks.scratch import OF_A_ROW_EACH, Scratch, in_pieces, map_whole, nameless, release_pages
 from vfl.errors import DataError
 from vfl.kernels import kernel
 
@@ -23,6 +23,8 @@ PIECE = 65_536
 
 _FEW = 4096  # texts that are not worth a compiled loop
 _AT_ONCE = 1 << 20  # texts looked at before pages are released
+_COMPARED = 1 << 20  # texts whose hashes are compared at the same time
+_BUCKETS_BY = 40  # bits of a hash that come before those by which texts are parted
 
 _LOOKED_AT = 1 << 26  # bytes of a file that are held in memory for having been read
 _WHAT = "ids"  # what files are of
@@ -41,15 +43,20 @@ class Packed(Sequence[bytes]):
     @classmethod
     def of(cls, pieces: Iterable[Sequence[bytes]], scratch: Scratch = Scratch()) -> "Packed":
         """Those of all pieces, in memory or, if there are many, in files. Raises DataError."""
-        buffer, sizes = _Buffer(scratch.folder), [np.zeros(0, np.uint32)]
+        buffer, ends, end = _Buffer(scratch.folder), _Buffer(scratch.folder), 0
+        ends.add(bytes(8))
         for piece in pieces:
             buffer.add(join(piece))
-            sizes.append(text_sizes(piece).astype(np.uint32))
-        return cls(buffer.whole(), _ends(sizes, scratch.folder))
+            own = end + np.cumsum(text_sizes(piece))
+            ends.add(own.tobytes())
+            end = int(own[-1]) if len(own) else end
+        return cls(buffer.whole(), ends.whole().view(np.int64))
 
     def keep(self, which: Mask, scratch: Scratch = Scratch()) -> "Packed":
         """Some of them, in their order. Raises as `of`."""
-        return self.take(np.flatnonzero(which), scratch)
+        starts = range(0, len(which), PIECE)
+        pieces = (start + np.flatnonzero(which[start : start + PIECE]) for start in starts)
+        return Packed.of(map(self.at, pieces), scratch)
 
     def take(self, places: Integers, scratch: Scratch = Scratch()) -> "Packed":
         """Those at these places, in this order. Raises as `of`."""
@@ -147,24 +154,6 @@ class _Buffer:
             raise DataError(text, for_peer=NO_ROOM) from None
 
 
-def _ends(sizes: Sequence[NDArray[np.uint32]], folder: Path | None) -> Integers:
-    """Where texts of these sizes begin and, last, where all end."""
-    count = 1 + sum(map(len, sizes))
-    ends: Integers
-    if folder is None or 8 * count < OF_A_ROW_EACH:
-        ends = np.empty(count, np.int64)
-    else:
-        with new_file(folder, 8 * count, _WHAT) as file:
-            ends = map_whole(file).view(np.int64)
-    ends[0] = at = 0
-    for some in sizes:
-        if len(some):
-            np.cumsum(some, out=ends[at + 1 : at + 1 + len(some)])
-            ends[at + 1 : at + 1 + len(some)] += ends[at]
-            at += len(some)
-    return ends
-
-
 class Cells(Sequence[str | None]):
     """A column of text as Arrow has it, None where a cell is empty."""
 
@@ -192,16 +181,24 @@ class Cells(Sequence[str | None]):
     def stored(cls, cells: Sequence[str | None], scratch: Scratch) -> "Sequence[str | None]":
         """Cells that are many in a file, others as they are. Raises DataError where the disk has no
         room."""
-        if not isinstance(cells, cls) or scratch.folder is None:
+        if not isinstance(cells, cls) or scratch.folder is None or cells._release is not None:
             return cells
         if cells.column.nbytes < OF_A_ROW_EACH:
             return cells
+        starts = range(0, len(cells), _AT_ONCE)
+        return cls.spooled((cells.column.slice(start, _AT_ONCE) for start in starts), scratch.folder)
+
+    @classmethod
+    def spooled(cls, pieces: Iterable["pa.ChunkedArray"], folder: Path) -> "Cells":
+        """Cells that come piece by piece, large_string, in a file of a folder. Raises DataError where
+        the disk has no room."""
         import pyarrow as pa
 
         from vfl.blocks.spool import Spooled
 
-        named = pa.Table.from_arrays([cells.column], ["cells"])
-        spooled = Spooled(scratch.folder, named.to_reader(_AT_ONCE))
+        schema = pa.schema([("cells", pa.large_string())])
+        batches = (pa.record_batch([chunk], schema=schema) for piece in pieces for chunk in piece.chunks)
+        spooled = Spooled(folder, pa.RecordBatchReader.from_batches(schema, batches))
         return cls(spooled["cells"], spooled.release)
 
     def differ(self, rows: Integers, others: Integers) -> Mask:
@@ -410,12 +407,47 @@ class TextPlaces:
                 release_pages(array)
 
 
-def first_places(texts: Packed, hashes: Integers) -> Integers:
-    """The place where each text stands first, int64 (n,); `hashes` are Python's of all of them."""
+def repeated(texts: Packed, hashes: Integers) -> tuple[Integers, Integers]:
+    """The places, in their order, of texts that stand before, and where each of these stands first.
+
+    hashes: int64 (n,), of all of them, equal for equal ones. Texts are compared some at a time, those
+    whose hashes end alike, so that little memory is needed where few are repeated.
+    """
+    again, firsts = [np.empty(0, np.int64)], [np.empty(0, np.int64)]
+    buckets = 1 << (len(hashes) // _COMPARED).bit_length()
+    for bucket in range(buckets):
+        parts = [np.empty(0, np.int64)]
+        for some in in_pieces(len(hashes), hashes):
+            own = hashes[some] >> _BUCKETS_BY & (buckets - 1)
+            parts.append(some.start + np.flatnonzero(own == bucket))
+        places = np.concatenate(parts)
+        places = places[_alike(hashes[places])]
+        release_pages(hashes)
+        if len(places):
+            first = _first_places(texts.take(places), hashes[places])
+            is_again = first != np.arange(len(first))
+            again.append(places[is_again])
+            firsts.append(places[first[is_again]])
+    found, first_of = np.concatenate(again), np.concatenate(firsts)
+    order = np.argsort(found)
+    return found[order], first_of[order]
+
+
+def _first_places(texts: Packed, hashes: Integers) -> Integers:
+    """The place where each text stands first, int64 (n,)."""
     if len(hashes) > _FEW:
         return TextPlaces(texts, hashes).first
     first: dict[bytes, int] = {}
     return np.fromiter((first.setdefault(text, i) for i, text in enumerate(texts)), np.int64)
+
+
+def _alike(numbers: Integers) -> Mask:
+    """Which of some numbers are there more than once."""
+    order = np.argsort(numbers)
+    ordered, found = numbers[order], np.zeros(len(numbers), np.bool_)
+    same = ordered[1:] == ordered[:-1]
+    found[order[1:][same]] = found[order[:-1][same]] = True
+    return found
 
 
 @kernel

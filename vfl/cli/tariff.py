@@ -44,7 +44,9 @@ def tariff(
     as_json: bool,
 ) -> None:
     """Write a linear model's rating tables. With --edits that change something, the edited half is kept
-    as a new version of the model, which scores like any other; the old one stays.
+    as a new version of the model, which scores like any other; the old one stays. Edits change the model
+    that was trained, or the version whose full name is given; a tariff that the newest version is
+    already is not kept again.
 
     Factors of hosts are rated by the service, unless their owner has given them.
     """
@@ -65,23 +67,32 @@ def tariff(
                 "tariff": str(done.path),
                 "model": done.model,
                 "edited_from": done.edited_from or None,
+                "new": done.kept,
                 "base": done.base,
                 "off_balance": done.off_balance,
+                "loss_ratio": done.loss_ratio,
                 "changes": [{name: getattr(one, name) for name in names} for one in done.changes],
                 "rated_by_the_service": list(done.by_service),
             }
         )
         return
     stdout.put(f"rating tables of {done.model} in {done.path}")
-    if done.changes:
+    if done.kept:
         stdout.put(
             f"{counted(len(done.changes), 'change')}: kept as a new version of {done.edited_from}, "
             "which stays"
+        )
+    elif done.changes:
+        stdout.put(
+            f"{counted(len(done.changes), 'change')} to {done.edited_from}: the newest version is this "
+            "tariff already, and no other is kept"
         )
     for change in done.changes:
         if change.rule == "base":
             stdout.put(f"base rate {change.after:.6g}, {change.before:.6g} before")
     if done.off_balance is not None:
         stdout.put(f"off-balance before the base rate: {done.off_balance:.4f}")
+    if done.loss_ratio is not None:
+        stdout.put(f"loss ratio over the rows held out: {done.loss_ratio:.4f}")
     if done.by_service:
         stdout.put(f"rated by the service: {', '.join(done.by_service)}")

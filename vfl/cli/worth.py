@@ -6,7 +6,7 @@ import click
 
 from vfl.cli.completion import names_of
 from vfl.cli.group import main
-from vfl.cli.options import FORCE, JSON, PARTY, WAIT
+from vfl.cli.options import FORCE, JSON, LOCAL_CLUSTER, PARTY, WAIT
 from vfl.cli.running import need_role, run
 from vfl.terminal.progress import show_progress
 from vfl.terminal.streams import put_json
@@ -36,6 +36,7 @@ from vfl.terminal.usage import NumberType
 )
 @FORCE
 @WAIT
+@LOCAL_CLUSTER
 @JSON
 def worth(
     party: Path,
@@ -45,6 +46,7 @@ def worth(
     out: Path | None,
     force: bool,
     wait: float,
+    local: int | None,
     as_json: bool,
 ) -> None:
     """Find out what each partner's data adds to a job's model, before any of it is bought.
@@ -52,6 +54,7 @@ def worth(
     Models with and without each host's columns are trained on the same rows and compared on those held
     out. No party keeps a part of any model; all get the same page.
     """
+    from vfl.jobs.cluster import on_cluster
     from vfl.jobs.connect import Site
     from vfl.jobs.worth import worth as find_worth
     from vfl.party.config import load_job, load_party
@@ -60,7 +63,7 @@ def worth(
     settings = load_party(party)
     need_role(settings.role, "guest", party)
     wanted = load_job(job)
-    with show_progress() as show:
+    with show_progress() as show, on_cluster(settings, show, local):
         site = Site.open(settings)
         site.warn_of_ending(show)
         done = run(

@@ -7,8 +7,8 @@ the machine's cores by threads, without the interpreter's lock:
 - many rows: our own kernels, a point in each lane of a vector (`ristretto`), where the processor's
   vectors allow: about ten times as fast as libsodium with AVX-512 IFMA, three times with AVX-512,
   one and a half times with AVX2. They are compiled once, in a few seconds; who has them loaded for
-  good (`prepare`) gains by them from some dozen rows on, with eight lanes from three: a block of them
-  takes little longer than libsodium takes for one;
+  good (`prepare`) gains by them from some dozen rows on, with eight lanes from two: a block of them
+  takes as long as libsodium takes for one;
 - few rows, and other processors: libsodium. `rbcl` ships it and checks and copies one element a
   call; we call the same library on slices of one buffer instead.
 
@@ -48,7 +48,7 @@ _SLICE = 64  # fewer rows than this are not worth a thread
 _FEW = 16  # scalars that are checked one by one
 _MANY = 4096  # fewer rows than this are not worth waiting for the compiler
 _LANES = 8  # of kernels that are worth it for a few rows
-_LANES_FILLED = 3  # rows from which on they are
+_LANES_FILLED = 2  # rows from which on they are
 _ONE = (1).to_bytes(SCALAR, "little")
 _CHUNK = 1024  # rows that a kernel takes at a time, so that its copies of them stay small
 
@@ -85,6 +85,9 @@ class InvalidPoint(ValueError):
     def __init__(self, index: int) -> None:
         super().__init__(f"row {index} is not an element of the group other than the identity")
         self.index = index
+
+    def __reduce__(self) -> tuple[type["InvalidPoint"], tuple[int]]:
+        return InvalidPoint, (self.index,)  # as a worker of a cluster has raised it
 
 
 def random_scalar(entropy: Callable[[int], bytes] = secrets.token_bytes) -> bytes:

@@ -31,7 +31,7 @@ A million keys take about 0.4 s of a core to encode and 0.15 s to decode.
 
 import hashlib
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,6 +44,7 @@ VALUE = 16  # bytes of a value, and of a slot
 DENSE = 64
 BLOCKS = 3
 SPARE = 16  # slots a block beyond its share
+_AT_ONCE = 4096  # keys whose places are found, and looked up in several tables: they stay in a cache
 SHARE = 1300  # sparse slots for a thousand keys; from 1,250 on, what is said above holds
 
 Slots = NDArray[np.uint32]
@@ -98,20 +99,50 @@ def decode(table: Bytes, keys: Bytes, n: int, seed: bytes, share: int = SHARE) -
 
     w is a multiple of 8: 16 for what `encode` made.
     """
-    width = table.shape[1] if table.ndim == 2 else 0
-    if table.shape != (slots(n, share), width) or width % 8 or not width or table.dtype != np.uint8:
-        raise ValueError(f"a table for {n} keys is a uint8 array ({slots(n, share)}, a multiple of 8)")
-    words, lanes, salts, block = table.view(np.uint64), _lanes(keys), _salts(seed), _block(n, share)
+    words = _words(table, n, share)
+    lanes, salts, block = _lanes(keys), _salts(seed), _block(n, share)
     sums = _dense_sums(words[-DENSE:])
-    values = np.empty((len(keys), width // 8), np.uint64)
+    values = np.empty((len(keys), words.shape[1]), np.uint64)
 
-    look_up = _look_up_pairs if width == VALUE else _look_up
+    look_up = _look_up_pairs if table.shape[1] == VALUE else _look_up
 
     def part(start: int, stop: int) -> None:
         look_up(words, sums, lanes[start:stop], salts, block, values[start:stop])
 
     spread(part, len(keys))
     return values.view(np.uint8)
+
+
+def decode_all(
+    tables: Sequence[Bytes], keys: Bytes, n: int, seed: bytes, share: int = SHARE
+) -> list[Bytes]:
+    """What `decode` gives of each of several tables (slots(n, share), 16), of the same n and seed: where
+    a key looks is found once."""
+    if len(tables) == 1:
+        return [decode(tables[0], keys, n, seed, share)]
+    each = [_words(table, n, share) for table in tables]
+    lanes, salts, block = _lanes(keys), _salts(seed), _block(n, share)
+    dense = [_dense_sums(words[-DENSE:]) for words in each]
+    values = [np.empty((len(keys), VALUE // 8), np.uint64) for _ in each]
+
+    def part(start: int, stop: int) -> None:
+        for first in range(start, stop, _AT_ONCE):
+            some = slice(first, min(first + _AT_ONCE, stop))
+            count = some.stop - first
+            slot, chosen = np.empty((count, BLOCKS), np.uint32), np.empty(count, np.uint64)
+            _places(lanes[some], salts, block, slot, chosen)
+            for words, sums, own in zip(each, dense, values, strict=True):
+                _sum_pairs(words, sums, slot, chosen, own[some])
+
+    spread(part, len(keys))
+    return [own.view(np.uint8) for own in values]
+
+
+def _words(table: Bytes, n: int, share: int) -> Words:
+    width = table.shape[1] if table.ndim == 2 else 0
+    if table.shape != (slots(n, share), width) or width % 8 or not width or table.dtype != np.uint8:
+        raise ValueError(f"a table for {n} keys is a uint8 array ({slots(n, share)}, a multiple of 8)")
+    return table.view(np.uint64)
 
 
 def _block(n: int, share: int) -> int:
@@ -298,6 +329,21 @@ def _look_up_pairs(
         high = words[first, 1] ^ words[second, 1] ^ words[third, 1]
         for byte in range(DENSE // 8):
             of = (chosen >> np.uint64(8 * byte)) & np.uint64(255)
+            low ^= sums[byte, of, 0]
+            high ^= sums[byte, of, 1]
+        values[row, 0], values[row, 1] = low, high
+
+
+@kernel
+def _sum_pairs(words: Words, sums: Words, slot: Slots, chosen: Words, values: Words) -> None:
+    """The same where it is known where each key looks."""
+    for row in range(len(slot)):
+        first, second, third = slot[row, 0], slot[row, 1], slot[row, 2]
+        low = words[first, 0] ^ words[second, 0] ^ words[third, 0]
+        high = words[first, 1] ^ words[second, 1] ^ words[third, 1]
+        picked = chosen[row]
+        for byte in range(DENSE // 8):
+            of = (picked >> np.uint64(8 * byte)) & np.uint64(255)
             low ^= sums[byte, of, 0]
             high ^= sums[byte, of, 1]
         values[row, 0], values[row, 1] = low, high

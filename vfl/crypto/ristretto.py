@@ -77,7 +77,6 @@ WINDOWS = 64  # of 4 bits in a scalar
 _TABLE = 8  # entries: one to eight times a point
 _SHARED = 16  # blocks that share their doublings; their tables fit into a cache
 
-_EIGHTS = np.uint64(0x8888888888888888)
 _I64 = ir.IntType(64)
 
 njit: Compiler = numba.njit  # its stub lacks some options
@@ -959,22 +958,23 @@ def digits(layout: Layout, scalars: Bytes) -> SignedWords:
     """Scalars (n, 32) in 64 digits from -8 to 7, lowest first: their sizes, and masks of the negative
     ones, shape (blocks, 2, 64, lanes), where the last block is filled up with zeros."""
     blocks = -(-len(scalars) // layout.lanes)
-    filled = np.zeros((blocks * layout.lanes, SCALAR), np.uint8)
-    filled[: len(scalars)] = scalars
-    # 8 more at every digit, carried from word to word, and then 8 less at each without.
-    words = filled.view("<u8")
-    carry = np.zeros(len(filled), np.uint64)
-    for place in range(words.shape[1]):
-        raised = words[:, place] + _EIGHTS
-        total = raised + carry
-        carry = (raised < _EIGHTS).astype(np.uint64) | (total < carry)
-        words[:, place] = total
-    nibbles = np.empty((len(filled), SCALAR, 2), np.int8)
-    np.bitwise_and(filled, 15, out=nibbles[..., 0], casting="unsafe")
-    np.right_shift(filled, 4, out=nibbles[..., 1], casting="unsafe")
-    nibbles -= 8
-    signed = nibbles.reshape(blocks, layout.lanes, WINDOWS).transpose(0, 2, 1)
-    made = np.empty((blocks, 2, WINDOWS, layout.lanes), np.int64)
-    np.abs(signed, out=made[:, 0])
-    np.right_shift(signed, 7, out=made[:, 1])
+    made = np.zeros((blocks, 2, WINDOWS, layout.lanes), np.int64)
+    _fill_digits(np.ascontiguousarray(scalars), made)
     return made
+
+
+@kernel
+def _fill_digits(scalars: Bytes, made: SignedWords) -> None:
+    # By arithmetic alone: nothing branches on a digit, nor is looked up by one.
+    lanes = made.shape[3]
+    for row in range(scalars.shape[0]):
+        block, lane = row // lanes, row % lanes
+        carry = np.int64(0)
+        for place in range(WINDOWS):
+            nibble = np.int64(scalars[row, place >> 1]) >> (4 * (place & 1)) & 15
+            raised = nibble + 8 + carry
+            carry = raised >> 4
+            digit = (raised & 15) - 8
+            negative = digit >> 63
+            made[block, 0, place, lane] = (digit ^ negative) - negative
+            made[block, 1, place, lane] = negative

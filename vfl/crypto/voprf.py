@@ -78,7 +78,7 @@ def evaluate(
     """
     _check_count(blinded)
     evaluated = group.multiply(blinded, secret)
-    element, weight = _composite(blinded, _weights(public, blinded, evaluated))
+    (element,), weight = _composites([blinded], _weights(public, blinded, evaluated))
     draw = group.random_scalar(entropy)
     k, r = _number(secret), _number(draw)
     composite, product, *commitments = group.weighted_sums(
@@ -140,7 +140,7 @@ def _check_proof(
     if not any(challenge) or not any(response):  # one in 2^252 is like that
         raise InvalidProof("a proof of zeros")
     weights = _weights(public, blinded, evaluated)
-    (source, weight), (result, _) = _composite(blinded, weights), _composite(evaluated, weights)
+    (source, result), weight = _composites([blinded, evaluated], weights)
     if len(weights) > 1 and not (any(source) and any(result)):
         raise InvalidProof("elements whose sum is the identity")
     composite, product, first, second, *others = group.weighted_sums(
@@ -166,33 +166,26 @@ def _weights(public: bytes, blinded: Bytes, evaluated: Bytes) -> list[bytes]:
     tail = b"Composite" + _MIDDLE + _dst(_SCALARS)
     begun = _FIRST.copy()
     begun.update(_sized(seed))
-    # What is hashed of each place lies side by side, so that a row takes two hashes and little more.
-    size = group.POINT.to_bytes(2, "big")
-    columns = [
-        np.arange(len(blinded), dtype=">u2").reshape(-1, 1).view(np.uint8),
-        _repeated(size, len(blinded)),
-        blinded,
-        _repeated(size, len(blinded)),
-        evaluated,
-        _repeated(tail, len(blinded)),
-    ]
-    last = b"\x01" + _dst(_SCALARS)
+    size, last = group.POINT.to_bytes(2, "big"), b"\x01" + _dst(_SCALARS)
     weights = []
-    for row in _split(np.concatenate(columns, axis=1)):
+    for number, (one, other) in enumerate(zip(_split(blinded), _split(evaluated), strict=True)):
         state = begun.copy()
-        state.update(row)
-        weights.append(_scalar(_number(hashlib.sha512(state.digest() + last).digest())))
+        state.update(number.to_bytes(2, "big") + size + one + size + other + tail)
+        weight = int.from_bytes(hashlib.sha512(state.digest() + last).digest(), "little")
+        weights.append((weight % group.ORDER).to_bytes(group.SCALAR, "little"))
     return weights
 
 
-def _composite(points: Bytes, weights: Sequence[bytes]) -> tuple[bytes, int]:
-    """The sum of elements with their weights: an element, and the weight that it still has."""
+def _composites(several: Sequence[Bytes], weights: Sequence[bytes]) -> tuple[list[bytes], int]:
+    """Of each of `several` the sum of its elements with their weights: an element, and the weight that
+    all of these still have."""
     if len(weights) == 1:
-        return points.tobytes(), _number(weights[0])
+        return [points.tobytes() for points in several], _number(weights[0])
     if len(weights) <= _FEW:
-        (total,) = group.weighted_sums([list(zip(_split(points), weights, strict=True))])
-        return total, 1
-    return group.weighted_sum(points, _rows(weights, group.SCALAR)), 1
+        sums = [list(zip(_split(points), weights, strict=True)) for points in several]
+        return group.weighted_sums(sums), 1
+    factors = _rows(weights, group.SCALAR)
+    return [group.weighted_sum(points, factors) for points in several], 1
 
 
 def _challenge(public: bytes, *elements: bytes) -> bytes:
@@ -279,10 +272,6 @@ def _split(rows: Bytes) -> list[bytes]:
 
 def _rows(parts: Sequence[bytes], width: int) -> Bytes:
     return np.frombuffer(b"".join(parts), np.uint8).reshape(len(parts), width)
-
-
-def _repeated(part: bytes, times: int) -> Bytes:
-    return np.broadcast_to(np.frombuffer(part, np.uint8), (times, len(part)))
 
 
 def _check_count(points: Bytes) -> None:

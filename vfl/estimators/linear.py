@@ -94,7 +94,7 @@ class _Linear(Federation):
         self, guest: Frame, hosts: Hosts, target: Target, progress: StepProgress | bool | None
     ) -> None:
         super()._fit(guest, hosts, target, progress)
-        if self._look is None:
+        if self._instead is None:
             warn_unless_converged(self.model_, self.max_iterations)
             parties: dict[str, GuestGlm | HostGlm] = {GUEST: self.model_, **self.halves_}
             for name, half in parties.items():
@@ -194,6 +194,9 @@ class FederatedGLM(Regressor, _Linear):
         bit for bit
     alpha : float, default=0.0
         L2 penalty: alpha / 2 times the sum of squares
+    l1_ratio : float, default=0.0
+        share of alpha, or of each of alphas, that is on the sum of magnitudes in place of half the sum
+        of squares, so that coefficients become exactly zero; 1 is the lasso
     shrink_to : {'base', 'mean'}, default='base'
         what alpha draws levels to: the base level, or the mean of the factor's levels, weighted by its
         owner's rows or exposure, so that no base level matters
@@ -305,6 +308,7 @@ class FederatedGLM(Regressor, _Linear):
         rules: Mapping[str, Mapping[str, object]] | None = None,
         engine: SimulationEngine = "plain",
         alpha: float = 0.0,
+        l1_ratio: float = 0.0,
         shrink_to: Literal["base", "mean"] = "base",
         alphas: tuple[float, ...] = (),
         folds: int = 5,
@@ -332,6 +336,7 @@ class FederatedGLM(Regressor, _Linear):
         self.rules = rules
         self.engine = engine
         self.alpha = alpha
+        self.l1_ratio = l1_ratio
         self.shrink_to = shrink_to
         self.alphas = alphas
         self.folds = folds
@@ -383,6 +388,9 @@ class FederatedLogisticRegression(Classifier, _Linear):
         bit for bit
     alpha : float, default=0.0
         L2 penalty: alpha / 2 times the sum of squares
+    l1_ratio : float, default=0.0
+        share of alpha, or of each of alphas, that is on the sum of magnitudes in place of half the sum
+        of squares, so that coefficients become exactly zero; 1 is the lasso
     shrink_to : {'base', 'mean'}, default='base'
         what alpha draws levels to: the base level, or the mean of the factor's levels, weighted by its
         owner's rows or exposure, so that no base level matters
@@ -491,6 +499,7 @@ class FederatedLogisticRegression(Classifier, _Linear):
         rules: Mapping[str, Mapping[str, object]] | None = None,
         engine: SimulationEngine = "plain",
         alpha: float = 0.0,
+        l1_ratio: float = 0.0,
         shrink_to: Literal["base", "mean"] = "base",
         alphas: tuple[float, ...] = (),
         folds: int = 5,
@@ -517,6 +526,7 @@ class FederatedLogisticRegression(Classifier, _Linear):
         self.rules = rules
         self.engine = engine
         self.alpha = alpha
+        self.l1_ratio = l1_ratio
         self.shrink_to = shrink_to
         self.alphas = alphas
         self.folds = folds

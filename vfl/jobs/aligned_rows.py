@@ -55,7 +55,7 @@ def read_guest_rows(site: Site, job: Job, named: Alignment, show: Show) -> Guest
     say_if_slower(show, len(named.rows), len(table.features))
     kind.check_rules(rules_of(site.party), table.features, table.path.name)
     aligned = refresh(named, ids, table.path.name)
-    rows, held_out = split_rows(table, aligned.rows, job, ids.entities)
+    rows, held_out = split_rows(table, aligned.rows, job, ids.entities, scratch)
     parts = RowParts.of(table, aligned.rows, rows, held_out, job.job.holdout)
     for text in parts.sentences:
         show.say(text)

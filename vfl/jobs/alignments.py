@@ -8,9 +8,8 @@ from datetime import UTC, date, datetime
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.arrays import Integers
-from vfl.blocks.means import stretches
-from vfl.blocks.scratch import Scratch
+from vfl.arrays import Integers, Mask
+from vfl.blocks.scratch import Scratch, in_pieces, marked
 from vfl.errors import ModelError, Refused
 from vfl.jobs.connect import Site
 from vfl.jobs.names import resolve_model
@@ -305,19 +304,37 @@ def load_shared(site: Site, store: Store, peer: Peer, offer: Offer, name: str) -
     return alignment
 
 
-def count_known_rows(rows: Integers) -> int:
-    """How many different rows of a host's table an alignment, or part of it, has."""
-    known = np.zeros(int(rows.max(initial=-1)) + 1, np.bool_)
-    for some in stretches(len(rows)):
-        own = rows[some]
+def count_known_rows(rows: Integers, chosen: Mask | None = None) -> int:
+    """How many different rows of a host's table an alignment, or the part of it that is chosen, has."""
+    known = np.zeros(_most(rows) + 1, np.bool_)
+    for some in in_pieces(len(rows), rows):
+        own = rows[some] if chosen is None else rows[some][chosen[some]]
         known[own[own >= 0]] = True
     return int(np.count_nonzero(known))
 
 
 def most_joined(rows: Integers) -> int:
     """The most rows of an alignment that are joined to one of a host's table."""
-    joined = np.zeros(int(rows.max(initial=-1)) + 1, np.int32)
-    for some in stretches(len(rows)):
+    joined = np.zeros(_most(rows) + 1, np.int32)
+    for some in in_pieces(len(rows), rows):
         own = rows[some]
         np.add.at(joined, own[own >= 0], 1)
     return int(joined.max(initial=1))
+
+
+def known_rows(rows: Integers, scratch: Scratch) -> Integers:
+    """Those of an alignment that a host has, in their order."""
+    known = marked(lambda own: own >= 0, rows)
+    if known.all():
+        return rows
+    found, at = scratch.of_rows(int(np.count_nonzero(known)), np.int64, "rows of the alignment"), 0
+    for some in in_pieces(len(rows), rows, found):
+        own = rows[some][known[some]]
+        found[at : at + len(own)] = own
+        at += len(own)
+    return found
+
+
+def _most(rows: Integers) -> int:
+    """The greatest of them, -1 for none."""
+    return max((int(rows[some].max()) for some in in_pieces(len(rows), rows)), default=-1)

@@ -139,11 +139,27 @@ def check_rules(header: Header, half: AnyGuestHalf, data: DataSection, host: str
 def kept_reader(site: Site, half: AnyGuestHalf, host: str) -> DirectoryReader | None:
     """The directory of a host that was fetched last, if there is one that is whole."""
     with contextlib.suppress(ModelError):
-        found = load_directory(site.store, name_of(half.trained_name, host))
-        if isinstance(found, OwnDirectory):
-            check_rules(found.directory.header, half, site.party.data, host)
-            return DirectoryReader(found.directory).hold() if found.directory.is_whole else None
+        kept = _load(site, half, host)
+        if kept is not None:
+            check_rules(kept.header, half, site.party.data, host)
+            return DirectoryReader(kept).hold() if kept.is_whole else None
     return None
+
+
+def _load(site: Site, half: AnyGuestHalf, host: str) -> Directory | None:
+    """What is kept of a host's directory. Raises ModelError where it is damaged, or another one's."""
+    name = name_of(half.trained_name, host)
+    found = load_directory(site.store, name)
+    if not isinstance(found, OwnDirectory):
+        return None
+    if _whose(found.directory.header) != (half.trained_name, host, site.party.name):
+        raise ModelError(f"directory {name} is damaged: it is of another model, or not of {host}")
+    return found.directory
+
+
+def _whose(header: Header) -> tuple[str, str, str]:
+    """Which model a directory is for, and whose."""
+    return header.model, header.host, header.guest
 
 
 async def fetch_directory(
@@ -223,11 +239,10 @@ class _Fetching:
     def _kept(self) -> Directory | None:
         """What there is already; none where it is damaged."""
         try:
-            found = load_directory(self._site.store, self._name)
+            return _load(self._site, self._half, self._host.name)
         except ModelError as error:
             self._show.say(f"note: {error}: it is fetched anew")
             return None
-        return found.directory if isinstance(found, OwnDirectory) else None
 
     def _checked(self, answer: SealedDirectory, kept: Directory | None) -> Header:
         host, site = self._host, self._site
@@ -237,8 +252,7 @@ class _Fetching:
             raise host.breach(f"SealedDirectory with {error}") from None
         if not site.pinned[host.name].verify(answer.signature, statement(answer.header)):
             raise host.breach("SealedDirectory with a signature that does not hold")
-        due = (self._half.trained_name, host.name, site.party.name)
-        if (header.model, header.host, header.guest) != due:
+        if _whose(header) != (self._half.trained_name, host.name, site.party.name):
             raise host.breach("SealedDirectory of another model or for another guest")
         latest = datetime.now(UTC) + CLOCKS_APART
         if header.made > latest:

@@ -2,10 +2,13 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.blocks.scratch import Scratch
 from vfl.errors import (
     DataError,
 )
@@ -19,6 +22,8 @@ from vfl.party.config import Job
 from vfl.party.table import Table
 from vfl.protocols.common.rows import Training
 from vfl.text import counted
+
+K = TypeVar("K", bound=np.generic)
 
 
 def evaluate(
@@ -65,12 +70,14 @@ def split_rows(
     aligned: NDArray[np.int64],
     job: Job,
     entities: NDArray[np.int64] | None = None,
+    scratch: Scratch = Scratch(),
 ) -> tuple[Training, NDArray[np.bool_]]:
     """The rows that train, that decide when to stop and that are held out: drawn by the job's seed, or
     by the columns of the table that the job names (vfl/learn/holdout.py).
 
     entities: of each row of the table the first that is about the same thing, a vehicle or a person;
     all rows about one go the same way, but for a split by time alone. None: every row is about another.
+    scratch: where lies what is many.
     """
     if table.label is None:
         raise ValueError("training needs a label")
@@ -90,7 +97,8 @@ def split_rows(
             f"[job], or lower {'validation_share' if share else 'holdout'}",
             for_peer="the aligned rows cannot be held out as the guest's job file says",
         ) from None
-    label = table.label[aligned]
+    taken = partial(_taken, scratch, aligned)
+    label = scratch.taken(table.label, aligned, "labels")
     shares = f"holdout = {holdout:g}"
     if not split.train.any():
         raise DataError(
@@ -110,13 +118,16 @@ def split_rows(
                 f"label {error} ({shares}{_or_validation(share, ', ')})",
                 for_peer="too few aligned rows, or all with the same label",
             ) from None
-    weight = np.broadcast_to(1.0, len(label)) if table.weight is None else table.weight[aligned]
-    offset = None if table.offset is None else table.offset[aligned]
-    exposure = None if table.exposure is None else table.exposure[aligned]
-    together = None if entities is None else entities[aligned]
+    weight = taken(table.weight)
+    weight = np.broadcast_to(1.0, len(label)) if weight is None else weight
+    offset, exposure, together = taken(table.offset), taken(table.exposure), taken(entities)
     together = together if by.group is None else by.group.place
     rows = Training(label, weight, split.train, split.validation, loss, offset, exposure, together)
     return rows, split.held_out
+
+
+def _taken(scratch: Scratch, rows: NDArray[np.int64], values: NDArray[K] | None) -> NDArray[K] | None:
+    return None if values is None else scratch.taken(values, rows, "numbers of rows")
 
 
 @dataclass(frozen=True)

@@ -30,6 +30,7 @@ _STUCK = 3  # lookups in a row that nobody answered, after which the session is 
 _LOOK = 0.5  # seconds between two looks whether an idle session's other end is there
 _INLINE = 64  # entries that are not worth a thread
 _DUMMY = 16  # bytes of what stands for a key that a row lacks
+LOST = "its session was lost and is being taken up again"
 _INTERRUPTED = VflError("", for_peer="it was interrupted by its operator")
 
 
@@ -242,11 +243,11 @@ class HostLookups:
             raise self._away()
         header, keys = reader.header, len(reader.header.rules)
         # A key that a row lacks is asked for, too: the host is not to see which rows have it.
-        inputs = [
-            inputs_of(number, [row[number] or secrets.token_bytes(_DUMMY)])[0]
-            for row in ids
+        by_key = [
+            inputs_of(number, [row[number] or secrets.token_bytes(_DUMMY) for row in ids])
             for number in range(keys)
         ]
+        inputs = by_key[0] if keys == 1 else [one for row in zip(*by_key, strict=True) for one in row]
         prepare_group(len(inputs))
         most = reader.most_at_once
         opened: list[bytes | None] = []
@@ -258,11 +259,12 @@ class HostLookups:
                 if len(some) <= _INLINE
                 else await asyncio.to_thread(reader.open, outputs)
             )
-        parts = [
-            next((one for one in opened[at : at + keys] if one is not None), None)
-            for at in range(0, len(opened), keys)
-        ]
-        return Looked(header.version, header.made, reader.layout, parts)
+        if keys > 1:
+            opened = [
+                next((one for one in opened[at : at + keys] if one is not None), None)
+                for at in range(0, len(opened), keys)
+            ]
+        return Looked(header.version, header.made, reader.layout, opened)
 
     @property
     def _directory(self) -> DirectoryReader:
@@ -317,6 +319,7 @@ class HostLookups:
                     reader = await fetch_directory(self._site, half, session, self._show)
                     self._wanted.clear()
                     self._heard = time.monotonic()
+                    self._why = LOST  # from here on that is why it cannot be asked
                     async with self._changed:
                         self._session, self._reader = session, reader
                         self._changed.notify_all()

@@ -13,6 +13,7 @@ from vfl.jobs.agreement import accept_offer
 from vfl.jobs.connect import Site
 from vfl.jobs.group_kernels import group_ready, prepare_group
 from vfl.jobs.lookup_limits import day_of, rates_of
+from vfl.jobs.memory import keep_for_good
 from vfl.jobs.offer import Offer
 from vfl.jobs.publishing import (
     check_not_withdrawn,
@@ -27,6 +28,7 @@ from vfl.models.kinds import load_half
 from vfl.net.peer import Peer
 from vfl.party.directories import Directory, OwnDirectory
 from vfl.party.fetched import Fetched
+from vfl.party.kinds import DocumentKind
 from vfl.party.policy import Usage, check_columns, check_lookup, today
 from vfl.protocols.lookup.directory import Catalogue
 from vfl.protocols.lookup.lookup import host_lookups
@@ -34,6 +36,7 @@ from vfl.text import counted
 
 _ROWS_AHEAD = 500  # lookups that are counted ahead, so that the file is not written for each
 _BYTES_AHEAD = 16 << 20  # and bytes of a directory that is fetched
+_DOCUMENTS: tuple[DocumentKind, ...] = ("directory", "model")
 _AGAIN = 600.0  # seconds for which a directory that could not be made is not tried again
 
 
@@ -65,6 +68,7 @@ async def ready_for_lookups(site: Site) -> None:
     """Have loaded what lookups take, where there is a directory: the first of them are not to wait."""
     if site.party.policy.directories and site.store.names("directory"):
         await group_ready()
+        keep_for_good()
 
 
 def _half_of(site: Site, model: str) -> AnyHostHalf:
@@ -115,6 +119,7 @@ class _Source:
         self._site, self._half, self._guest, self._show = site, half, guest, show
         self._policy, self._rates = site.party.policy, rates_of(site)
         self._usage, self._fetched = Usage(site.store), Fetched(site.store)
+        self._documents = [site.store.path(kind, half.name) for kind in _DOCUMENTS]
         self._own: OwnDirectory | None = None
         self._mark: _Mark | None = None  # of the documents that were read last
         self._reading: asyncio.Task[None] | None = None
@@ -257,11 +262,10 @@ class _Source:
     def _marked(self) -> _Mark:
         """What tells whether model and directory are the ones that were read. Raises what there is to
         say where one of them is gone."""
-        store, name = self._site.store, self._half.name
         try:
-            found = [store.path("directory", name).stat(), store.path("model", name).stat()]
+            found = [path.stat() for path in self._documents]
         except FileNotFoundError:
-            _half_of(self._site, name)
+            _half_of(self._site, self._half.name)
             raise self._none() from None
         return tuple((one.st_mtime_ns, one.st_ino) for one in found)
 

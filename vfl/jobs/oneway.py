@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.arrays import Integers, Mask
+from vfl.arrays import Floats, Integers, Mask
 from vfl.blocks.scratch import Scratch
 from vfl.crypto.workers import Operations
 from vfl.errors import ConfigError, DataError, ModelError, Refused
@@ -38,7 +38,7 @@ from vfl.jobs.memory import release_memory
 from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Offer, new_run
 from vfl.jobs.own_table import ids_of, table_of
-from vfl.jobs.record import load_record
+from vfl.jobs.record import Evaluation, load_record
 from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
 from vfl.jobs.sums_given import SumsGiven, guest_of
@@ -49,11 +49,14 @@ from vfl.learn.factor_tables import AGAINST, SUMS, FactorTable, RowTotals, add_u
 from vfl.learn.factor_tables import table_of as lines_of
 from vfl.learn.levels import tidy_levels
 from vfl.learn.metrics import totals
-from vfl.models.halves import objective_of
+from vfl.models.halves import GuestHalf, objective_of
+from vfl.models.kinds import load_half
+from vfl.models.tariff import expected_of
 from vfl.net.peer import Peer
 from vfl.party.documents import canonical_json
 from vfl.party.policy import check_intersection, check_oneway, today
 from vfl.party.sections import PolicySection
+from vfl.party.store import Store
 from vfl.party.table import Table, Wanted, feature_names, read_wanted
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.oneway.host_cells import HostCells, cells_of_factors
@@ -291,7 +294,10 @@ def _read_rows(site: Site, request: TableRequest, own: Sequence[str], show: Show
             "trained: train again, or leave --model out"
         )
     found = totals(
-        evaluation.label, evaluation.predictions[TOGETHER], evaluation.weight, evaluation.exposure
+        evaluation.label,
+        _expected(store, record.model, evaluation),
+        evaluation.weight,
+        evaluation.exposure,
     )
     rows = alignment.rows[chosen]
     return _GuestRows(
@@ -302,6 +308,19 @@ def _read_rows(site: Site, request: TableRequest, own: Sequence[str], show: Show
         f"{counted(len(rows), 'row')} that were held out of the training of {record.model}",
         record.model,
     )
+
+
+def _expected(store: Store, model: str, evaluation: Evaluation) -> Floats:
+    """What a model expects of the rows held out; of a tariff of premiums these, brought to what
+    happened."""
+    predicted = evaluation.predictions[TOGETHER]
+    if model not in store.names("model"):
+        return predicted
+    half = load_half(store, model, GuestHalf)
+    if not half.premiums:
+        return predicted
+    expected = expected_of(half.loss.link, predicted, evaluation.weight, evaluation.label)
+    return predicted if expected is None else expected
 
 
 def _all_rows(table: Table, alignment: Alignment) -> _GuestRows:

@@ -22,13 +22,14 @@ from vfl.jobs.reveals import message_type, reveals
 from vfl.jobs.table_sizes import sizes_of
 from vfl.learn.losses import loss_of
 from vfl.learn.params import BoostParams
-from vfl.models.halves import GuestHalf, HostHalf, objective_of
+from vfl.models.halves import AnyGuestHalf, GuestHalf, HostHalf, objective_of
 from vfl.models.kinds import kind_named, kind_of_model, load_half, rules_of
+from vfl.models.tariff import expected_of
 from vfl.party.config import Job, Party
 from vfl.party.output import OutputPlace
 from vfl.party.store import Store
 from vfl.party.table import Wanted, read_wanted
-from vfl.report.evidence import Evidence, Exchange, HeldOut
+from vfl.report.evidence import TOGETHER, Evidence, Exchange, HeldOut
 from vfl.report.page import PAGE, SHEETS, Told, render
 from vfl.version import __version__
 
@@ -114,7 +115,7 @@ def gather(party: Party, model: str) -> Evidence:
         record,
         label=party.data.label or "",
         edited_from=half.edited_from,
-        held_out=None if evaluation is None else _held_out(evaluation),
+        held_out=None if evaluation is None else _held_out(half, evaluation),
         factors=kind.by_levels(half.model, columns.factors),
         no_factors=columns.no_factors,
         beside=columns.beside,
@@ -186,5 +187,12 @@ def _evidence(party: Party, record: Record, **found: Any) -> Evidence:
     )
 
 
-def _held_out(evaluation: Evaluation) -> HeldOut:
-    return HeldOut(evaluation.label, evaluation.weight, evaluation.exposure, evaluation.predictions)
+def _held_out(half: AnyGuestHalf, evaluation: Evaluation) -> HeldOut:
+    one = evaluation
+    predictions, premiums = one.predictions, None
+    if half.premiums:
+        premiums = predictions[TOGETHER]
+        expected = expected_of(half.loss.link, premiums, one.weight, one.label)
+        if expected is not None:
+            predictions = {**predictions, TOGETHER: expected}
+    return HeldOut(one.label, one.weight, one.exposure, predictions, premiums)

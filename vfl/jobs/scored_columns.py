@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vfl.arrays import Floats, Mask
+from vfl.blocks.scratch import release_pages
 from vfl.blocks.texts import Cells
 from vfl.errors import ConfigError
 from vfl.jobs.batch import KeptPart
@@ -38,13 +39,14 @@ class ScoredColumns:
 
     def __init__(self, half: AnyGuestHalf, rows: BatchRows, top: int) -> None:
         self._half, self._table, self._ids, self._top = half, rows.table, rows.named, top
-        self._scores: list[Floats] = []
+        self._scores = rows.ids.scratch.of_rows(rows.table.rows, np.float64, "scores")
         self.unknown = dict.fromkeys(half.model.parties[1:], 0)
 
     def columns(self, part: KeptPart) -> dict[str, ScoreCells]:
         """Those of a part's rows."""
         rows, scores = part.scored.rows, part.scored.scores
-        self._scores.append(scores.copy())  # of a view, which would hold all contributions
+        self._scores[rows] = scores
+        release_pages(self._scores)
         flags = [""] * len(scores)
         for host, unknown in zip(self.unknown, part.unknown, strict=True):
             self.unknown[host] += int(unknown.sum())
@@ -82,7 +84,7 @@ class ScoredColumns:
         profile = self._half.score_profile
         if profile is None:
             return None
-        return say_drift(show, "the scores have", profile, np.concatenate(self._scores))
+        return say_drift(show, "the scores have", profile, self._scores)
 
 
 def predictions(

@@ -388,8 +388,7 @@ class _Job:
         first, rows = self.batch.rows, self.table.rows
         # Never fewer than a part, if there are that many: a host whose policy refuses small batches
         # must not take the end of a large one for such a batch.
-        asked = np.arange(rows) >= min(first, max(0, rows - ROWS))
-        keys = [KeyIds(key.ids, np.where(asked, key.of_row, -1)) for key in self.ids.keys]
+        keys = [_from_row(key, min(first, max(0, rows - ROWS))) for key in self.ids.keys]
         matches = await together(
             [
                 guest_match(
@@ -403,7 +402,8 @@ class _Job:
             ]
         )
         known = {host.name: matched.ids for host, matched in zip(hosts, matches, strict=True)}
-        return [matched.of_row[first:].astype(np.int64) for matched in matches], known
+        places = (matched.of_row[first:] for matched in matches)
+        return [self.ids.scratch.cast(own, np.int64, "rows of a host") for own in places], known
 
     def _score_parts(
         self, hosts: Sequence[Peer], places: Sequence[Integers], unknown_levels: UnknownLevels
@@ -425,6 +425,15 @@ class _Job:
             unknown_levels=unknown_levels,
         )
         return self._kind.guest_parts(hosts, model, batch)
+
+
+def _from_row(key: KeyIds, first: int) -> KeyIds:
+    """A key as if no row before the first had an id."""
+    if not first:
+        return key
+    of_row = key.of_row.copy()
+    of_row[:first] = -1
+    return KeyIds(key.ids, of_row)
 
 
 def _read(

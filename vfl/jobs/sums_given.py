@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers, Mask
+from vfl.blocks.scratch import Scratch, in_pieces
 from vfl.errors import Refused
 from vfl.jobs.alignments import Alignment, count_known_rows, origin_of
 from vfl.jobs.offer import Offer
@@ -37,7 +38,6 @@ from vfl.text import counted
 
 _A_NODE = 2.0  # sums of a node for each candidate
 _LEAST = 2  # sums of a tree of one split
-_AT_ONCE = 1 << 20  # rows that are looked up
 _ROUNDING = 1e-9  # of the limit: trees are added up one by one
 _RESERVED: dict[Path, list["SumsBudget"]] = {}
 """Of jobs of this process, by the file of the guest."""
@@ -60,18 +60,20 @@ class SumsGiven:
     def __init__(self, store: Store, alignment: Alignment) -> None:
         self.alignment = replace(alignment, counted_as=None)
         self.file = RowSumsFile(store, guest_of(alignment))
-        numbers, first = number_values(alignment.rows)
+        scratch, what = Scratch(store.scratch(make=False)), "rows that sums are counted of"
+        numbers, first = number_values(alignment.rows, scratch)
         counted_as = _counted_as(store, alignment, first)
-        self._rows = np.sort(counted_as)
+        self._rows = scratch.cast(counted_as, np.uint64, what)
+        self._rows.sort()
         new = self._rows[1:] != self._rows[:-1]
         if not new.all():
             self._rows = self._rows[np.append(True, new)]
-        number = np.empty(len(first) + 1, np.min_scalar_type(-len(first) - 1))
+        kind = np.min_scalar_type(-len(first) - 1).type
+        number = scratch.of_rows(len(first) + 1, kind, what)
         number[-1] = -1
-        for start in range(0, len(first), _AT_ONCE):
-            part = slice(start, min(start + _AT_ONCE, len(first)))
+        for part in in_pieces(len(first), number, counted_as):
             number[part] = np.searchsorted(self._rows, counted_as[part])
-        self._of_aligned = number[numbers]
+        self._of_aligned = scratch.taken(number, numbers, what)
         """Of each aligned row which of `_rows` it is, -1 for none that the host has."""
         self._found: tuple[NDArray[np.uint64], Places] | None = None
 

@@ -1,9 +1,10 @@
 """A linear model as rating tables, and an edited half as a version of the model: offline."""
 
+import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,14 @@ from vfl.jobs.relativities import save_relativities, steps_of
 from vfl.jobs.report_columns import HeldOutColumns, read_held_out
 from vfl.learn.drift import profile_of_scores
 from vfl.learn.losses import LogisticLoss, loss_of
-from vfl.learn.metrics import binary_metrics, regression_metrics
+from vfl.learn.metrics import OF_TOTALS, binary_metrics, regression_metrics
 from vfl.models.halves import AnyGuestHalf, Change, GuestHalf, HostHalf, objective_of
 from vfl.models.kinds import load_half, save_half
 from vfl.models.tariff import (
     Points,
+    as_told,
     edit_model,
+    expected_of,
     linear_columns,
     linear_half,
     move_base,
@@ -49,9 +52,11 @@ class Tariff:
     path: Path
     model: str  # the model whose tables they are: the new version, if there is one
     edited_from: str  # "" where nothing was changed
+    kept: bool  # whether the version is new: the newest one may have been this tariff already
     base: float  # rate, or odds
     changes: Sequence[Change]
     off_balance: float | None  # of all changes before the base rate: new total by that of the model
+    loss_ratio: float | None  # of a tariff of premiums, over the rows held out
     by_service: Sequence[str]
 
 
@@ -68,7 +73,9 @@ def write_tariff(
 ) -> Tariff:
     """Write a linear model's rating tables, and keep the edited half as a version of the model.
 
-    A host writes those of its own columns, as they are. Raises ConfigError for edits that do not fit,
+    Edits change the model that was trained, where `model` is a job's name, and the version that it names
+    in full. A version is kept where the tariff is another than that of the job's newest model. A host
+    writes the tables of its own columns, as they are. Raises ConfigError for edits that do not fit,
     ModelError for a model that has no factors, DataError where a file cannot be read or written.
     """
     if out.suffix.lower() != ".xlsx":
@@ -86,6 +93,9 @@ def write_tariff(
     if party.role == "host":
         return _write_hosts(store, party, name, file, target)
     half = load_half(store, name, GuestHalf)
+    if request.edits is not None and name != model and "/" not in model:
+        # The file says what becomes of the model: said twice, it is still the same tariff.
+        half = load_half(store, half.trained_name, GuestHalf)
     linear_half(half)
     if half.loss.link == "identity":
         raise ModelError(
@@ -96,9 +106,12 @@ def write_tariff(
         version = _edit(party, store, half, file)
     except ConfigError as error:  # an edit that does not fit the model
         raise ConfigError(f"{_name_of(request.edits)}{error}") from None
+    same = _same_tariff(store, version) if version.changes else ""
+    if same:
+        version = replace(version, half=replace(version.half, name=same))
     tables = _tables(party, half, version, others, file)
     content = tables.workbook()
-    if version.changes:
+    if version.changes and not same:
         _keep(store, party, version)
     with target.writing() as written:
         written.write(content)
@@ -106,9 +119,11 @@ def write_tariff(
         target.place,
         version.half.name,
         version.half.edited_from if version.changes else "",
-        math.exp(linear_half(version.half).intercept),
+        bool(version.changes) and not same,
+        as_told(math.exp(linear_half(version.half).intercept)),
         version.changes,
         version.off_balance,
+        _loss_ratio(version),
         tables.by_service,
     )
 
@@ -170,12 +185,14 @@ def _edit(party: Party, store: Store, half: AnyGuestHalf, file: TariffFile) -> _
     if not changes:
         return _Version(half)
     name = f"{half.name.rsplit('-', 3)[0][:JOB_LENGTH]}-{stamp(new_run())}"
+    premiums = half.premiums if file.base.premiums is None else file.base.premiums
     made = replace(
         half,
         name=name,
         model=based.model,
         edited_from=half.trained_name,
         changes=half.changes + changes,
+        premiums=premiums,
         score_profile=None,
     )
     if record is None:
@@ -192,20 +209,28 @@ def _edit(party: Party, store: Store, half: AnyGuestHalf, file: TariffFile) -> _
 
 
 def _measured(half: AnyGuestHalf, evaluation: Evaluation) -> AnyGuestHalf:
-    """The half with the measures of its predictions, and the profile of its scores."""
-    predictions, loss = evaluation.predictions[TOGETHER], half.loss
+    """The half with the measures of its predictions, and the profile of its scores. Premiums are
+    measured as the share of the claims that they make each row pay for."""
+    charged, loss = evaluation.predictions[TOGETHER], half.loss
     label, weight = evaluation.label, evaluation.weight
-    score = _scores(half, predictions)
     offset = None if evaluation.exposure is None else np.log(evaluation.exposure)
-    if isinstance(loss, LogisticLoss):
-        measures = binary_metrics(label, predictions, weight)
-    else:
-        measures = regression_metrics(loss, label, score, weight, offset, evaluation.exposure)
-        if half.offset:  # which is not kept
-            del measures["d2"]
+    expected = expected_of(loss.link, charged, weight, label) if half.premiums else charged
+    measures: dict[str, float] = {}
+    if expected is not None:
+        if isinstance(loss, LogisticLoss):
+            measures = binary_metrics(label, expected, weight)
+        else:
+            score = _scores(half, expected)
+            measures = regression_metrics(loss, label, score, weight, offset, evaluation.exposure)
+            if half.offset:  # which is not kept
+                del measures["d2"]
+    if half.premiums:  # whose total says nothing of the model
+        for name in OF_TOTALS:
+            measures.pop(name, None)
     finite = {name: value for name, value in measures.items() if math.isfinite(value)}
     profile = None
     if not half.offset:
+        score = _scores(half, charged)
         profile = profile_of_scores(score if offset is None else score - offset)
     return replace(half, metrics={**half.metrics, TOGETHER: finite}, score_profile=profile)
 
@@ -258,6 +283,37 @@ def _keep(store: Store, party: Party, version: _Version) -> None:
         save_record(store, version.record, version.evaluation)
 
 
+def _same_tariff(store: Store, version: _Version) -> str:
+    """The job's newest model, by which rows are scored, if it is this tariff already."""
+    newest = resolve_model(store, version.half.name.rsplit("-", 3)[0])
+    if newest not in store.names("model"):
+        return ""
+    half = load_half(store, newest, GuestHalf)
+    return newest if half.edited_from and _digest(half) == _digest(version.half) else ""
+
+
+def _digest(half: AnyGuestHalf) -> str:
+    """Of what a tariff is: the model whose halves hosts have, what it charges, the log of changes."""
+    model = linear_half(half)
+    content = (
+        half.trained_name,
+        model.part.design.coefficients,
+        [as_told(one) for one in (model.intercept, *model.part.coefficients)],
+        [astuple(one) for one in half.changes],
+        half.premiums,
+    )
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()
+
+
+def _loss_ratio(version: _Version) -> float | None:
+    """What happened by the premiums, over the rows held out."""
+    if version.evaluation is None or not version.half.premiums:
+        return None
+    weight = version.evaluation.weight
+    premiums = float(weight @ version.evaluation.predictions[TOGETHER])
+    return float(weight @ version.evaluation.label) / premiums if premiums > 0 else None
+
+
 # --- What stands in the tables. -------------------------------------------------------------------
 
 
@@ -282,10 +338,11 @@ def _tables(
         ("model", version.half.name),
         ("edited from", version.half.edited_from),
         ("family", fitted.objective),
-        ("base odds" if odds else "base rate", math.exp(model.intercept)),
-        ("base, fitted", math.exp(linear_half(fitted).intercept)),
+        ("base odds" if odds else "base rate", as_told(math.exp(model.intercept))),
+        ("base, fitted", as_told(math.exp(linear_half(fitted).intercept))),
         ("base of", "base levels of all factors, and means of numbers with a slope"),
         ("off-balance of the changes before the base rate", version.off_balance),
+        *([("loss ratio, rows held out", _loss_ratio(version))] if version.half.premiums else []),
         ("changes", len(version.half.changes)),
         ("factors rated by the service", ", ".join(by_service) or "none"),
     ]
@@ -369,4 +426,4 @@ def _write_hosts(store: Store, party: Party, name: str, file: TariffFile, target
     content = tables.workbook()
     with target.writing() as written:
         written.write(content)
-    return Tariff(target.place, half.name, "", math.nan, (), None, ())
+    return Tariff(target.place, half.name, "", False, math.nan, (), None, None, ())

@@ -19,7 +19,7 @@ from vfl.jobs.account import Account
 from vfl.jobs.admission import accept, check_request, fresh_name, matching_of
 from vfl.jobs.agreement import Agreement, check_aligned, offer_to
 from vfl.jobs.aligned_rows import GuestRows, read_guest_rows
-from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment
+from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment, known_rows
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.coordinator import coordinator_of
 from vfl.jobs.drawn_rows import StoredDraws
@@ -276,6 +276,7 @@ class _GuestTraining:
             lambda done, of: show.progress("receiving hints", done, of),
             coordinator,
             lambda done, of: show.progress("choosing alpha, fits", done, of),
+            lambda done, of: show.progress("standard errors, %", done, of),
             LabelsGiven.of(site.store, self.own.aligned.name, self.job),
         )
         model, score = await role.train(hosts, run)
@@ -485,7 +486,7 @@ class _HostTraining:
         )
 
     def _admit(self, training: Mask) -> None:
-        known = count_known_rows(self.alignment.rows[training])
+        known = count_known_rows(self.alignment.rows, training)
         check_intersection(self.site.party.policy, known, most=False)
 
     def _keep(self, model: AnyHostModel) -> None:
@@ -551,10 +552,11 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
             query=KeptQuery.of(party.data),
         )
         # Of the rows it knows: in a batch there are no others.
-        known_features = tidy_levels(table.take(alignment.rows[alignment.rows >= 0]))
+        of_host = known_rows(alignment.rows, own.columns.scratch)
+        known_features = tidy_levels(table.take(of_host))
         work.profiles = await asyncio.to_thread(profiles, known_features)
         work.levels = await asyncio.to_thread(levels_of, known_features)
-        del own, known_features
+        del own, known_features, of_host
         unfinished.measure = lambda: Account.of(started, [peer, *work.others], work.operations)
         outcome = await work.train()
         record = await asyncio.to_thread(work.record)

@@ -5,6 +5,7 @@ search); a bin holds at least `min_rows` rows. Missing values have a bin after t
 categories never leave their owner.
 """
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -143,10 +144,16 @@ def choose_bins(
 
 
 def _categorical(name: str, parts: Sequence[Array], max_bins: int, min_rows: int) -> Column:
-    present = [v for part in parts for v in part if v is not None]
-    names, counts = np.unique(np.array(present, dtype=str), return_counts=True)
+    rows_of = Counter[object]()
+    for part in parts:
+        for start in range(0, len(part), _AT_ONCE):
+            rows_of.update(part[start : start + _AT_ONCE].tolist())
+    missing = rows_of.pop(None, 0)
+    names, of = np.unique(np.array([*rows_of], dtype=str), return_inverse=True)
+    counts = np.zeros(len(names), np.int64)
+    np.add.at(counts, of, [*rows_of.values()])
     kept = most_frequent(names, counts, max_bins, min_rows)
-    return Column(name, None, kept, len(present) < sum(map(len, parts)))
+    return Column(name, None, kept, missing > 0)
 
 
 def most_frequent(

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Floats
 from vfl.blocks.engine import ENGINE, Array
-from vfl.blocks.means import stretches
+from vfl.blocks.scratch import in_pieces
 from vfl.learn.binning import Column, Features, choose_bins
 from vfl.learn.metrics import LARGE_PSI, MODERATE_PSI, psi
 
@@ -173,6 +173,6 @@ def _shares(column: Column, parts: Sequence[Array]) -> Floats:
     """The share of each group, missing values' last."""
     counts = np.zeros(column.bins + 1, np.int64)
     for part in parts:
-        for some in stretches(len(part)):
+        for some in in_pieces(len(part), part):
             counts += np.bincount(column.codes(part[some]), minlength=column.bins + 1)
     return np.asarray(counts / sum(map(len, parts)))

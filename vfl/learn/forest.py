@@ -11,13 +11,15 @@ import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import repeat
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers
-from vfl.blocks.columns import MadeColumns
+from vfl.blocks.columns import MadeColumns, Room, in_memory, room_of
 from vfl.blocks.engine import ENGINE, Array
+from vfl.blocks.scratch import in_pieces, release_pages
 from vfl.learn.binning import Features
 from vfl.learn.splits import Split
 from vfl.learn.tree import Branch, Tree
@@ -59,6 +61,7 @@ class Sides:
         self._codes: dict[str, dict[str | None, int]] = {}  # of the categories that splits name
         self._numbers: dict[str, _Numbers] = {}
         self._levels: dict[str, NDArray[np.int32]] = {}
+        room = room_of(features)
         for column, places in self._of_column.items():
             values, categorical = features[column], splits[places[0]].categorical
             if (values.dtype == object) != categorical:
@@ -67,13 +70,16 @@ class Sides:
             if categorical:
                 names = dict.fromkeys(splits[place].category for place in places)
                 codes = {name: code for code, name in enumerate(names)}
-                found = map(codes.get, values, repeat(-1))
                 self._codes[column] = codes
-                self._levels[column] = np.fromiter(found, np.int32, len(values))
+                self._levels[column] = _levels(codes, values, room)
             else:
                 thresholds = [splits[place].threshold for place in places]
                 numbers, made = values.astype(np.float64, copy=False), isinstance(features, MadeColumns)
-                self._numbers[column] = (_Numbers.between if made else _Numbers.of)(numbers, thresholds)
+                self._numbers[column] = (
+                    _Numbers.between(numbers, thresholds, room)
+                    if made
+                    else _Numbers.of(numbers, thresholds)
+                )
 
     def left(self, rows: RowIndex, count: int) -> Planes:
         """Which of these rows, `count` in number, each split sends left: a plane a split."""
@@ -81,8 +87,11 @@ class Sides:
 
     def values(self, rows: RowIndex) -> "SideValues":
         """What splits have to know of these rows, by column."""
-        numbers = {column: numbers.values[rows] for column, numbers in self._numbers.items()}
-        return numbers | {column: levels[rows] for column, levels in self._levels.items()}
+        held = {column: numbers.values for column, numbers in self._numbers.items()} | self._levels
+        found = {column: values[rows] for column, values in held.items()}
+        for values in held.values():
+            release_pages(values)
+        return found
 
     def of_no_rows(self) -> "Sides":
         """The same without the columns: for `left_of` alone."""
@@ -125,18 +134,34 @@ class _Numbers:
         return cls(values, {each: each for each in thresholds if each is not None})
 
     @classmethod
-    def between(cls, values: Floats, thresholds: Sequence[float | None]) -> "_Numbers":
+    def between(
+        cls, values: Floats, thresholds: Sequence[float | None], room: Room = in_memory
+    ) -> "_Numbers":
         """How many thresholds are below each number: a byte or two in place of eight."""
         order = np.array(sorted({each for each in thresholds if each is not None}))
         missing = len(order) + 1
-        places = np.empty(len(values), np.min_scalar_type(missing))
+        kind = np.min_scalar_type(missing).type
+        made = room(len(values), kind, "places of numbers")
+        places = cast(NDArray[np.unsignedinteger], made)
 
         def place(part: Floats) -> Array:
             found = np.searchsorted(order, part, side="left")
             return np.where(np.isnan(part), missing, found).astype(places.dtype)
 
         ENGINE.fill(places, place, values)
+        release_pages(places)
         return cls(places, {each: i for i, each in enumerate(order.tolist())}, missing)
+
+
+def _levels(
+    codes: Mapping[str | None, int], values: NDArray[np.generic], room: Room
+) -> NDArray[np.int32]:
+    """The code of each row's category, -1 of others."""
+    levels = np.asarray(room(len(values), np.int32, "levels"), np.int32)
+    for some in in_pieces(len(values), levels):
+        own = values[some].tolist()
+        levels[some] = np.fromiter(map(codes.get, own, repeat(-1)), np.int32, len(own))
+    return levels
 
 
 def _goes_left(

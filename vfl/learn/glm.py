@@ -28,7 +28,7 @@ scores and the labels finds the best step and intercept together without asking 
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -42,6 +42,8 @@ PAIRS = 10
 
 # Of the line search: Newton steps and halvings of one at most, and the square of the relative precision.
 _NEWTON_STEPS, _HALVINGS, _DECREMENT = 50, 40, 1e-20
+_ROUNDING = 1e-14  # by which values of the loss differ without being different
+_MOSTLY = 2 - math.sqrt(2)  # where the best size of a parabola is beyond it, 1 gains half as much
 
 _APART = 15.0  # predictions or odds that differ from the usual ones by a factor of three million
 APART = (
@@ -283,11 +285,32 @@ class Scores:
         """Mean unit deviance, weighted."""
         return self.loss.deviance(self.score, self.label, self.weight)
 
-    def go(self, move: Move, alpha: float, fit_intercept: bool) -> float:
+    def go(self, move: Move, alpha: float, fit_intercept: bool, *, bounded: bool = False) -> float:
         """Take the best step along a direction, with the best intercept, and return its size.
 
+        `move` is the sum over all parties. `bounded`: the size is from 0 to 1, and is 1 where that gains
+        half as much as the best.
+        """
+        size, constant = self._best(move, alpha, fit_intercept)
+        if bounded:
+            size, constant = self._bounded(size, constant, move, alpha, fit_intercept)
+        moved, changes = np.empty_like(move.scores), [0.0]  # rows are many
+        for out, score, way in blocks_of(moved, self.score, move.scores):
+            np.add(score + size * way, constant, out=out)
+            changes.append(np.abs(size * way + constant).max(initial=0.0))
+        self.score = moved
+        self.intercept += constant
+        self.change = float(np.max(changes))
+        return size
+
+    def best_size(self, move: Move, alpha: float, fit_intercept: bool) -> float:
+        """The size of the best step along a direction, without taking it."""
+        return self._best(move, alpha, fit_intercept)[0]
+
+    def _best(self, move: Move, alpha: float, fit_intercept: bool) -> tuple[float, float]:
+        """The best size of a step, and the best constant beside it.
+
         Newton's method in both, which are two numbers of a convex function, halved until it gets better.
-        `move` is the sum over all parties.
         """
         size = constant = 0.0
         value = self._value(size, constant, move, alpha)
@@ -310,21 +333,28 @@ class Scores:
                 at = size + float(scale) * along, constant + float(scale) * across
                 after = self._value(*at, move, alpha)
                 # Near the best point values differ by rounding alone, and the gradient knows better.
-                if after <= value + 1e-14 * abs(value):
+                if after <= value + _ROUNDING * abs(value):
                     break
             else:
                 break
             (size, constant), value = at, after
             if -slope * along - slope0 * across <= _DECREMENT * max(1.0, abs(value)):
                 break
-        moved, changes = g, [0.0]  # rows are many
-        for out, score, way in blocks_of(moved, self.score, d):
-            np.add(score + size * way, constant, out=out)
-            changes.append(np.abs(size * way + constant).max(initial=0.0))
-        self.score = moved
-        self.intercept += constant
-        self.change = float(np.max(changes))
-        return size
+        return size, constant
+
+    def _bounded(
+        self, size: float, constant: float, move: Move, alpha: float, fit_intercept: bool
+    ) -> tuple[float, float]:
+        """The size from 0 to 1 that is gone where `size` is the best, and the best constant."""
+        if not size > 0:
+            return 0.0, 0.0
+        start, best = (self._value(*at, move, alpha) for at in ((0.0, 0.0), (size, constant)))
+        moved = replace(self, score=self.score + move.scores)
+        _, beside = moved._best(Move(np.zeros_like(self.score), 0.0, 0.0), alpha, fit_intercept)
+        whole, rounding = self._value(1.0, beside, move, alpha), _ROUNDING * abs(start)
+        if whole <= start + rounding if size >= _MOSTLY else whole + rounding <= (start + best) / 2:
+            return 1.0, beside
+        return (size, constant) if size < 1 else (0.0, 0.0)
 
     def distance(self, score: Floats) -> float:
         """The most that any score is away from another one."""

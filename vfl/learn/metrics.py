@@ -89,6 +89,10 @@ def binary_metrics(label: Floats, probability: Floats, weight: Floats | None = N
     }
 
 
+OF_TOTALS = ("actual_expected", "calibration_intercept")
+"""Metrics that only say whether the total is right."""
+
+
 def regression_metrics(
     loss: Loss,
     label: Floats,

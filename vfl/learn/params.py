@@ -188,6 +188,13 @@ class GlmParams(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     alpha: float = Field(0.0, ge=0, description="L2 penalty: alpha / 2 times the sum of squares")
+    l1_ratio: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="share of alpha, or of each of alphas, that is on the sum of magnitudes in place of "
+        "half the sum of squares, so that coefficients become exactly zero; 1 is the lasso",
+    )
     shrink_to: Literal["base", "mean"] = Field(
         "base",
         description="what alpha draws levels to: the base level, or the mean of the factor's levels, "
@@ -303,6 +310,28 @@ class GlmParams(BaseModel):
             raise ValueError("one_standard_error is for alphas: name the penalties to choose from")
         if self.profile and self.scores == "hidden":
             raise ValueError('profile is for scores = "guest", who knows the likelihood: remove it')
+        return self
+
+    @model_validator(mode="after")
+    def _of_magnitudes(self) -> "GlmParams":
+        if not self.l1_ratio:
+            return self
+        if not self.alpha and not self.alphas:
+            raise ValueError("l1_ratio is a share of alpha: set alpha, or alphas, above 0")
+        if self.shrink_to == "mean":
+            raise ValueError(
+                'l1_ratio is for shrink_to = "base": about the mean of its levels no coefficient of a '
+                "factor is zero by itself, leave one of them out"
+            )
+        if self.inference:
+            raise ValueError(
+                "inference is for l1_ratio = 0: coefficients that a penalty sets to zero have no "
+                "standard error, leave one of them out"
+            )
+        if self.scores == "hidden":
+            raise ValueError(
+                'l1_ratio is for scores = "guest", who finds steps that end at zeros: leave it out'
+            )
         return self
 
     @model_validator(mode="after")

@@ -5,12 +5,14 @@ ordered by it, or by the day on which something happened) a model learns the ord
 is worth nothing. All checks are of one column at a time and cost a few sorts of at most SAMPLE rows.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats
+from vfl.blocks.scratch import in_pieces
 from vfl.learn.levels import count_respellings
 from vfl.text import counted
 
@@ -52,7 +54,7 @@ def suspicions(
                 "1 and 1.0 or a and A are: each counts as a level of its own; write them alike if they "
                 "are one"
             )
-    elif why := numbers_rows(values.astype(np.float64)):
+    elif why := numbers_rows(np.asarray(values, np.float64)):
         suspected.append(
             f"{why}: it knows the order of the rows; ignore it in [data] unless it is meant"
         )
@@ -91,19 +93,18 @@ def numbers_rows(values: Floats) -> str | None:
       has fewer.
     - Whole numbers of one length, of 7 digits or more, that are never the same in two rows.
     """
-    known = values[~np.isnan(values)]
-    if len(known) < _LEAST_ROWS or (known != np.rint(known)).any():
+    count = 0
+    for known in _known(values):
+        if (known != np.rint(known)).any():
+            return None
+        count += len(known)
+    if count < _LEAST_ROWS:
         return None
-    steps = np.diff(known)
-    usual = float(np.median(steps))
-    part = sample(known)
+    part = _sample_known(values, count)
     distinct = len(np.unique(part))
-    if usual and np.mean(steps == usual) >= 0.9 and distinct >= len(part) / 4:
+    if distinct >= len(part) / 4 and _counts(values, count):
         return "counts the rows"
-    if any(
-        np.mean(np.diff(rising) > 0) >= 0.99 and np.mean(rising == np.maximum.accumulate(rising)) >= 0.99
-        for rising in (known, -known)
-    ):
+    if _rises(values, count, 1) or _rises(values, count, -1):
         return "rises or falls from row to row, as a number of the row would"
     span = float(part.max() - part.min()) + 1
     # Expected of as many draws from the whole numbers in this range, all equally likely.
@@ -118,6 +119,59 @@ def numbers_rows(values: Floats) -> str | None:
     ):
         return "has another value in every row, all of as many digits, as an id would"
     return None
+
+
+def _known(values: Floats) -> Iterator[Floats]:
+    """The numbers that are not missing, some at a time."""
+    for some in in_pieces(len(values), values):
+        own = values[some]
+        yield own[~np.isnan(own)]
+
+
+def _steps(values: Floats) -> Iterator[tuple[Floats, Floats]]:
+    """The numbers that are not missing, two or more at a time, the first of which is the last before,
+    and the step from each to the next."""
+    last = np.empty(0)
+    for known in _known(values):
+        joined = np.concatenate([last, known])
+        if len(joined) > 1:
+            yield joined, np.diff(joined)
+        last = joined[-1:]
+
+
+def _counts(values: Floats, count: int) -> bool:
+    """Whether 9 of 10 steps between so many numbers are one and the same, and not 0."""
+    # A step that is so frequent is the median of stretches that have most of all steps.
+    medians, weights = zip(*((np.median(own), len(own)) for _, own in _steps(values)), strict=True)
+    found, of = np.unique(medians, return_inverse=True)
+    usual = float(found[np.argmax(np.bincount(of, weights=weights))])
+    alike = sum(int(np.count_nonzero(steps == usual)) for _, steps in _steps(values))
+    return bool(usual) and alike / (count - 1) >= 0.9
+
+
+def _rises(values: Floats, count: int, sign: int) -> bool:
+    """Whether nearly all of so many numbers, or their opposites, are above the one before and above all
+    before."""
+    above, greatest, most = 0, 1, -np.inf
+    for joined, steps in _steps(values):
+        numbers = sign * joined
+        above += int(np.count_nonzero(sign * steps > 0))
+        most_so_far = np.maximum.accumulate(np.append(most, numbers))
+        greatest += int(np.count_nonzero(numbers[1:] == most_so_far[2:]))
+        most = float(most_so_far[-1])
+    return above / (count - 1) >= 0.99 and greatest / count >= 0.99
+
+
+def _sample_known(values: Floats, count: int) -> Floats:
+    """`sample` of the so many numbers that are not missing."""
+    if count <= SAMPLE:
+        return np.concatenate([*_known(values)])
+    places, found, first = sampled_places(count), [], 0
+    for known in _known(values):
+        low, high = np.searchsorted(places, [first, first + len(known)])
+        found.append(known[places[low:high] - first])
+        first += len(known)
+    return np.concatenate(found)
 
 
 def levels_of_rows(values: NDArray[np.generic]) -> tuple[int, int] | None:
@@ -149,8 +203,8 @@ class LabelOrder:
     @classmethod
     def of(cls, label: Floats) -> "LabelOrder":
         """Of the labels of all rows."""
-        two = len(np.unique(label)) == 2
-        rows = sample(np.arange(len(label))).astype(np.int64) if len(label) > SAMPLE else None
+        two = _are_two(label)
+        rows = sampled_places(len(label)) if len(label) > SAMPLE else None
         label = label if rows is None else label[rows]
         half = np.random.default_rng(1).random(len(label)) < 0.5
         first, held = np.flatnonzero(half), np.flatnonzero(~half)
@@ -191,12 +245,19 @@ def share_of_order(values: NDArray[np.generic], label: LabelOrder) -> float:
     return float(np.cov(label.held_label, _mean_ranks(place[group[label.held]]))[0, 1] / label.best)
 
 
-def sample(values: NDArray[np.generic]) -> NDArray[np.generic]:
-    """Some of the values, SAMPLE at most, the same whenever it is asked; all if they are few."""
-    if len(values) <= SAMPLE:
-        return values
-    rows = np.random.default_rng(0).choice(len(values), SAMPLE, replace=False)
-    return values[np.sort(rows)]
+def sampled_places(count: int) -> NDArray[np.int64]:
+    """SAMPLE of so many places, in their order, the same whenever it is asked."""
+    return np.sort(np.random.default_rng(0).choice(count, SAMPLE, replace=False))
+
+
+def _are_two(values: Floats) -> bool:
+    """Whether there are two different values."""
+    found = set[float]()
+    for some in in_pieces(len(values), values):
+        found |= {*np.unique(values[some]).tolist()}
+        if len(found) > 2:
+            return False
+    return len(found) == 2
 
 
 def _groups(values: NDArray[np.generic]) -> NDArray[np.int64]:

@@ -17,12 +17,15 @@ from vfl.learn.bootstrap import Estimate, Resamples, Summed, estimate, one_group
 from vfl.learn.intervals import Predicted, Ranked, enough
 from vfl.learn.losses import LogisticLoss, Loss
 from vfl.learn.metrics import quantile_groups
+from vfl.text import in_words
 
 Hosts = tuple[str, ...]
 Measure = Literal["d2", "gini", "loss_ratio"]
 MEASURES: tuple[Measure, ...] = ("d2", "gini", "loss_ratio")
 """Share of the deviance explained; the Gini index; of the half of the present premium that is the best
 by the model, the loss ratio by that of all of it."""
+WORTH_HEADS = ("figure", "of", "measure", "value", "low", "high")
+"""Of a table of figures."""
 Sense = Literal["model", "added", "left_out"]
 """A model's own figures; what its hosts add to the guest alone; what all lose without them."""
 
@@ -52,6 +55,12 @@ class WorthLine:
     sense: Sense
     hosts: Hosts
     figures: dict[Measure, Estimate] = field(default_factory=dict)
+
+    def name(self, guest: str) -> str:
+        """Whose columns a model has, or what is added."""
+        if self.sense != "model":
+            return in_words(self.hosts)
+        return " + ".join([guest, *self.hosts]) if self.hosts else f"{guest} alone"
 
 
 def subsets(hosts: Sequence[str]) -> list[Hosts]:

@@ -7,8 +7,8 @@ from vfl.learn.losses import Family
 from vfl.models.kind import StepReport, TrainingStep
 from vfl.protocols.linear.fit import IterationDone
 from vfl.protocols.linear.hidden import BlindIteration
-from vfl.protocols.linear.scoring import GuestGlm
-from vfl.text import counted
+from vfl.protocols.linear.scoring import GuestGlm, LinearPart
+from vfl.text import counted, in_words
 
 
 def report_fit(
@@ -65,3 +65,16 @@ def said_choice(model: GuestGlm, family: Family) -> str:
             said += f" (dispersion {found.dispersion:.4g})"
         said += "" if found.settled else ", which had not come to stay"
     return said
+
+
+def said_zeros(part: LinearPart) -> str | None:
+    """What the owner of a half under an l1_ratio is told: how many of its coefficients are zero, and
+    which columns have no other; None where none is zero."""
+    zeros = sum(coefficient == 0 for coefficient in part.coefficients)
+    if not zeros:
+        return None
+    names = part.design.coefficients
+    used = {name for (name, _), own in zip(names, part.coefficients, strict=True) if own != 0}
+    unused = [name for name in dict.fromkeys(name for name, _ in names) if name not in used]
+    said = f"{zeros:,} of {counted(len(names), 'coefficient')} of this party's columns are exactly zero"
+    return f"{said}, among them all of {in_words(unused)}" if unused else said

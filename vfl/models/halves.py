@@ -60,6 +60,7 @@ class GuestHalf(Generic[G]):
     query: KeptQuery | None = None  # that made the table
     edited_from: str = ""  # of an edited half: the name of the model that was trained
     changes: tuple[Change, ...] = ()  # of all edits since
+    premiums: bool = False  # whether edits have brought the base rate to a total of premiums
 
     @property
     def trained_name(self) -> str:

@@ -106,6 +106,7 @@ class GuestRun:
     hint_progress: Callable[[int, int], None] = _quiet
     coordinator: Peer | None = None  # the session with the kind's, if it has one
     fit_progress: Callable[[int, int], None] = _quiet
+    inference_progress: Callable[[int, int], None] = _quiet
     labels: LabelCount | None = None  # that hosts could have read, over all attempts
 
 

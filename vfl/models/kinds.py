@@ -112,6 +112,8 @@ def save_half(store: Store, half: AnyGuestHalf | AnyHostHalf) -> None:
     if isinstance(half, GuestHalf) and not half.edited_from:
         body.pop("edited_from", None)
         body.pop("changes", None)
+    if isinstance(half, GuestHalf) and not half.premiums:
+        body.pop("premiums", None)
     store.write("model", half.name, body)
 
 

@@ -4,8 +4,6 @@ import asyncio
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
-
 from vfl.arrays import Floats, Mask
 from vfl.errors import PeerStopped
 from vfl.learn.binning import Features
@@ -16,7 +14,7 @@ from vfl.learn.losses import FAMILIES, Family, Link, loss_of
 from vfl.learn.matrix import Whole
 from vfl.learn.params import GlmParams
 from vfl.models.findings import Finding, NothingTrained, remark_on
-from vfl.models.fit_progress import iteration_done, report_fit, said_choice
+from vfl.models.fit_progress import iteration_done, report_fit, said_choice, said_zeros
 from vfl.models.halves import GuestHalf, HostHalf
 from vfl.models.inference import column_tests, said_aliases, said_errors, said_inference
 from vfl.models.kind import (
@@ -114,6 +112,7 @@ class _LinearGuest(GuestRole[GuestGlm]):
             run.hints,
             run.hint_progress,
             run.fit_progress,
+            run.inference_progress,
             run.labels,
         )
         return await guest_fit(
@@ -166,6 +165,8 @@ class _LinearGuest(GuestRole[GuestGlm]):
         if model.readable:
             at += f", {min(model.readable, rows):,} of {rows:,} labels readable by a host that cheats"
         at += said_choice(model, self._kind.family)
+        if self._params.l1_ratio and (zeros := said_zeros(model.part)):
+            at += f", {zeros}"
         if model.converged:
             ended = f"converged after {many}: {at}"
             return ended if not self._params.inference else f"{ended}{said_errors(model)}"
@@ -225,6 +226,8 @@ class _LinearHost(HostRole[HostGlm]):
         names = unbounded(coefficients)
         remark = f"{say_unbounded(names)}: {HELP}" if names else remark_on(coefficients)
         said = [remark, *(text for half in kept for text in said_aliases(half))]
+        if self._params.l1_ratio and not remark:
+            said += [said_zeros(half.part) for half in kept]
         remarks = "; ".join(text for text in said if text) or None
         return HostOutcome(counted(len(coefficients), "coefficient"), remarks)
 
@@ -240,7 +243,8 @@ class _LinearHost(HostRole[HostGlm]):
         params, own = self._params, run.participant
         if self._kind.coordinator is None:
             open_course = HostCourse[HostFit, HostFitState](
-                keep, follow, run.checkpoints, run.hints, run.hint_progress
+                *(keep, follow, run.checkpoints, run.hints, run.hint_progress),
+                inference_progress=lambda done, of: run.progress("standard errors, %", done, of),
             )
             return await host_fit(guest, run.rows, prepare, params, own, open_course)
         if run.coordinator is None:
@@ -384,10 +388,9 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
     def _prepared(
         self, parties: Sequence[PartyColumns], rows: Training
     ) -> dict[str, tuple[Design, Whole]]:
-        every = np.ones(len(rows.label), np.bool_)
         return {
             own.party: prepare_columns(
-                *(own.table, own.features, every, own.rules.glm, self.params),
+                *(own.table, own.features, rows.train, own.rules.glm, self.params),
                 exposure=rows.sizes if place == 0 else None,  # the guest's
             )
             for place, own in enumerate(parties)

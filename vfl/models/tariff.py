@@ -20,10 +20,12 @@ from vfl.learn.small_levels import MISSING
 from vfl.models.halves import BASE, AnyGuestHalf, AnyHostHalf, Change
 from vfl.party.tariff_file import EditSection, PointsSection, RuleSection
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm, LinearPart
-from vfl.text import level_order, nearest_name
+from vfl.text import in_words, level_order, nearest_name, shown
 
 _MOST_COEFFICIENT = 700.0  # whose exponential is a number
 _MOST_SHIFT = 60.0  # of log-odds: beyond, no probability changes
+_DIGITS = 12  # of a factor that is told: what a logarithm and its exponential keep of any
+_MOST_LEVELS, _MOST_NAME = 20, 40  # of a column, in a message; characters of each
 
 
 def linear_half(half: AnyGuestHalf) -> GuestGlm:
@@ -58,7 +60,7 @@ def edit_model(model: GuestGlm, rules: RuleSection, edits: Sequence[EditSection]
         before = _factor(values[places[place]])
         if not math.isclose(after, before, rel_tol=1e-12):
             values[places[place]] = math.log(after)
-            changes.append(Change(*place, before, after, rule, reason))
+            changes.append(Change(*place, as_told(before), as_told(after), rule, reason))
 
     by_hand = set()
     for edit in edits:
@@ -90,6 +92,11 @@ def _is_term(part: LinearPart, place: tuple[str, str]) -> bool:
     return level != MISSING and any(one.name == column for one in part.design.curves)
 
 
+def as_told(factor: float) -> float:
+    """A factor as people write it: 180.5, where the logarithm that is kept gives 180.5000000000001."""
+    return float(f"{factor:.{_DIGITS}g}")
+
+
 def _factor(coefficient: float) -> float:
     """The relativity of a coefficient; of one beyond all numbers the greatest."""
     return math.exp(min(coefficient, _MOST_COEFFICIENT))
@@ -116,8 +123,10 @@ def _not_there(part: LinearPart, edit: EditSection) -> ConfigError:
                 "rows: edit that"
             )
         near = nearest_name(edit.level, factor.others)
-        hint = f": did you mean '{near}'?" if near else ""
-        return ConfigError(f"edit of '{edit.column}': the model has no such level of it{hint}")
+        hint = f": did you mean '{near}'?" if near else "."
+        return ConfigError(
+            f"edit of '{edit.column}': the model has no such level of it{hint} {_listed(factor.others)}"
+        )
     if any(one.name == edit.column for one in design.covariates):
         return ConfigError(
             f"edit of '{edit.column}': the column is a number with a slope: leave level out, or bin the "
@@ -134,6 +143,15 @@ def _not_there(part: LinearPart, edit: EditSection) -> ConfigError:
     return ConfigError(f"edit of '{edit.column}': it is no column of this party in the model{hint}")
 
 
+def _listed(levels: Sequence[str]) -> str:
+    """Levels that can be edited, the first of them in their order."""
+    ordered = sorted(levels, key=level_order)
+    named = [f"'{shown(one, _MOST_NAME)}'" for one in ordered[:_MOST_LEVELS]]
+    if more := len(ordered) - len(named):
+        named.append(f"{more:,} more, which vfl relativities lists")
+    return f"There are {in_words(named)}" if named else "It has no level but the base level"
+
+
 def move_base(model: GuestGlm, shift: float, digits: int | None) -> EditedModel:
     """Add to the intercept, and round the base rate (of a 0/1 label the base odds)."""
     after = model.intercept + shift
@@ -142,8 +160,8 @@ def move_base(model: GuestGlm, shift: float, digits: int | None) -> EditedModel:
         after = math.log(float(f"{rate:.{digits - 1}e}"))
     if math.isclose(after, model.intercept, rel_tol=0, abs_tol=1e-12):
         return EditedModel(model, ())
-    before = math.exp(model.intercept)
-    change = Change(BASE, "", before, math.exp(after), "base")
+    before, now = (as_told(math.exp(one)) for one in (model.intercept, after))
+    change = Change(BASE, "", before, now, "base")
     return EditedModel(replace(model, intercept=after, intercept_error=None), (change,))
 
 
@@ -165,6 +183,18 @@ def shift_to(link: Link, predictions: Floats, weight: Floats, total: float) -> f
         return float(weight @ moved("logit", inner, np.full(len(odds), shift))) - total
 
     return float(brentq(missing, -_MOST_SHIFT, _MOST_SHIFT, xtol=1e-13))
+
+
+def expected_of(link: Link, premiums: Floats, weight: Floats, label: Floats) -> Floats | None:
+    """What a tariff of premiums expects of each row: these brought to the total of what happened.
+
+    None where no factor does: nothing happened or, of a 0/1 label, everything.
+    """
+    happened, most = float(weight @ label), math.inf if link == "log" else float(weight.sum())
+    if not 0 < happened < most or not premiums.any():
+        return None
+    shift = shift_to(link, premiums, weight, happened)
+    return moved(link, premiums, np.full(len(premiums), shift))
 
 
 def moved(link: Link, predictions: Floats, shift: Floats) -> Floats:
@@ -229,8 +259,8 @@ def tariff_lines(
             TariffLine(
                 before.column,
                 before.level,
-                _factor(before.coefficient * scale),
-                _factor(after.coefficient * scale),
+                as_told(_factor(before.coefficient * scale)),
+                as_told(_factor(after.coefficient * scale)),
                 before.rows,
                 unit,
                 None if points is None else points.of(after.coefficient * scale),

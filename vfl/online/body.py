@@ -16,6 +16,7 @@ from vfl.online.served import Asked
 _KEYS = frozenset({"model", "rows", "explain", "top"})
 _NAME = 100  # characters of a name that are shown
 _FEW = 5  # names that are shown
+_NESTED, _A_ROW = 100_000, 10  # brackets that a body may have, in text or not, beside those of its rows
 MOST_REASONS = 100
 
 
@@ -41,7 +42,7 @@ def parse_score(body: bytes, max_rows: int) -> ScoreRequest:
 
     What each row is, and what its cells are, is not looked at here.
     """
-    said = _parse(body)
+    said = _parse(body, max_rows)
     if not isinstance(said, dict):
         raise BadRequest(422, 'the body must be an object such as {"rows": [{...}]}')
     if isinstance(said, RepeatedKeys):
@@ -72,11 +73,14 @@ def _named(keys: Sequence[str]) -> str:
     return f"key {each} is" if len(keys) == 1 else f"keys {each}{more} are"
 
 
-def _parse(body: bytes) -> object:
+def _parse(body: bytes, max_rows: int) -> object:
     try:
         text = body.decode("utf-8")
     except UnicodeDecodeError:
         raise BadRequest(400, "the body is not UTF-8") from None
+    if body.count(b"[") + body.count(b"{") > _NESTED + _A_ROW * max_rows:
+        # Millions of empty ones would be made before they are counted.
+        raise BadRequest(422, f"too many lists or objects: at most {max_rows:,} rows, of plain cells")
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_int=_whole)
     except (ValueError, RecursionError):

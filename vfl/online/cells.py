@@ -274,7 +274,7 @@ class IdCells:
 
     def read(
         self, cells_of: Mapping[str, Sequence[Cell]], rows: int, problems: Problems
-    ) -> list[list[bytes]]:
+    ) -> list[tuple[bytes, ...]]:
         """By row its ids, one for each key, empty where it has none by a key."""
         texts = {name: self._texts(name, cells_of[name], problems) for name in self.columns}
         several = len(self._keys) > 1
@@ -292,7 +292,7 @@ class IdCells:
                 if not several and not self._drop:
                     _say_unread(name, column, problems)
             by_key.append([_joined(row) for row in zip(*values, strict=True)])
-        found = [list(ids) for ids in zip(*by_key, strict=True)]
+        found = list(zip(*by_key, strict=True))
         if not self._drop:
             for row, ids in enumerate(found):
                 if not any(ids) and not any(problems.has(row, name) for name in self.columns):

@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from vfl.errors import ModelError, PeerError, VflError, fault
-from vfl.online.access import Access, Client
+from vfl.online.access import Access, Client, is_of_this_machine
 from vfl.online.body import BadRequest, ScoreRequest, parse_score, plain, problems_of, to_json
 from vfl.online.catalogue import Catalogue
 from vfl.online.metrics import TYPE, Metrics
@@ -245,6 +245,11 @@ class Service:
 
     def _enter(self, request: Request, scope: Scope) -> Client | Response:
         """Who asks, or the answer to who may not."""
+        origin = request.headers.get("origin")
+        if self.section.without_tokens and origin is not None and not is_of_this_machine(origin):
+            # Anybody on this machine may ask, but no page of another site that somebody looks at on it.
+            self.metrics.count_refused("origin")
+            return failed(403, "a page of another site may not ask a service without tokens")
         client = self.access.find(request.headers.get("authorization"))
         if client is None:
             self.metrics.count_refused("token")
@@ -328,21 +333,21 @@ class _Front:
         began, status = time.perf_counter(), 0
         state: dict[str, object] = scope.setdefault("state", {})
         body = _Body(receive)
-        large = _size_of_head(scope) > _HEAD
+        wrong = _answer_to_head(scope)
 
         async def send_on(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
                 # A body that nobody has read stands before the connection's next request.
-                close = self.draining or large or not await body.is_over(patient=status != 408)
+                close = self.draining or wrong or not await body.is_over(patient=status != 408)
                 last = [(b"connection", b"close")] if close else []
                 message = {**message, "headers": [*message.get("headers", []), *_HEADERS, *last]}
             await send(message)
 
         try:
-            if large:
-                await _send(send_on, failed(431, "the head of the request is too large"))
+            if wrong:
+                await _send(send_on, wrong)
             elif (answer := self._at_once.get((scope["method"], scope["path"]))) is not None:
                 response = await answer(Request(scope, body.receive))
                 await response(scope, body.receive, send_on)
@@ -369,6 +374,20 @@ def _size_of_head(scope: AsgiScope) -> int:
     return fields + len(scope.get("raw_path") or b"") + len(scope.get("query_string") or b"")
 
 
+def _answer_to_head(scope: AsgiScope) -> Response | None:
+    """The answer to a head after which nothing else of the connection is read, None to any other."""
+    if _size_of_head(scope) > _HEAD:
+        return failed(431, "the head of the request is too large")
+    if scope["http_version"] not in ("1.1", "1.0"):
+        return failed(400, "another version of HTTP than 1.1")
+    names = {name for name, _ in scope["headers"]}
+    if b"content-length" in names and b"transfer-encoding" in names:
+        # A proxy before the service may see the body end elsewhere, and so another request in what
+        # follows (RFC 9112, section 6.1).
+        return failed(400, "the body has a length and comes in chunks: it must be one or the other")
+    return None
+
+
 class _Body:
     """What a client sends after the head of its request, and whether all of it has come."""
 
@@ -384,6 +403,8 @@ class _Body:
 
     async def is_over(self, *, patient: bool) -> bool:
         """Whether all has come, a little that is left being waited for if `patient`."""
+        if self._over:
+            return True
         left = _LEFT
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE if patient else 0):

@@ -24,7 +24,7 @@ from vfl.errors import (
     VflError,
     fault,
 )
-from vfl.jobs.host_lookups import Looked
+from vfl.jobs.host_lookups import LOST, Looked
 from vfl.protocols.lookup.layout import PartLayout
 
 Ids = Sequence[bytes]
@@ -109,21 +109,24 @@ class SharedLookups:
 
         Raises HostAway unless the host answers in time.
         """
-        asked = [tuple(row) for row in ids if any(row)]
+        asked = [row for row in map(tuple, ids) if any(row)]
         for _ in range(_TRIES):
             if self._why is not None and not (0 < self._until <= time.monotonic()):
                 raise HostAway(self._why)
             messages = self._join(asked)
-            await self._wait(messages, len(asked))
+            await self._wait([message for message, _ in messages], len(asked))
             found = [message.found.result() for message, _ in messages]
             whole = found[-1] if found else self._directory_alone()
             if all(one.layout is whole.layout or one.layout == whole.layout for one in found):
                 break
         else:
             raise HostAway("its directory changes too often")
-        parts = iter(one.parts[place] for one, (_, place) in zip(found, messages, strict=True))
-        by_row = [next(parts) if any(row) else None for row in ids]
-        return Looked(whole.version, whole.made, whole.layout, by_row)
+        several = zip(found, messages, strict=True)
+        parts = [one.parts[place] for one, (_, places) in several for place in places]
+        if len(asked) < len(ids):
+            of_asked = iter(parts)
+            parts = [next(of_asked) if any(row) else None for row in ids]
+        return Looked(whole.version, whole.made, whole.layout, parts)
 
     async def warm_up(self, keys: int) -> None:
         """Ask about a row that nobody has, so that whatever is compiled here and at the host is compiled
@@ -142,25 +145,27 @@ class SharedLookups:
         own = self.directory
         return Looked(own.version, own.made, own.layout, [])
 
-    async def _wait(self, messages: Sequence[tuple[_Message, int]], rows: int) -> None:
-        several = {id(message): message.found for message, _ in messages}
-        waiting = asyncio.gather(*several.values())
-        waiting.add_done_callback(_ignore)  # where nobody waits any more
+    async def _wait(self, messages: Sequence[_Message], rows: int) -> None:
+        several = {id(message): message.found for message in messages}
+        waiting = set(several.values())
         deadline = self._deadline * max(1.0, rows / _AT_ONCE)
         loop = asyncio.get_running_loop()
         until, was_here = loop.time() + deadline, self.directory.is_here
-        while not waiting.done():
+        while waiting:
             left = until - loop.time()
             if left > 0 and (self.directory.is_here or not was_here):
                 # Not cancelled: others wait for the same message.
-                await asyncio.wait([waiting], timeout=min(left, _LOOK))
+                done, waiting = await asyncio.wait(
+                    waiting, timeout=min(left, _LOOK), return_when=asyncio.FIRST_EXCEPTION
+                )
+                for found in done:
+                    found.result()
                 continue
             late = f"no answer within {deadline * 1000:.0f} ms"
-            why = late if left <= 0 else "its session broke"
+            why = late if left <= 0 else LOST
             self._overdue |= {key for key, found in several.items() if not found.done()}
             self._note_away(why)
             raise HostAway(why)
-        waiting.result()
 
     def _run(self, work: Coroutine[object, object, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(work)
@@ -168,15 +173,17 @@ class SharedLookups:
         task.add_done_callback(self._tasks.discard)
         return task
 
-    def _join(self, asked: Sequence[tuple[bytes, ...]]) -> list[tuple[_Message, int]]:
-        """Put rows into messages that have not left yet: which one, and the place in it, by row."""
-        joined = []
+    def _join(self, asked: Sequence[tuple[bytes, ...]]) -> list[tuple[_Message, list[int]]]:
+        """Put rows into messages that have not left yet: these, in order, with the rows' places."""
+        joined: list[tuple[_Message, list[int]]] = []
         shared = len(asked) <= _SHARED
         message = self._open if shared else None
         for row in asked:
             if message is None or (len(message.places) >= _MOST and row not in message.places):
                 message = self._begin(shared=shared)
-            joined.append((message, message.places.setdefault(row, len(message.places))))
+            if not joined or joined[-1][0] is not message:
+                joined.append((message, []))
+            joined[-1][1].append(message.places.setdefault(row, len(message.places)))
         return joined
 
     def _begin(self, *, shared: bool) -> _Message:
@@ -187,7 +194,8 @@ class SharedLookups:
         return message
 
     async def _ask(self, message: _Message, window: float) -> None:
-        await asyncio.sleep(window)
+        if window:  # else all that joins until this begins is gathered
+            await asyncio.sleep(window)
         if self._open is message:
             self._open = None
         try:
@@ -246,8 +254,3 @@ def _seconds_of(error: Exception) -> float:
     if isinstance(error, PeerUnreachable | PeerLost | PeerError | PeerStopped):
         return 0.0
     return _REFUSED if isinstance(error, Refused) else 0.0
-
-
-def _ignore(future: "asyncio.Future[list[Looked]]") -> None:
-    if not future.cancelled():
-        future.exception()

@@ -32,6 +32,7 @@ Row = Mapping[str, Cell]
 
 _NAME = 100  # characters of a column's name that a misspelt one is compared with
 _COMPARED = 20  # names of a request for which that is done
+_MORE = 1_000  # keys of a row beyond those that it may have, of which each is looked at
 
 
 class RepeatedKeys(dict[str, Cell]):
@@ -120,7 +121,7 @@ class RowReader:
             features[category.name], strange = category.read(cells, problems)
             for number in strange:
                 unknown.setdefault(number, []).append(category.name)
-        ids: list[list[bytes]] = []
+        ids: list[tuple[bytes, ...]] = []
         if self._ids is not None:
             of = {name: cells_of(rows, name, problems) for name in self.ids}
             ids = self._ids.read(of, len(rows), problems)
@@ -143,12 +144,15 @@ class RowReader:
             column.name: np.array([np.nan]) for column in self._numbers
         }
         features |= {column.name: np.array([None], object) for column in self._categories}
-        return ReadRows(1, [[]], features, None, None, None, {})
+        return ReadRows(1, [()], features, None, None, None, {})
 
     def _row(self, number: int, row: Cell, problems: Problems) -> Row:
         """A row, empty where it is none."""
         if not isinstance(row, dict):
             problems.settle(number, NO_ROW)
+            return {}
+        if len(row) > len(self._allowed) + _MORE:
+            problems.settle(number, "has far more keys than the model has columns")
             return {}
         if isinstance(row, RepeatedKeys):
             for name in row.keys_repeated:

@@ -13,16 +13,18 @@ import ssl
 from collections.abc import Callable, Iterator
 from typing import cast
 
+import h11
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from vfl.online.accepting import Acceptor
 from vfl.party.online_section import OnlineSection
 
 _KEEP_ALIVE = 75  # seconds for which a connection without a request stays open
 _HEADERS = 16_384  # bytes of a request's head
+_PIECES, _PIECE = 2_000, 16  # pieces of a body that may be of fewer bytes than this on average
 _LINGER = 0.5  # seconds in which clients hear that the service ends before connections are closed
-_BACKLOG = 1024
 
 
 class _Joined(asyncio.Transport):
@@ -65,6 +67,24 @@ class _Joined(asyncio.Transport):
         return self._transport.get_extra_info(name, default)
 
 
+class _Parser(h11.Connection):
+    """Reads requests. A body in very many pieces of a few bytes would hold up all others' requests: each
+    piece takes as long as a row."""
+
+    _pieces = _bytes = 0
+
+    def next_event(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        event = super().next_event()
+        if isinstance(event, h11.Data):
+            self._pieces += 1
+            self._bytes += len(event.data)
+            if self._pieces > _PIECES and self._bytes < _PIECE * self._pieces:
+                raise h11.RemoteProtocolError("a body in pieces of a few bytes")
+        elif isinstance(event, h11.Request):
+            self._pieces = self._bytes = 0
+        return event
+
+
 class _Connection(H11Protocol):
     """A connection that knows since when it has waited for its client."""
 
@@ -73,10 +93,19 @@ class _Connection(H11Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(_Joined(cast(asyncio.Transport, transport), self.loop))
+        self.conn = _Parser(h11.SERVER, _HEADERS)
         self._since: float | None = self.loop.time()
+        self._idle_from = self._since
         self._paused: float | None = None
         if len(self.connections) > self.most:
-            self.transport.abort()
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Part from whoever has asked for nothing for the longest; from this client where all others are
+        asking, or being answered."""
+        others = [one for one in self.connections if isinstance(one, _Connection) and one is not self]
+        idle = [one for one in others if one._is_idle]
+        min(idle, key=lambda one: one._idle_from, default=self).transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self._since is None and not self._answers:
@@ -86,7 +115,7 @@ class _Connection(H11Protocol):
             self._since = None  # the service reads on in its own time
 
     def on_response_complete(self) -> None:
-        self._since = None
+        self._since, self._idle_from = None, self.loop.time()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
@@ -101,6 +130,10 @@ class _Connection(H11Protocol):
     def _answers(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
+    @property
+    def _is_idle(self) -> bool:
+        return self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
+
     def part_if_overdue(self, timeout: float) -> None:
         """Part from a client that has been waited for too long."""
         before = self.loop.time() - timeout
@@ -112,9 +145,14 @@ class Server(uvicorn.Server):
     """Serves an application at one socket until it is told to stop."""
 
     def __init__(
-        self, app: ASGIApp, section: OnlineSection, tls: ssl.SSLContext | None, drain: Callable[[], None]
+        self,
+        app: ASGIApp,
+        section: OnlineSection,
+        tls: ssl.SSLContext | None,
+        drain: Callable[[], None],
+        say: Callable[[str], None],
     ) -> None:
-        """drain: called when the service begins to end."""
+        """drain: called when the service begins to end. `say` hears what goes wrong."""
         config = uvicorn.Config(
             app,
             http=_Connection,
@@ -130,7 +168,7 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL + 1)
-        self._section, self._tls, self._drain = section, tls, drain
+        self._section, self._tls, self._drain, self._say = section, tls, drain, say
         self._ending: asyncio.Task[None] | None = None
 
     @contextlib.contextmanager
@@ -149,17 +187,17 @@ class Server(uvicorn.Server):
 
         loop, timeout = asyncio.get_running_loop(), self._section.timeout
         wait = None if self._tls is None else timeout
-        self.servers = [
-            await loop.create_server(
-                connection,
-                sock=one,
-                ssl=self._tls,
-                backlog=_BACKLOG,
-                ssl_handshake_timeout=wait,
-                ssl_shutdown_timeout=wait,
+
+        async def greet(one: socket.socket) -> None:
+            await loop.connect_accepted_socket(
+                connection, one, ssl=self._tls, ssl_handshake_timeout=wait, ssl_shutdown_timeout=wait
             )
-            for one in sockets or []
-        ]
+
+        most = self._section.connections
+        made = [Acceptor(one, greet, most, self._say) for one in sockets or []]
+        self.servers = cast(
+            "list[asyncio.Server]", made
+        )  # of which uvicorn uses no more than these have
         self.started = True
 
     async def on_tick(self, counter: int) -> bool:

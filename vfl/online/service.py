@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from vfl.errors import VflError
 from vfl.jobs.connect import Site, warn_daily
+from vfl.jobs.memory import keep_for_good
 from vfl.jobs.scoring import check_parties
 from vfl.jobs.show import Show
 from vfl.jobs.storage import online
@@ -19,6 +20,7 @@ from vfl.online.access import Access
 from vfl.online.catalogue import Catalogue, Sources
 from vfl.online.directories import SiteDirectories
 from vfl.online.http import Service
+from vfl.online.https import Https
 from vfl.online.server import Server
 from vfl.party.online_section import OnlineSection
 from vfl.party.service_certificate import ServiceCertificate
@@ -41,6 +43,7 @@ async def serve(site: Site, section: OnlineSection, show: Show) -> bool:
             warning = asyncio.create_task(warn_daily(site, show))
             try:
                 await service.begin()
+                keep_for_good()
                 return await service.run()
             finally:
                 warning.cancel()
@@ -62,7 +65,7 @@ class Online:
         section = self.section
         self._certificate = None
         if section.certificate is not None and section.key is not None:
-            self._certificate = ServiceCertificate(section.certificate, section.key)
+            self._certificate = ServiceCertificate(section.certificate, section.key, Https)
         self._threads = ThreadPoolExecutor(section.threads, "vfl-online")
         self.access = Access(self._tokens())
         self.catalogue = Catalogue(self.sources, section, self._threads, self.say)
@@ -78,7 +81,7 @@ class Online:
         tls: ssl.SSLContext | None = None
         if self._certificate is not None:
             tls = self._certificate.context
-        self.server = Server(self.service.app, self.section, tls, self._drain)
+        self.server = Server(self.service.app, self.section, tls, self._drain, self.say)
         port = listening.getsockname()[1]
         scheme = "http" if tls is None else "https"
         self.say(f"listening on {scheme}://{self.section.listen.rpartition(':')[0]}:{port}")

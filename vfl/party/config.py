@@ -87,6 +87,7 @@ _OF_COLUMNS = frozenset(
         "scores",
         "max_labels",
         "inference",
+        "l1_ratio",
         "alphas",
         "folds",
         "one_standard_error",

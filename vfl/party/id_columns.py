@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from vfl.arrays import Integers, Mask
-from vfl.blocks.scratch import Scratch
+from vfl.blocks.scratch import Scratch, release_pages
 from vfl.blocks.texts import PIECE, Packed
 from vfl.errors import DataError
 from vfl.party.id_cells import Mark, ReadIds, are_codes, read_piece
@@ -127,8 +127,8 @@ def pack_ids(columns: Sequence[IdColumn], scratch: Scratch) -> tuple[Packed, Int
     """The ids of rows that have one, each column's value after its length, Python's hashes of them, and
     which rows these are."""
     rows = len(columns[0].cells)
-    hashes, has_id = np.empty(rows, np.int64), np.zeros(rows, np.bool_)
-    known = 0
+    hashes = scratch.of_rows(rows, np.int64, "hashes of ids")
+    has_id, known = np.zeros(rows, np.bool_), 0
 
     def pieces() -> Iterator[list[bytes]]:
         nonlocal known
@@ -139,6 +139,7 @@ def pack_ids(columns: Sequence[IdColumn], scratch: Scratch) -> tuple[Packed, Int
             has_id[start : start + PIECE] = np.fromiter(map(bool, there), np.bool_, len(there))
             hashes[known : known + len(ids)] = np.fromiter(map(hash, ids), np.int64, len(ids))
             known += len(ids)
+            release_pages(hashes)
             yield ids
 
     packed = Packed.of(pieces(), scratch)

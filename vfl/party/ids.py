@@ -43,8 +43,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.blocks.scratch import Scratch
-from vfl.blocks.texts import Packed, differ, first_places
+from vfl.blocks.scratch import Scratch, in_pieces
+from vfl.blocks.texts import Packed, differ, repeated
 from vfl.errors import ConfigError, DataError
 from vfl.party.id_cells import IdReading, Mark
 from vfl.party.id_columns import IdColumn, pack_ids
@@ -60,20 +60,28 @@ _AS_THEY_ARE = IdReading()
 class NormalisedIds:
     """Ids fit for alignment: distinct, none empty.
 
-    ids: one a kept row. rows: int64 (len(ids),), the numbers of the kept rows counted from 0, in their
-    order. id_of_row: int64 (rows of the table,), the place in `ids` of each row's id, -1 for an empty
-    one. empties, duplicates: the numbers of rows left out for either reason. unread: of the empties,
-    those with a number that is no id. merged: rows that share an id with others although what is
-    written there differs in more than spelling.
+    ids: one a kept row, in their order. id_of_row: int64 (rows of the table,), the place in `ids` of
+    each row's id, -1 for an empty one. empties, duplicates: the numbers of rows left out for either
+    reason. unread: of the empties, those with a number that is no id. merged: rows that share an id with
+    others although what is written there differs in more than spelling.
     """
 
     ids: Packed
-    rows: NDArray[np.int64]
     id_of_row: NDArray[np.int64]
     empties: int
     duplicates: int
     unread: int = 0
     merged: int = 0
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """The numbers of the kept rows counted from 0, int64 (len(ids),), in their order."""
+        found, most = [np.empty(0, np.int64)], -1
+        for some in in_pieces(len(self.id_of_row), self.id_of_row):
+            before = np.maximum.accumulate(np.append(most, self.id_of_row[some]))
+            found.append(some.start + np.flatnonzero(before[1:] > before[:-1]))
+            most = before[-1]
+        return np.concatenate(found)
 
     def __repr__(self) -> str:
         return (
@@ -125,14 +133,14 @@ def normalise(
             f"id or remove the {'row' if len(empty) == 1 else 'rows'}, or say "
             'empty = "drop" in [data]'
         )
-    first = first_places(packed, hashes)
-    is_first = first == np.arange(len(first))
-    numbers, repeats = np.flatnonzero(has_id), np.empty(0, np.int64)
-    places = np.full(len(has_id), -1, np.int64)
-    places[numbers] = (np.cumsum(is_first) - 1)[first]
-    if not is_first.all():
-        packed, repeats, numbers = packed.keep(is_first, scratch), numbers[~is_first], numbers[is_first]
-    different = _merged_rows(columns, cleaned, rules, repeats, (numbers, places))
+    again, firsts = repeated(packed, hashes)
+    places = _places(has_id, (again, firsts), scratch)
+    if len(again):
+        kept = np.ones(len(packed), np.bool_)
+        kept[again] = False
+        packed = packed.keep(kept, scratch)
+        again, firsts = _rows_with(has_id, again), _rows_with(has_id, firsts)
+    different = _merged_rows(columns, cleaned, rules, again, firsts)
     if different and reading.merging == "refuse":
         raise DataError(
             f"{where}: normalise makes different ids equal, as it would 1-23 and 12-3, in "
@@ -140,17 +148,40 @@ def normalise(
             "steps (alnum and digits take out the most), mend the rows, or say merging = "
             '"allow" in [data] to take them for spellings of one id'
         )
-    if len(repeats) and duplicates == "refuse":
-        which = rows_in_words(repeats.tolist(), row_numbers)
+    if len(again) and duplicates == "refuse":
+        which = rows_in_words(again.tolist(), row_numbers)
         raise DataError(
-            f"{where}: {counted(len(repeats), 'row repeats', 'rows repeat')} the id of an earlier row "
+            f"{where}: {counted(len(again), 'row repeats', 'rows repeat')} the id of an earlier row "
             f'({which}); say duplicates = "first" in [data] to keep the '
             'first row of each id (a guest may say "keep" for all, a host "sum" or another way to make '
             "them one), or clean the file"
         )
     unread = set().union(*(one.unread for one in cleaned))
-    counts = {"empties": len(empty), "duplicates": len(repeats), "merged": len(different)}
-    return NormalisedIds(packed, numbers, places, unread=len(unread), **counts)
+    counts = {"empties": len(empty), "duplicates": len(again), "merged": len(different)}
+    return NormalisedIds(packed, places, unread=len(unread), **counts)
+
+
+def _places(
+    has_id: NDArray[np.bool_], repeats: tuple[NDArray[np.int64], NDArray[np.int64]], scratch: Scratch
+) -> NDArray[np.int64]:
+    """The place of each row's id among different ones, -1 for none; `repeats` are as of `repeated`."""
+    again, firsts = repeats
+    places, known = scratch.of_rows(len(has_id), np.int64, "ids of rows"), 0
+    for some in in_pieces(len(has_id), places):
+        own = known + np.arange(np.count_nonzero(has_id[some]))
+        low, high = np.searchsorted(again, [known, known + len(own)])
+        known += len(own)
+        own[again[low:high] - (known - len(own))] = firsts[low:high]
+        if len(again):
+            own -= np.searchsorted(again, own)
+        places[some] = -1
+        places[some][has_id[some]] = own
+    return places
+
+
+def _rows_with(has_id: NDArray[np.bool_], ids: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The rows that have these of the ids of all rows, which follow each other as their rows do."""
+    return ids if has_id.all() else np.flatnonzero(has_id)[ids]
 
 
 def _merged_rows(
@@ -158,14 +189,12 @@ def _merged_rows(
     cleaned: Sequence[IdColumn],
     rules: Sequence[Sequence[str]],
     repeats: NDArray[np.int64],
-    found: tuple[NDArray[np.int64], NDArray[np.int64]],
+    firsts: NDArray[np.int64],
 ) -> list[int]:
     """The rows that share an id with others although they have different ones, all rows of each such id.
 
-    found: the first row of each id, and the id of each row.
+    repeats, firsts: rows with the id of an earlier one, and the first row of each of these ids.
     """
-    first_of, place_of = found
-    firsts = first_of[place_of[repeats]]
     written = np.zeros(len(repeats), np.bool_)
     for column in columns:
         written |= differ(column, repeats, firsts)

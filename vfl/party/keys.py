@@ -1,20 +1,19 @@
 """All keys of a table: which rows go by which id, and which row stands for several."""
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.blocks.means import stretches
-from vfl.blocks.scratch import Scratch
+from vfl.blocks.scratch import Scratch, in_pieces, release_pages
 from vfl.blocks.texts import PIECE, Packed, TextPlaces, beside, pack_rows, with_lengths
 from vfl.crypto.digests import digests
 from vfl.errors import DataError
 from vfl.party.id_cells import IdReading
-from vfl.party.ids import normalise
+from vfl.party.ids import NormalisedIds, normalise
 from vfl.party.rows import RowNumbers, below_header, rows_in_words
 from vfl.protocols.align.join import KeyIds
 from vfl.text import counted
@@ -33,7 +32,8 @@ class TableIds:
     row stands for it. rows: int64, the rows that take part, in their order. without_id: int64, rows
     without any id, which match nothing. group: int64 (rows of the table,), the row that stands for each
     row, itself where it takes part, -1 without any id. notes: what the owner should know, a sentence
-    each; no id is in them. merged: rows whose id some rule makes equal to a different one.
+    each; no id is in them. merged: rows whose id some rule makes equal to a different one. scratch:
+    where lies what is many.
     """
 
     keys: tuple[KeyIds, ...]
@@ -42,24 +42,34 @@ class TableIds:
     group: NDArray[np.int64]
     notes: tuple[str, ...] = ()
     merged: int = 0
+    scratch: Scratch = field(default=Scratch(), repr=False)
 
     @property
     def entities(self) -> NDArray[np.int64]:
         """Of each row the first one that is about the same thing, int64 (rows of the table,): the two
         have an id of some key in common, or each has one in common with a third."""
-        found = np.arange(len(self.group))
-        while True:
-            before = found if len(self.keys) == 1 else found.copy()
+        rows = len(self.group)
+        found = self.scratch.of_rows(rows, np.int64, "rows about one thing")
+        for some in in_pieces(rows, found):
+            found[some] = np.arange(some.start, some.stop)
+        changed = True
+        while changed:
+            changed = False
             for key in self.keys:
-                least = np.full(len(key.ids), len(found))
-                for some in stretches(len(found)):
+                least = self.scratch.of_rows(len(key.ids), np.int64, "rows about one thing")
+                for some in in_pieces(len(least), least):
+                    least[some] = rows
+                for some in in_pieces(rows, found, least, key.of_row):
                     of, own = key.of_row[some], found[some]
                     np.minimum.at(least, of[of >= 0], own[of >= 0])
-                for some in stretches(len(found)):
+                for some in in_pieces(rows, found, least, key.of_row):
                     of, own = key.of_row[some], found[some]
-                    own[of >= 0] = least[of[of >= 0]]
-            if len(self.keys) == 1 or (found == before).all():
-                return found
+                    there = of >= 0
+                    now = least[of[there]]
+                    changed = changed or bool((now != own[there]).any())
+                    own[there] = now
+            changed = changed and len(self.keys) > 1
+        return found
 
     @property
     def digest(self) -> str:
@@ -69,6 +79,7 @@ class TableIds:
             digest.update(len(key.ids).to_bytes(8, "big"))
             for start in range(0, len(key.of_row), PIECE):
                 digest.update(np.ascontiguousarray(key.of_row[start : start + PIECE], "<i8").data)
+            release_pages(key.of_row)
             for start in range(0, len(key.ids), PIECE):  # each begins with its length
                 digest.update(key.ids[start : start + PIECE].whole)
         return digest.hexdigest()
@@ -108,26 +119,15 @@ def all_keys(
             )
         )
     rows = len(found[0].id_of_row)
-    # A row goes by the first key that it has.
-    group, offset = np.full(rows, -1, np.int64), 0
-    for key in found:
-        group = np.where((group < 0) & (key.id_of_row >= 0), key.id_of_row + offset, group)
-        offset += len(key.ids)
-    without = np.flatnonzero(group < 0)
+    without = np.concatenate([np.flatnonzero(of < 0) + some.start for some, of in _ids_of_rows(found)])
     if len(without) and empty == "refuse":
         raise DataError(
             f"{where}: {counted(len(without), 'row has', 'rows have')} no id by any key once normalised "
             f"({rows_in_words(without.tolist(), row_numbers)}); fill in an id, or say "
             'empty = "drop" in [data]'
         )
-    stands = np.arange(rows)
-    if duplicates in ("first", "last"):
-        in_order = np.arange(rows) if duplicates == "last" else np.arange(rows)[::-1]
-        chosen = np.zeros(offset + 1, np.int64)
-        chosen[group[in_order]] = in_order  # of several rows the one written last stays
-        stands = chosen[group]
-    stands = np.where(group < 0, -1, stands)
-    taking = stands == np.arange(rows)
+    group = _stand_ins(found, duplicates, scratch)
+    taken, keys = _that_stand(found, group, scratch)
     notes = []
     if len(without):
         notes.append(
@@ -146,13 +146,66 @@ def all_keys(
         )
     if several and (short := int((found[0].id_of_row < 0).sum()) - len(without)):
         notes.append(f"{counted(short, 'row')} without the first key: matched by a further one")
-    if repeated := rows - len(without) - int(taking.sum()):
+    if repeated := rows - len(without) - len(taken):
         notes.append(
             f"{counted(repeated, 'row')} with the id of another row, which stands for "
             f"{'it' if repeated == 1 else 'them'}"
         )
-    keys = tuple(KeyIds(key.ids, np.where(taking, key.id_of_row, -1).astype(np.int32)) for key in found)
-    return TableIds(keys, np.flatnonzero(taking), without, stands, tuple(notes), merged)
+    return TableIds(keys, taken, without, group, tuple(notes), merged, scratch)
+
+
+def _ids_of_rows(
+    keys: Sequence[NormalisedIds], *, back: bool = False
+) -> Iterator[tuple[slice, NDArray[np.int64]]]:
+    """Some rows at a time, `back` the last first, and a number of the id by which each goes, that of the
+    first key that it has; -1 for none."""
+    rows = len(keys[0].id_of_row)
+    for some in [*in_pieces(rows)][:: -1 if back else 1]:
+        ids, offset = np.full(some.stop - some.start, -1), 0
+        for key in keys:
+            of = key.id_of_row[some]
+            ids = np.where((ids < 0) & (of >= 0), of + offset, ids)
+            offset += len(key.ids)
+            release_pages(key.id_of_row)
+        yield some, ids
+
+
+def _stand_ins(keys: Sequence[NormalisedIds], duplicates: Stands, scratch: Scratch) -> NDArray[np.int64]:
+    """The row that stands for each row, -1 without any id."""
+    rows = len(keys[0].id_of_row)
+    group = scratch.of_rows(rows, np.int64, "ids of rows")
+    chosen = None
+    if duplicates in ("first", "last"):
+        back = duplicates == "first"
+        chosen = scratch.of_rows(sum(len(key.ids) for key in keys) + 1, np.int64, "ids of rows")
+        for some, ids in _ids_of_rows(keys, back=back):
+            order = np.arange(len(ids))[:: -1 if back else 1]
+            chosen[ids[order]] = some.start + order  # of several rows the one written last stays
+            release_pages(chosen)
+    for some, ids in _ids_of_rows(keys):
+        stands = np.arange(some.start, some.stop) if chosen is None else chosen[ids]
+        group[some] = np.where(ids < 0, -1, stands)
+        for array in (group, *([] if chosen is None else [chosen])):
+            release_pages(array)
+    return group
+
+
+def _that_stand(
+    keys: Sequence[NormalisedIds], group: NDArray[np.int64], scratch: Scratch
+) -> tuple[NDArray[np.int64], tuple[KeyIds, ...]]:
+    """The rows that stand for themselves, and all keys with the ids of these rows alone."""
+    rows, of_rows = len(group), [scratch.of_rows(len(group), np.int32, "ids of rows") for _ in keys]
+    taken, known = scratch.of_rows(rows, np.int64, "ids of rows"), 0
+    for some in in_pieces(rows, group, taken, *of_rows):
+        stands = group[some] == np.arange(some.start, some.stop)
+        for key, of_row in zip(keys, of_rows, strict=True):
+            of_row[some] = np.where(stands, key.id_of_row[some], -1)
+            release_pages(key.id_of_row)
+        own = some.start + np.flatnonzero(stands)
+        taken[known : known + len(own)] = own
+        known += len(own)
+    made = zip(keys, of_rows, strict=True)
+    return taken[:known], tuple(KeyIds(key.ids, of_row) for key, of_row in made)
 
 
 def identities(

@@ -76,10 +76,11 @@ class OnlineSection(Section):
         default=10, gt=0, le=3600, description="seconds within which a request has to be there"
     )
     window: float = Field(
-        default=1,
+        default=0,
         ge=0,
         le=1000,
-        description="milliseconds for which rows of several requests are gathered into one lookup",
+        description="milliseconds for which rows of several requests are gathered into one lookup; "
+        "those that have come at the same moment are in any case",
     )
     threads: int = Field(default=2, ge=1, le=64, description="threads that read and score batches")
     refresh: float = Field(

@@ -103,8 +103,7 @@ def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) 
             broken.append(_breach("inference = true", policy, "encryptions", sides))
     if isinstance(params, GlmParams) and params.fits > 1:
         if exceeds(params.iterations, policy.max_iterations):
-            all_fits = f"{counted(params.iterations, 'iteration')} in all {params.fits} fits"
-            broken.append(_breach(all_fits, policy, "max_iterations", sides))
+            broken.append(_too_many_fits(policy, params, sides))
         limits: tuple[tuple[str, str], ...] = ()
     else:
         limits = (("trees", "max_trees"), ("max_iterations", "max_iterations"))
@@ -118,6 +117,20 @@ def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) 
     if policy.hidden_scores and isinstance(params, GlmParams) and params.scores != "hidden":
         broken.append(_broken("scores", params.scores, policy, "hidden_scores", sides))
     return broken
+
+
+def _too_many_fits(policy: PolicySection, params: GlmParams, sides: Sides) -> str:
+    """What breaks the rule on iterations in several fits, and by which settings either side mends it."""
+    most = int(policy.max_iterations) // params.fits
+    each = f"{params.max_iterations:,} (max_iterations in [glm]) in each of {params.fits} fits"
+    what = f"{counted(params.iterations, 'iteration')}, {each}"
+    ways = [f"set max_iterations = {most} in [glm]"] if most else []
+    ways += ["name fewer alphas or folds"] if params.alphas else []
+    ways += ["leave profile out"] if params.profile else []
+    return (
+        f"{what} breaks {rule_words(policy, 'max_iterations')}: {' or '.join(ways)}, or the "
+        f"{sides.allows} sets max_iterations = {params.iterations} there"
+    )
 
 
 def _broken_by_purpose(policy: PolicySection, purpose: str, sides: Sides) -> list[str]:

@@ -72,7 +72,7 @@ class JobGlmSection(GlmParams, GlmSection):
         fields = GlmParams.model_fields
         later = (
             *("inference", "shrink_to", "alphas", "one_standard_error"),
-            *("theta", "profile", "dispersion"),
+            *("theta", "profile", "dispersion", "l1_ratio"),
         )
         found = {key for key in later if getattr(self, key) == fields[key].default}
         return found | (set() if self.alphas else {"folds"})

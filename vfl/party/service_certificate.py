@@ -12,10 +12,13 @@ from vfl.errors import ConfigError
 class ServiceCertificate:
     """The certificate of the service, taken anew when its file changes."""
 
-    def __init__(self, certificate: Path, key: Path) -> None:
-        """Raises ConfigError for files that cannot be read or do not belong together."""
+    def __init__(
+        self, certificate: Path, key: Path, kind: type[ssl.SSLContext] = ssl.SSLContext
+    ) -> None:
+        """kind: of the `context`. Raises ConfigError for files that cannot be read or do not belong
+        together."""
         self._paths = certificate, key
-        self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self.context = kind(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self.context.set_alpn_protocols(["http/1.1"])
         self._loaded: tuple[int, ...] = ()
@@ -31,7 +34,9 @@ class ServiceCertificate:
         if stamp == self._loaded:
             return False
         try:
-            self.context.load_cert_chain(certificate, key, password=_no_passphrase)
+            # First where it does no harm: a certificate without its key takes the one before away.
+            for context in (ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), self.context):
+                context.load_cert_chain(certificate, key, password=_no_passphrase)
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or "no PEM"
             raise ConfigError(

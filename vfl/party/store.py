@@ -11,6 +11,7 @@ import contextlib
 import errno
 import hashlib
 import json
+import math
 import os
 import re
 import tempfile
@@ -23,6 +24,7 @@ from typing import Any, BinaryIO, Literal, TypedDict, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.blocks.scratch import OF_A_ROW_EACH, Scratch, in_pieces
 from vfl.blocks.spill import clear_spilled
 from vfl.errors import DataError, ModelError
 from vfl.party.at_rest import FIRST_LINE, Sink, Source, StoreKey, copy, is_encrypted
@@ -328,9 +330,11 @@ class Store:
     def read_array(
         self, kind: DocumentKind, ref: Mapping[str, object], folder: Path | None = None
     ) -> NDArray[Any]:
-        """The array of a reference; `folder` is the document's, when it was read by path.
+        """The array of a reference, a large one in a file of a job; `folder` is the document's, when it
+        was read by path.
 
-        Raises ModelError when the file is missing or is not the one that was written.
+        Raises ModelError when the file is missing or is not the one that was written, DataError where
+        the disk has no room.
         """
         name, digest = ref.get("file"), ref.get("sha256")
         if not isinstance(name, str) or not re.fullmatch(r"[a-z0-9][a-z0-9._-]*\.npy", name):
@@ -341,6 +345,11 @@ class Store:
             with self.open(kind, path) as file:
                 if copy(file, _Nowhere()) != digest:
                     raise ModelError(f"{path} is damaged: it is not the array that was written")
+            if not self.encrypts(kind):  # what is encrypted does not lie on the disk in plain
+                with self.open(kind, path) as file:
+                    large = _large_array(file, self.scratch_at_hand)
+                if large is not None:
+                    return large
             with self.open(kind, path) as file:
                 return np.lib.format.read_array(file, allow_pickle=False)
         except FileNotFoundError:
@@ -476,6 +485,28 @@ def _body(read: object, kind: DocumentKind, path: Path) -> Body:
         what = f"is of kind {known}" if known in FOLDERS else "is of an unknown kind"
         raise ModelError(f"{path} {what}, where a {kind} is due")
     return body_of(read, VERSION, path)
+
+
+def _large_array(file: Source, folder: Path | None) -> NDArray[Any] | None:
+    """An array of many numbers, read into a file of a job; None of another one. Raises ValueError,
+    OSError and DataError."""
+    if folder is None or np.lib.format.read_magic(cast(BinaryIO, file)) != (1, 0):
+        return None
+    shape, in_columns, dtype = np.lib.format.read_array_header_1_0(cast(BinaryIO, file))
+    if dtype.kind not in "iuf" or not dtype.isnative or in_columns:
+        return None
+    if math.prod(shape) * dtype.itemsize < OF_A_ROW_EACH:
+        return None
+    out = Scratch(folder).of_rows(math.prod(shape), dtype.type, "a stored array")
+    for some in in_pieces(len(out), out):
+        left = out[some].view(np.uint8)
+        while len(left):
+            read = np.frombuffer(file.read(len(left)), np.uint8)
+            if not len(read):
+                raise ValueError("it ends early")
+            left[: len(read)] = read
+            left = left[len(read) :]
+    return out.reshape(shape)
 
 
 def _check_name(kind: DocumentKind, name: str) -> str:

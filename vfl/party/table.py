@@ -19,8 +19,8 @@ import pyarrow.csv
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats
-from vfl.blocks.columns import change_each, change_named
-from vfl.blocks.scratch import ColumnFile, Scratch, release_pages
+from vfl.blocks.columns import change_each, change_named, in_memory, room_of
+from vfl.blocks.scratch import ColumnFile, Scratch, in_pieces, marked
 from vfl.blocks.texts import Cells, CellsWithout
 from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
@@ -28,6 +28,7 @@ from vfl.learn.holdout import SplitColumn, SplitColumns
 from vfl.learn.losses import LARGEST, BadLabel, Loss, out_of_range
 from vfl.learn.suspects import LabelOrder, suspicions
 from vfl.party.config_values import Aggregate, Role
+from vfl.party.row_groups import aggregate_groups
 from vfl.party.rows import RowNumbers, below_header, rows_in_words
 from vfl.party.sections import DataSection
 from vfl.party.sources.misfits import MAX_CATEGORIES as MAX_CATEGORIES
@@ -69,16 +70,17 @@ class Table:
 
     def take(self, rows: RowChoice) -> Features:
         """The features of some rows, in the order given; a row below 0 has none: all are missing."""
-        unknown = None if isinstance(rows, slice) else rows < 0
-        if unknown is not None and not unknown.any():
-            unknown = None
 
         def take(values: NDArray[np.generic]) -> NDArray[np.generic]:
-            chosen = values[rows]
-            if not isinstance(rows, slice):
-                release_pages(rows)
-            if unknown is not None:
-                np.putmask(chosen, unknown, np.array(None if values.dtype == object else np.nan))
+            if isinstance(rows, slice):
+                return values[rows]
+            missing = np.array(None if values.dtype == object else np.nan)
+            room = in_memory if values.dtype == object else room_of(self.features)
+            chosen = room(len(rows), values.dtype.type, "a column of the table")
+            for some in in_pieces(len(rows), rows, values, chosen):
+                own = rows[some]
+                chosen[some] = values[own]
+                np.putmask(chosen[some], own < 0, missing)
             return chosen
 
         return change_each(self.features, take)
@@ -113,7 +115,7 @@ class Table:
 
         def aggregate(name: str, values: NDArray[np.generic]) -> NDArray[np.generic]:
             aggregated = values.copy()
-            aggregated[stands] = _aggregate(values[member], of, len(stands), own.get(name, rule))
+            aggregated[stands] = aggregate_groups(values[member], of, len(stands), own.get(name, rule))
             return aggregated
 
         return replace(self, features=change_named(self.features, aggregate))
@@ -283,7 +285,7 @@ def examine_table(
         warnings=[*warnings, *source.notes, *(f"{path.name}: {note}" for note in kept.notes)],
         faults=aside,
         exposure=found.get("exposure"),
-        offset=_added(found.get("offset"), found.get("exposure")),
+        offset=_added(found.get("offset"), found.get("exposure"), wanted.scratch),
         row_numbers=source.row_numbers,
         split=split,
         order=source.order,
@@ -291,11 +293,15 @@ def examine_table(
     return table, []
 
 
-def _added(offset: Floats | None, exposure: Floats | None) -> Floats | None:
+def _added(offset: Floats | None, exposure: Floats | None, scratch: Scratch) -> Floats | None:
     """What is added to the scores of rows, on the scale of the link."""
     if exposure is None:
         return offset
-    return np.log(exposure) if offset is None else offset + np.log(exposure)
+    added = scratch.of_rows(len(exposure), np.float64, "offsets")
+    for some in in_pieces(len(added), added, exposure, *([] if offset is None else [offset])):
+        log = np.log(exposure[some])
+        added[some] = log if offset is None else offset[some] + log
+    return added
 
 
 def _ids(
@@ -453,7 +459,7 @@ def _feature(
         missing = values == np.array(None)
     else:
         values = _numbers(source, name, agreed)
-        missing = np.isnan(values)
+        missing = marked(np.isnan, values)
     if filled and missing.all():
         raise source.error(
             f"column '{name}' has no value in any row: ignore it in [data]", {"ignore": [name]}
@@ -479,7 +485,7 @@ def _finite(
     source: Source, name: str, what: str, advice: str, *, feature: bool = False
 ) -> NDArray[np.float64]:
     values = source.numbers(name, what, advice, feature=feature)
-    infinite = np.isinf(values)
+    infinite = marked(np.isinf, values)
     if infinite.any():
         raise source.error(f"{what} has an infinite number {source.in_rows(infinite)}: correct it")
     return values
@@ -503,44 +509,6 @@ def _categories(source: Source, name: str) -> NDArray[np.object_]:
     codes = pc.fill_null(coded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
     objects: NDArray[np.object_] = np.array([*names, None], dtype=object)
     return cast(NDArray[np.object_], objects[codes])
-
-
-def _aggregate(
-    values: NDArray[np.generic], of: NDArray[np.int64], groups: int, rule: Aggregate
-) -> NDArray[np.generic]:
-    """What a rule makes of each group's values; `of` has the group of each value."""
-    if rule in ("first", "last"):
-        order = np.arange(len(values)) if rule == "last" else np.arange(len(values))[::-1]
-        at = np.empty(groups, np.int64)
-        at[of[order]] = order  # of several the one written last stays
-        return values[at]
-    if rule == "mode":
-        return _modes(values, of, groups)
-    known = ~np.isnan(values)
-    number = np.bincount(of[known], minlength=groups)
-    with np.errstate(invalid="ignore"):
-        if rule in ("max", "min"):
-            made = np.full(groups, np.nan)
-            (np.fmax if rule == "max" else np.fmin).at(made, of, values)
-            return made
-        total = np.bincount(of[known], weights=values[known], minlength=groups)
-        made = total / number if rule == "mean" else total
-    return np.where(number > 0, made, np.nan)
-
-
-def _modes(values: NDArray[np.generic], of: NDArray[np.int64], groups: int) -> NDArray[np.generic]:
-    """The most frequent text of each group, of several the one that comes first; None without any."""
-    made: NDArray[np.generic] = np.full(groups, None, object)
-    known = np.flatnonzero(values != np.array(None))
-    names, code = np.unique(values[known].astype(str), return_inverse=True)
-    if not len(names):
-        return made
-    pairs, first, times = np.unique(of[known] * len(names) + code, return_index=True, return_counts=True)
-    group = pairs // len(names)
-    best = np.lexsort((first, -times, group))
-    best = best[np.unique(group[best], return_index=True)[1]]
-    made[group[best]] = names[pairs[best] % len(names)].astype(object)
-    return made
 
 
 _GUESTS_ADVICE = {
@@ -591,7 +559,7 @@ def _check_label(
 
 
 def _no_gaps(source: Source, what: str, values: NDArray[np.float64]) -> None:
-    gaps = np.flatnonzero(np.isnan(values)).tolist()
+    gaps = np.flatnonzero(marked(np.isnan, values)).tolist()
     if gaps:
         rows = rows_in_words(gaps, source.row_numbers)
         raise source.error(f"{what} is missing in {counted(len(gaps), 'row')} ({rows})")

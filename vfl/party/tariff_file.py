@@ -58,6 +58,13 @@ class BaseSection(Section):
         """Whether there is a target."""
         return (self.target or self.total or self.loss_ratio) is not None
 
+    @property
+    def premiums(self) -> bool | None:
+        """Whether the target is a total of premiums; None where the total stays of what it was."""
+        if not self.wanted or self.target == "model":
+            return None
+        return self.target != "actual"
+
 
 class PointsSection(Section):
     """Points of a scorecard, for models of a 0/1 label: more points, less of what is predicted."""

@@ -43,7 +43,7 @@ class BenchmarkSection:
         beside = self.page.evidence.beside
         if held is None or beside.premium is None:
             return PageSection("benchmark", _TITLE, [beside.no_premium], [])
-        every = held.totals(self.names[0])
+        every = held.charged or held.totals(self.names[0])
         other = held.totals(self.names[1])
         if (every.expected < 0).any() or (every.actual < 0).any():
             text = "Labels or predictions are below 0 in some rows: no premium has their total."

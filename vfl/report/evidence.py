@@ -63,6 +63,15 @@ class HeldOut:
     weight: Floats
     years: Floats | None  # the exposure column; None without one
     predictions: dict[str, Floats]  # by model: expected labels
+    premiums: Floats | None = None  # of a tariff of premiums: what it charges for each row
+    """The parties' model among `predictions` is then these premiums, brought to what happened in all."""
+
+    @property
+    def charged(self) -> Totals | None:
+        """The totals of a tariff of premiums: what happened, the premiums, and exposure."""
+        if self.premiums is None:
+            return None
+        return totals(self.label, self.premiums, self.weight, self.years)
 
     def totals(self, model: str) -> Totals:
         """What happened, what a model expected, and exposure, weighted."""

@@ -58,6 +58,10 @@ def factor_section(page: Page, quality: Quality) -> PageSection:
         f"{one.party}, on the rows held out. Numbers are in groups of about "
         f"{words.equal(quality.rate.size)}. Intervals are as in Quality."
     )
+    if quality.loss_ratio is not None:
+        lead += (
+            " Of this tariff what is expected is the premium, brought to what happened in all (Quality)."
+        )
     if len(levels) > len(items):
         lead += f" Here are {len(items)} of {len(levels):,} columns; {sheet} has all."
     return PageSection("factors", _TITLE, [lead], [*notes, Picker("Column", items)])

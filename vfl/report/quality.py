@@ -10,7 +10,16 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Floats
 from vfl.learn.benchmark import Tariffs, orders
-from vfl.learn.bootstrap import LEAST, Estimate, Resamples, Summed, estimates, quotients
+from vfl.learn.bootstrap import (
+    LEAST,
+    Estimate,
+    Resamples,
+    Summed,
+    estimate,
+    estimates,
+    one_group,
+    quotients,
+)
 from vfl.learn.intervals import GRID, Drawn, Predicted, draw_measures, enough
 from vfl.learn.losses import LogisticLoss
 from vfl.learn.metrics import (
@@ -142,7 +151,37 @@ class Quality:
         beside = f"95 %: {words.interval(ours, _one)}; " if ours.known else ""
         high, low = (f"{fixed(one.value, 1)}\u00a0×" for one in (ours, theirs))
         top = _top(self.lifts[self.names[0]])
-        return [*found, Tile(f"Lift of the top {top}", high, f"{beside}{alone}: {low}")]
+        found.append(Tile(f"Lift of the top {top}", high, f"{beside}{alone}: {low}"))
+        if self.loss_ratio is not None:
+            ratio = self.loss_ratio
+            beside = f"95 %: {words.interval(ratio, share)}; " if ratio.known else ""
+            found.append(
+                Tile("Loss ratio", share(ratio.value), f"{beside}what happened by the premiums")
+            )
+        return found
+
+    @cached_property
+    def loss_ratio(self) -> Estimate | None:
+        """Of a tariff of premiums: what happened by these; None of a model of what happens."""
+        rows = self.held.charged
+        if rows is None or not rows.expected.any():
+            return None
+        sums = self.resamples.sums([one_group(one) for one in (rows.actual, rows.expected)])
+        value = float(rows.actual.sum() / rows.expected.sum())
+        (some,) = self.resamples.counts(np.zeros(len(rows.actual), np.int64), 1, rows.actual != 0)
+        draws = quotients(sums[0], sums[1])[:, 0]
+        return estimate(value, draws) if some >= LEAST else Estimate(value)
+
+    def premium_words(self) -> list[str]:
+        """What is compared of a tariff of premiums, in sentences; none of other models."""
+        if (ratio := self.loss_ratio) is None:
+            return []
+        return [
+            "This is a tariff of premiums: its base rate was brought to another total than that of what "
+            f"happened. The loss ratio is {words.estimated(ratio, share)}. What is expected of a row is "
+            "its premium, all brought to the total of what happened: actual by expected is the loss "
+            "ratio there by that of all rows."
+        ]
 
     def lift_words(self) -> str:
         alone = "rows" if self.evidence.over_rows else "columns"
@@ -173,6 +212,7 @@ class Quality:
             f"{words.how_sure(self.resamples, one.beside.policy is not None)}"
         ]
         lead += words.how_held_out(one)
+        lead += self.premium_words()
         if (quantile := one.loss.quantile) is not None:
             lead.append(_of_a_quantile(quantile))
             ordered = Gallery([self._lorenz(), self._lift()])

@@ -4,14 +4,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vfl.learn.bootstrap import Estimate
-from vfl.learn.worth import Measure, Sense
+from vfl.learn.worth import Measure, Sense, WorthLine
 from vfl.protocols.worth import WorthFigure, WorthFigures, in_order
 from vfl.report import words
 from vfl.report.words import fixed, listed, share, signed
 from vfl.text import counted
 
 WORTH_PAGE, WORTH_SHEET = "worth.html", "worth.csv"
-WORTH_HEADS = ("figure", "of", "measure", "value", "low", "high")
 NAMES: dict[Measure, tuple[str, str]] = {
     "d2": ("D²", "share of the deviance explained"),
     "gini": words.METRICS["gini"],
@@ -40,10 +39,8 @@ class WorthOf:
 
     def name(self, one: WorthFigure) -> str:
         """Whose columns a model has, or what is added."""
-        hosts = [self.hosts[place] for place in one.hosts]
-        if one.sense != "model":
-            return listed(hosts)
-        return " + ".join([self.guest, *hosts]) if hosts else f"{self.guest} alone"
+        hosts = tuple(self.hosts[place] for place in one.hosts)
+        return WorthLine(one.sense, hosts).name(self.guest)
 
     @property
     def lines(self) -> list[tuple[str, str, str, float, float | None, float | None]]:

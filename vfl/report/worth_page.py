@@ -1,7 +1,7 @@
 """The page that says what each partner's data is worth, the same for all parties."""
 
 from vfl.learn.bootstrap import LEVEL
-from vfl.learn.worth import Measure, Sense
+from vfl.learn.worth import WORTH_HEADS, Measure, Sense
 from vfl.protocols.worth import in_order
 from vfl.report import figures, words
 from vfl.report.blocks import (
@@ -20,7 +20,6 @@ from vfl.report.sections import figure_of
 from vfl.report.words import listed, share
 from vfl.report.worth import (
     NAMES,
-    WORTH_HEADS,
     WORTH_PAGE,
     WorthOf,
     figure_words,

@@ -2,9 +2,9 @@
 
 from typing import TYPE_CHECKING
 
-from vfl.learn.worth import Measure
+from vfl.learn.worth import WORTH_HEADS, Measure
 from vfl.protocols.worth import in_order
-from vfl.report.worth import NAMES, WORTH_HEADS, figure_words, match_rate, match_words
+from vfl.report.worth import NAMES, figure_words, match_rate, match_words
 from vfl.terminal.results import account_document, cost
 from vfl.terminal.sheets import Sheet, put_sheet
 from vfl.terminal.streams import stdout

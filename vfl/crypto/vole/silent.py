@@ -242,16 +242,18 @@ class _Rooms:
 
     def __init__(self, vectors: int) -> None:
         self._vectors = vectors
-        self._size: Size | None = None
+        self._leaves = 0
+        self._of: list[Bytes] = []
 
     def of(self, size: Size) -> tuple[list[Bytes], Bytes]:
         """Vectors (leaves, TREES, 16), and bytes for what is made of some of them; with any content."""
-        if size != self._size:
+        if size.leaves > self._leaves:
+            self._of.clear()  # before there are others
             shape = (size.leaves, TREES, ELEMENT)
             self._of = [np.empty(shape, np.uint8) for _ in range(self._vectors)]
             whole = sum(one.nbytes for one in self._of[: code.AT_ONCE]) // 2
-            self._size, self._room = size, np.empty(whole, np.uint8)
-        return self._of, self._room
+            self._leaves, self._room = size.leaves, np.empty(whole, np.uint8)
+        return [one[: size.leaves] for one in self._of], self._room
 
 
 def _below(leaves: int, entropy: Entropy) -> Integers:

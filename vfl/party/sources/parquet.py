@@ -13,7 +13,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from vfl.blocks.scratch import IN_MEMORY
+from vfl.blocks.scratch import IN_MEMORY, OF_A_ROW_EACH, release_pages
 from vfl.blocks.spool import Spooled, gather
 from vfl.blocks.texts import PIECE, Cells
 from vfl.errors import DataError
@@ -32,6 +32,8 @@ class Columnar(Source):
 
     indexed: frozenset[str] = frozenset()
     """The columns that pandas' own note in the file says are an index."""
+    by_column = False
+    """Whether columns are read from the file whenever they are asked for."""
 
     @property
     def row_labels(self) -> frozenset[str]:
@@ -46,7 +48,30 @@ class Columnar(Source):
         """Whether the names of folders hold the cells of a column, read as those of a text file are."""
         return name in self.folders
 
+    def in_pieces(self, name: str) -> Iterator[pa.ChunkedArray] | None:
+        """A large column of numbers or text as `plain` has it, a piece at a time; None for others, and
+        for what is in memory anyhow."""
+        if not self.by_column or name in self.folders:
+            return None
+        kind = self.schema.field(name).type
+        tests = is_text, pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean
+        if not any(test(kind) for test in tests):
+            return None
+        batches = self._pieces([name], None)
+        return (self.plain_of(name, pa.chunked_array([batch[name]])) for batch in batches)
+
+    def _type_in_pieces(self, name: str) -> pa.DataType | None:
+        """The type of a column that can be read a piece at a time, None of another one."""
+        if self.scratch.folder is None or self.rows * _WIDTH < OF_A_ROW_EACH:
+            return None
+        return None if self.in_pieces(name) is None else self.plain_type(name)
+
     def ids(self, name: str) -> Sequence[str | None]:
+        kind = self._type_in_pieces(name)
+        pieces = None if kind is None or not is_exact(kind) else self.in_pieces(name)
+        if pieces is not None and self.scratch.folder is not None:
+            texts = (pc.cast(piece, pa.large_string()) for piece in pieces)
+            return Cells.spooled(texts, self.scratch.folder)
         column = self.plain(name)
         kind = column.type
         if pa.types.is_floating(kind):
@@ -118,6 +143,9 @@ class Columnar(Source):
     def _numbers(self, name: str, what: str, advice: str, feature: bool) -> NDArray[np.float64]:
         if self.is_of_folders(name):
             return numbers_of_text(self, self.plain(name), name, what, advice, feature)
+        kind = self._type_in_pieces(name)
+        if kind is not None and not is_text(kind) and (pieces := self.in_pieces(name)) is not None:
+            return self._numbers_in_pieces(pieces)
         column = self.plain(name)
         kind = column.type
         if column.null_count == self.rows:
@@ -154,6 +182,14 @@ class Columnar(Source):
             # By way of text, since Arrow's own conversion of many digits is not the nearest number.
             column = pc.cast(column, pa.string())
         return float64(column)
+
+    def _numbers_in_pieces(self, pieces: Iterator[pa.ChunkedArray]) -> NDArray[np.float64]:
+        out, at = self.scratch.of_rows(self.rows, np.float64, "a column of the table"), 0
+        for piece in pieces:
+            out[at : at + len(piece)] = float64(piece)
+            at += len(piece)
+            release_pages(out)
+        return out
 
     def _of_text(
         self, column: ArrowColumn, name: str, what: str, advice: str, feature: bool
@@ -384,7 +420,8 @@ class Parquet(Columnar):
             raise self.error("the file has columns but no rows")
 
     def _read(self, names: list[str]) -> None:
-        if self.rows * len(names) * _WIDTH > IN_MEMORY:
+        self.by_column = (self.beside or self.rows) * len(names) * _WIDTH > IN_MEMORY
+        if self.by_column:
             self.table = _ColumnByColumn(self._file.schema_arrow, self._columns)
         else:
             self.table = self._columns(names)
@@ -439,7 +476,8 @@ class Ipc(Columnar):
         self.names, self.indexed = list(self._schema.names), _index_of(self._schema)
 
     def _read(self, names: list[str]) -> None:
-        if self._columnwise(names):
+        self.by_column = self._columnwise(names)
+        if self.by_column:
             self.table = _ColumnByColumn(self._schema, self._columns)
             self.rows = len(self.table[names[0]])
         else:

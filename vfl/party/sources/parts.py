@@ -7,7 +7,7 @@ in the order of the files' paths, name by name as text: part-10 comes before par
 import bisect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -19,7 +19,7 @@ from vfl.party.rows import RowNumbers
 from vfl.party.sources.arrow import is_text
 from vfl.party.sources.excel import Excel
 from vfl.party.sources.folders import is_named
-from vfl.party.sources.parquet import Columnar
+from vfl.party.sources.parquet import Columnar, Parquet
 from vfl.party.sources.source import Source, TableError
 from vfl.party.sources.text import TextColumns
 from vfl.text import counted
@@ -169,8 +169,13 @@ class _Rows:
 
 def _read(source: Source, parts: Sequence[Source], names: list[str]) -> RowNumbers:
     """Read columns of all parts; what numbers their rows."""
+    known = sum(part.rows for part in parts if isinstance(part, Parquet))
+    size = sum(part.path.stat().st_size for part in parts if part.path.exists())
+    scratch = source.scratch
+    if scratch.takes(size):  # each part may be small
+        scratch = replace(scratch, in_memory=0)
     for part in parts:
-        part.shown, part.scratch = source.shown, source.scratch
+        part.shown, part.scratch, part.beside = source.shown, scratch, known
         part.read(names)
     source.notes += [note for part in parts for note in part.notes]
     source.rows = sum(part.rows for part in parts)
@@ -205,6 +210,14 @@ class TextParts(TextColumns):
         self.table = _Joined(self.parts)
 
     @property
+    def lies_in_file(self) -> bool:
+        return all(part.lies_in_file for part in self.parts)
+
+    def release(self) -> None:
+        for part in self.parts:
+            part.release()
+
+    @property
     def row_numbers(self) -> RowNumbers:
         return self._row_numbers
 
@@ -230,6 +243,14 @@ class TypedParts(Columnar):
 
     def plain_type(self, name: str) -> pa.DataType:
         return self._common_type(name, [part.plain_type(name) for part in self.parts])
+
+    def in_pieces(self, name: str) -> Iterator[pa.ChunkedArray] | None:
+        kinds = {part.schema.field(name).type for part in self.parts if name not in part.folders}
+        found = [part.in_pieces(name) for part in self.parts]
+        pieces = [one for one in found if one is not None]
+        if len(kinds) > 1 or len(pieces) < len(found):
+            return None
+        return itertools.chain.from_iterable(pieces)
 
     def plain(self, name: str) -> pa.ChunkedArray:
         columns = [part.plain(name) for part in self.parts]

@@ -118,9 +118,9 @@ class AskedBefore:
 
     def outputs(self, given: Bytes) -> Bytes:
         """F of all ids of the run, (n, 32), with what the host gave at those that were sent."""
-        outputs = self.answers.outputs[self.places]  # any where there is none: they follow
-        new = self.new
-        outputs[new] = given[: len(new)]
+        known, outputs = self.places >= 0, np.empty((len(self.places), OUTPUT), np.uint8)
+        outputs[known] = self.answers.outputs[self.places[known]]
+        outputs[~known] = given[: np.count_nonzero(~known)]
         return outputs
 
 
@@ -131,7 +131,9 @@ def _with(
     asked = before.hashes_of(ids)
     others = places_in(asked, before.hashes) < 0
     kept = others & (places_in(before.hashes_of(table), before.hashes) >= 0)
-    if len(before.hashes) == len(ids) + np.count_nonzero(kept) and np.array_equal(kept, others):
+    # Without any before the key may be new: what is kept of the last one is to be forgotten.
+    same = 0 < len(before.hashes) == len(ids) + np.count_nonzero(kept)
+    if same and np.array_equal(kept, others):
         return None  # nothing new, and nothing to forget
     return Answers(
         before.context,

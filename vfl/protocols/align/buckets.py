@@ -201,8 +201,7 @@ class GuestBuckets:
         run, cut = self._run, Buckets.of(len(ids))
         own = await asyncio.to_thread(_Sorted, ids, cut.count, run)
         ends = [
-            _GuestEnd(host, size, cut, own, run)
-            for host, size in zip(self._hosts, self._sizes, strict=True)
+            _GuestEnd(host, size, cut, run) for host, size in zip(self._hosts, self._sizes, strict=True)
         ]
         vole = GuestVole(self._hosts, run)
         await vole.begin()
@@ -214,10 +213,13 @@ class GuestBuckets:
             slots = stores[: cut.slots * len(chunk)]
             filled = asyncio.to_thread(_fill_stores, slots, own, chunk, cut, run.context, entropy)
             await together([filled, vole.prepare(len(slots))])
-            for end, values in zip(ends, await vole.evaluate(slots), strict=True):
-                end.evaluated(*values)
+            tables, keys = zip(*await vole.evaluate(slots), strict=True)
             for number, bucket in enumerate(chunk):
-                given = await together([end.look_up(number, bucket) for end in ends])
+                part = slice(number * cut.slots, (number + 1) * cut.slots)
+                at, of_all = await asyncio.to_thread(own.of, bucket), [table[part] for table in tables]
+                values = await asyncio.to_thread(_values, of_all, at, cut, run.context)
+                each = zip(ends, values, keys, strict=True)
+                given = await together([end.look_up(bucket, at, *one) for end, *one in each])
                 found.append(await asyncio.to_thread(self._keep, own.rows(bucket), given))
             for host in self._hosts:
                 run.report(f"matching ids with {host.name}", own.before[chunk.stop], len(ids))
@@ -256,25 +258,20 @@ class _Given:
 class _GuestEnd:
     """The guest's steps with one host."""
 
-    def __init__(self, host: Peer, size: int, cut: Buckets, own: _Sorted, run: OprfRun) -> None:
+    def __init__(self, host: Peer, size: int, cut: Buckets, run: OprfRun) -> None:
         """size: the host's number of ids."""
-        self._host, self._cut, self._own = host, cut, own
+        self._host, self._cut = host, cut
         self._parts = cut.parts_of(size)
         self._room = room(size, cut.count * self._parts)
-        self._of_guest = _seed_of_guest(run.context)
         self._of_host = _seed_of_host(run.context, host.name)
         # A store of the host's, which may have many more ids a bucket; of a slot only the first bytes
         # are ever filled, and count.
         self._held = empty(okvs.slots(self._room, PER_MILLE), okvs.VALUE, run.scratch)
 
-    def evaluated(self, values: Bytes, key: bytes) -> None:
-        """4. c of the guest's stores of a chunk, and the key of the hash."""
-        self._values, self._key = values, key
-
-    async def look_up(self, number: int, bucket: int) -> _Given:
-        """4. to 6. of a bucket, by its number within the chunk."""
-        ids = self._own.of(bucket)
-        outputs = await asyncio.to_thread(self._outputs, number, ids)
+    async def look_up(self, bucket: int, ids: Bytes, values: Bytes, key: bytes) -> _Given:
+        """4. to 6. of a bucket and the guest's ids there, from c at each of them (n, 16) and the key of
+        the hash."""
+        outputs = await asyncio.to_thread(_function, ids, values, key)
         if self._parts == 1:
             await self._receive()
             return _Given(await asyncio.to_thread(self._shares, outputs), outputs)
@@ -292,12 +289,6 @@ class _GuestEnd:
             self._host, BucketStores, lambda m: m.slots, len(self._held), SLOTS, SHARE
         ):
             self._held[start:stop, :SHARE] = part
-
-    def _outputs(self, number: int, ids: Bytes) -> Bytes:
-        cut = self._cut
-        table = self._values[number * cut.slots : (number + 1) * cut.slots]
-        at = okvs.decode(table, ids[:, :_HALF], cut.guest_room, self._of_guest, PER_MILLE)
-        return _function(ids, at, self._key)
 
     def _shares(self, outputs: Bytes) -> Bytes:
         keys = outputs[:, :_HALF]
@@ -352,8 +343,7 @@ class HostBuckets:
     def _store_of(self, part: int, vole: HostVole, table: Bytes, key: bytes, cut: Buckets) -> Bytes:
         """4. and 5. of a part of a bucket, from k of the guest's store of the bucket."""
         own, context, ids = self._own, self._run.context, self._own.of(part)
-        seed = _seed_of_guest(context)
-        values = okvs.decode(table, ids[:, :_HALF], cut.guest_room, seed, PER_MILLE)
+        (values,) = _values([table], ids, cut, context)
         vole.add_secret_times(ids[:, _HALF:], values)
         outputs = _function(ids, values, key)
         self._tags.write(part * own.room, outputs[:, :TAG])
@@ -437,6 +427,12 @@ def _common(rows: NDArray[np.uint32], given: Sequence[_Given]) -> _Common:
     ranks = digests(rows=np.concatenate(outputs, axis=1), domain=b"vfl psi order", size=8)
     order = np.argsort(ranks.view("<u8")[:, 0])
     return _Common(rows[at[order]], [some[order, :TAG] for some in outputs])
+
+
+def _values(tables: Sequence[Bytes], ids: Bytes, cut: Buckets, context: bytes) -> list[Bytes]:
+    """<v(x), each> (n, 16) of ids as digests, of tables like the guest's store of a bucket."""
+    seed = _seed_of_guest(context)
+    return okvs.decode_all(tables, ids[:, :_HALF], cut.guest_room, seed, PER_MILLE)
 
 
 def _function(ids: Bytes, values: Bytes, key: bytes) -> Bytes:

@@ -20,20 +20,23 @@ function, Jarecki, Liu (SCN 2010).
 """
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import ClassVar
 
 import numpy as np
 
 from vfl.arrays import Bytes, Integers
+from vfl.blocks.texts import Packed
 from vfl.crypto import group
 from vfl.crypto.digests import digests
 from vfl.crypto.entropy import Entropy
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
-from vfl.protocols.align.oprf import OUTPUT, OprfRun, empty, parts, receive_rows, repeats
+from vfl.protocols.align.oprf import OUTPUT, OprfRun, each_chunk, empty, parts, receive_rows, repeats
 
 CHUNK = 8192  # elements a message
+
+_Part = tuple[int, int]  # the first row of a chunk, and the row after its last
 
 
 class BlindedIds(Message, frozen=True):
@@ -71,16 +74,18 @@ async def guest_outputs(
         asyncio.get_running_loop().create_future() for _ in parts(n, CHUNK)
     ]
 
-    def named(start: int, stop: int) -> list[bytes]:
-        return [ids[row] for row in order[start:stop]]
+    def named(start: int, stop: int) -> Packed:
+        return Packed.of([[ids[row] for row in order[start:stop]]])
 
-    async def blind() -> None:
-        for done, (start, stop) in zip(ready, parts(n, CHUNK), strict=True):
-            blinded[start:stop] = await asyncio.to_thread(
-                _blind, named(start, stop), run.context, scalar
-            )
-            done.set_result(None)
-            run.report("blinding ids", stop, n)
+    async def in_order() -> AsyncIterator[tuple[_Part, tuple[Packed, bytes, bytes]]]:
+        for start, stop in parts(n, CHUNK):
+            yield (start, stop), (named(start, stop), run.context, scalar)
+
+    async def ready_to_go(part: _Part, points: Bytes) -> None:
+        start, stop = part
+        blinded[start:stop] = points
+        ready[start // CHUNK].set_result(None)
+        run.report("blinding ids", stop, n)
 
     async def send(host: Peer) -> None:
         for done, (start, stop) in zip(ready, parts(n, CHUNK), strict=True):
@@ -92,20 +97,25 @@ async def guest_outputs(
     outputs = [empty(n, OUTPUT, run.scratch) for _ in hosts]
 
     async def receive(host: Peer, own: Bytes) -> None:
-        async for start, stop, points in receive_rows(
-            host, EvaluatedIds, lambda m: m.points, n, CHUNK, group.POINT
-        ):
-            try:
-                own[order[start:stop]] = await asyncio.to_thread(
-                    _evaluate, points, inverse, named(start, stop), run.context
-                )
-            except group.InvalidPoint:
-                raise host.breach("EvaluatedIds with an invalid element") from None
+        async def answers() -> AsyncIterator[tuple[_Part, tuple[Bytes, bytes, Packed, bytes]]]:
+            async for start, stop, points in receive_rows(
+                host, EvaluatedIds, lambda m: m.points, n, CHUNK, group.POINT
+            ):
+                yield (start, stop), (points, inverse, named(start, stop), run.context)
+
+        async def keep(part: _Part, values: Bytes) -> None:
+            start, stop = part
+            own[order[start:stop]] = values
             run.report(f"matching ids with {host.name}", stop, n)
+
+        try:
+            await each_chunk(_evaluate, answers(), keep)
+        except group.InvalidPoint:
+            raise host.breach("EvaluatedIds with an invalid element") from None
 
     await together(
         [
-            blind(),
+            each_chunk(_blind, in_order(), ready_to_go),
             *(send(host) for host in hosts),
             *(receive(host, own) for host, own in zip(hosts, outputs, strict=True)),
         ]
@@ -125,28 +135,39 @@ async def host_outputs(
     own = empty(len(ids), OUTPUT, run.scratch)
 
     # 3. Evaluate the guest's ids, and 4. its own ones while waiting for them.
-    async def evaluate() -> None:
+    async def in_order() -> AsyncIterator[tuple[_Part, tuple[Packed, bytes, bytes]]]:
         for start, stop in parts(len(ids), CHUNK):
-            own[start:stop] = await asyncio.to_thread(evaluate_ids, ids[start:stop], scalar, run.context)
-            run.report("evaluating own ids", stop, len(ids))
+            yield (start, stop), (Packed.of([ids[start:stop]]), scalar, run.context)
 
-    await together([answer_ids(guest, theirs, scalar, run), evaluate()])
+    async def keep(part: _Part, values: Bytes) -> None:
+        start, stop = part
+        own[start:stop] = values
+        run.report("evaluating own ids", stop, len(ids))
+
+    evaluated = each_chunk(evaluate_ids, in_order(), keep)
+    await together([answer_ids(guest, theirs, scalar, run), evaluated])
     return own
 
 
 async def answer_ids(guest: Peer, theirs: int, scalar: bytes, run: OprfRun) -> None:
     """3. Evaluate the guest's ids. Raises PeerError for a guest that breaks the protocol."""
     blinded = empty(theirs, group.POINT, run.scratch)
-    async for start, stop, points in receive_rows(
-        guest, BlindedIds, lambda m: m.points, theirs, CHUNK, group.POINT
-    ):
-        blinded[start:stop] = points
-        try:
-            answer = await asyncio.to_thread(group.multiply, points, scalar)
-        except group.InvalidPoint:
-            raise guest.breach("BlindedIds with an invalid element") from None
-        await guest.send(EvaluatedIds(answer.tobytes()))
+
+    async def asked() -> AsyncIterator[tuple[int, tuple[Bytes, bytes]]]:
+        async for start, stop, points in receive_rows(
+            guest, BlindedIds, lambda m: m.points, theirs, CHUNK, group.POINT
+        ):
+            blinded[start:stop] = points
+            yield stop, (points, scalar)
+
+    async def answer(stop: int, points: Bytes) -> None:
+        await guest.send(EvaluatedIds(points.tobytes()))
         run.report(f"matching ids with {guest.name}", stop, theirs)
+
+    try:
+        await each_chunk(group.multiply, asked(), answer)
+    except group.InvalidPoint:
+        raise guest.breach("BlindedIds with an invalid element") from None
     # A repeated element is a repeated id, or a try to test what this host does with it.
     if await asyncio.to_thread(repeats, blinded):
         raise guest.breach("BlindedIds with an element twice")

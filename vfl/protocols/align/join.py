@@ -36,7 +36,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Integers, Mask
-from vfl.blocks.scratch import Scratch
+from vfl.blocks.scratch import Scratch, in_pieces, release_pages
 from vfl.blocks.texts import Packed
 from vfl.crypto.entropy import Entropy
 from vfl.net.peer import Peer, together
@@ -308,20 +308,36 @@ async def host_drop(guest: Peer, matched: Matched) -> Matched:
     return _drop_ids(matched, dropped)
 
 
-def number_values(values: NDArray[np.integer]) -> tuple[Integers, Integers]:
+def number_values(
+    values: NDArray[np.integer], scratch: Scratch = Scratch()
+) -> tuple[Integers, Integers]:
     """Number values, which are places of a table, by their first occurrence: the number of each entry
     (-1 for negative ones), and where each number comes first.
 
-    Two parties whose entries are equal at the same places number them alike.
+    Two parties whose entries are equal at the same places number them alike. scratch: where both lie, of
+    many entries. Raises DataError where the disk has no room.
     """
-    known = np.flatnonzero(values >= 0)
-    first_at = np.empty(int(values.max(initial=-1)) + 1, np.int64)
-    first_at[values[known][::-1]] = known[::-1]  # of several the one written last stays
-    first = known[first_at[values[known]] == known]
-    first_at[values[first]] = np.arange(len(first))
-    numbers = np.full(len(values), -1, np.int64)
-    numbers[known] = first_at[values[known]]
-    return numbers, first
+    rows, what = len(values), "numbers of rows"
+    most = max((int(values[some].max()) for some in in_pieces(rows, values)), default=-1)
+    number_of = scratch.of_rows(most + 1, np.int64, what)
+    for some in [*in_pieces(rows)][::-1]:  # of several entries the first one stays
+        own = values[some]
+        known = np.flatnonzero(own >= 0)[::-1]
+        number_of[own[known]] = some.start + known
+        release_pages(number_of)
+    numbers, first = scratch.of_rows(rows, np.int64, what), scratch.of_rows(rows, np.int64, what)
+    count = 0
+    for some in in_pieces(rows, values, number_of, numbers, first):
+        own = values[some]
+        known = np.flatnonzero(own >= 0)
+        new = known[number_of[own[known]] == some.start + known]
+        first[count : count + len(new)] = some.start + new
+        # No entry behind has a place as small as its number.
+        number_of[own[new]] = count + np.arange(len(new))
+        count += len(new)
+        numbers[some] = -1
+        numbers[some][known] = number_of[own[known]]
+    return numbers, first[:count]
 
 
 # The steps that both sides take alike.

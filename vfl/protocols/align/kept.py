@@ -24,6 +24,7 @@ than one that answers few (Cheon, EUROCRYPT 2006, who needs more of an oracle th
 
 import asyncio
 import hashlib
+from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -32,7 +33,9 @@ from typing import Protocol
 import numpy as np
 
 from vfl.arrays import Bytes, Integers, Mask
-from vfl.blocks.texts import join, text_sizes
+from vfl.blocks.cores import Begun
+from vfl.blocks.engine import ENGINE
+from vfl.blocks.texts import Packed, join, text_sizes
 from vfl.crypto import group, okvs
 from vfl.crypto.digests import digests
 from vfl.crypto.entropy import Entropy
@@ -165,10 +168,20 @@ def _extended(
 ) -> KeptIds:
     """With a store of the ids at these places."""
     outputs = np.empty((len(new), 2 * _HALF), np.uint8)
+    under_way = deque[tuple[slice, Begun[Bytes]]]()
+
+    def take() -> None:
+        part, begun = under_way.popleft()
+        outputs[part] = begun.result()
+        run.report("evaluating own ids", part.stop, len(new))
+
     for start, stop in parts(len(new), _AT_ONCE):
-        some = [ids[place] for place in new[start:stop].tolist()]
-        outputs[start:stop] = evaluate_ids(some, kept.scalar, kept.context)
-        run.report("evaluating own ids", stop, len(new))
+        some = Packed.of([[ids[place] for place in new[start:stop].tolist()]])
+        under_way.append((slice(start, stop), ENGINE.do(evaluate_ids, some, kept.scalar, kept.context)))
+        if len(under_way) >= ENGINE.width:
+            take()
+    while under_way:
+        take()
     tags, masks = outputs[:, :_HALF].copy(), outputs[:, _HALF:]
     store = okvs.encode(tags, masks, store_seed(kept.context), run.entropy)
     return replace(

@@ -14,7 +14,8 @@ The guest speaks first in all, and no message of one is a message of the other: 
 of another engine refuses the first message.
 """
 
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -22,10 +23,12 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from vfl.arrays import Bytes
+from vfl.blocks.cores import Begun
+from vfl.blocks.engine import ENGINE
 from vfl.blocks.scratch import StoredRows, empty_rows
 from vfl.crypto import group
 from vfl.crypto.entropy import Entropy
-from vfl.net.peer import Peer
+from vfl.net.peer import Peer, together
 from vfl.net.wire import Message
 
 OUTPUT = 32  # bytes of F(x)
@@ -35,6 +38,8 @@ OprfProgress = Callable[[str, int, int], None]
 """Told what is being done, how many are done, and of how many."""
 
 M = TypeVar("M", bound=Message)
+K = TypeVar("K")
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -74,6 +79,36 @@ class HostOutputs(Protocol):
         name: str,
         run: OprfRun,
     ) -> Bytes: ...
+
+
+async def each_chunk(
+    work: Callable[..., R],
+    given: AsyncIterator[tuple[K, tuple[object, ...]]],
+    take: Callable[[K, R], Awaitable[None]],
+) -> None:
+    """Have `take(key, work(*arguments))` for each (key, arguments), in their order; `work` is done where
+    the engine of blocks does it, of some chunks at a time. Raises what any of them raises.
+
+    What is given goes to workers of a cluster, if there is one: ids packed by themselves.
+    """
+    under_way = asyncio.Queue[tuple[K, Begun[R]] | None](ENGINE.width)
+
+    async def begin() -> None:
+        async for key, arguments in given:
+            await under_way.put((key, await asyncio.to_thread(ENGINE.do, work, *arguments)))
+        await under_way.put(None)
+
+    async def end() -> None:
+        while (one := await under_way.get()) is not None:
+            key, begun = one
+            await take(key, await asyncio.to_thread(begun.result))
+
+    try:
+        await together([begin(), end()])
+    finally:
+        while not under_way.empty():
+            if (one := under_way.get_nowait()) is not None:
+                one[1].cancel()
 
 
 async def receive_rows(

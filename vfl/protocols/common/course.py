@@ -82,6 +82,8 @@ class GuestCourse(Generic[D, S]):
     """Follows the parts of hints as they come in: how many, of how many."""
     fit_progress: Callable[[int, int], None] = _quiet
     """Follows the fits by which a penalty is chosen: how many are done, of how many."""
+    inference_progress: Callable[[int, int], None] = _quiet
+    """Follows the inference after a linear fit: how much is done, of how much."""
     labels: LabelCount | None = None
     """Counts labels that hosts could have read, over all attempts; without, those of one are counted."""
 
@@ -97,6 +99,8 @@ class HostCourse(Generic[M, S]):
     checkpoints: Checkpoints[S] = Checkpoints()
     hints: HostHints = NO_HINTS
     hint_progress: HintProgress = _quiet
+    inference_progress: Callable[[int, int], None] = _quiet
+    """As the guest's."""
     draws: DrawMemory = NO_MEMORY
     """Remembers the rows that trees are drawn from."""
     sums: SumsCount = UNCOUNTED

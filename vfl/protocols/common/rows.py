@@ -1,5 +1,6 @@
 """The aligned rows that a model is trained on, as the guest has them."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -8,7 +9,7 @@ import numpy as np
 from vfl.arrays import Floats, Integers, Mask
 from vfl.blocks.engine import ENGINE
 from vfl.blocks.means import weighted_mean
-from vfl.blocks.scratch import Scratch, release_pages
+from vfl.blocks.scratch import Scratch, in_pieces, release_pages
 from vfl.learn.losses import LogisticLoss, Loss
 
 
@@ -30,6 +31,8 @@ class Training:
     together: Integers | None = None  # which rows are of one group, or about one thing, by number
     constant: float | None = None
     """What scores start with; None: the constant of least loss."""
+    scratch: Scratch = Scratch()
+    """Where numbers of rows lie that are many."""
 
     @property
     def sizes(self) -> Floats:
@@ -41,13 +44,17 @@ class Training:
         that train, where none is given."""
         offset = np.broadcast_to(0.0, len(self.label)) if self.offset is None else self.offset
         if self.constant is None:
-            given = (chosen_rows(values, self.train) for values in (self.label, self.weight, offset))
+            each = self.label, self.weight, offset
+            given = (chosen_rows(values, self.train, self.scratch) for values in each)
             start = self.loss.start(*given)
         else:
             start = self.constant
         if self.offset is None:
             return start, np.broadcast_to(0.0 + start, len(self.label))
-        return start, offset + start
+        scores = self.scratch.of_rows(len(offset), np.float64, "scores")
+        for some in in_pieces(len(offset), offset, scores):
+            scores[some] = offset[some] + start
+        return start, scores
 
     def mean_loss(self, score: Floats, mask: Mask) -> float | None:
         """Mean loss over some rows; None when there are none."""
@@ -55,15 +62,22 @@ class Training:
             return None
         kernel = partial(_half_deviance, self.loss)
         found = ENGINE.results(kernel, score, self.label, self.weight, mask)
-        mean = weighted_mean(found, int(mask.sum()))
-        self.release_pages()
-        return mean
+        return weighted_mean(self._released(found, score), int(mask.sum()))
+
+    def _released(
+        self, found: Iterator[tuple[Floats, Floats]], score: Floats
+    ) -> Iterator[tuple[Floats, Floats]]:
+        """The same; pages that were read for each leave this process's memory."""
+        for one in found:
+            yield one
+            self.release_pages()
+            release_pages(score)
 
     def stored(self, scratch: Scratch) -> "Training":
         """The same, of many rows in files. Raises DataError where the disk has no room for them."""
         label, weight = scratch.stored(self.label, "labels"), scratch.stored(self.weight, "weights")
         offset = None if self.offset is None else scratch.stored(self.offset, "offsets")
-        return replace(self, label=label, weight=weight, offset=offset)
+        return replace(self, label=label, weight=weight, offset=offset, scratch=scratch)
 
     def release_pages(self) -> None:
         """Let what lies in files leave this process's memory until it is needed."""
@@ -72,11 +86,17 @@ class Training:
                 release_pages(values)
 
 
-def chosen_rows(values: Floats, mask: Mask) -> Floats:
+def chosen_rows(values: Floats, mask: Mask, scratch: Scratch = Scratch()) -> Floats:
     """Those of the mask; what is the same for all rows takes no room."""
+    count = int(np.count_nonzero(mask))
     if values.strides == (0,):
-        return np.broadcast_to(values[:1], (int(mask.sum()),)) if len(values) else values
-    return values[mask]
+        return np.broadcast_to(values[:1], (count,)) if len(values) else values
+    chosen, known = scratch.of_rows(count, np.float64, "numbers of rows"), 0
+    for some in in_pieces(len(values), values, chosen):
+        own = values[some][mask[some]]
+        chosen[known : known + len(own)] = own
+        known += len(own)
+    return chosen
 
 
 def _half_deviance(

@@ -22,6 +22,8 @@ For each iteration:
     X_k p_k and two products that the penalty needs, with several hosts behind masks.
  6. The guest, who knows the scores and now how each changes, finds the best step and intercept, and
     sends the step.
+Under an l1_ratio 4 is of the columns that are free, and 5 may be asked again for a shorter or longer
+direction (directions.py).
 At the end the hosts send their part of the scores of rows held out, behind masks again.
 
 The optimum is that of the pooled columns: nothing is approximated but for rounding (r so that a gradient
@@ -64,11 +66,12 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Floats
 from vfl.crypto.paillier import PrivateKey
-from vfl.learn.glm import PAIRS, Block, BlockReport, Move, Scores, combination
+from vfl.learn.glm import PAIRS, Block, BlockReport, Move, Scores
 from vfl.learn.likelihood import with_parameter
 from vfl.learn.losses import Loss
 from vfl.learn.matrix import Whole
 from vfl.learn.params import GlmParams
+from vfl.learn.sparse import block_of
 from vfl.net.peer import Peer, together
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.clock import Clock
@@ -85,6 +88,7 @@ from vfl.protocols.linear.block_numbers import (
     told_numbers,
     total_move,
 )
+from vfl.protocols.linear.directions import Direct, next_move
 from vfl.protocols.linear.fit import (
     Fit,
     GuestFitState,
@@ -106,7 +110,7 @@ from vfl.protocols.linear.fitting_messages import (
 from vfl.protocols.linear.inference import guest_inference
 from vfl.protocols.linear.inferred import NOTHING, FitEnded, Inferred, pooled_inferences
 from vfl.protocols.linear.lattice_products import lattice_guest
-from vfl.protocols.linear.masked_numbers import divergence, sums_of
+from vfl.protocols.linear.masked_numbers import sums_of
 from vfl.protocols.linear.masked_scores import (
     HeldOutScores,
     ScoreChange,
@@ -160,6 +164,7 @@ async def guest_fit(
     guest, count = FitLoop(list(hosts), blocks, rows, params), int(rows.train.sum())
     guest.counted = course.labels or guest.counted
     guest.fit_progress = course.fit_progress
+    guest.inference_progress = course.inference_progress
     guest.resources, guest.key = resources, key
     if not hosts:
         return await guest.fit(course.progress, Checkpoints())
@@ -213,11 +218,12 @@ class FitLoop:
         self.scores = Scores.start(rows.loss, label, weight, offset, params.fit_intercept)
         self.curvature = self.scores.curvature()
         self.own = {
-            name: Block(matrix.take(rows.train), params.alpha, params.fit_intercept, self.curvature)
+            name: block_of(matrix.take(rows.train), params, self.curvature)
             for name, matrix in blocks.items()
         }
         self.clock = Clock()
         self.fit_progress: Callable[[int, int], None] = lambda done, of: None
+        self.inference_progress: Callable[[int, int], None] = lambda done, of: None
         self.choice: PenaltyChoice | None = None
         self.variance: VarianceProfile | None = None
         self._first = self.scores.score
@@ -335,10 +341,9 @@ class FitLoop:
                 break
 
             # 5. The direction, and 6. the best step along it.
-            weights, precision = self._next(report)
-            move = await self.direction(weights, precision)
+            move, precision = await self._next(report, self.direction)
             with self.clock.timed("step"):
-                size = await asyncio.to_thread(scores.go, move, params.alpha, params.fit_intercept)
+                size = await self._go(move)
             await self.step(size, precision)
         return Reached(iteration, converged, deviance, explained, length)
 
@@ -359,17 +364,29 @@ class FitLoop:
                 report = BlockReport.total(await self._own_reports(scores.residuals()))
                 if self._length(report) <= params.tolerance:
                     break
-                weights, _ = self._next(report)
-                move = total_move(
-                    [block.direction(weights) for block in self.own.values()], len(scores.score)
-                )
-                size = await asyncio.to_thread(scores.go, move, params.alpha, params.fit_intercept)
+                move, _ = await self._next(report, self._own_direction)
+                size = await self._go(move)
                 for block in self.own.values():
                     block.step(size)
                 self._moved(self._first)
         for block in self.own.values():
             block.begin_anew()
         scores.change, self._alone = math.inf, scores.deviance()
+
+    async def _own_direction(self, weights: Floats, _: float) -> Move:
+        """How the scores change along the direction of the guest's columns."""
+        moves = [block.direction(weights) for block in self.own.values()]
+        return total_move(moves, len(self.scores.score))
+
+    async def _next(self, report: BlockReport, direction: Direct) -> tuple[Move, float]:
+        """The next direction, and the precision of its scores."""
+        return await next_move(report, direction, self.scores, self.params, self.curvature)
+
+    async def _go(self, move: Move) -> float:
+        """Take the best step along a direction; returns its size."""
+        params = self.params
+        given = move, params.alpha, params.fit_intercept
+        return await asyncio.to_thread(self.scores.go, *given, bounded=params.l1_ratio > 0)
 
     async def _own_reports(self, residuals: Floats) -> list[BlockReport]:
         return [await asyncio.to_thread(_own_report, block, residuals) for block in self.own.values()]
@@ -518,7 +535,7 @@ class FitLoop:
             return await asyncio.to_thread(pooled_inferences, self.own, self.ended, self.params)
         own, ended = self.own, self.ended
         parts = self.hosts, self._theirs, own, ended, self.params, self.resources, self.key
-        return await guest_inference(*parts)
+        return await guest_inference(*parts, self.inference_progress)
 
     @property
     def ended(self) -> FitEnded:
@@ -547,17 +564,6 @@ class FitLoop:
         if not self._settles(moved):
             raise separable()
         return moved
-
-    def _next(self, report: BlockReport) -> tuple[Floats, float]:
-        """The weights of the vectors in the next direction, and the precision of its scores."""
-        products = report.products
-        with np.errstate(over="ignore", invalid="ignore"):
-            weights = combination(products)
-            square = float(weights @ products @ weights)
-        if not np.isfinite([*weights, square]).all():
-            raise divergence("gradients")
-        # In the blocks' coordinates the loss curves as 1, in the scores' as `curvature`.
-        return weights, precision_of(math.sqrt(max(square, 0.0) / self.curvature))
 
     def _label_unit(self) -> Unit:
         """What gradients and scores are measured in, so that a fit ends alike in any unit of the label.

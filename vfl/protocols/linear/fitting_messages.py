@@ -28,7 +28,8 @@ class NextPenalty(Message, frozen=True):
 class InnerProducts(Message, frozen=True):
     """host -> guest, behind masks that cancel in the sum of all hosts. Reveals: the inner products of
     the hosts' parts of past steps, changes of the gradient and the gradient, and their gradient's
-    length, all hosts together (with one host, this host's)."""
+    length, all hosts together (with one host, this host's); under an l1_ratio of the columns that are
+    free in this iteration."""
 
     products: bytes  # of a square's upper triangle, row by row; the square of the length
     limit: ClassVar[int] = 16 * KIB
@@ -45,7 +46,8 @@ class Combine(Message, frozen=True):
 class PenaltyProducts(Message, frozen=True):
     """host -> guest, behind masks that cancel in the sum of all hosts. Reveals: the products of the
     hosts' direction with their coefficients and with itself, which the penalty needs, all hosts
-    together (with one host, this host's)."""
+    together (with one host, this host's); under an l1_ratio with the change of the sum of their
+    magnitudes."""
 
     products: bytes
 

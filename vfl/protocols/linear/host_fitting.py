@@ -11,6 +11,7 @@ from vfl.arrays import Floats, Mask
 from vfl.learn.glm import Block
 from vfl.learn.matrix import Whole
 from vfl.learn.params import GlmParams
+from vfl.learn.sparse import DIRECTIONS
 from vfl.net.peer import Peer
 from vfl.protocols.common.course import HostCourse
 from vfl.protocols.common.key import receive_key
@@ -112,12 +113,14 @@ async def host_fit(
             if isinstance(combine, NextPenalty):
                 iteration, way = penalties.begin(combine, way)
                 continue
-            way += await _take_step(guest, begun, combine, len(report.products))
+            way += await _take_step(guest, begun, combine, len(report.products), params)
             iteration += 1
 
     held_out = begun.held_out.times(block.beta)
     await send_scores(guest, HeldOutScores, held_out, precision_of(way), begun.masks)
-    inference = await host_inference(guest, begun, penalties.params, participant, end.converged)
+    inference = await host_inference(
+        guest, begun, penalties.params, participant, end.converged, course.inference_progress
+    )
     course.keep(HostFit(block.beta, end.converged, inference))
     await guest.send(FitKept())
     return block.beta
@@ -161,15 +164,26 @@ def _weights_of(guest: Peer, combine: Combine, vectors: int) -> Floats:
     return weights
 
 
-async def _take_step(guest: Peer, begun: HostStart, combine: Combine, vectors: int) -> float:
+async def _take_step(
+    guest: Peer, begun: HostStart, combine: Combine, vectors: int, params: GlmParams
+) -> float:
     """5. and 6. The next direction, of so many vectors, and the step; returns how long it was."""
-    block = begun.block
-    move = await asyncio.to_thread(block.direction, _weights_of(guest, combine, vectors))
-    await send_scores(guest, ScoreChange, move.scores, combine.precision, begun.masks)
-    penalty = penalty_in_fixed_point(move, begun.curvature, begun.deviance)
-    await guest.send(PenaltyProducts(hidden(penalty, begun.masks)))
-    step = await guest.recv(Step)
+    block, again = begun.block, DIRECTIONS if params.l1_ratio else 1
+    while True:
+        weights = _weights_of(guest, combine, vectors)
+        move = await asyncio.to_thread(block.direction, weights)
+        await send_scores(guest, ScoreChange, move.scores, combine.precision, begun.masks)
+        penalty = penalty_in_fixed_point(move, begun.curvature, begun.deviance)
+        await guest.send(PenaltyProducts(hidden(penalty, begun.masks)))
+        again -= 1
+        following = await (guest.recv(Step, Combine) if again else guest.recv(Step))
+        if isinstance(following, Step):
+            break
+        combine = following
+    step = following
     if not math.isfinite(step.size):
         raise guest.breach("a Step that is no number")
+    if params.l1_ratio and not 0 <= step.size <= 1:
+        raise guest.breach("a Step beyond the direction")
     block.step(step.size)
     return length_of(step.size, combine.precision)

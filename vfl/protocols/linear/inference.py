@@ -17,14 +17,18 @@ what is rounded is the same everywhere.
     the other's columns, both ways, adds up to the block of both. So neither sees w, nor the guest, under
     whose key the block is, any of it.
  4. The first host gets all blocks under encryption, sealed from the guest, each with noise uniform over
-    a unit, in steps of 2^-80. All hosts in turn change the basis of all hosts' columns by a secret one
-    (rotation.py): C = T'AT with T = T1 T2 ... Tk. What whole numbers come to in a basis of whole numbers
-    is a lattice, from which who sees enough of it finds the basis: so each host adds noise again, wide
-    beside the steps of that lattice and less than a unit of A. The last host packs C and the guest's
-    rows with it, hides where they come from, and the guest decrypts.
+    a unit, in steps of 2^-80. Every other host changes the basis of its own columns in them before, by a
+    secret one, so that the guest's key opens none of them there: a block of two such hosts goes from
+    the later one to the earlier one, and from there to the first. Then all hosts in turn change the
+    basis of all hosts' columns by a secret one (rotation.py): C = T'AT with T = T0 T1 T2 ... Tk. What
+    whole numbers come to in a basis of whole numbers is a lattice, from which who sees enough of it
+    finds the basis: so each host, whenever it has changed one, adds noise again, wide beside the steps
+    of that lattice and less than a unit of A. The last host packs C and the guest's rows with it, hides
+    where they come from, and the guest decrypts.
  5. The guest inverts. It reads the block of its own coefficients, and sends that of the hosts, which
     is in the basis of C, encrypted back to the hosts: in turn they change it back. Each host gets its
-    own block, masks it, has the guest decrypt it, and takes the masks off.
+    own block, changes back what it alone has changed, masks it, has the guest decrypt it, and takes the
+    masks off.
  6. Each host says whether some of its columns are aliased, by the size of its block; if any are, nobody
     has standard errors, and those whose columns are in it are told of each other.
 
@@ -39,8 +43,8 @@ block says how many rows of which weight its columns tell apart: of a Poisson mo
 claims its levels have.
 
 All follow the protocol, and nobody works with others: two hosts that do know w, which is the guest's
-prediction, and the guest with the first host, where blocks are gathered before their basis is changed,
-knows the blocks of all hosts.
+prediction; the guest with a host knows that host's blocks with the hosts before it, and with the first
+host, where all are gathered, what follows from its columns and the first host's as if it had both.
 """
 
 import asyncio
@@ -48,7 +52,7 @@ import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
+from itertools import combinations, pairwise
 
 import gmpy2
 import numpy as np
@@ -82,6 +86,7 @@ from vfl.protocols.linear.inference_messages import (
     RotatedInformation,
     WeightPart,
     aliased_places,
+    basis_changes,
     coarse,
     coarse_penalty,
     information_bits,
@@ -90,6 +95,7 @@ from vfl.protocols.linear.inference_messages import (
     uniform_parts,
     units_of,
 )
+from vfl.protocols.linear.inference_progress import InferenceProgress
 from vfl.protocols.linear.inferred import NOTHING, FitEnded, Inferred
 from vfl.protocols.linear.products import unpacked
 from vfl.protocols.linear.relayed import relay
@@ -132,8 +138,10 @@ async def guest_inference(
     params: GlmParams,
     resources: Resources,
     key: PrivateKey | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Inferred:
     """The guest's side; `columns` are those of the hosts. `own` is the guest's block, by its name.
+    progress: told how much is done, of how much.
 
     Raises PeerError when a host breaks the protocol.
     """
@@ -162,18 +170,22 @@ async def guest_inference(
     await send_key(with_columns, key)
     weights = np.rint(information * 2.0**scale.weight).astype(np.int64)
     async with Workers(key, resources.machine, resources.operations) as workers:
+        follow = InferenceProgress(progress, sizes, mine.rows)
         guest = _Guest(with_columns, mine, weights, workers, resources)
         # 2. With each host; 3. each two hosts.
         await together([guest.share_with(host) for host in with_columns])
-        for i, one in enumerate(with_columns):
-            for other in with_columns[i + 1 :]:
-                await guest.split_weights(one, other)
+        follow.done("with guest")
+        for number, (one, other) in enumerate(combinations(with_columns, 2), 1):
+            await guest.split_weights(one, other)
+            follow.done("between hosts", number)
         # 4. In a basis that nobody knows.
-        await guest.relay_chain()
+        await guest.relay_chain(follow)
         inverted = await guest.invert(sizes, penalty, free)
+        follow.done("rotated")
         # 5. Back to their owners.
         scaled = 2.0 ** (scale.weight + FINER_BITS) * summary.dispersion
-        await guest.give_back(inverted[mine.columns :, mine.columns :], scaled, start.fraction)
+        theirs = inverted[mine.columns :, mine.columns :]
+        await guest.give_back(theirs, scaled, start.fraction, follow)
     units = units_of(mine)
     of_guest = inverted[: mine.columns, : mine.columns]
     covariance = np.array([[float(entry) for entry in row] for row in of_guest]) * scaled
@@ -198,7 +210,7 @@ async def guest_inference(
 def _fraction(hosts: int, unit: float, information: Floats) -> int:
     """Bits below the point of covariances: some 60 of the smallest, and what changes of basis cost."""
     most = float(information.max(initial=0.0)) * len(information)
-    return 132 + hosts * 2 * (BASIS_BITS + 9) + max(0, math.frexp(max(most, unit))[1])
+    return 132 + basis_changes(hosts) * 2 * (BASIS_BITS + 9) + max(0, math.frexp(max(most, unit))[1])
 
 
 def _exact_gram(matrix: Matrix, weights: Integers) -> Table:
@@ -293,13 +305,17 @@ class _Guest:
             await other.send(WeightPart(data[first : first + 4 * MIB]))
         await relay(one, other)
 
-    async def relay_chain(self) -> None:
+    async def relay_chain(self, follow: InferenceProgress) -> None:
         """4. Hosts gather all blocks at the first, which go from one to the next."""
         first, *others = self._hosts
+        for one, other in combinations(others, 2):
+            await relay(one, other)
         for other in others:
             await relay(other, first)
-        for before, after in pairwise(self._hosts):
+        follow.done("gathered")
+        for number, (before, after) in enumerate(pairwise(self._hosts), 1):
             await relay(before, after)
+            follow.done("rotated", number)
 
     async def invert(self, sizes: Sequence[int], penalty: float, free: int) -> Table:
         """The inverse of the whole information, of the guest's columns and the hosts' in their basis."""
@@ -328,7 +344,9 @@ class _Guest:
         except ValueError as error:
             raise last.breach(f"RotatedInformation that is {error}") from None
 
-    async def give_back(self, block: Table, scaled: float, fraction: int) -> None:
+    async def give_back(
+        self, block: Table, scaled: float, fraction: int, follow: InferenceProgress
+    ) -> None:
         """5. The hosts' block through all hosts, and what each opens of it."""
         key = self._workers.key
 
@@ -340,11 +358,13 @@ class _Guest:
         numbers = await asyncio.to_thread(whole)
         await send_encrypted(self._hosts[-1], await self._encrypted(numbers))
         chain = [*reversed(self._hosts)]
-        for before, after in pairwise(chain):
+        for number, (before, after) in enumerate(pairwise(chain), 1):
             await relay(before, after)
+            follow.done("back", number)
         for host in self._hosts[1:]:
             await relay(self._hosts[0], host)
-        for host in self._hosts:
+        follow.done("back")
+        for number, host in enumerate(self._hosts, 1):
             message = await host.recv(MaskedCovariance)
             try:
                 masked = key.public.parse(message.ciphertexts)
@@ -354,6 +374,7 @@ class _Guest:
             width, n = key.public.bits // 8, int(key.public.n)
             data = b"".join((value % n).to_bytes(width, "big") for value in opened)
             await host.send(OpenedCovariance(data))
+            follow.done("opened", number)
 
 
 def _encrypt(key: PrivateKey, numbers: Sequence[int]) -> Ciphertexts:

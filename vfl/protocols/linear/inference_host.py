@@ -44,6 +44,7 @@ from vfl.protocols.linear.inference_messages import (
     uniform_parts,
     units_of,
 )
+from vfl.protocols.linear.inference_progress import InferenceProgress
 from vfl.protocols.linear.products import unpacked
 from vfl.protocols.linear.relayed import RelayedPeer
 from vfl.protocols.linear.rotation import (
@@ -65,9 +66,15 @@ from vfl.protocols.linear.start import HostStart
 
 
 async def host_inference(
-    guest: Peer, begun: HostStart, params: GlmParams, participant: Participant, converged: bool
+    guest: Peer,
+    begun: HostStart,
+    params: GlmParams,
+    participant: Participant,
+    converged: bool,
+    progress: Callable[[int, int], None] = lambda done, of: None,
 ) -> Inference | None:
-    """A host's side, at the optimum: what it is to know of its own coefficients.
+    """A host's side, at the optimum: what it is to know of its own coefficients. progress: told how much
+    is done, of how much.
 
     None where the job asks for nothing, or the guest infers nothing. Raises PeerError when the guest
     breaks the protocol.
@@ -85,15 +92,21 @@ async def host_inference(
     mine = await asyncio.to_thread(coarse, block.matrix)
     resources = participant.resources
     async with Workers(key, resources.machine, resources.operations) as workers:
+        follow = InferenceProgress(progress, start.columns, mine.rows)
         host = _Host(guest, participant.name, start, mine, workers, fellows, resources)
         # 2. With the guest; 3. with each other host.
         await host.share_with_guest()
+        follow.done("with guest")
         await host.share_with_fellows()
+        follow.done("between hosts")
         # 4. In a basis that nobody knows.
         await host.gather()
+        follow.done("gathered")
         await host.rotate()
+        follow.done("rotated", start.hosts.index(participant.name) + 1)
         # 5. Its own block.
         covariance = await host.covariance()
+        follow.done("opened")
     units = units_of(mine)
     covariance = covariance / np.outer(units, units)
     # 6. Whether others' columns make up some of them.
@@ -137,6 +150,7 @@ class _Host:
         self._fellows, self._resources = fellows, resources
         self._place = start.hosts.index(name)
         self._basis = secret_basis(sum(start.columns[1:]))
+        self._own_basis = secret_basis(matrix.columns)  # of a host after the first
         self._blocks: dict[tuple[int, int], Table] = {}  # by parties, the guest's 0; encrypted
         self._across = self._own = np.zeros((0, 0), object)  # of all hosts, at who has them
 
@@ -234,39 +248,73 @@ class _Host:
         (columns, outputs), shape = sums.columns, sums.shares.shape
         count = columns * outputs
         cts = await receive_encrypted(other, self._key, count + sums.shares.size)
-        totals = np.array([*cts[:count], None], object)[:-1].reshape(columns, outputs)
-        bits = np.array([*cts[count:], None], object)[:-1].reshape(shape)
+        totals, bits = _shaped(cts[:count], (columns, outputs)), _shaped(cts[count:], shape)
         return await asyncio.to_thread(sums.encrypted_sums, self._key, totals, bits)
 
     async def gather(self) -> None:
-        """4. All blocks at the first host, each with noise, and the penalty."""
-        hosts, sizes = len(self._start.hosts), self._start.columns
+        """4. All blocks at the first host, each with noise, the penalty, and where it is of a later host
+        in a basis of that host's own."""
         mine = {pair: self._noisy(pair, own) for pair, own in self._blocks.items()}
         if self._place:
+            mine = await self._hidden(mine)
             first = self._with(0, f"gather {self._place}")
-            flat = [entry for j in range(self._place + 1) for entry in mine[j, self._place + 1].ravel()]
-            flat += upper(mine[self._place + 1, self._place + 1])
+            flat = [entry for pair in self._gathered(self._place) for entry in _flat(mine, pair)]
             await send_encrypted(first, await self._concealed(flat))
             await first.close()
             return
+        hosts, sizes = len(self._start.hosts), self._start.columns
         for place in range(1, hosts):
             fellow = self._with(place, f"gather {place}")
-            shapes = [(sizes[j], sizes[place + 1]) for j in range(place + 1)]
-            own = sizes[place + 1]
-            count = sum(a * b for a, b in shapes) + own * (own + 1) // 2
-            cts = await receive_encrypted(fellow, self._key, count)
+            shapes = {pair: (sizes[pair[0]], sizes[pair[1]]) for pair in self._gathered(place)}
+            counts = [_entries(pair, shape) for pair, shape in shapes.items()]
+            cts = await receive_encrypted(fellow, self._key, sum(counts))
             await fellow.close()
-            at = 0
-            for j, (rows, columns) in enumerate(shapes):
-                part = np.array([*cts[at : at + rows * columns], None], object)[:-1]
-                mine[j, place + 1] = part.reshape(rows, columns)
-                at += rows * columns
-            mine[place + 1, place + 1] = symmetric(cts[at:], own)
+            ends = np.cumsum(counts).tolist()
+            for (pair, shape), count, end in zip(shapes.items(), counts, ends, strict=True):
+                mine[pair] = _shaped(cts[end - count : end], shape, pair)
         parties = range(1, hosts + 1)
         self._across = np.hstack([mine[0, k] for k in parties])
         self._own = np.block(
             [[mine[j, k] if j <= k else mine[k, j].T for k in parties] for j in parties]
         )
+
+    def _gathered(self, place: int) -> list[tuple[int, int]]:
+        """The blocks that a later host sends to the first: with the guest, with the first, of its own,
+        and those with hosts after it, who have sent them to it."""
+        own = place + 1
+        return [(0, own), (1, own), *((own, k) for k in range(own, len(self._start.hosts) + 1))]
+
+    async def _hidden(self, blocks: Mapping[tuple[int, int], Table]) -> dict[tuple[int, int], Table]:
+        """The blocks that this later host sends to the first, in its own basis and, where they are
+        with another later one, in that one's."""
+        own, basis, found = self._place + 1, self._own_basis, {}
+        for pair, block in blocks.items():
+            if pair == (own, own):
+                whole = upper(await congruent(self._workers, block, basis))
+                found[pair] = symmetric(self._drowned(whole, len(basis), 2), len(basis))
+            else:
+                found[pair] = await self._changed(block)
+        for first in range(1, len(self._start.hosts)):
+            for second in range(first + 1, len(self._start.hosts)):
+                conversation = f"hide {first} {second}"
+                if self._place == second:
+                    fellow = self._with(first, conversation)
+                    block = found.pop((first + 1, own))
+                    await send_encrypted(fellow, await self._concealed([*block.ravel()]))
+                    await fellow.close()
+                elif self._place == first:
+                    fellow = self._with(second, conversation)
+                    shape = len(basis), self._start.columns[second + 1]
+                    cts = await receive_encrypted(fellow, self._key, shape[0] * shape[1])
+                    await fellow.close()
+                    block = _shaped(cts, shape)
+                    found[own, second + 1] = (await self._changed(block.T)).T
+        return found
+
+    async def _changed(self, block: Table) -> Table:
+        """A block whose columns are this host's, in its own basis."""
+        changed = await times(self._workers, block, self._own_basis)
+        return _shaped(self._drowned([*changed.ravel()], len(self._own_basis), 1), changed.shape)
 
     def _noisy(self, pair: tuple[int, int], block: Table) -> Table:
         """A block in finer units, with noise and, if it is of this host's own columns, the penalty."""
@@ -292,11 +340,11 @@ class _Host:
             before = self._with(self._place - 1, f"rotate {self._place}")
             cts = await receive_encrypted(before, self._key, rows * size + size * (size + 1) // 2)
             await before.close()
-            self._across = np.array([*cts[: rows * size], None], object)[:-1].reshape(rows, size)
+            self._across = _shaped(cts[: rows * size], (rows, size))
             self._own = symmetric(cts[rows * size :], size)
         across = await times(self._workers, self._across, self._basis)
         own = await congruent(self._workers, self._own, self._basis)
-        flat = [*self._drowned([*across.ravel()], 1), *self._drowned(upper(own), 2)]
+        flat = [*self._drowned([*across.ravel()], size, 1), *self._drowned(upper(own), size, 2)]
         if self._place < last:
             after = self._with(self._place + 1, f"rotate {self._place + 1}")
             await send_encrypted(after, await self._concealed(flat))
@@ -306,10 +354,11 @@ class _Host:
         packed = await self._packed(flat, slot)
         await send_encrypted(self._guest, packed, RotatedInformation)
 
-    def _drowned(self, entries: Sequence[mpz], changes: int) -> list[mpz]:
-        """With noise, in which no step of the lattice is left that so many changes of basis make."""
+    def _drowned(self, entries: Sequence[mpz], columns: int, changes: int) -> list[mpz]:
+        """With noise, in which no step of the lattice is left that so many changes of basis make, of so
+        many columns."""
         n, square = self._key.n, self._key.n_squared
-        bits = drowning_bits(len(self._basis), changes)
+        bits = drowning_bits(columns, changes)
         return [c * (1 + noise(bits) % n * n) % square for c in entries]
 
     async def covariance(self) -> Floats:
@@ -328,8 +377,9 @@ class _Host:
             await before.close()
             first = self._with(0, f"own {self._place}")
             columns = self._matrix.columns
-            flat = await receive_encrypted(first, self._key, columns * (columns + 1) // 2)
+            cts = await receive_encrypted(first, self._key, columns * (columns + 1) // 2)
             await first.close()
+            flat = upper(await congruent(self._workers, symmetric(cts, columns), self._own_basis.T))
         else:
             ends = np.cumsum(self._start.columns[1:]).tolist()
             for place in range(1, last + 1):
@@ -378,6 +428,23 @@ class _Host:
         size = slots * 16
         tasks = [(whole[i : i + size], slot, slots) for i in range(0, len(whole), size)]
         return np.concatenate([whole[:0], *await self._workers.map(_pack, tasks)])
+
+
+def _shaped(entries: Sequence[mpz], shape: tuple[int, ...], pair: tuple[int, int] = (0, 1)) -> Table:
+    """Ciphertexts as a table; of a party with itself from its upper triangle."""
+    if pair[0] == pair[1]:
+        return symmetric(entries, shape[0])
+    return np.array([*entries, None], object)[:-1].reshape(shape)
+
+
+def _entries(pair: tuple[int, int], shape: tuple[int, int]) -> int:
+    """How many entries of a block are sent."""
+    return shape[0] * (shape[0] + 1) // 2 if pair[0] == pair[1] else shape[0] * shape[1]
+
+
+def _flat(blocks: Mapping[tuple[int, int], Table], pair: tuple[int, int]) -> list[mpz]:
+    """The entries of a block that are sent."""
+    return upper(blocks[pair]) if pair[0] == pair[1] else [*blocks[pair].ravel()]
 
 
 def _conceal(key: PublicKey, ciphertexts: Ciphertexts) -> Ciphertexts:

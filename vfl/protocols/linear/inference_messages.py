@@ -168,8 +168,14 @@ async def receive_encrypted(
 def information_bits(rows: int, hosts: int, columns: int) -> int:
     """Bits of an entry of the information in the hosts' basis, its sign counted."""
     numbers = 2 * (LARGEST_BITS + 1)
-    growth = hosts * 2 * (BASIS_BITS + columns.bit_length())
+    growth = basis_changes(hosts) * 2 * (BASIS_BITS + columns.bit_length())
     return WEIGHT_BITS + rows.bit_length() + numbers + FINER_BITS + growth + 4
+
+
+def basis_changes(hosts: int) -> int:
+    """How often the basis of a host's columns is changed: by each host and, where one gathers the blocks
+    of others, by the host itself before."""
+    return hosts + (hosts > 1)
 
 
 def noise(bits: int) -> int:

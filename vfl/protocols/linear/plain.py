@@ -18,6 +18,7 @@ from vfl.errors import DataError
 from vfl.learn.glm import PAIRS, Block, BlockReport, Move
 from vfl.learn.matrix import FRACTION_BITS, Matrix, Whole
 from vfl.learn.params import GlmParams
+from vfl.learn.sparse import block_of
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear import lattice_products, products
@@ -85,7 +86,7 @@ class _PlainLoop(FitLoop):
         for name, matrix in hosts.items():
             training = matrix.take(rows.train)
             check_columns(name, training.columns, count)
-            block = Block(training, params.alpha, params.fit_intercept, self.curvature)
+            block = block_of(training, params, self.curvature)
             self.theirs[name], self._products[name] = block, ExactProduct(training)
             self._columns += training.columns
 

@@ -16,6 +16,7 @@ from vfl.errors import ConfigError, DataError, ModelError, Refused
 from vfl.learn.glm import Block, BlockReport, BlockState
 from vfl.learn.matrix import Matrix, Whole
 from vfl.learn.params import GlmParams
+from vfl.learn.sparse import block_of
 from vfl.net.peer import Peer, together
 from vfl.net.wire import MIB, Message
 from vfl.protocols.common.bits import pack_bits, unpack_bits
@@ -121,7 +122,7 @@ async def begin_host_fit(
     fellows = await exchange_keys(guest, participant)
     masks = Masks(participant.name, fellows, heard)
     own = matrix.take(training)
-    block = await asyncio.to_thread(Block, own, params.alpha, params.fit_intercept, start.curvature)
+    block = await asyncio.to_thread(block_of, own, params, start.curvature)
     return HostStart(matrix, training, digest, block, fellows, masks, start.curvature, start.deviance)
 
 

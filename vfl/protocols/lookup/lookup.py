@@ -245,21 +245,26 @@ class LookupSession:
         sending = asyncio.create_task(self._send(request, kinds, answer))
         self._sending.add(sending)
         sending.add_done_callback(self._sending.discard)
-        await asyncio.shield(sending)
         return await answer
 
     async def _send(
         self, request: Message, kinds: tuple[type[Message], ...], answer: asyncio.Future[Message]
     ) -> None:
         async with self._turn:  # so that requests leave in the order in which answers are due
-            if self.ended is not None:
-                raise _again(self.ended)
+            if answer.done():  # nobody waits any more
+                return
             self._due.append((kinds, answer))
+            if self.ended is not None:
+                self._end(self.ended)
+                return
             self._asked.set()
             try:
                 await self.host.send(request)
             except VflError as error:
                 self._end(error)
+            except Exception as error:  # who waits must not wait for ever
+                self._end(VflError(fault(error)))
+                raise
 
     async def _hear(self) -> None:
         try:
