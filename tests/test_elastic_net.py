@@ -217,6 +217,20 @@ def test_probabilities_under_a_lasso() -> None:
     assert model.predict_proba(guest).shape == (ROWS, 2)
 
 
+def test_rows_of_several_parties() -> None:
+    guest, host, label = tables()
+    frame = pd.concat([guest, host], axis=1)
+    frame["who"] = np.arange(ROWS) % 3
+    model = vfl.PooledGLM(family="poisson", parties="who", alpha=0.05, l1_ratio=1.0)
+    model.fit(frame, label)
+    whole = vfl.FederatedGLM(family="poisson", hosts={}, alpha=0.05, l1_ratio=1.0, tolerance=1e-9)
+    whole.fit(frame.drop(columns="who"), label)
+    expected = whole.coef_["guest"]
+    assert ((model.coef_ == 0) == (expected == 0)).all() and (expected == 0).any()
+    pd.testing.assert_series_equal(model.coef_, expected, atol=1e-7)
+    assert model.standard_errors_.isna().all() and model.summary()["standard_error"].isna().all()
+
+
 # The parts.
 
 
