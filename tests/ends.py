@@ -65,8 +65,8 @@ async def call(ends: Ends, listener: Listener, wait: float = 20, patience: float
     return await dial(ends.insurer, "registry", address, "guest", wait, patience=Patience(patience))
 
 
-async def until(true: Callable[[], object], seconds: float = 20) -> None:
-    """Wait until something is so."""
+async def until(true: Callable[[], object], seconds: float = 240) -> None:
+    """Wait until something is so; what hangs ends with an error."""
     async with asyncio.timeout(seconds):
         while not true():
             await asyncio.sleep(0.01)

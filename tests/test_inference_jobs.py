@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 from federation import GLM_JOB, Federation, private_words
 from test_glm_jobs import latest, parts
 
@@ -13,6 +14,7 @@ from vfl.report.page import PAGE
 JOB = {**GLM_JOB, "glm": {**GLM_JOB["glm"], "encryption": "lattice", "inference": True}}
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_each_party_has_the_errors_of_its_own_columns(keys: Path, tmp_path: Path) -> None:
     made = Federation(tmp_path, keys)
     hosts = ("registry", "bureau")

@@ -359,6 +359,8 @@ def test_floods_and_what_is_no_http(tmp_path: Path) -> None:
             (b"GET /" + b"a" * 50_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431),
             (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 500, 400),
             (b"secret-7\r\n\r\n", 400),
+            (b"PRI * HTTP/2.0\r\nHost: x\r\n\r\nSM\r\n\r\n", 400),
+            (b"GET /healthz HTTP/9.9\r\nHost: x\r\n\r\n", 400),
             # Two lengths, between which another request could hide; and none in the ways of HTTP.
             (head(len(BODY), "Transfer-Encoding: chunked") + CHUNKED, 400),
             (head(5, "Transfer-Encoding: chunked") + CHUNKED, 400),
@@ -378,15 +380,32 @@ def test_floods_and_what_is_no_http(tmp_path: Path) -> None:
         pieces = b"".join(b"1\r\n%c\r\n" % byte for byte in BODY) + b"0\r\n\r\n"  # as it may be
         closing = chunks[:-2] + b"Connection: close\r\n\r\n"
         assert (await send(closing + pieces)).startswith(b"HTTP/1.1 200 ")
-        # More connections than there may be: the next one is turned away, and no other.
+        # More connections than there may be: the next one is turned away where all others are asking.
         open_ones = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
-        while len(service.server.server_state.connections) < 5:
+        for _, writer in open_ones:
+            writer.write(b"GET /")
+        while sum(not one._is_idle for one in service.server.server_state.connections) < 5:
             await asyncio.sleep(0.005)
         assert await send(b"") == b""
         for _, writer in open_ones:
             writer.close()
         while service.server.server_state.connections:
             await asyncio.sleep(0.005)
+        # It takes the place of one that asks for nothing, of which the first is the one from before.
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+        while len(service.server.server_state.connections) < 5:
+            await asyncio.sleep(0.005)
+        for reader, writer in idle[:2]:
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
+        for longest in (2, 3, 4, 0):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
+            idle.append((reader, writer))
+            assert await said(idle[longest][0]) == b""
+        for _, writer in idle:
+            writer.close()
         async with http(port) as asking:
             assert (await asking.post(SCORE, content=BODY)).status_code == 200
 

@@ -7,7 +7,7 @@ in the order of the files' paths, name by name as text: part-10 comes before par
 import bisect
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -170,8 +170,12 @@ class _Rows:
 def _read(source: Source, parts: Sequence[Source], names: list[str]) -> RowNumbers:
     """Read columns of all parts; what numbers their rows."""
     known = sum(part.rows for part in parts if isinstance(part, Parquet))
+    size = sum(part.path.stat().st_size for part in parts if part.path.exists())
+    scratch = source.scratch
+    if scratch.takes(size):  # each part may be small
+        scratch = replace(scratch, in_memory=0)
     for part in parts:
-        part.shown, part.scratch, part.beside = source.shown, source.scratch, known
+        part.shown, part.scratch, part.beside = source.shown, scratch, known
         part.read(names)
     source.notes += [note for part in parts for note in part.notes]
     source.rows = sum(part.rows for part in parts)
@@ -204,6 +208,14 @@ class TextParts(TextColumns):
     def _read(self, names: list[str]) -> None:
         self._row_numbers = _read(self, self.parts, names)
         self.table = _Joined(self.parts)
+
+    @property
+    def lies_in_file(self) -> bool:
+        return all(part.lies_in_file for part in self.parts)
+
+    def release(self) -> None:
+        for part in self.parts:
+            part.release()
 
     @property
     def row_numbers(self) -> RowNumbers:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Mask
 from vfl.blocks.scratch import Scratch
+from vfl.blocks.spool import Spooled
 from vfl.errors import DataError
 from vfl.party.reading import DateColumn, Reading, Settings, merge
 from vfl.party.rows import RowNumbers, below_header, in_rows
@@ -62,6 +63,10 @@ class _WithFolders:
         if name not in self.folders:
             return self.table[name]
         return pa.chunked_array([pa.repeat(pa.scalar(self.folders[name], pa.string()), self.rows)])
+
+
+def _inner(table: object) -> object:
+    return table.table if isinstance(table, _WithFolders) else table
 
 
 class Source:
@@ -138,6 +143,17 @@ class Source:
         """Raise TableError where the file is another one than at its opening."""
         if self.content is not None and not self.content.is_unchanged:
             raise self.error("the file has changed while it was read: start again")
+
+    @property
+    def lies_in_file(self) -> bool:
+        """Whether what was read lies in a file of the job, whose pages can be released."""
+        return isinstance(_inner(self.table), Spooled)
+
+    def release(self) -> None:
+        """Let what was read leave this process's memory, where it lies in a file."""
+        table = _inner(self.table)
+        if isinstance(table, Spooled):
+            table.release()
 
     def ids(self, name: str) -> Sequence[str | None]:
         """A column of ids as text, exactly as written."""

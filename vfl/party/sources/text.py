@@ -15,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.csv
 from numpy.typing import NDArray
 
+from vfl.blocks.scratch import release_pages
 from vfl.blocks.spool import Spooled
 from vfl.blocks.texts import PIECE, Cells
 from vfl.errors import DataError
@@ -43,13 +44,16 @@ def numbers_of_text(
     source: Source, text: pa.ChunkedArray, name: str, what: str, advice: str, feature: bool
 ) -> NDArray[np.float64]:
     """The numbers of a column of text, NaN where missing; words and errors as of `Source.numbers`."""
-    values, bad = np.empty(len(text)), np.zeros(len(text), np.bool_)
+    values = source.scratch.of_rows(len(text), np.float64, "a column of the table")
+    bad = np.zeros(len(text), np.bool_)
     signs = GroupSigns(source.reading)
     for start in range(0, len(text), PIECE):
         piece = without(text.slice(start, PIECE), source.missing)
         here = slice(start, start + len(piece))
         values[here], bad[here] = parse(piece, source.reading)
         signs.look(piece)
+        release_pages(values)
+        source.release()
     if bad.any():
         whole = without(text, source.missing)
         found = misfits(whole, bad, name, source.reading, advice, feature=feature)
@@ -66,7 +70,7 @@ class TextColumns(Source):
     """Columns that are all text, in which numbers and dates are read as the party file says."""
 
     def ids(self, name: str) -> Sequence[str | None]:
-        return Cells(self.table[name])
+        return Cells(self.table[name], self.release if self.lies_in_file else None)
 
     def text(self, name: str, what: str = "") -> ArrowColumn:
         return without(self.table[name], self.missing)
