@@ -150,12 +150,18 @@ def test_a_penalty_that_leaves_nothing() -> None:
         ("poisson", 2, {"max_iterations": 4, "alpha": 0.05, "l1_ratio": 0.5}),
         ("logistic", 1, {"encryption": "lattice", "alpha": 0.02, "l1_ratio": 1.0}),
         ("gaussian", 2, {"encryption": "lattice", "alpha": 0.1, "l1_ratio": 0.9}),
+        (
+            "poisson",
+            2,
+            {"encryption": "lattice", "alphas": (0.1, 0.02), "folds": 2, "l1_ratio": 0.9},
+        ),
     ],
 )
 def test_every_bit_is_that_of_the_protocol(family, hosts, params) -> None:
     apart, there = federated(plain_job(family, hosts, **params))
     fit, here = plain(plain_job(family, hosts, **params))
     assert (fit.intercept, fit.iterations) == (apart.intercept, apart.iterations)
+    assert fit.choice == apart.choice
     assert np.array_equal(fit.coefficients["guest"], apart.coefficients["guest"])
     assert np.array_equal(fit.score, apart.score)
     for name, coefficients in there.items():
