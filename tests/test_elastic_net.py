@@ -150,12 +150,18 @@ def test_a_penalty_that_leaves_nothing() -> None:
         ("poisson", 2, {"max_iterations": 4, "alpha": 0.05, "l1_ratio": 0.5}),
         ("logistic", 1, {"encryption": "lattice", "alpha": 0.02, "l1_ratio": 1.0}),
         ("gaussian", 2, {"encryption": "lattice", "alpha": 0.1, "l1_ratio": 0.9}),
+        (
+            "poisson",
+            2,
+            {"encryption": "lattice", "alphas": (0.1, 0.02), "folds": 2, "l1_ratio": 0.9},
+        ),
     ],
 )
 def test_every_bit_is_that_of_the_protocol(family, hosts, params) -> None:
     apart, there = federated(plain_job(family, hosts, **params))
     fit, here = plain(plain_job(family, hosts, **params))
     assert (fit.intercept, fit.iterations) == (apart.intercept, apart.iterations)
+    assert fit.choice == apart.choice
     assert np.array_equal(fit.coefficients["guest"], apart.coefficients["guest"])
     assert np.array_equal(fit.score, apart.score)
     for name, coefficients in there.items():
@@ -215,6 +221,20 @@ def test_probabilities_under_a_lasso() -> None:
     beta = np.concatenate([model.coef_["guest"], model.coef_["host"]])
     assert 0 < (beta == 0).sum() < len(beta)
     assert model.predict_proba(guest).shape == (ROWS, 2)
+
+
+def test_rows_of_several_parties() -> None:
+    guest, host, label = tables()
+    frame = pd.concat([guest, host], axis=1)
+    frame["who"] = np.arange(ROWS) % 3
+    model = vfl.PooledGLM(family="poisson", parties="who", alpha=0.05, l1_ratio=1.0)
+    model.fit(frame, label)
+    whole = vfl.FederatedGLM(family="poisson", hosts={}, alpha=0.05, l1_ratio=1.0, tolerance=1e-9)
+    whole.fit(frame.drop(columns="who"), label)
+    expected = whole.coef_["guest"]
+    assert ((model.coef_ == 0) == (expected == 0)).all() and (expected == 0).any()
+    pd.testing.assert_series_equal(model.coef_, expected, atol=1e-7)
+    assert model.standard_errors_.isna().all() and model.summary()["standard_error"].isna().all()
 
 
 # The parts.

@@ -57,7 +57,7 @@ POOLED_TREES = {**POOLED, "monotone": None, "random_state": None}
 ENCRYPTED = {"encryption", "key_bits", "obfuscators"}
 BY_COLUMNS = {"sums", "coordinator", "goss_top", "goss_other", "guest_trees", *UNSAID, *ENCRYPTED}
 SEVERAL = {"alphas", "folds", "one_standard_error", "theta", "profile", "dispersion"}
-HIDDEN = {"scores", "coordinator", "seed", "max_labels", "inference", "l1_ratio", *SEVERAL, *ENCRYPTED}
+HIDDEN = {"scores", "coordinator", "seed", "max_labels", "inference", *SEVERAL, *ENCRYPTED}
 
 
 def defaults(model, left_out=frozenset()) -> dict:
@@ -170,8 +170,8 @@ def test_help_is_readable(kind):
         (vfl.FederatedLogisticRegression, "C", "did you mean 'alpha'"),
         (vfl.SecureBoost, "lambda_l1", "did you mean 'reg_alpha'"),
         (vfl.SecureBoost, "alpha", "did you mean 'reg_alpha'"),
-        (vfl.FederatedGLM, "reg_alpha", "of FederatedGLM and FederatedLogisticRegression l1_ratio"),
-        (vfl.PooledGLM, "l1_ratio", "other linear models have alpha, an L2 penalty, alone"),
+        (vfl.FederatedGLM, "reg_alpha", "of linear models l1_ratio, a share of alpha"),
+        (vfl.SecureBoost, "l1_ratio", "the L1 penalty is reg_alpha of trees"),
         (vfl.SecureBoost, "min_child_samples", "did you mean 'min_child_rows'"),
         (vfl.SecureBoost, "min_data_in_leaf", "did you mean 'min_child_rows'"),
         (vfl.SecureBoost, "min_samples_leaf", "did you mean 'min_child_rows'"),

@@ -94,8 +94,8 @@ class SparseBlock(Block):
             return BlockReport(vectors @ vectors.T, float(free.gradient @ free.gradient))
 
     def direction(self, weights: Floats) -> Move:
-        """Where the combination of the vectors with these weights leads, without crossing kinks that
-        hold; the last weight is below 0."""
+        """Where the combination of the vectors with these weights leads as far as no coefficient changes
+        its sign."""
         free = self._open
         p = free.to_beta @ (weights @ self._vectors())
         beta = self.beta[free.columns]
