@@ -68,30 +68,21 @@ PATIENCE = 300  # seconds, for a worker that starts on a busy machine
 
 
 @pytest.fixture(scope="module")
-def workers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Access]:
-    """Two, in whose place others come where they are killed."""
-    with local_cluster(2, 1 << 30, tmp_path_factory.mktemp("workers")) as access:
-        yield access
-
-
-@pytest.fixture(scope="module")
-def connection(workers: Access) -> Iterator[Connection]:
-    own = Connection(workers)
-    yield own
-    own.close()
+def connection(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Connection]:
+    yield from two_workers(tmp_path_factory.mktemp("workers"))
 
 
 @pytest.fixture
-def mortal(workers: Access, connection: Connection) -> Iterator[Connection]:
-    """For tests that kill workers: the next test finds two again."""
-    own = Connection(workers)
-    yield own
-    own.close()
-    until(lambda: len(there := {*connection.client.nthreads()}) == 2 and not there & KILLED)
-    connection.look()
+def mortal(tmp_path: Path) -> Iterator[Connection]:
+    """For tests that kill workers: whether others came in their place concerns no later test."""
+    yield from two_workers(tmp_path)
 
 
-KILLED: set[str] = set()  # addresses of workers
+def two_workers(folder: Path) -> Iterator[Connection]:
+    with local_cluster(2, 1 << 30, folder) as access:
+        connection = Connection(access)
+        yield connection
+        connection.close()
 
 
 @pytest.mark.parametrize("block", [7, 40, 1000])
@@ -458,7 +449,6 @@ def kill_one(connection: Connection) -> str:
     connection.look()
     address, pid = workers_of(connection).popitem()
     os.kill(pid, signal.SIGKILL)
-    KILLED.add(address)
     return address
 
 
