@@ -108,6 +108,7 @@ def request_of(rng: random.Random, rows: Sequence[dict[str, Any]], token: str) -
     line = f"{method} {path} HTTP/1.1\r\n"
     if rng.random() < 0.02:
         line = rng.choice(["\r\n", "GET\r\n", "POST / HTTP/9.9\r\n", "\x16\x03\x01" * 50 + "\r\n"])
+        method = "POST"  # whose answer has a body
     whole = "\r\n".join([line + head[0], *head[1:], f"Content-Length: {length}", "", ""])
     return method, whole.encode() + body
 

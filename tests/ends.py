@@ -59,14 +59,21 @@ async def registry(
         yield listener
 
 
-async def call(ends: Ends, listener: Listener, wait: float = 20, patience: float = 0) -> WebSocketPeer:
-    """A session of the insurer's with the registry."""
+async def call(
+    ends: Ends,
+    listener: Listener,
+    wait: float = 20,
+    patience: float = 0,
+    failed: list[str] | None = None,
+) -> WebSocketPeer:
+    """A session of the insurer's with the registry; `failed`: why attempts did, where they did."""
     address = f"127.0.0.1:{listener.port}"
-    return await dial(ends.insurer, "registry", address, "guest", wait, patience=Patience(patience))
+    told = None if failed is None else failed.append
+    return await dial(ends.insurer, "registry", address, "guest", wait, told, Patience(patience))
 
 
-async def until(true: Callable[[], object], seconds: float = 20) -> None:
-    """Wait until something is so."""
+async def until(true: Callable[[], object], seconds: float = 240) -> None:
+    """Wait until something is so; what hangs ends with an error."""
     async with asyncio.timeout(seconds):
         while not true():
             await asyncio.sleep(0.01)

@@ -143,7 +143,7 @@ def _work_once() -> None:
     settings = {"hosts": {"host": host}, "id": "id", "engine": "protocol"}
     trees = vfl.SecureBoost(**settings, trees=1, depth=1, min_child_rows=5)
     trees.fit(own, ids.index % 3 > 0).predict_proba(own)
-    for pool in (cores._pool, cores._slices):
+    for pool in (cores._pool, cores._slices, cores._beside):
         pool.cache_clear()  # its threads are not forked
 
 

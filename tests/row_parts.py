@@ -122,9 +122,9 @@ def by_glum(model, family, params, mask=None, whole=None):
         family=distribution.get(family, family),
         link="log" if family in ("poisson", "gamma", "tweedie") else "auto",
         alpha=params.alpha,
-        l1_ratio=0,
+        l1_ratio=params.l1_ratio,
         fit_intercept=params.fit_intercept,
-        gradient_tol=1e-13,
+        gradient_tol=1e-10 if params.l1_ratio else 1e-13,
         max_iter=1000,
     )
     given_rows = {"sample_weight": own_rows.weight, "offset": own_rows.offset}

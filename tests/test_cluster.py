@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from commands import command
 from federation import JOB, WAIT, Federation, ended
 from room import HOSTS, Room
 from row_kernels import (
@@ -335,6 +336,22 @@ def test_what_a_party_file_says_of_a_cluster(tmp_path: Path, keys: Path, setting
     with pytest.raises(ConfigError) as refused:
         load_party(guest.file)
     assert error in str(refused.value)
+
+
+@pytest.mark.parametrize(("engine", "asked"), [("ecdh", True), ("ot", False), ("vole", False)])
+def test_an_alignment_asks_for_workers_where_they_save_something(
+    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch, engine: str, asked: bool
+):
+    def refuse_workers(*_: object) -> None:
+        raise ConfigError("workers are asked for")
+
+    monkeypatch.setattr(cluster, "on_cluster", refuse_workers)
+    guest = Federation(tmp_path, keys, guest_listens=True).guest
+    guest.settings["party"]["cluster"] = "tcp://127.0.0.1:8786"
+    guest.write()
+    done = command("align", str(guest.file), "--engine", engine, "--wait", "0")
+    # By the others it goes on to the hosts, who are not there.
+    assert ("workers are asked for" in done.failed(2 if asked else 7)) == asked
 
 
 SLOWER = (

@@ -2,13 +2,14 @@
 
 import asyncio
 import dataclasses
-import itertools
+from pathlib import Path
 
 import glum
 import numpy as np
 import pandas as pd
 import pytest
 from pydantic import ValidationError
+from scipy.optimize import nnls
 from test_glm import (
     GLUM,
     Job,
@@ -19,17 +20,26 @@ from test_glm import (
     replaced,
 )
 from test_glm_plain import federated, plain
+from test_glm_plain import job as plain_job
 from test_penalty_path import ROWS, tables
 
 import vfl
-from vfl.errors import PeerError
+from vfl.errors import ConfigError, PeerError
+from vfl.leakage.disclosure import Circumstances
+from vfl.leakage.of_linear import of_linear
 from vfl.learn.glm import Block, Scores
 from vfl.learn.losses import loss_of
 from vfl.learn.params import GlmParams
-from vfl.learn.sparse import SparseBlock, sparse_combination
+from vfl.learn.sparse import SparseBlock, another_scale, sparse_combination
+from vfl.party.config import Job as JobFile
+from vfl.party.config import load_job
+from vfl.protocols.linear import directions
 from vfl.protocols.linear.fitting import guest_fit
 from vfl.protocols.linear.fitting_messages import Combine, Step
 from vfl.protocols.linear.penalty_path import folds_of
+
+# glum's own, next to rounding.
+pytestmark = pytest.mark.filterwarnings("ignore:Line search failed")
 
 FAMILIES = ("gaussian", "poisson", "logistic", "gamma", "tweedie", "negative_binomial")
 
@@ -140,14 +150,18 @@ def test_a_penalty_that_leaves_nothing() -> None:
         ("poisson", 2, {"max_iterations": 4, "alpha": 0.05, "l1_ratio": 0.5}),
         ("logistic", 1, {"encryption": "lattice", "alpha": 0.02, "l1_ratio": 1.0}),
         ("gaussian", 2, {"encryption": "lattice", "alpha": 0.1, "l1_ratio": 0.9}),
+        (
+            "poisson",
+            2,
+            {"encryption": "lattice", "alphas": (0.1, 0.02), "folds": 2, "l1_ratio": 0.9},
+        ),
     ],
 )
 def test_every_bit_is_that_of_the_protocol(family, hosts, params) -> None:
-    from test_glm_plain import job
-
-    apart, there = federated(job(family, hosts, **params))
-    fit, here = plain(job(family, hosts, **params))
+    apart, there = federated(plain_job(family, hosts, **params))
+    fit, here = plain(plain_job(family, hosts, **params))
     assert (fit.intercept, fit.iterations) == (apart.intercept, apart.iterations)
+    assert fit.choice == apart.choice
     assert np.array_equal(fit.coefficients["guest"], apart.coefficients["guest"])
     assert np.array_equal(fit.score, apart.score)
     for name, coefficients in there.items():
@@ -209,38 +223,51 @@ def test_probabilities_under_a_lasso() -> None:
     assert model.predict_proba(guest).shape == (ROWS, 2)
 
 
+def test_rows_of_several_parties() -> None:
+    guest, host, label = tables()
+    frame = pd.concat([guest, host], axis=1)
+    frame["who"] = np.arange(ROWS) % 3
+    model = vfl.PooledGLM(family="poisson", parties="who", alpha=0.05, l1_ratio=1.0)
+    model.fit(frame, label)
+    whole = vfl.FederatedGLM(family="poisson", hosts={}, alpha=0.05, l1_ratio=1.0, tolerance=1e-9)
+    whole.fit(frame.drop(columns="who"), label)
+    expected = whole.coef_["guest"]
+    assert ((model.coef_ == 0) == (expected == 0)).all() and (expected == 0).any()
+    pd.testing.assert_series_equal(model.coef_, expected, atol=1e-7)
+    assert model.standard_errors_.isna().all() and model.summary()["standard_error"].isna().all()
+
+
 # The parts.
 
 
 def test_a_direction_is_the_least_of_the_blocks_own_model() -> None:
-    """Without a history: among all combinations of signs, one by one."""
+    """Without a history: as SciPy finds it within the signs. With the exact zeros of a bound."""
     job = make_job("gaussian", 1, rows=200, seed=3, alpha=0.4, l1_ratio=0.75)
     (matrix,) = job.matrices.values()
     dense = matrix.dense() - matrix.dense().mean(axis=0)
     block = SparseBlock(matrix, 0.4, True, 1.0, 0.75)
     rng = np.random.default_rng(0)
-    block.beta = rng.normal(size=matrix.columns) * 0.2
-    gradient = 0.6 * rng.normal(size=matrix.columns)
-    block.report(gradient)
+    beta = rng.normal(size=matrix.columns) * 0.2
+    beta[1] = 0.0
+    block.beta = beta
+    product = 0.8 * rng.normal(size=matrix.columns)
+    block.report(product)
     move = block.direction(np.array([-1.0]))
-    hessian = dense.T @ dense / 200 + 0.1 * np.eye(matrix.columns)
-    slope = gradient + 0.1 * block.beta
-    best = None
-    for signs in itertools.product((-1, 0, 1), repeat=matrix.columns):
-        s = np.array(signs)
-        way, some = -block.beta, s != 0
-        way = way.copy()
-        rest = -slope - 0.3 * s - hessian @ np.where(some, 0, way)
-        way[some] = np.linalg.solve(hessian[np.ix_(some, some)], rest[some])
-        value = slope @ way + way @ hessian @ way / 2 + 0.3 * np.abs(block.beta + way).sum()
-        if best is None or value < best[0]:
-            best = value, way
     block.step(1.0)
-    start = np.abs(best[1]).max()
-    assert start > 0.05
-    before = block.beta - best[1]
-    assert move.scores == pytest.approx(matrix.dense() @ (block.beta - before), abs=1e-7)
-    assert block.beta == pytest.approx(before + best[1], abs=1e-7)
+    hessian = dense.T @ dense / 200 + 0.1 * np.eye(matrix.columns)
+    slope = product + 0.1 * beta
+    signs = np.where(beta != 0, np.sign(beta), -np.sign(slope) * (np.abs(slope) > 0.3))
+    slope = slope + 0.3 * signs
+    # In terms of the magnitudes, which are at least 0.
+    root = np.linalg.cholesky(hessian).T
+    target = np.linalg.solve(root.T, hessian @ beta - slope)
+    magnitudes, _ = nnls(root * signs, target)
+    assert (magnitudes == 0).any() and (magnitudes > 0).any()
+    assert ((block.beta == 0) == (magnitudes == 0)).all()
+    assert block.beta == pytest.approx(signs * magnitudes, abs=1e-6)
+    assert move.scores == pytest.approx(matrix.dense() @ (block.beta - beta))
+    half = np.abs(block.beta).sum() - np.abs(beta).sum()
+    assert move.linear == pytest.approx(0.75 * half + 0.25 * beta @ (block.beta - beta))
 
 
 def test_a_step_is_whole_where_it_gains_half_as_much() -> None:
@@ -287,21 +314,43 @@ def test_settings_that_do_not_go_together(settings, said) -> None:
         GlmParams(**{"l1_ratio": 0.5, **settings})
 
 
+def test_another_direction_by_the_same_gradient() -> None:
+    assert another_scale([1.0], 0.9) is None
+    assert another_scale([1.0], -3.0) == pytest.approx(0.2)
+    assert another_scale([1.0, 0.2], 0.1) == pytest.approx(0.04)
+    assert another_scale([1.0, 0.2, 0.04, 0.008], 0.1) is None  # no more
+    assert another_scale([1.0], 5.0) == 5.0
+    assert another_scale([1.0], 500.0) == 10.0
+    assert another_scale([1.0, 5.0], 0.01) == 1.0  # back
+    assert another_scale([1.0, 5.0, 1.0], 5.0) is None
+    assert another_scale([1.0, 0.2], 5.0) is None
+
+
 SMALL = make_job("poisson", 2, rows=100, alpha=0.05, l1_ratio=0.5, tolerance=1e-3)
 
 
 @pytest.mark.usefixtures("quick_key")
-@pytest.mark.parametrize(
-    ("kind", "change", "said"),
-    [
-        (Step, {"size": 1.5}, "a Step beyond the direction"),
-        (Step, {"size": -0.5}, "a Step beyond the direction"),
-        (Combine, {"weights": lambda own: [*own[:-1], 1.0]}, "does not lead down the gradient"),
-    ],
-)
-def test_steps_that_no_guest_takes_are_refused(kind, change, said) -> None:
-    with pytest.raises(PeerError, match=said):
-        against("guest", kind, replaced(**change), job=SMALL)
+@pytest.mark.parametrize("size", [1.5, -0.5, np.nan])
+def test_steps_that_no_guest_takes_are_refused(size: float) -> None:
+    with pytest.raises(PeerError, match=r"a Step (beyond the direction|that is no number)"):
+        against("guest", Step, replaced(size=size), job=SMALL)
+
+
+@pytest.mark.usefixtures("quick_key")
+def test_more_directions_than_an_iteration_has_are_refused(monkeypatch) -> None:
+    def again(scales, best):
+        return 1.0 if len(scales) < 9 else None
+
+    monkeypatch.setattr(directions, "another_scale", again)
+    with pytest.raises(PeerError, match="it sent Combine where Step"):
+        against("guest", job=SMALL)
+
+
+@pytest.mark.usefixtures("quick_key")
+def test_without_kinks_an_iteration_has_one_direction() -> None:
+    smooth = SMALL.with_params(l1_ratio=0.0)
+    with pytest.raises(PeerError, match="it sent Combine where Step"):
+        against("guest", Step, lambda _: Combine([-1.0], 1.0), job=smooth)
 
 
 def test_a_fit_of_many_rows_of_one_party_equals_that_of_blocks() -> None:
@@ -314,3 +363,41 @@ def test_a_fit_of_many_rows_of_one_party_equals_that_of_blocks() -> None:
     assert fit.intercept == pytest.approx(apart.intercept, abs=1e-8)
     assert fit.score == pytest.approx(apart.score, abs=1e-8)
     assert sorted(fit.coefficients["guest"] == 0) == sorted(beta == 0)
+
+
+# Jobs.
+
+JOB = """
+[job]
+name = "frequency"
+purpose = "motor pricing 2027"
+model = "glm"
+family = "poisson"
+[glm]
+alpha = 0.01
+"""
+
+
+def test_a_job_without_it_is_what_it_was(tmp_path: Path) -> None:
+    def job_of(text: str) -> JobFile:
+        (tmp_path / "job.toml").write_text(text)
+        return load_job(tmp_path / "job.toml")
+
+    without = job_of(JOB)
+    assert b"l1_ratio" not in without.canonical
+    assert job_of(f"{JOB}l1_ratio = 0.0\n").digest == without.digest
+    lasso = job_of(f"{JOB}l1_ratio = 1.0\n")
+    assert lasso.digest != without.digest and b'"l1_ratio":1.0' in lasso.canonical
+    with pytest.raises(ConfigError, match="l1_ratio is a share of alpha: set alpha, or alphas, above 0"):
+        job_of(JOB.replace("alpha = 0.01", "l1_ratio = 0.5"))
+
+
+def test_what_an_iteration_may_tell_is_counted() -> None:
+    def most(l1_ratio: float) -> float:
+        params = GlmParams(alpha=0.1, l1_ratio=l1_ratio, max_iterations=20)
+        of = Circumstances("guest", ["a", "b"], 1000, {"a": 5, "b": 5}, {})
+        found = of_linear(of, params, False)
+        (one,) = (one for one in found if one.name == "columns_from_steps")
+        return one.amount
+
+    assert (most(0.0), most(0.5)) == (20.0, 80.0)

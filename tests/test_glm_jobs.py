@@ -220,6 +220,29 @@ def test_alpha_is_chosen_among_several(federation: Federation, insurer: Party) -
         )
 
 
+def test_each_party_hears_which_of_its_coefficients_are_zero(
+    federation: Federation, insurer: Party
+) -> None:
+    marks = {name: host.mark() for name, host in federation.serving.items()}
+    settings = {"alpha": 0.03, "l1_ratio": 1.0, "tolerance": 1e-4}
+    done = insurer.train(job(name="lasso", **settings)).ok()
+    half = load_half(Store(insurer.store), done.json["model"], GuestHalf)
+    assert half.job["glm"]["l1_ratio"] == 1.0
+    halves = {"": half.model.part}
+    for name in federation.serving:
+        store = Store(federation.parties[name].store)
+        halves[name] = load_half(store, done.json["model"], HostHalf).model.part
+    zeros = {name: sum(own == 0 for own in part.coefficients) for name, part in halves.items()}
+    assert sum(zeros.values()) > 0
+    for name, part in halves.items():
+        said = done.err
+        if name:
+            said = "\n".join(federation.serving[name].until("trained", marks[name]))
+        many = f"{zeros[name]} of {len(part.coefficients)} coefficient"
+        all_zero = zeros[name] == len(part.coefficients)
+        assert (many in said) == (zeros[name] > 0 and not (name and all_zero)), said
+
+
 def test_a_fit_that_does_not_converge_is_kept_and_says_so(
     federation: Federation, insurer: Party
 ) -> None:

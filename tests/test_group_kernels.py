@@ -39,7 +39,7 @@ def test_who_has_the_kernels_loaded_gives_them_fewer_rows(monkeypatch: pytest.Mo
     assert not group.would_gain(rows)
     kernels = ristretto.fastest()
     if kernels is not None:
-        least = 3 if kernels.layout.lanes == 8 else 64
+        least = 2 if kernels.layout.lanes == 8 else 64
         assert group._kernels(least) is not None and group._kernels(least - 1) is None
     assert results() == before
     broken = points.copy()

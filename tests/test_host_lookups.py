@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import json
 import random
 import secrets
@@ -164,7 +165,11 @@ def test_what_lookups_take_is_loaded_before_any_is_answered(
     assert loaded == ["kernels", "answer"]
     loaded.clear()
     site = there.site("registry")
-    asyncio.run(lookups.ready_for_lookups(site))  # before it listens: it has a directory
+    try:
+        asyncio.run(lookups.ready_for_lookups(site))  # before it listens: it has a directory
+        assert gc.get_freeze_count()  # and no lookup waits for the collector to look through all of it
+    finally:
+        gc.unfreeze()
     assert loaded == ["kernels"]
     asyncio.run(lookups.ready_for_lookups(there.site("insurer")))
     policy["directories"] = False

@@ -94,6 +94,7 @@ def check_csv(path: Path) -> pd.DataFrame:
     return pd.read_csv(path)
 
 
+@pytest.mark.usefixtures("few_draws")
 def test_every_command_shows_names_as_they_are(room: Room) -> None:
     own, shown = RENAMED["insurer"], [name for of in RENAMED.values() for name in of.values()]
     vfl(room, "align", "--wait", "1")

@@ -565,6 +565,33 @@ def test_other_content_other_paths_other_methods(tmp_path: Path) -> None:
     assert run(service, ask) == [415, 415, 413, 413, 405, 405, 404, 404]
 
 
+@pytest.mark.parametrize(
+    ("origin", "status"),
+    [
+        ("http://localhost:8080", 200),
+        ("http://127.0.0.1:8080", 200),
+        ("http://[::1]:8080", 200),
+        ("https://quotes.example.org", 403),
+        ("http://127.0.0.1.example.org", 403),
+        ("http://127.0.0.1@example.org", 403),
+        ("http://[x", 403),
+        ("null", 403),
+        ("", 403),
+    ],
+)
+def test_a_page_of_another_site_asks_no_service_without_tokens(
+    tmp_path: Path, origin: str, status: int
+) -> None:
+    """Whatever name leads to this machine, a browser says whose page it shows."""
+    service, *_ = online(tmp_path, [made()])
+
+    async def ask(asking: httpx.AsyncClient) -> int:
+        body = json.dumps({"rows": [GOOD]})
+        return (await asking.post(SCORE, content=body, headers={"Origin": origin})).status_code
+
+    assert run(service, ask) == status
+
+
 def test_a_fault_of_the_service_is_one_line_without_a_value(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

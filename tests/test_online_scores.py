@@ -238,7 +238,7 @@ def test_ids_by_several_keys_are_those_of_a_table(rows: Rows) -> None:
     )
     for row, mine in enumerate(found):
         expected = [bytes(key.ids[key.of_row[row]]) if key.of_row[row] >= 0 else b"" for key in ids.keys]
-        assert mine == expected
+        assert list(mine) == expected
 
 
 def test_a_row_of_very_many_columns_is_refused_at_once() -> None:

@@ -144,6 +144,8 @@ def test_plain_http_to_the_port_of_https_is_told_so(tmp_path: Path) -> None:
                 await asking.get("/healthz"),
                 await asking.post(SCORE, content=BODY),
                 await asking.put("/", content=b"x" * 200_000),
+                await asking.delete("/"),
+                await asking.request("BREW", "/"),
             ):
                 assert answer.status_code == 400
                 assert "speaks HTTPS" in answer.json()["error"]
@@ -154,16 +156,48 @@ def test_plain_http_to_the_port_of_https_is_told_so(tmp_path: Path) -> None:
         assert (await send(request, over=False)).count(b"HTTP/1.1 ") == 1  # parted with in time
         assert (await send(request[:2], request[2:])).startswith(b"HTTP/1.1 400 ")
         assert (await send(request, b"\x16\x03\x01\x02\x00\x01")).count(b"HTTP/1.1 ") == 1
-        with contextlib.suppress(ConnectionError):  # parted with before it has sent all
+        with contextlib.suppress(OSError):  # parted with before it has sent all
             assert (await send(request, *[b"y" * 100_000] * 20)).count(b"HTTP/1.1 ") <= 1
         # What is neither gets what TLS says to it, or nothing.
         for content in (b"secret-8\r\n\r\n", b"\x16\x03\x01\x00\x05hello", b""):
             assert b"HTTP" not in await send(content)
         async with httpx.AsyncClient(verify=trusting, trust_env=False) as asking:
             assert (await asking.get(f"https://127.0.0.1:{port}/healthz")).status_code == 200
+        assert (await byte_by_byte(port, trusting)).startswith(b"HTTP/1.1 200 ")
 
     serve(service, work)
     assert not any("secret-8" in line for line in quiet.lines)
+
+
+async def byte_by_byte(port: int, trusting: ssl.SSLContext) -> bytes:
+    """The answer to a client whose handshake comes in pieces that begin with any byte, a letter too."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = trusting.wrap_bio(incoming, outgoing, server_hostname="service")
+
+    async def send() -> None:
+        for byte in outgoing.read():
+            writer.write(bytes([byte]))
+            await writer.drain()
+            await asyncio.sleep(0)
+
+    async def done(step: Any) -> Any:
+        while True:
+            try:
+                found = step()
+            except ssl.SSLWantReadError:
+                await send()
+                incoming.write(await reader.read(65_536))
+            else:
+                await send()
+                return found
+
+    await done(client.do_handshake)
+    client.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+    await send()
+    answer: bytes = await done(lambda: client.read(1000))
+    writer.close()
+    return answer
 
 
 def test_connections_without_a_handshake_are_bounded(
@@ -359,6 +393,8 @@ def test_floods_and_what_is_no_http(tmp_path: Path) -> None:
             (b"GET /" + b"a" * 50_000 + b" HTTP/1.1\r\nHost: x\r\n\r\n", 431),
             (b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + b"\0" * 500, 400),
             (b"secret-7\r\n\r\n", 400),
+            (b"PRI * HTTP/2.0\r\nHost: x\r\n\r\nSM\r\n\r\n", 400),
+            (b"GET /healthz HTTP/9.9\r\nHost: x\r\n\r\n", 400),
             # Two lengths, between which another request could hide; and none in the ways of HTTP.
             (head(len(BODY), "Transfer-Encoding: chunked") + CHUNKED, 400),
             (head(5, "Transfer-Encoding: chunked") + CHUNKED, 400),
@@ -378,15 +414,32 @@ def test_floods_and_what_is_no_http(tmp_path: Path) -> None:
         pieces = b"".join(b"1\r\n%c\r\n" % byte for byte in BODY) + b"0\r\n\r\n"  # as it may be
         closing = chunks[:-2] + b"Connection: close\r\n\r\n"
         assert (await send(closing + pieces)).startswith(b"HTTP/1.1 200 ")
-        # More connections than there may be: the next one is turned away, and no other.
+        # More connections than there may be: the next one is turned away where all others are asking.
         open_ones = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
-        while len(service.server.server_state.connections) < 5:
+        for _, writer in open_ones:
+            writer.write(b"GET /")
+        while sum(not one._is_idle for one in service.server.server_state.connections) < 5:
             await asyncio.sleep(0.005)
         assert await send(b"") == b""
         for _, writer in open_ones:
             writer.close()
         while service.server.server_state.connections:
             await asyncio.sleep(0.005)
+        # It takes the place of one that asks for nothing, of which the first is the one from before.
+        idle = [await asyncio.open_connection("127.0.0.1", port) for _ in range(5)]
+        while len(service.server.server_state.connections) < 5:
+            await asyncio.sleep(0.005)
+        for reader, writer in idle[:2]:
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
+        for longest in (2, 3, 4, 0):
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert (await reader.readuntil(b"}")).startswith(b"HTTP/1.1 200 ")
+            idle.append((reader, writer))
+            assert await said(idle[longest][0]) == b""
+        for _, writer in idle:
+            writer.close()
         async with http(port) as asking:
             assert (await asking.post(SCORE, content=BODY)).status_code == 200
 

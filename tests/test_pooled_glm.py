@@ -29,6 +29,7 @@ from row_parts import (
 
 from vfl.errors import DataError
 from vfl.learn.losses import loss_of
+from vfl.learn.newton import lasso_direction
 from vfl.learn.params import GlmParams
 from vfl.protocols.common.course import GuestCourse
 from vfl.protocols.common.rows import Training
@@ -81,6 +82,38 @@ def test_coefficients_are_those_of_glum_on_the_pooled_rows(family, alpha, interc
         assert model.dispersion == pytest.approx(
             pearson.sum() / ((own.weight > 0).sum() - len(ours)), rel=1e-9
         )
+
+
+@pytest.mark.parametrize(("alpha", "l1_ratio"), [(0.02, 0.5), (0.1, 1.0)])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_zeros_are_those_of_glum_on_the_pooled_rows(family, alpha, l1_ratio):
+    params = GlmParams(alpha=alpha, l1_ratio=l1_ratio, tweedie_power=1.5)
+    model = same(in_plain(fitting(family, params)))
+    fitted, _, _ = by_glum(model, family, params)
+    beta = np.array(model.part.coefficients)
+    assert model.converged and model.gradient < 1e-9 and model.iterations <= 12
+    assert model.errors is None and model.intercept_error is None
+    assert ((beta == 0) == (fitted.coef_ == 0)).all()
+    # glum ends at a gradient of 1e-10.
+    assert beta == pytest.approx(fitted.coef_, abs=1e-6)
+    assert model.intercept == pytest.approx(fitted.intercept_, abs=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_newtons_direction_with_kinks_is_the_least(seed):
+    """By what makes it so: a slope of 0, or one that no kink is beyond. Columns all but depend."""
+    rng = np.random.default_rng(seed)
+    columns = rng.normal(size=(200, 12))
+    columns[:, 6:] = columns[:, :6] + 0.05 * rng.normal(size=(200, 6))
+    hessian, gradient = columns.T @ columns, 100 * rng.normal(size=12)
+    at = np.where(rng.random(12) < 0.5, 0.0, rng.normal(size=12))
+    kinks = np.where(np.arange(12) == 0, 0.0, 60.0)
+    way = lasso_direction(hessian, gradient, at, kinks)
+    end, slope = at + way, gradient + hessian @ way
+    zero = (end == 0) & (kinks > 0)
+    assert 0 < zero.sum() < 11
+    assert (np.abs(slope[zero]) <= kinks[zero] + 1e-6).all()
+    assert slope[~zero] + (kinks * np.sign(end))[~zero] == pytest.approx(0, abs=1e-6)
 
 
 def test_errors_under_a_penalty():

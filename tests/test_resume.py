@@ -230,6 +230,10 @@ PROTOCOLS: dict[str, tuple[Callable[[Path], Run], int]] = {  # and among how man
     "trees": (lambda at: of_trees(make_boost_job(100, 2, 1, TREES), at), 16),
     "drawn rows": (lambda at: of_trees(make_boost_job(120, 1, 2, DRAWN), at), 20),
     "linear": (lambda at: of_glm(make_glm_job("poisson", 3, 120, tolerance=1e-4), at), 45),
+    "lasso": (
+        lambda at: of_glm(make_glm_job("poisson", 3, 120, tolerance=1e-4, alpha=0.02, l1_ratio=0.8), at),
+        45,
+    ),
     "hidden": (lambda at: of_hidden(hidden_job("logistic", 3, rows=60, tolerance=1e-2), at), 40),
     "hidden counts": (lambda at: of_hidden(hidden_job("poisson", 2, rows=60, tolerance=3e-2), at), 40),
 }

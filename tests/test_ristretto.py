@@ -236,3 +236,32 @@ def test_no_secret_leaves_the_vectors():
         for function in code.split("\ndefine ")[1:]:
             if "_decode" not in function.split("\n", 1)[0]:
                 assert f"<{layout.lanes} x i1>" not in function
+
+
+def test_no_branch_and_no_address_depends_on_a_digit():
+    fresh = numba.njit(nogil=True)(ristretto._fill_digits.compiled().py_func)
+    fresh.compile((numba.uint8[:, ::1], numba.int64[:, :, :, ::1]))
+    (code,) = fresh.inspect_llvm().values()
+    name = r'%(?:"[^"]+"|[\w.$-]+)'
+    lines = [line.strip() for line in code.splitlines()]
+    # Bytes of scalars are all that is loaded as one byte, alone or several at a time.
+    secret = {
+        found[1] for line in lines if (found := re.match(rf"({name}) = load (?:i8|<\d+ x i8>),", line))
+    }
+    assert secret
+    while True:
+        made = {
+            found[1]
+            for line in lines
+            if (found := re.match(rf"({name}) = (.*)", line))
+            and secret & set(re.findall(name, found[2]))
+        }
+        if made <= secret:
+            break
+        secret |= made
+    for line in lines:
+        used = secret & set(re.findall(name, line))
+        if re.match(r"br i1|switch|indirectbr", line) or "getelementptr" in line:
+            assert not used, line
+        if stored := re.match(rf"store .*, ptr ({name})", line):
+            assert stored[1] not in secret, line

@@ -74,7 +74,7 @@ def expected_failures(estimator) -> dict[str, str]:
 @parametrize_with_checks(
     [
         vfl.SecureBoost(hosts={}, trees=5, min_child_rows=3, min_child_weight=0.1),
-        vfl.SecureBoostRegressor(hosts={}, trees=20, min_child_rows=3),
+        vfl.SecureBoostRegressor(hosts={}, trees=10, min_child_rows=3),
         vfl.FederatedGLM(hosts={}, alpha=0.01),
         vfl.FederatedLogisticRegression(hosts={}, alpha=0.01),
         vfl.PooledBoost(trees=5, min_child_rows=3, min_child_weight=0.1),

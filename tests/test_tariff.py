@@ -380,6 +380,11 @@ def test_a_version_scores_and_the_old_one_stays(
     assert sums[0] == pytest.approx(sums[1])
     said = (tmp_path / "page" / "report.html").read_text()
     assert "This is a tariff of premiums" in said and f"loss ratio is {ratio * 100:.1f}" in said
+    table = insurer.run("oneway", "--by", "insurer:area", "--model", version, "--json").ok()
+    may_say(federation, insurer)
+    *levels, total_line = table.json["table"]
+    assert total_line["expected"] == pytest.approx(total_line["actual"])
+    assert sum(one["expected"] for one in levels) == pytest.approx(total_line["expected"])
     again = insurer.run("report", "--model", model, "--out", str(tmp_path / "trained")).ok()
     may_say(federation, insurer)
     assert again.code == 0

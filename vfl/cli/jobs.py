@@ -145,6 +145,7 @@ def align(
     """Find the rows that all parties know, by private set intersection."""
     from vfl.jobs.alignment import Plan
     from vfl.jobs.alignment import align as align_guest
+    from vfl.jobs.cluster import on_cluster
     from vfl.jobs.connect import Site
     from vfl.party.config import load_party
     from vfl.terminal.results import account_document, cost, put_ids
@@ -162,7 +163,10 @@ def align(
             put_ids(found)
         return
     need_role(settings.role, "guest", party)
-    with show_progress() as show:
+    with contextlib.ExitStack() as ends:
+        show = ends.enter_context(show_progress())
+        if (engine or settings.align.engine) == "ecdh":  # by the others workers would save nothing
+            ends.enter_context(on_cluster(settings, show))
         plan = Plan(name, join, engine, extend, diagnose)
         site = Site.open(settings)
         site.warn_of_ending(show)

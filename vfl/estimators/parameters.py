@@ -89,10 +89,7 @@ _NO_WEIGHTS = (
     "weights); what predict_proba says is then no longer the share of the classes in the data"
 )
 _NO_DRAWS = "a linear model draws nothing at random"
-_NO_L1 = (
-    "the L1 penalty is reg_alpha of trees, and of FederatedGLM and FederatedLogisticRegression l1_ratio, "
-    "a share of alpha; other linear models have alpha, an L2 penalty, alone"
-)
+_NO_L1 = "the L1 penalty is reg_alpha of trees, and of linear models l1_ratio, a share of alpha"
 _NONE: Mapping[str, str] = {
     **dict.fromkeys(
         (

@@ -48,7 +48,7 @@ class _Linear(Pool):
         {
             *("scores", "coordinator", "seed", "max_labels", "inference"),
             *("encryption", "key_bits", "obfuscators"),
-            *("l1_ratio", "alphas", "folds", "one_standard_error", "theta", "profile", "dispersion"),
+            *("alphas", "folds", "one_standard_error", "theta", "profile", "dispersion"),
         }
     )
 
@@ -165,6 +165,9 @@ class PooledGLM(PooledRegressor, _Linear):
         the same, bit for bit
     alpha : float, default=0.0
         L2 penalty: alpha / 2 times the sum of squares
+    l1_ratio : float, default=0.0
+        share of alpha, or of each of alphas, that is on the sum of magnitudes in place of half the sum
+        of squares, so that coefficients become exactly zero; 1 is the lasso
     shrink_to : {'base', 'mean'}, default='base'
         what alpha draws levels to: the base level, or the mean of the factor's levels, weighted by its
         owner's rows or exposure, so that no base level matters
@@ -234,6 +237,7 @@ class PooledGLM(PooledRegressor, _Linear):
         rules: Mapping[str, object] | None = None,
         engine: SimulationEngine = "plain",
         alpha: float = 0.0,
+        l1_ratio: float = 0.0,
         shrink_to: Literal["base", "mean"] = "base",
         tweedie_power: float = 1.5,
         fit_intercept: bool = True,
@@ -248,6 +252,7 @@ class PooledGLM(PooledRegressor, _Linear):
         self.rules = rules
         self.engine = engine
         self.alpha = alpha
+        self.l1_ratio = l1_ratio
         self.shrink_to = shrink_to
         self.tweedie_power = tweedie_power
         self.fit_intercept = fit_intercept
@@ -285,6 +290,9 @@ class PooledLogisticRegression(PooledClassifier, _Linear):
         the same, bit for bit
     alpha : float, default=0.0
         L2 penalty: alpha / 2 times the sum of squares
+    l1_ratio : float, default=0.0
+        share of alpha, or of each of alphas, that is on the sum of magnitudes in place of half the sum
+        of squares, so that coefficients become exactly zero; 1 is the lasso
     shrink_to : {'base', 'mean'}, default='base'
         what alpha draws levels to: the base level, or the mean of the factor's levels, weighted by its
         owner's rows or exposure, so that no base level matters
@@ -348,6 +356,7 @@ class PooledLogisticRegression(PooledClassifier, _Linear):
         rules: Mapping[str, object] | None = None,
         engine: SimulationEngine = "plain",
         alpha: float = 0.0,
+        l1_ratio: float = 0.0,
         shrink_to: Literal["base", "mean"] = "base",
         tweedie_power: float = 1.5,
         fit_intercept: bool = True,
@@ -361,6 +370,7 @@ class PooledLogisticRegression(PooledClassifier, _Linear):
         self.rules = rules
         self.engine = engine
         self.alpha = alpha
+        self.l1_ratio = l1_ratio
         self.shrink_to = shrink_to
         self.tweedie_power = tweedie_power
         self.fit_intercept = fit_intercept

@@ -6,6 +6,7 @@ from vfl.leakage.disclosure import COLUMNS, MISSED, Circumstances, Disclosure, c
 from vfl.leakage.estimate import told_by_gradient
 from vfl.leakage.readable_labels import labels_readable
 from vfl.learn.params import GlmParams
+from vfl.learn.sparse import DIRECTIONS
 from vfl.text import counted
 
 _HIDE = '[glm] scores = "hidden" with a coordinator'
@@ -27,6 +28,7 @@ def _of_columns(of: Circumstances, params: GlmParams) -> Iterator[Disclosure]:
     if params.coordinator is None:
         alone = len(of.hosts) == 1
         ran = None if of.ran is None else of.ran.iterations
+        directions = DIRECTIONS if params.l1_ratio else 1
         steps = (
             f"one in each of {counted(ran, 'iteration')}"
             if ran is not None
@@ -41,9 +43,9 @@ def _of_columns(of: Circumstances, params: GlmParams) -> Iterator[Disclosure]:
             of.all_hosts,
             f"combinations of the columns' values, row by row, {whose}: with as many as there are "
             "columns, all that is linear in them",
-            f"how each row's score changes: {steps}{_in_fits(params)}",
+            f"how each row's score changes: {steps}{_in_fits(params)}{_of_zeros(params)}",
             "told",
-            float((params.max_iterations if ran is None else ran) * params.fits),
+            float((params.max_iterations if ran is None else ran) * params.fits * directions),
             "combinations a row",
             lower=(_HIDE, "[policy] max_iterations", *(["more than one host"] if alone else [])),
         )
@@ -122,6 +124,11 @@ def _of_labels(
 def _in_fits(params: GlmParams) -> str:
     """What to add to a number of iterations, where there are several fits."""
     return "" if params.fits == 1 else f", in each of {params.fits:,} fits at most"
+
+
+def _of_zeros(params: GlmParams) -> str:
+    """What to add where an iteration may have several directions."""
+    return f", up to {DIRECTIONS} by each under l1_ratio" if params.l1_ratio else ""
 
 
 def _limit(params: GlmParams) -> list[str]:

@@ -303,6 +303,10 @@ class Scores:
         self.change = float(np.max(changes))
         return size
 
+    def best_size(self, move: Move, alpha: float, fit_intercept: bool) -> float:
+        """The size of the best step along a direction, without taking it."""
+        return self._best(move, alpha, fit_intercept)[0]
+
     def _best(self, move: Move, alpha: float, fit_intercept: bool) -> tuple[float, float]:
         """The best size of a step, and the best constant beside it.
 

@@ -11,12 +11,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vfl.arrays import Floats
+from vfl.arrays import Floats, Mask
 
 _FLAT = 2.0**-40  # least pivot, of a matrix scaled to a diagonal of ones
 
 SIZES = (0.0, 0.125, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0)
 """Of a step, at which the loss is looked at in one go; the first is where the step begins."""
+
+_SWEEPS, _CHANGES = 20, 10  # of coordinate descent; of active sets at most, a coordinate
+_BEYOND = 1e-12  # of the gradient: by how much a slope is beyond a kink that tells of more than rounding
 
 _HALVINGS = 60
 _STEEP = 16.0  # by how much slopes at two sizes may differ
@@ -77,6 +80,66 @@ def times(matrix: Floats, other: Floats) -> Floats:
     for k in range(len(other)):
         total += matrix[:, k, None] * other[k]
     return total
+
+
+def lasso_direction(hessian: Floats, gradient: Floats, at: Floats, kinks: Floats) -> Floats:
+    """Newton's direction z where the objective has kinks: the least of
+
+        gradient' z + z' hessian z / 2 + sum of kinks |at + z|.
+
+    By coordinate descent, and from there by active sets, as of Lawson and Hanson's (1974) least squares:
+    towards the least for the present signs up to where a coordinate becomes zero, until none does; then
+    the coordinate at zero whose slope is farthest beyond its kink gets a sign. `hessian` has no negative
+    eigenvalue; `kinks` are at least 0.
+    """
+    way = _swept(hessian, gradient, at, kinks)
+    small, settled = _BEYOND * float(np.abs(gradient).max(initial=0.0)), False
+    for _ in range(_CHANGES * (1 + len(at))):
+        zero = (kinks > 0) & (way == -at)
+        signs = np.sign(at + way)
+        if settled:
+            slope = gradient + times(hessian, way[:, np.newaxis])[:, 0]
+            beyond = np.where(zero, np.abs(slope) - kinks, 0.0)
+            if not (beyond > small).any():
+                break
+            enters = int(np.argmax(beyond))
+            zero[enters], signs[enters] = False, -np.sign(slope[enters])
+        least = _least(hessian, gradient + kinks * signs, -at, zero)
+        crossing = np.flatnonzero(~zero & (kinks > 0) & ((at + least) * signs < 0))
+        settled = len(crossing) == 0
+        if settled:
+            way = least
+            continue
+        ratios = (at + way)[crossing] / (way - least)[crossing]
+        first = crossing[int(np.argmin(ratios))]
+        way = np.where(zero, -at, way + ratios.min() * (least - way))
+        way[first] = -at[first]
+    return way
+
+
+def _least(hessian: Floats, gradient: Floats, fixed: Floats, some: Mask) -> Floats:
+    """The least of gradient' z + z' hessian z / 2, where some of z are fixed."""
+    way, free = fixed.copy(), np.flatnonzero(~some)
+    pulled = times(hessian[np.ix_(free, np.flatnonzero(some))], fixed[some][:, np.newaxis])[:, 0]
+    way[free] = Curvature.of(hessian[np.ix_(free, free)]).solve(-gradient[free] - pulled)
+    return way
+
+
+def _swept(hessian: Floats, gradient: Floats, at: Floats, kinks: Floats) -> Floats:
+    """Near the direction of `lasso_direction`, one coordinate after another."""
+    way, rest, curved = np.zeros(len(at)), -gradient, np.diag(hessian).tolist()
+    for _ in range(_SWEEPS):
+        for j in range(len(at)):
+            if not curved[j] > 0:
+                continue
+            own, kink = float(at[j]), float(kinks[j])
+            wish = float(rest[j]) + curved[j] * float(way[j])
+            new, end = -own, wish + curved[j] * own
+            if kink == 0 or abs(end) > kink:
+                new = (wish - math.copysign(kink, end)) / curved[j]
+            rest = rest - hessian[:, j] * (new - float(way[j]))
+            way[j] = new
+    return way
 
 
 @dataclass(frozen=True)

@@ -325,8 +325,8 @@ class GlmParams(BaseModel):
             )
         if self.inference:
             raise ValueError(
-                "inference is for l1_ratio = 0: coefficients that a penalty sets to zero have no standard "
-                "error, leave one of them out"
+                "inference is for l1_ratio = 0: coefficients that a penalty sets to zero have no "
+                "standard error, leave one of them out"
             )
         if self.scores == "hidden":
             raise ValueError(

@@ -1,4 +1,4 @@
-"""A block of columns under an elastic net: coefficients that are exactly zero where the penalty has it so.
+"""A block of columns under an elastic net, whose coefficients become exactly zero.
 
 What is minimised is, with glum's names, the objective of glm.py with the penalty
 
@@ -11,32 +11,38 @@ at zero. As long as no sign changes, the objective is smooth in the free ones: s
 combines the free parts of steps and changes of g, and v in the gradient's place. As there, inner
 products are by the block's own part C of the second derivative, here of the free columns.
 
-The direction p that comes of it would take some coefficients across their kinks. So each block goes
-where its own model has the least value, which is a lasso of its own free columns: with the gradient's
-weight -c in the direction, which scales C,
+The direction p that comes of it would take some coefficients across their kinks. So each block ends
+its part where its own model has the least value without doing so: with the signs s that v was by,
 
-    least over w of (w - beta - p)' C (w - beta - p) / 2 + c alpha l1_ratio (|w|_1 - s' w),
+    least over w of (w - beta - p)' C (w - beta - p) / 2    where w is zero or has the signs s,
 
-where s are the signs that v was by: coordinate descent, exact zeros among w. It is beta + p where no
-sign changes. Without a history, c is 1 and this is the proximal Newton step under C, which always leads
-down (Lee, Sun, Saunders, SIAM J. Optim. 2014, proposition 2.4).
+by coordinate descent, with exact zeros among w. It is beta + p where no sign changes. Without a history
+this always leads down: it is the least of a model that has the objective's slope at beta.
 
-Along w - beta the penalty is at most what lies on the straight line between its ends, and no more than
-that at both. So whoever knows the scores needs two numbers of each block as before, and finds the best
-step from 0 to 1 on this bound; coefficients become zero by whole steps, which are taken where they gain
-half as much as the best (Scores.go). A direction that leads up is not gone, and the next one is without
-a history.
+From beta to w the penalty is a straight line and a parabola. So whoever knows the scores needs two
+numbers of each block, as without kinks, and finds the best step from 0 to 1; coefficients become zero by
+whole steps, which are taken where they gain half as much as the best (Scores.go). Blocks do not know of
+each other's ends: where the best step is short, a shorter p by the same gradient fits together better,
+and where it is long, a longer one goes on beyond 1. A direction that leads up is not gone, and the next
+one is without a history.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from vfl.arrays import Floats
+from vfl.arrays import Floats, Integers
 from vfl.kernels import kernel
 from vfl.learn.glm import Block, BlockReport, Move, combination
 from vfl.learn.matrix import Matrix
 from vfl.learn.params import GlmParams
+
+DIRECTIONS = 4
+"""Of an iteration at most."""
+
+_SHORT, _LONG = 0.2, 2.0  # best sizes at which another direction is better than a step
+_SHORTER, _LONGER = 0.2, 10.0  # by how much that is
 
 _FLOOR = 1e-8  # of C's diagonal relative to its greatest: columns may depend on each other
 _SWEEPS = 1000  # of coordinate descent at most
@@ -53,7 +59,7 @@ def block_of(matrix: Matrix, params: GlmParams, curvature: float) -> Block:
 class _Open:
     """The columns whose coefficients may change in an iteration."""
 
-    columns: Floats  # their places
+    columns: Integers  # their places
     signs: Floats  # of their coefficients, or of what these will be
     gradient: Floats  # the pseudo-gradient
     metric: Floats  # C of them
@@ -88,25 +94,21 @@ class SparseBlock(Block):
             return BlockReport(vectors @ vectors.T, float(free.gradient @ free.gradient))
 
     def direction(self, weights: Floats) -> Move:
-        """Where the combination of the vectors with these weights leads, without crossing kinks that
-        hold; the last weight is below 0."""
+        """Where the combination of the vectors with these weights leads as far as no coefficient changes
+        its sign."""
         free = self._open
         p = free.to_beta @ (weights @ self._vectors())
         beta = self.beta[free.columns]
         # The way is not the difference of its ends, which has fewer digits.
         way, ends = p.copy(), beta + p
         if (ends * free.signs < 0).any():
-            kink = -float(weights[-1]) * self._lasso
             least = _SMALL * float(np.square(free.to_white @ p).sum())
-            pull = free.metric @ p + kink * free.signs
-            _descend(free.metric, pull, kink, beta, way, least, _SWEEPS)
+            _descend(free.metric, free.metric @ p, beta, free.signs, way, least, _SWEEPS)
             ends = np.where(way == -beta, 0.0, beta + way)
         self._way, self._target = np.zeros(len(self.beta)), np.zeros(len(self.beta))
         self._way[free.columns], self._target[free.columns] = way, ends
-        same = ends * free.signs >= 0
-        longer = np.where(same, free.signs * way, np.abs(ends) - np.abs(beta))
         ratio = self._l1_ratio
-        linear = (1 - ratio) * float(beta @ way) + ratio * float(longer.sum())
+        linear = (1 - ratio) * float(beta @ way) + ratio * float(free.signs @ way)
         return Move(self.matrix.times(self._way), linear, (1 - ratio) * float(way @ way))
 
     def step(self, size: float) -> None:
@@ -134,12 +136,11 @@ class SparseBlock(Block):
         beyond = np.sign(gradient) * np.maximum(np.abs(gradient) - self._lasso, 0.0)
         pseudo = np.where(signs != 0, gradient + self._lasso * signs, beyond)
         signs = np.where(signs != 0, signs, -np.sign(pseudo))
-        (columns,) = np.nonzero(signs)
+        columns = np.flatnonzero(signs).astype(np.int64)
         metric = self._metric[np.ix_(columns, columns)]
-        to_white = np.linalg.cholesky(metric).T
-        return _Open(
-            columns, signs[columns], pseudo[columns], metric, to_white, np.linalg.inv(to_white)
-        )
+        to_white = np.asarray(np.linalg.cholesky(metric).T, np.float64)
+        to_beta = np.asarray(np.linalg.inv(to_white), np.float64)
+        return _Open(columns, signs[columns], pseudo[columns], metric, to_white, to_beta)
 
     def _vectors(self) -> Floats:
         free = self._open
@@ -158,34 +159,48 @@ def sparse_combination(products: Floats) -> Floats:
     return combination(products)
 
 
+def another_scale(scales: Sequence[float], best: float) -> float | None:
+    """By how much to scale the direction of `sparse_combination` anew, where the best step along that of
+    the last of `scales` has this size; None to go along it."""
+    scale = scales[-1]
+    if len(scales) == DIRECTIONS:
+        return None
+    if best < _SHORT and scale == min(scales):
+        return _SHORTER * scale
+    if best < _SHORT and scale > 1:
+        return 1.0
+    if best > _LONG and scale == max(scales) and scale >= 1:
+        return scale * min(best, _LONGER)
+    return None
+
+
 @kernel
 def _descend(
     metric: Floats,
     pull: Floats,
-    kink: float,
     beta: Floats,
+    signs: Floats,
     way: Floats,
     least: float,
     sweeps: int,
 ) -> None:
-    """Move a way z to the least of z' metric z / 2 - pull' z + kink |beta + z|_1, one coordinate after
-    another."""
+    """Move a way z to the least of z' metric z / 2 - pull' z where beta + z has these signs or is zero,
+    one coordinate after another."""
+    for j in range(len(way)):
+        if (beta[j] + way[j]) * signs[j] < 0:
+            way[j] = -beta[j]
     rest = pull - metric @ way
     for _ in range(sweeps):
         most = 0.0
         for j in range(len(way)):
-            curved = metric[j, j]
-            wish = rest[j] + curved * way[j]
-            new = -beta[j]
-            if wish + curved * beta[j] > kink:
-                new = (wish - kink) / curved
-            elif wish + curved * beta[j] < -kink:
-                new = (wish + kink) / curved
+            new = way[j] + rest[j] / metric[j, j]
+            if (beta[j] + new) * signs[j] <= 0:
+                new = -beta[j]
             change = new - way[j]
             if change != 0.0:
                 for i in range(len(way)):
                     rest[i] -= metric[i, j] * change
                 way[j] = new
-                most = max(most, curved * change * change)
+                most = max(most, metric[j, j] * change * change)
         if most <= least:
             break

@@ -68,8 +68,8 @@ def said_choice(model: GuestGlm, family: Family) -> str:
 
 
 def said_zeros(part: LinearPart) -> str | None:
-    """What the owner of a half under an l1_ratio is told: how many of its coefficients are zero, and which
-    columns have no other; None where all are something."""
+    """What the owner of a half under an l1_ratio is told: how many of its coefficients are zero, and
+    which columns have no other; None where none is zero."""
     zeros = sum(coefficient == 0 for coefficient in part.coefficients)
     if not zeros:
         return None

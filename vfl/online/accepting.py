@@ -57,7 +57,8 @@ class Acceptor:
             task.add_done_callback(self._greeting.discard)
 
     async def _take(self, one: socket.socket) -> None:
-        with contextlib.suppress(OSError):  # of TLS, too: who sends no handshake in time is nobody
+        # Errors of TLS are such, too: a client without a handshake is no matter for the log.
+        with contextlib.suppress(OSError):
             await self._greet(one)
 
     def close(self) -> None:

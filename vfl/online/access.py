@@ -1,8 +1,10 @@
 """Who may ask what: the tokens of a file, their scopes, and how often each may ask."""
 
+import ipaddress
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 from vfl.party.tokens import SCOPES, Scope, Token, Tokens
 
@@ -77,3 +79,13 @@ class Access:
 
 def _client(name: str, token: Token) -> Client:
     return Client(name, token.scopes, token.rate)
+
+
+def is_of_this_machine(origin: str) -> bool:
+    """Whether a page that a browser names as the origin of a request came from this machine, by its
+    address: a name of somebody else's may have been made to lead here."""
+    try:
+        host = urlsplit(origin).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

@@ -1,5 +1,6 @@
 """Bodies of requests: JSON in, checked before anything is made of it, and JSON out."""
 
+import heapq
 import json
 import math
 from collections.abc import Sequence
@@ -46,11 +47,13 @@ def parse_score(body: bytes, max_rows: int) -> ScoreRequest:
     if not isinstance(said, dict):
         raise BadRequest(422, 'the body must be an object such as {"rows": [{...}]}')
     if isinstance(said, RepeatedKeys):
-        raise BadRequest(422, f"{_named(said.keys_repeated)} in the body more than once")
+        named = _named(said.keys_repeated, len(said.keys_repeated))
+        raise BadRequest(422, f"{named} in the body more than once")
     model, explain, top = said.get("model"), said.get("explain", False), said.get("top", 3)
     rows, wrong = said.get("rows"), []
-    if unknown := sorted(said.keys() - _KEYS):
-        wrong.append(f"{_named(unknown)} unknown: there are model, rows, explain, top")
+    if unknown := said.keys() - _KEYS:
+        named = _named(heapq.nsmallest(_FEW, unknown), len(unknown))
+        wrong.append(f"{named} unknown: there are model, rows, explain, top")
     if model is not None and not isinstance(model, str):
         wrong.append("model must be the name of a model, as text")
     if not isinstance(explain, bool):
@@ -66,11 +69,11 @@ def parse_score(body: bytes, max_rows: int) -> ScoreRequest:
     return ScoreRequest(model, cast(Sequence[Cell], rows), Asked(cast(bool, explain), cast(int, top)))
 
 
-def _named(keys: Sequence[str]) -> str:
-    """Keys with their verb, the first few of them."""
+def _named(keys: Sequence[str], count: int) -> str:
+    """Keys with their verb, the first few of so many."""
     each = ", ".join(f"'{plain(key)}'" for key in keys[:_FEW])
-    more = f" and {len(keys) - _FEW:,} more" if len(keys) > _FEW else ""
-    return f"key {each} is" if len(keys) == 1 else f"keys {each}{more} are"
+    more = f" and {count - _FEW:,} more" if count > _FEW else ""
+    return f"key {each} is" if count == 1 else f"keys {each}{more} are"
 
 
 def _parse(body: bytes, max_rows: int) -> object:

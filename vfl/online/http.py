@@ -15,7 +15,7 @@ from starlette.types import ASGIApp, Message, Receive, Send
 from starlette.types import Scope as AsgiScope
 
 from vfl.errors import ModelError, PeerError, VflError, fault
-from vfl.online.access import Access, Client
+from vfl.online.access import Access, Client, is_of_this_machine
 from vfl.online.body import BadRequest, ScoreRequest, parse_score, plain, problems_of, to_json
 from vfl.online.catalogue import Catalogue
 from vfl.online.metrics import TYPE, Metrics
@@ -245,6 +245,11 @@ class Service:
 
     def _enter(self, request: Request, scope: Scope) -> Client | Response:
         """Who asks, or the answer to who may not."""
+        origin = request.headers.get("origin")
+        if self.section.without_tokens and origin is not None and not is_of_this_machine(origin):
+            # Anybody on this machine may ask, but no page of another site that somebody looks at on it.
+            self.metrics.count_refused("origin")
+            return failed(403, "a page of another site may not ask a service without tokens")
         client = self.access.find(request.headers.get("authorization"))
         if client is None:
             self.metrics.count_refused("token")
@@ -373,6 +378,8 @@ def _answer_to_head(scope: AsgiScope) -> Response | None:
     """The answer to a head after which nothing else of the connection is read, None to any other."""
     if _size_of_head(scope) > _HEAD:
         return failed(431, "the head of the request is too large")
+    if scope["http_version"] not in ("1.1", "1.0"):
+        return failed(400, "another version of HTTP than 1.1")
     names = {name for name, _ in scope["headers"]}
     if b"content-length" in names and b"transfer-encoding" in names:
         # A proxy before the service may see the body end elsewhere, and so another request in what
@@ -396,6 +403,8 @@ class _Body:
 
     async def is_over(self, *, patient: bool) -> bool:
         """Whether all has come, a little that is left being waited for if `patient`."""
+        if self._over:
+            return True
         left = _LEFT
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(_PATIENCE if patient else 0):

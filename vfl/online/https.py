@@ -21,21 +21,20 @@ class _Handshake(ssl.SSLObject):
 
     incoming: ssl.MemoryBIO
     outgoing: ssl.MemoryBIO
+    _has_begun = False
     _left: int | None = None
 
     def do_handshake(self) -> None:
         """Raises SSLError as ever, SSLWantReadError until whoever speaks plain HTTP hangs up."""
+        if not self._has_begun and (came := self.incoming.read()):
+            self._has_begun = True
+            if came[:1].isupper():  # a method's first letter: the first record of TLS begins with 22
+                self.outgoing.write(_ANSWER)
+                self._left = _MOST
+            self.incoming.write(came)
         if self._left is None:
-            try:
-                super().do_handshake()
-            except ssl.SSLError as error:
-                if error.reason != "HTTP_REQUEST":
-                    raise
-            else:
-                return
-            self.outgoing.read()
-            self.outgoing.write(_ANSWER)
-            self._left = _MOST
+            super().do_handshake()
+            return
         self._left -= len(self.incoming.read())
         if self._left < 0:
             raise ssl.SSLError("plain HTTP")

@@ -41,7 +41,7 @@ class RepeatedKeys(dict[str, Cell]):
     def __init__(self, pairs: Sequence[tuple[str, Cell]]) -> None:
         super().__init__(pairs)
         keys = [key for key, _ in pairs]
-        self.keys_repeated = sorted({key for key, many in Counter(keys).items() if many > 1})
+        self.keys_repeated = [key for key, many in Counter(keys).items() if many > 1]
 
 
 class RowsRefused(DataError):

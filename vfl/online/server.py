@@ -95,9 +95,17 @@ class _Connection(H11Protocol):
         super().connection_made(_Joined(cast(asyncio.Transport, transport), self.loop))
         self.conn = _Parser(h11.SERVER, _HEADERS)
         self._since: float | None = self.loop.time()
+        self._idle_from = self._since
         self._paused: float | None = None
         if len(self.connections) > self.most:
-            self.transport.abort()
+            self._make_room()
+
+    def _make_room(self) -> None:
+        """Part from whoever has asked for nothing for the longest; from this client where all others are
+        asking, or being answered."""
+        others = [one for one in self.connections if isinstance(one, _Connection) and one is not self]
+        idle = [one for one in others if one._is_idle]
+        min(idle, key=lambda one: one._idle_from, default=self).transport.abort()
 
     def data_received(self, data: bytes) -> None:
         if self._since is None and not self._answers:
@@ -107,7 +115,7 @@ class _Connection(H11Protocol):
             self._since = None  # the service reads on in its own time
 
     def on_response_complete(self) -> None:
-        self._since = None
+        self._since, self._idle_from = None, self.loop.time()
         super().on_response_complete()
 
     def pause_writing(self) -> None:
@@ -121,6 +129,10 @@ class _Connection(H11Protocol):
     @property
     def _answers(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
+
+    @property
+    def _is_idle(self) -> bool:
+        return self.conn.their_state is h11.IDLE and not self.conn.trailing_data[0]
 
     def part_if_overdue(self, timeout: float) -> None:
         """Part from a client that has been waited for too long."""

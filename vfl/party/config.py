@@ -87,7 +87,6 @@ _OF_COLUMNS = frozenset(
         "scores",
         "max_labels",
         "inference",
-        "l1_ratio",
         "alphas",
         "folds",
         "one_standard_error",

@@ -22,6 +22,8 @@ For each iteration:
     X_k p_k and two products that the penalty needs, with several hosts behind masks.
  6. The guest, who knows the scores and now how each changes, finds the best step and intercept, and
     sends the step.
+Under an l1_ratio 4 is of the columns that are free, and 5 may be asked again for a shorter or longer
+direction (directions.py).
 At the end the hosts send their part of the scores of rows held out, behind masks again.
 
 The optimum is that of the pooled columns: nothing is approximated but for rounding (r so that a gradient
@@ -64,12 +66,12 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Floats
 from vfl.crypto.paillier import PrivateKey
-from vfl.learn.glm import PAIRS, Block, BlockReport, Move, Scores, combination
+from vfl.learn.glm import PAIRS, Block, BlockReport, Move, Scores
 from vfl.learn.likelihood import with_parameter
 from vfl.learn.losses import Loss
 from vfl.learn.matrix import Whole
 from vfl.learn.params import GlmParams
-from vfl.learn.sparse import block_of, sparse_combination
+from vfl.learn.sparse import block_of
 from vfl.net.peer import Peer, together
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.clock import Clock
@@ -86,6 +88,7 @@ from vfl.protocols.linear.block_numbers import (
     told_numbers,
     total_move,
 )
+from vfl.protocols.linear.directions import Direct, next_move
 from vfl.protocols.linear.fit import (
     Fit,
     GuestFitState,
@@ -107,7 +110,7 @@ from vfl.protocols.linear.fitting_messages import (
 from vfl.protocols.linear.inference import guest_inference
 from vfl.protocols.linear.inferred import NOTHING, FitEnded, Inferred, pooled_inferences
 from vfl.protocols.linear.lattice_products import lattice_guest
-from vfl.protocols.linear.masked_numbers import divergence, sums_of
+from vfl.protocols.linear.masked_numbers import sums_of
 from vfl.protocols.linear.masked_scores import (
     HeldOutScores,
     ScoreChange,
@@ -338,8 +341,7 @@ class FitLoop:
                 break
 
             # 5. The direction, and 6. the best step along it.
-            weights, precision = self._next(report)
-            move = await self.direction(weights, precision)
+            move, precision = await self._next(report, self.direction)
             with self.clock.timed("step"):
                 size = await self._go(move)
             await self.step(size, precision)
@@ -362,10 +364,7 @@ class FitLoop:
                 report = BlockReport.total(await self._own_reports(scores.residuals()))
                 if self._length(report) <= params.tolerance:
                     break
-                weights, _ = self._next(report)
-                move = total_move(
-                    [block.direction(weights) for block in self.own.values()], len(scores.score)
-                )
+                move, _ = await self._next(report, self._own_direction)
                 size = await self._go(move)
                 for block in self.own.values():
                     block.step(size)
@@ -373,6 +372,15 @@ class FitLoop:
         for block in self.own.values():
             block.begin_anew()
         scores.change, self._alone = math.inf, scores.deviance()
+
+    async def _own_direction(self, weights: Floats, _: float) -> Move:
+        """How the scores change along the direction of the guest's columns."""
+        moves = [block.direction(weights) for block in self.own.values()]
+        return total_move(moves, len(self.scores.score))
+
+    async def _next(self, report: BlockReport, direction: Direct) -> tuple[Move, float]:
+        """The next direction, and the precision of its scores."""
+        return await next_move(report, direction, self.scores, self.params, self.curvature)
 
     async def _go(self, move: Move) -> float:
         """Take the best step along a direction; returns its size."""
@@ -556,18 +564,6 @@ class FitLoop:
         if not self._settles(moved):
             raise separable()
         return moved
-
-    def _next(self, report: BlockReport) -> tuple[Floats, float]:
-        """The weights of the vectors in the next direction, and the precision of its scores."""
-        products = report.products
-        with np.errstate(over="ignore", invalid="ignore"):
-            combine = sparse_combination if self.params.l1_ratio else combination
-            weights = combine(products)
-            square = float(weights @ products @ weights)
-        if not np.isfinite([*weights, square]).all():
-            raise divergence("gradients")
-        # In the blocks' coordinates the loss curves as 1, in the scores' as `curvature`.
-        return weights, precision_of(math.sqrt(max(square, 0.0) / self.curvature))
 
     def _label_unit(self) -> Unit:
         """What gradients and scores are measured in, so that a fit ends alike in any unit of the label.

@@ -11,6 +11,7 @@ from vfl.arrays import Floats, Mask
 from vfl.learn.glm import Block
 from vfl.learn.matrix import Whole
 from vfl.learn.params import GlmParams
+from vfl.learn.sparse import DIRECTIONS
 from vfl.net.peer import Peer
 from vfl.protocols.common.course import HostCourse
 from vfl.protocols.common.key import receive_key
@@ -167,14 +168,19 @@ async def _take_step(
     guest: Peer, begun: HostStart, combine: Combine, vectors: int, params: GlmParams
 ) -> float:
     """5. and 6. The next direction, of so many vectors, and the step; returns how long it was."""
-    block, weights = begun.block, _weights_of(guest, combine, vectors)
-    if params.l1_ratio and weights[-1] >= 0:
-        raise guest.breach("Combine that does not lead down the gradient")
-    move = await asyncio.to_thread(block.direction, weights)
-    await send_scores(guest, ScoreChange, move.scores, combine.precision, begun.masks)
-    penalty = penalty_in_fixed_point(move, begun.curvature, begun.deviance)
-    await guest.send(PenaltyProducts(hidden(penalty, begun.masks)))
-    step = await guest.recv(Step)
+    block, again = begun.block, DIRECTIONS if params.l1_ratio else 1
+    while True:
+        weights = _weights_of(guest, combine, vectors)
+        move = await asyncio.to_thread(block.direction, weights)
+        await send_scores(guest, ScoreChange, move.scores, combine.precision, begun.masks)
+        penalty = penalty_in_fixed_point(move, begun.curvature, begun.deviance)
+        await guest.send(PenaltyProducts(hidden(penalty, begun.masks)))
+        again -= 1
+        following = await (guest.recv(Step, Combine) if again else guest.recv(Step))
+        if isinstance(following, Step):
+            break
+        combine = following
+    step = following
     if not math.isfinite(step.size):
         raise guest.breach("a Step that is no number")
     if params.l1_ratio and not 0 <= step.size <= 1:

@@ -18,6 +18,10 @@ At the end:
  5. The totals of 2 at the optimum, with the expected second derivatives X'WX and Pearson's statistic,
     give the standard errors, as in R's summary.glm.
 
+Under an l1_ratio the objective has a kink wherever a coefficient is zero: the direction of 3 is to the
+least of the quadratic function with these kinks, which all clients find alike, along it the penalty is
+bounded by the straight line to its end, and there are no standard errors.
+
 After the last step the distance to the optimum is about the square of its length, far below 1e-8
 standard errors; what remains is the rounding of each client's own sums in float64. Numbers are added
 in fixed point (real_totals.py): X'g to 2^-84 of what the sum of |g| was one step before, X'HX likewise,
@@ -45,7 +49,7 @@ from vfl.learn.binning import Features
 from vfl.learn.design import Design, Rules, listed
 from vfl.learn.losses import BadLabel
 from vfl.learn.matrix import Matrix
-from vfl.learn.newton import SIZES, Along, Curvature, product, times
+from vfl.learn.newton import SIZES, Along, Curvature, lasso_direction, product, times
 from vfl.learn.params import GlmParams
 from vfl.learn.shrinkage import stored_sizes, towards_means
 from vfl.protocols.common.course import GuestCourse
@@ -158,7 +162,8 @@ class _Fit:
         self._label, self._weight = rows.label[train], rows.weight[train]
         self._offset = np.zeros(matrix.rows) if rows.offset is None else rows.offset[train]
         free = np.arange(self._matrix.columns) < int(params.fit_intercept)
-        self._penalty = np.where(free, 0.0, params.alpha)
+        self._penalty = np.where(free, 0.0, params.alpha * (1 - params.l1_ratio))
+        self._kinks = np.where(free, 0.0, params.alpha * params.l1_ratio)
         self._form: Floats | None = None
         if params.alpha and params.shrink_to == "mean":
             form = towards_means(design, stored_sizes(design))
@@ -178,12 +183,12 @@ class _Fit:
             if iteration == 0:
                 self._check_rank(sums)
             gradient, hessian = self._penalised(sums, state.coefficients)
-            curvature = await asyncio.to_thread(Curvature.of, hessian)
-            direction = -curvature.solve(gradient)
-            decrement = -product(gradient, direction)
+            given = gradient, hessian, state.coefficients, sums.weight
+            direction, decrement = await asyncio.to_thread(self._direction, *given)
             errors = self._in_errors(decrement, sums)
             seconds = {"whole iteration": time.perf_counter() - started}
             started = time.perf_counter()
+            gradient = self._pseudo_gradient(gradient, state.coefficients, sums.weight)
             course.progress(self._done(iteration, sums, state, gradient, seconds))
             converged = errors <= _LAST or decrement <= _PERFECT * state.null * sums.weight
             if iteration == params.max_iterations and not converged:
@@ -301,6 +306,25 @@ class _Fit:
         gradient = sums.gradient + self._drawn(coefficients, sums.weight)
         return gradient, sums.hessian + form * sums.weight
 
+    def _direction(
+        self, gradient: Floats, hessian: Floats, coefficients: Floats, weight: float
+    ) -> tuple[Floats, float]:
+        """3. Newton's direction, and twice what it gains by these derivatives."""
+        if not self._params.l1_ratio:
+            direction = -Curvature.of(hessian).solve(gradient)
+            return direction, -product(gradient, direction)
+        direction = lasso_direction(hessian, gradient, coefficients, self._kinks * weight)
+        return direction, product(direction, times(hessian, direction[:, np.newaxis])[:, 0])
+
+    def _pseudo_gradient(self, gradient: Floats, coefficients: Floats, weight: float) -> Floats:
+        """The gradient of the whole objective, or where it has a kink the shortest in its place."""
+        if not self._params.l1_ratio:
+            return gradient
+        kinks = self._kinks * weight
+        beyond = np.sign(gradient) * np.maximum(np.abs(gradient) - kinks, 0.0)
+        along = gradient + kinks * np.sign(coefficients)
+        return np.where(coefficients == 0, beyond, along)
+
     def _drawn(self, coefficients: Floats, weight: float) -> Floats:
         """The penalty's part of the gradient, times the sum of weights."""
         if self._form is None:
@@ -335,7 +359,8 @@ class _Fit:
             if further is None:
                 break
             sizes = further
-        return along.best()
+        # With kinks the penalty is bounded to the end of the direction.
+        return min(along.best(), 1.0) if self._params.l1_ratio else along.best()
 
     def _own_along(self, score: Floats, move: Floats, sizes: list[float]) -> Floats:
         """Slopes and curvatures at all sizes, and the weight."""
@@ -353,6 +378,8 @@ class _Fit:
         """What the penalty adds to slopes and curvatures, shape (2, sizes)."""
         linear = product(self._drawn(coefficients, weight), direction)
         square = product(self._drawn(direction, weight), direction)
+        ends = np.abs(coefficients + direction) - np.abs(coefficients)
+        linear += product(self._kinks * weight, ends)
         return np.array([[linear + size * square for size in sizes], [square for _ in sizes]])
 
     # --------------------------------------------------------------------------------- the end
@@ -375,13 +402,14 @@ class _Fit:
         sums = await self._totals(state, "end")
         gradient, curvature = self._penalised(sums, state.coefficients)
         deviance, explained = _deviances(sums, state)
+        gradient = self._pseudo_gradient(gradient, state.coefficients, sums.weight)
         length = _length(gradient, sums, state)
         freedom = sums.rows - len(self._penalty)
         dispersion: float | None = 1.0
         if self._loss.power not in (None, 1.0):
             dispersion = sums.pearson / freedom if freedom > 0 else None
         errors = None
-        if dispersion is not None:
+        if dispersion is not None and not self._params.l1_ratio:
             made = await asyncio.to_thread(Curvature.of, curvature)
             variance = await asyncio.to_thread(made.inverse)
             if self._params.alpha > 0:
