@@ -1,5 +1,8 @@
 """Work over rows on all cores: every row once, and a failure is not lost."""
 
+import os
+import subprocess
+import sys
 import threading
 from concurrent.futures import Future
 
@@ -66,6 +69,28 @@ def test_threads_that_a_fork_has_left_behind(monkeypatch):
     done = []
     cores.spread(lambda *edge: done.append(edge), 2 * cores.LEAST)
     assert done == [(0, cores.LEAST), (cores.LEAST, 2 * cores.LEAST)]
+
+
+FORKED = """
+import os
+from vfl.blocks import cores
+
+def work():
+    cores.spread(lambda start, stop: None, 8 * cores.LEAST)
+    assert [*cores.each(abs, [-1, -2])] == [1, 2]
+    assert [cores.begin(abs, number).result() for number in range(-8, 0)] == [*range(8, 0, -1)]
+
+work()
+child = os.fork()
+work()
+if child:
+    assert os.waitpid(child, 0)[1] == 0
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_process_that_is_forked_has_threads_of_its_own():
+    subprocess.run([sys.executable, "-c", FORKED], check=True, timeout=300)
 
 
 def test_all_slices_end_before_a_failure_is_raised(monkeypatch):

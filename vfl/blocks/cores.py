@@ -100,3 +100,13 @@ def _beside() -> ThreadPoolExecutor:
 
 def _cores() -> int:
     return os.cpu_count() or 1
+
+
+def _without_threads() -> None:
+    """In a process that was forked: threads were not, so that nobody would take up what pools get."""
+    for pool in (_slices, _pool, _beside):
+        pool.cache_clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_without_threads)
