@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from scipy.optimize import brentq
 
 from vfl.arrays import Floats
 from vfl.errors import ConfigError, ModelError
@@ -168,6 +167,8 @@ def move_base(model: GuestGlm, shift: float, digits: int | None) -> EditedModel:
 def shift_to(link: Link, predictions: Floats, weight: Floats, total: float) -> float:
     """What the intercept must be moved by for the predictions' weighted total. Raises ModelError where
     no base rate has it."""
+    from scipy.optimize import brentq  # which takes long to import, and reports need it not
+
     now = float(weight @ predictions)
     if link == "log":
         if not now > 0:
