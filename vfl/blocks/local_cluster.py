@@ -52,4 +52,4 @@ def local_cluster(workers: int, memory: int, folder: Path) -> Iterator[Access]:
     try:
         yield Access(cluster.scheduler_address, security=cluster.security)
     finally:
-        cluster.close(timeout=10)
+        cluster.close(timeout=60)
