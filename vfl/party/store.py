@@ -345,7 +345,7 @@ class Store:
             with self.open(kind, path) as file:
                 if copy(file, _Nowhere()) != digest:
                     raise ModelError(f"{path} is damaged: it is not the array that was written")
-            if not self.encrypts(kind):  # what is encrypted does not lie on the disk in plain
+            if not is_encrypted(path):  # what is encrypted does not lie on the disk in plain
                 with self.open(kind, path) as file:
                     large = _large_array(file, self.scratch_at_hand)
                 if large is not None:
