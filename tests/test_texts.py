@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vfl.blocks import scratch, texts
@@ -152,6 +152,7 @@ def test_ids_are_the_same_for_any_piece(
     ]
 
 
+@settings(max_examples=15)  # of twenty reports each
 @given(st.lists(st.one_of(CELLS, DATES), min_size=1, max_size=15), st.integers(0, 15), st.integers(1, 4))
 def test_reports_are_the_same_for_any_chunks_and_parts(cells: list[str | None], cut: int, at_once: int):
     parts = [pa.array(part, pa.large_string()) for part in (cells[:cut], cells[cut:])]
