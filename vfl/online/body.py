@@ -83,7 +83,9 @@ def _parse(body: bytes, max_rows: int) -> object:
         raise BadRequest(400, "the body is not UTF-8") from None
     if body.count(b"[") + body.count(b"{") > _NESTED + _A_ROW * max_rows:
         # Millions of empty ones would be made before they are counted.
-        raise BadRequest(422, f"too many lists or objects: cells are plain, and max_rows is {max_rows:,}")
+        raise BadRequest(
+            422, f"too many lists or objects: cells are plain, and max_rows is {max_rows:,}"
+        )
     try:
         return json.loads(text, object_pairs_hook=_object, parse_constant=_no_constant, parse_int=_whole)
     except (ValueError, RecursionError):
