@@ -340,8 +340,11 @@ class Client:
 
     async def post(self, body: bytes) -> tuple[int, bytes]:
         """The status and the body of an answer."""
-        if self._idle:
+        while self._idle:
             reader, writer = self._idle.pop()
+            if not reader.at_eof():
+                break
+            writer.close()  # by the service, as nothing was asked on it for long
         else:
             reader, writer = await asyncio.open_connection(*self.where, ssl=self.tls, limit=1 << 24)
         head = f"POST /v1/score HTTP/1.1\r\n{self._head}\r\nContent-Length: {len(body)}\r\n\r\n"
