@@ -135,7 +135,6 @@ def _work_once() -> None:
     import pandas as pd
 
     import vfl
-    from vfl.blocks import cores
 
     ids = pd.Series(range(40), dtype=str)
     own = pd.DataFrame({"id": ids, "x": range(40), "kind": ["a", "b"] * 20})
@@ -143,8 +142,6 @@ def _work_once() -> None:
     settings = {"hosts": {"host": host}, "id": "id", "engine": "protocol"}
     trees = vfl.SecureBoost(**settings, trees=1, depth=1, min_child_rows=5)
     trees.fit(own, ids.index % 3 > 0).predict_proba(own)
-    for pool in (cores._pool, cores._slices, cores._beside):
-        pool.cache_clear()  # its threads are not forked
 
 
 def _become(request: Mapping[str, Any], out: int, err: int, tests: int) -> None:

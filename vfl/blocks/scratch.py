@@ -72,6 +72,15 @@ class Scratch:
             out[some] = values[rows[some]]
         return out
 
+    def chosen(self, values: NDArray[K], mask: NDArray[np.bool_], what: str) -> NDArray[K]:
+        """`values[mask]`, with room as of `of_rows`, which says what is raised."""
+        out, known = self.of_rows(int(np.count_nonzero(mask)), values.dtype.type, what), 0
+        for some in in_pieces(len(values), values, out):
+            own = values[some][mask[some]]
+            out[known : known + len(own)] = own
+            known += len(own)
+        return out
+
     def cast(self, values: NDArray[np.generic], kind: type[K], what: str) -> NDArray[K]:
         """Numbers of rows as those of another kind, with room as of `of_rows`, which says what is
         raised."""

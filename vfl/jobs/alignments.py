@@ -327,12 +327,7 @@ def known_rows(rows: Integers, scratch: Scratch) -> Integers:
     known = marked(lambda own: own >= 0, rows)
     if known.all():
         return rows
-    found, at = scratch.of_rows(int(np.count_nonzero(known)), np.int64, "rows of the alignment"), 0
-    for some in in_pieces(len(rows), rows, found):
-        own = rows[some][known[some]]
-        found[at : at + len(own)] = own
-        at += len(own)
-    return found
+    return scratch.chosen(rows, known, "rows of the alignment")
 
 
 def _most(rows: Integers) -> int:

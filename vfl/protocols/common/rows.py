@@ -88,15 +88,10 @@ class Training:
 
 def chosen_rows(values: Floats, mask: Mask, scratch: Scratch = Scratch()) -> Floats:
     """Those of the mask; what is the same for all rows takes no room."""
-    count = int(np.count_nonzero(mask))
     if values.strides == (0,):
+        count = int(np.count_nonzero(mask))
         return np.broadcast_to(values[:1], (count,)) if len(values) else values
-    chosen, known = scratch.of_rows(count, np.float64, "numbers of rows"), 0
-    for some in in_pieces(len(values), values, chosen):
-        own = values[some][mask[some]]
-        chosen[known : known + len(own)] = own
-        known += len(own)
-    return chosen
+    return scratch.chosen(values, mask, "numbers of rows")
 
 
 def each_of(values: Floats, mask: Mask) -> Floats:
