@@ -121,10 +121,12 @@ def _not_there(part: LinearPart, edit: EditSection) -> ConfigError:
                 f"edit of '{edit.column}': the level counts as '{counts_as}', of a group or for its few "
                 "rows: edit that"
             )
-        near = nearest_name(edit.level, factor.others)
+        near = nearest_name(edit.level, [*factor.others, factor.base])
         hint = f": did you mean '{near}'?" if near else "."
+        base = f"; '{shown(factor.base, _MOST_NAME)}' is the base level, whose relativity is 1"
         return ConfigError(
-            f"edit of '{edit.column}': the model has no such level of it{hint} {_listed(factor.others)}"
+            f"edit of '{edit.column}': the model has no such level of it{hint} "
+            f"{_listed(factor.others)}{base}"
         )
     if any(one.name == edit.column for one in design.covariates):
         return ConfigError(
@@ -139,7 +141,10 @@ def _not_there(part: LinearPart, edit: EditSection) -> ConfigError:
     names = [one.name for one in (*design.factors, *design.numeric, *design.crossings)]
     near = nearest_name(edit.column, names)
     hint = f": did you mean '{near}'?" if near else ""
-    return ConfigError(f"edit of '{edit.column}': it is no column of this party in the model{hint}")
+    return ConfigError(
+        f"edit of '{edit.column}': it is no column of this party in the model{hint}; each "
+        "party edits its own"
+    )
 
 
 def _listed(levels: Sequence[str]) -> str:
