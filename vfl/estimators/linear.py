@@ -187,7 +187,7 @@ class FederatedGLM(Regressor, _Linear):
     rules : dict of dicts, default=None
         by party, the guest being "guest", what its party file would say under [glm]: binned, bins,
         missing, bands, splines, polynomials, group, interactions, base, min_level_rows,
-        min_level_exposure (the guest's), step
+        min_level_exposure (the guest's), fuse, credible, step
     engine : {'plain', 'protocol'}, default='plain'
         how the model is computed: "plain" on all columns in one place, which is fastest; "protocol" by
         the messages that the parties would send, encryption and all, over memory. The model is the same,
@@ -200,6 +200,12 @@ class FederatedGLM(Regressor, _Linear):
     shrink_to : {'base', 'mean'}, default='base'
         what alpha draws levels to: the base level, or the mean of the factor's levels, weighted by its
         owner's rows or exposure, so that no base level matters
+    l1_on : {'all', 'steps'}, default='all'
+        what l1_ratio's share is on: all coefficients, or only the steps between bands that their owners
+        fuse; the others have the squares alone, times 1 - l1_ratio
+    credibility : bool, default=False
+        whether levels of columns that owners list under credible in [glm] of their party files are drawn
+        to their column's mean by that, in place of alpha
     alphas : sequence of float, default=()
         penalties in place of alpha, of which the one of least deviance on rows left out of fits, by
         folds, is taken
@@ -310,6 +316,8 @@ class FederatedGLM(Regressor, _Linear):
         alpha: float = 0.0,
         l1_ratio: float = 0.0,
         shrink_to: Literal["base", "mean"] = "base",
+        l1_on: Literal["all", "steps"] = "all",
+        credibility: bool = False,
         alphas: tuple[float, ...] = (),
         folds: int = 5,
         one_standard_error: bool = False,
@@ -338,6 +346,8 @@ class FederatedGLM(Regressor, _Linear):
         self.alpha = alpha
         self.l1_ratio = l1_ratio
         self.shrink_to = shrink_to
+        self.l1_on = l1_on
+        self.credibility = credibility
         self.alphas = alphas
         self.folds = folds
         self.one_standard_error = one_standard_error
@@ -381,7 +391,7 @@ class FederatedLogisticRegression(Classifier, _Linear):
     rules : dict of dicts, default=None
         by party, the guest being "guest", what its party file would say under [glm]: binned, bins,
         missing, bands, splines, polynomials, group, interactions, base, min_level_rows,
-        min_level_exposure (the guest's), step
+        min_level_exposure (the guest's), fuse, credible, step
     engine : {'plain', 'protocol'}, default='plain'
         how the model is computed: "plain" on all columns in one place, which is fastest; "protocol" by
         the messages that the parties would send, encryption and all, over memory. The model is the same,
@@ -394,6 +404,12 @@ class FederatedLogisticRegression(Classifier, _Linear):
     shrink_to : {'base', 'mean'}, default='base'
         what alpha draws levels to: the base level, or the mean of the factor's levels, weighted by its
         owner's rows or exposure, so that no base level matters
+    l1_on : {'all', 'steps'}, default='all'
+        what l1_ratio's share is on: all coefficients, or only the steps between bands that their owners
+        fuse; the others have the squares alone, times 1 - l1_ratio
+    credibility : bool, default=False
+        whether levels of columns that owners list under credible in [glm] of their party files are drawn
+        to their column's mean by that, in place of alpha
     alphas : sequence of float, default=()
         penalties in place of alpha, of which the one of least deviance on rows left out of fits, by
         folds, is taken
@@ -501,6 +517,8 @@ class FederatedLogisticRegression(Classifier, _Linear):
         alpha: float = 0.0,
         l1_ratio: float = 0.0,
         shrink_to: Literal["base", "mean"] = "base",
+        l1_on: Literal["all", "steps"] = "all",
+        credibility: bool = False,
         alphas: tuple[float, ...] = (),
         folds: int = 5,
         one_standard_error: bool = False,
@@ -528,6 +546,8 @@ class FederatedLogisticRegression(Classifier, _Linear):
         self.alpha = alpha
         self.l1_ratio = l1_ratio
         self.shrink_to = shrink_to
+        self.l1_on = l1_on
+        self.credibility = credibility
         self.alphas = alphas
         self.folds = folds
         self.one_standard_error = one_standard_error

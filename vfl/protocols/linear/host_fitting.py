@@ -116,14 +116,14 @@ async def host_fit(
             way += await _take_step(guest, begun, combine, len(report.products), params)
             iteration += 1
 
-    held_out = begun.held_out.times(block.beta)
+    held_out = begun.held_out.times(block.coefficients)
     await send_scores(guest, HeldOutScores, held_out, precision_of(way), begun.masks)
     inference = await host_inference(
         guest, begun, penalties.params, participant, end.converged, course.inference_progress
     )
-    course.keep(HostFit(block.beta, end.converged, inference))
+    course.keep(HostFit(block.coefficients, end.converged, inference))
     await guest.send(FitKept())
-    return block.beta
+    return block.coefficients
 
 
 class _Penalties:

@@ -1,0 +1,54 @@
+"""What an owner is told of the penalties that its party file puts on its own columns."""
+
+from collections.abc import Sequence
+
+from vfl.learn.factors import Factor
+from vfl.learn.params import GlmParams
+from vfl.party.linear_rules import GlmSection
+from vfl.protocols.linear.scoring import LinearPart
+from vfl.text import counted
+
+
+def said_bands(part: LinearPart) -> list[str]:
+    """Of each column whose bands are fused, which of them are one now; nothing where none are."""
+    of = dict(zip(part.design.coefficients, part.coefficients, strict=True))
+    said = [
+        _said(factor, [of.get((factor.name, band), 0.0) for band in factor.bands])
+        for factor in part.design.factors
+        if factor.fused
+    ]
+    return [text for text in said if text]
+
+
+def _said(factor: Factor, coefficients: Sequence[float]) -> str | None:
+    groups: list[list[str]] = []
+    before = None
+    for band, coefficient in zip(factor.bands, coefficients, strict=True):
+        if coefficient == before:
+            groups[-1].append(band)
+        else:
+            groups.append([band])
+        before = coefficient
+    bands = counted(len(factor.bands), "band")
+    if len(groups) == 1:
+        return f"all {bands} of column '{factor.name}' are one: it tells nothing"
+    if len(groups) == len(factor.bands):
+        return None
+    joined = [
+        " and ".join(group) if len(group) == 2 else f"{group[0]} up to {group[-1]}"
+        for group in groups
+        if len(group) > 1
+    ]
+    return f"of {bands} of column '{factor.name}' {len(groups)} are left: {'; '.join(joined)} are one"
+
+
+def said_idle(section: GlmSection, params: GlmParams) -> list[str]:
+    """Which rules of a party file the job leaves without effect, and how to change that."""
+    said = []
+    if section.fuse and not params.least_alpha:
+        said.append("fuse in [glm] has no effect: the job's alpha is 0")
+    elif section.fuse and not params.l1_ratio:
+        said.append("fuse in [glm] makes no bands one: the job's l1_ratio is 0")
+    if section.credible and not params.credibility:
+        said.append("credible in [glm] has no effect: the job lacks credibility = true")
+    return said
