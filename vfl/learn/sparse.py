@@ -97,6 +97,9 @@ class SparseBlock(Block):
             self._kinks[np.diag(own.credible) > 0] = 0.0
         self._plain = own.shrinkage is None and own.credible is None
         super().__init__(matrix, alpha, centred, curvature, weighed=weighed)
+        self.alone = set[int]()
+        """Places of columns of which alone a direction was made: whose values its scores are, times a
+        number."""
         self._found: _Open | None = None
         self._way = self._target = self.beta
 
@@ -134,6 +137,8 @@ class SparseBlock(Block):
             ends = np.where(way == -beta, 0.0, beta + way)
         self._way, self._target = np.zeros(len(self.beta)), np.zeros(len(self.beta))
         self._way[free.columns], self._target[free.columns] = way, ends
+        if len(moved := free.columns[way != 0]) == 1:
+            self.alone.add(int(moved[0]))
         scores = self.matrix.times(self._by.coefficients(self._way))
         magnitudes = float(free.signs @ way)
         if not self._plain:

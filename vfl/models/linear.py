@@ -46,7 +46,7 @@ from vfl.models.linear_columns import (
     shorten_design,
 )
 from vfl.models.linear_parts import LinearAnswers, LinearPacker, LinearScorer
-from vfl.models.own_penalties import said_bands, said_idle
+from vfl.models.own_penalties import said_alone, said_bands, said_idle
 from vfl.models.relativities import Line, lines
 from vfl.models.unbounded import (
     HELP,
@@ -190,6 +190,7 @@ class _LinearHost(HostRole[HostGlm]):
     async def train(self, guest: Peer, run: HostRun[HostGlm]) -> HostOutcome:
         designs: list[Design] = []
         kept: list[HostGlm] = []
+        alone: list[str] = []  # columns that the guest may have seen
 
         def prepare(training: Mask) -> Whole:
             run.admit(training)
@@ -204,6 +205,8 @@ class _LinearHost(HostRole[HostGlm]):
             (design,) = designs
             part = LinearPart(design, tuple(fit.coefficients.tolist()))
             kept.append(HostGlm(part, fit.converged, fit.inference))
+            names = dict.fromkeys(design.coefficients[place][0] for place in fit.alone)
+            alone.extend(names)
             run.keep(kept[-1])
 
         def follow(iteration: int, of: int) -> None:
@@ -233,7 +236,7 @@ class _LinearHost(HostRole[HostGlm]):
         if self._params.l1_ratio and not remark:
             said += [said_zeros(half.part) for half in kept]
             said += [text for half in kept for text in said_bands(half.part)]
-        said += said_idle(self._own.rules.glm, self._params)
+        said += [said_alone(alone, guest.name), *said_idle(self._own.rules.glm, self._params)]
         remarks = "; ".join(text for text in said if text) or None
         return HostOutcome(counted(len(coefficients), "coefficient"), remarks)
 

@@ -6,7 +6,7 @@ from vfl.learn.factors import Factor
 from vfl.learn.params import GlmParams
 from vfl.party.linear_rules import GlmSection
 from vfl.protocols.linear.scoring import LinearPart
-from vfl.text import counted
+from vfl.text import counted, in_words
 
 
 def said_bands(part: LinearPart) -> list[str]:
@@ -40,6 +40,19 @@ def _said(factor: Factor, coefficients: Sequence[float]) -> str | None:
         if len(group) > 1
     ]
     return f"of {bands} of column '{factor.name}' {len(groups)} are left: {'; '.join(joined)} are one"
+
+
+def said_alone(columns: Sequence[str], guest: str) -> str | None:
+    """What a host is told of its columns that were alone in a direction; None where none were."""
+    if not columns:
+        return None
+    names = in_words([f"'{column}'" for column in columns])
+    what = "column" if len(columns) == 1 else "columns"
+    return (
+        f"note: {what} {names} moved alone in a step of the fit: {guest} could see the values, up to a "
+        "factor, unless another host's columns moved as well; with more hosts, or a lower alpha or "
+        "l1_ratio, more columns move together"
+    )
 
 
 def said_idle(section: GlmSection, params: GlmParams) -> list[str]:

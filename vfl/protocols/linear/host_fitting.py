@@ -11,7 +11,7 @@ from vfl.arrays import Floats, Mask
 from vfl.learn.glm import Block
 from vfl.learn.matrix import Whole
 from vfl.learn.params import GlmParams
-from vfl.learn.sparse import DIRECTIONS
+from vfl.learn.sparse import DIRECTIONS, SparseBlock
 from vfl.net.peer import Peer
 from vfl.protocols.common.course import HostCourse
 from vfl.protocols.common.key import receive_key
@@ -121,7 +121,8 @@ async def host_fit(
     inference = await host_inference(
         guest, begun, penalties.params, participant, end.converged, course.inference_progress
     )
-    course.keep(HostFit(block.coefficients, end.converged, inference))
+    alone = tuple(sorted(block.alone)) if isinstance(block, SparseBlock) else ()
+    course.keep(HostFit(block.coefficients, end.converged, inference, alone))
     await guest.send(FitKept())
     return block.coefficients
 
