@@ -471,12 +471,10 @@ class PolicySection(Section):
     max_iterations: Limit = Field(
         default=100, description="most iterations of a linear model, in all its fits"
     )
-    max_l1_ratio: float = Field(
-        default=1.0,
-        ge=0,
-        le=1,
-        description="greatest l1_ratio of a linear model over columns: above 0 a guest may see the "
-        "values of single columns",
+    exact_zeros: bool = Field(
+        default=True,
+        description="linear models over columns may have an l1_ratio, by which a guest may see "
+        "the values of single columns",
     )
     inference: bool = Field(
         default=False,
