@@ -10,10 +10,13 @@ from scipy.special import lambertw
 import vfl
 from vfl.errors import DataError
 from vfl.learn.design import Design, Rules
+from vfl.learn.inference import Inference
 from vfl.learn.params import GlmParams
 from vfl.learn.shrinkage import level_sizes, penalty_of
 from vfl.models.linear_columns import prepare_columns
+from vfl.models.own_penalties import said_credible
 from vfl.party.linear_rules import GlmSection
+from vfl.protocols.linear.scoring import HostGlm, LinearPart
 
 ROWS = 1500
 MODELS = [f"model {k:02}" for k in range(12)]
@@ -197,6 +200,77 @@ def test_how_sure_a_single_factor_is() -> None:
     covariance = np.linalg.inv(information)[1:, 1:]
     differences = np.diag(covariance) + covariance[0, 0] - 2 * covariance[0]
     np.testing.assert_allclose(model.std_errors_["host"], np.sqrt(differences[1:]), rtol=1e-6)
+
+
+def varied(seed: int, deviation: float, levels: int = 60) -> tuple[pd.DataFrame, np.ndarray]:
+    """A host's column whose levels' relativities have this deviation, and claims."""
+    rng = np.random.default_rng(seed)
+    level = rng.integers(0, levels, 6000)
+    effects = rng.normal(0, deviation, levels)
+    claims = rng.poisson(np.exp(-0.7 + effects[level])).astype(float)
+    names = np.array([f"level {k:02}" for k in range(levels)], object)
+    return pd.DataFrame({"model": names[level]}, [f"policy {k}" for k in range(6000)]), claims
+
+
+def by_fit(host: pd.DataFrame, claims: np.ndarray, k: float) -> float:
+    model = vfl.FederatedGLM(
+        family="poisson",
+        hosts={"host": host},
+        credibility=True,
+        inference=True,
+        tolerance=1e-9,
+        rules={"host": {"credible": {"model": k}, "min_level_rows": 1}},
+    )
+    model.fit(pd.DataFrame(index=host.index), claims)
+    return model.credible_["host"]["model"]
+
+
+def test_the_fit_says_what_the_credibility_should_have_been() -> None:
+    """Again and again it comes to where the marginal likelihood is greatest, and near to the moments of
+    Buehlmann and Straub."""
+    host, claims = varied(0, 0.4)
+    k = 50.0
+    for _ in range(8):
+        k, before = by_fit(host, claims, k), k
+    assert k == pytest.approx(before, rel=1e-3)
+    number = claims[None] @ (host["model"].to_numpy()[:, None] == np.unique(host["model"]))
+    rows = host["model"].value_counts().sort_index().to_numpy()
+    expected = rows * claims.mean()
+    # Var(claims) = expected + expected^2 variance, summed over levels.
+    moments = (np.square(number[0] - expected) - expected).sum() / np.square(expected).sum()
+    assert 1 / k == pytest.approx(moments, rel=0.25)
+    likelihoods = {by: marginal(number[0], rows, by) for by in (k / 1.3, k, k * 1.3)}
+    assert max(likelihoods, key=lambda by: likelihoods[by]) == k
+    # Levels that do not vary ask for no credibility at all, or hardly any.
+    assert by_fit(*varied(1, 0.0), 1000.0) > 500
+
+
+def test_what_the_owner_is_told() -> None:
+    features = {"area": np.repeat(np.array(["a", "b", "c"], object), [50, 40, 30])}
+    design = Design.fit(features, Rules(credible={"area": 4.0}))
+    part = LinearPart(design, (0.5, -0.4))
+    half = HostGlm(part, True, Inference.of(0.05 * np.eye(2), None))
+    # u is -0.033, 0.467, -0.433; of 2 free levels the rows tell 2 - 4 * 0.05 * 4 / 3.
+    assert said_credible(half) == ["credible of column 'area' is 4; how its levels vary says 4.26"]
+    wide = HostGlm(part, True, Inference.of(np.eye(2), None))
+    assert said_credible(wide)[0].endswith("its levels vary no more than chance has it")
+    # Where the dispersion is estimated, nothing is said.
+    assert not said_credible(HostGlm(part, True, Inference.of(np.eye(2), 100)))
+
+
+def marginal(number: np.ndarray, rows: np.ndarray, k: float) -> float:
+    """The greatest log-likelihood over the constant, the levels' effects integrated out."""
+    points, weights = np.polynomial.hermite_e.hermegauss(60)
+    effects = points / np.sqrt(k)
+
+    def at(constant: float) -> float:
+        score = constant + effects
+        logs = number[:, None] * score - rows[:, None] * np.exp(score)
+        most = logs.max(axis=1, keepdims=True)
+        return float((most[:, 0] + np.log(np.exp(logs - most) @ weights)).sum())
+
+    start = np.log(number.sum() / rows.sum())
+    return max(at(start + shift) for shift in np.linspace(-0.4, 0.2, 121))
 
 
 def test_a_job_that_does_not_say_so_has_no_such_penalty() -> None:

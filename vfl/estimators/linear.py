@@ -24,6 +24,7 @@ from vfl.learn.params import GlmParams
 from vfl.models.inference import column_tests, said_aliases
 from vfl.models.kind import ColumnRules
 from vfl.models.linear import Linear
+from vfl.models.own_penalties import credible_by_fit
 from vfl.models.relativities import INTERCEPT, lines, table_of
 from vfl.party.linear_rules import GlmSection
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm, LinearPart
@@ -54,6 +55,7 @@ class _Linear(Federation):
     p_values_: "dict[str, pd.Series[float]]"
     confidence_intervals_: dict[str, pd.DataFrame]
     type_iii_: dict[str, pd.DataFrame]
+    credible_: dict[str, dict[str, float]]
     fit_summary_: FitSummary | None
 
     _SETTINGS = GlmParams
@@ -80,6 +82,7 @@ class _Linear(Federation):
 
     def _publish_inference(self, parties: Mapping[str, GuestGlm | HostGlm]) -> None:
         self.fit_summary_ = self.model_.summary
+        self.credible_ = {name: credible_by_fit(half) for name, half in parties.items()}
         tables = {name: inferred_of(half) for name, half in parties.items()}
         self.std_errors_ = {name: table["standard_error"] for name, table in tables.items()}
         self.p_values_ = {name: table["p_value"] for name, table in tables.items()}
@@ -268,6 +271,9 @@ class FederatedGLM(Regressor, _Linear):
     type_iii_ : dict of DataFrames, by party
         with inference, of each column Wald's test that all its coefficients are zero: statistic (chi
         squared, or F where residual_freedom is known), freedom, residual_freedom, p_value
+    credible_ : dict of dicts, by party
+        with inference and credibility, by column under credible the k that the fit says; fit again with
+        it until it stays. Of counts and probabilities alone
     fit_summary_ : object
         with inference: deviances, dispersions, likelihood, AIC, BIC and likelihood ratio tests
     alpha_ : float
@@ -472,6 +478,9 @@ class FederatedLogisticRegression(Classifier, _Linear):
     type_iii_ : dict of DataFrames, by party
         with inference, of each column Wald's test that all its coefficients are zero: statistic (chi
         squared, or F where residual_freedom is known), freedom, residual_freedom, p_value
+    credible_ : dict of dicts, by party
+        with inference and credibility, by column under credible the k that the fit says; fit again with
+        it until it stays. Of counts and probabilities alone
     fit_summary_ : object
         with inference: deviances, dispersions, likelihood, AIC, BIC and likelihood ratio tests
     alpha_ : float

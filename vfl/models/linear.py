@@ -46,7 +46,7 @@ from vfl.models.linear_columns import (
     shorten_design,
 )
 from vfl.models.linear_parts import LinearAnswers, LinearPacker, LinearScorer
-from vfl.models.own_penalties import said_alone, said_bands, said_idle
+from vfl.models.own_penalties import said_alone, said_bands, said_credible, said_idle
 from vfl.models.relativities import Line, lines
 from vfl.models.unbounded import (
     HELP,
@@ -515,7 +515,8 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
 
     @classmethod
     def inferred(cls, half: GuestGlm | HostGlm) -> tuple[Mapping[str, JointTest], Sequence[str]]:
-        return column_tests(half), [*said_inference(half), *said_bands(half.part)]
+        own = *said_bands(half.part), *said_credible(half)
+        return column_tests(half), [*said_inference(half), *own]
 
     @classmethod
     def ending(cls, model: GuestGlm) -> Mapping[str, float | None]:
