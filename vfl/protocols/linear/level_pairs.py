@@ -12,8 +12,8 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 from msgspec import Meta
+from numpy.typing import NDArray
 
-from vfl.arrays import Integers
 from vfl.blocks.engine import ENGINE
 from vfl.learn.matrix import Matrix
 from vfl.net.wire import KIB, Message
@@ -49,7 +49,7 @@ class _Cells:
             same = self.factors[0] == self.factors[1]
             yield self.columns[0] + one, self.columns[1] + (one if same else other)
 
-    def codes(self, codes: Integers) -> Integers:
+    def codes(self, codes: NDArray[np.uint16]) -> NDArray[np.uint16]:
         """Each row's cell, from 1; 0 where it is in none of these."""
         one, other = (codes[factor].astype(np.int64) for factor in self.factors)
         cells = one if self.factors[0] == self.factors[1] else (one - 1) * self.across + other
@@ -70,7 +70,7 @@ class LevelPairs:
 
     def matrix(self, of: Matrix) -> Matrix:
         """The rows of `of`, with a level for each pair."""
-        given = np.asarray(ENGINE.gather(of.codes))
+        given = np.asarray(ENGINE.gather(of.codes), np.uint16)
         codes = np.array([own.codes(given) for own in self.cells])
         levels = tuple(own.stop - own.first for own in self.cells)
         return Matrix(codes, levels, np.zeros((0, of.rows), np.int32))
