@@ -6,12 +6,18 @@ from unittest import mock
 
 import numpy as np
 import pytest
+from memory import over_memory
 from test_glm import Job, make_job
 from test_glm_plain import federated, plain
 
 from vfl.learn.sparse import DIRECTIONS, SparseBlock
+from vfl.models.own_penalties import said_alone
+from vfl.protocols.common.course import HostCourse
+from vfl.protocols.common.participant import Participant
 from vfl.protocols.linear import fitting
-from vfl.protocols.linear.fitting import FitLoop
+from vfl.protocols.linear.fit import HostFit, HostFitState
+from vfl.protocols.linear.fitting import FitLoop, guest_fit
+from vfl.protocols.linear.host_fitting import host_fit
 
 ROWS = 1000
 PATH = (0.4, 0.3, 0.2, 0.1, 0.05)
@@ -99,6 +105,26 @@ def test_a_column_that_is_free_alone_is_seen_by_the_guest_of_a_single_host(param
     assert guessed(job, count).max() < 0.97
     seen = set(np.flatnonzero(found > SURE).tolist())
     assert seen and seen == blocks[-1].alone
+
+
+def test_a_host_knows_which_column_was_alone() -> None:
+    job = job_of(1, alpha=0.2, l1_ratio=1.0, encryption="lattice")
+    kept: list[HostFit] = []
+
+    def host(name: str, peer: Any) -> Any:
+        one = Participant(name, ["host0"], b"job")
+        course = HostCourse[HostFit, HostFitState](kept.append)
+        return host_fit(peer, job.count, lambda train: job.matrix(name, train), job.params, one, course)
+
+    own = {"guest": job.matrices["guest"]}
+    over_memory(["host0"], lambda peers: guest_fit(peers, own, job.rows, job.params), host)
+    (fit,) = kept
+    assert len(fit.alone) == 1 and np.flatnonzero(fit.coefficients).tolist() == [*fit.alone]
+    said = said_alone(["power"], "insurer")
+    assert said is not None and said.startswith(
+        "note: column 'power' moved alone in a step of the fit: "
+    )
+    assert "insurer could see the values" in said and said_alone([], "insurer") is None
 
 
 @pytest.mark.parametrize("hosts", [1, 2])

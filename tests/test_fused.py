@@ -9,6 +9,8 @@ from pydantic import ValidationError
 import vfl
 from vfl.learn.design import MISSING, Design, Rules
 from vfl.learn.params import GlmParams
+from vfl.learn.shrinkage import penalty_of
+from vfl.learn.sparse import SparseBlock, sparse_combination
 from vfl.learn.steps import Steps, chains_of, squares_of_steps
 from vfl.party.linear_rules import GlmSection
 
@@ -180,6 +182,15 @@ def test_without_a_penalty_bands_are_what_they_were() -> None:
         pd.testing.assert_series_equal(fused.coef_[name], apart.coef_[name], check_exact=True)
 
 
+@pytest.mark.parametrize("rule", [{"fuse": ["age"]}, {"credible": {"age": 5.0}}])
+def test_a_model_over_rows_has_neither(rule) -> None:
+    guest, _, claims, _ = tables()
+    model = vfl.PooledGLM(family="poisson", rules={"bands": {"age": STARTS}, **rule})
+    (name,) = rule
+    with pytest.raises(ValueError, match=f"{name} is not for a model over rows: leave it out"):
+        model.fit(guest, claims, parties=np.arange(ROWS) % 2)
+
+
 # The parts.
 
 
@@ -195,6 +206,30 @@ def test_steps_and_back() -> None:
     squares = linear.T @ squares_of_steps(7, steps.chains) @ linear
     np.testing.assert_allclose(squares, np.diag([1.0, 1, 1, 1, 0, 1, 1]))
     assert steps.after(1).chains == ((2, 1), (3, 4), (6, 7))
+
+
+def test_a_block_goes_on_from_where_it_was_kept() -> None:
+    guest = tables()[0]
+    features = {name: guest[name].to_numpy() for name in guest}
+    design = Design.fit(features, Rules(bands={"age": tuple(STARTS)}, fuse=("age",)))
+    matrix = design.matrix(features).shrunk_by(penalty_of(design, None, ROWS, by_steps=True))
+
+    def made() -> SparseBlock:
+        return SparseBlock(matrix, 0.01, True, 1.0, 0.8, steps_alone=True)
+
+    rng = np.random.default_rng(2)
+    block = made()
+    for _ in range(3):
+        report = block.report(rng.normal(size=matrix.columns))
+        state = block.state
+        block.direction(sparse_combination(report.products))
+        block.step(1.0)
+    again = made()
+    np.testing.assert_array_equal(again.restore(state).products, report.products)
+    again.direction(sparse_combination(report.products))
+    again.step(1.0)
+    np.testing.assert_array_equal(again.coefficients, block.coefficients)
+    assert not np.array_equal(block.beta, block.coefficients)
 
 
 def test_a_band_is_the_base_even_where_most_values_are_missing() -> None:
