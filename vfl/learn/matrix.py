@@ -221,7 +221,7 @@ class Matrix:
         return self.shrunk_by(Penalty(self.penalised_by(alpha)))
 
     def penalised_by(self, alpha: float, free: int = 0) -> Floats:
-        """The matrix of which beta' beta, half of it, is the whole penalty under this alpha."""
+        """The matrix A, under this alpha, of which beta' A beta / 2 is the whole penalty."""
         form = alpha * self.penalised(free)
         return form if self.penalty.credible is None else form + self.penalty.credible
 
