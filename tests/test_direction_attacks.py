@@ -10,6 +10,9 @@ from memory import over_memory
 from test_glm import Job, make_job
 from test_glm_plain import federated, plain
 
+from vfl.learn.design import Design, Rules
+from vfl.learn.matrix import Matrix
+from vfl.learn.shrinkage import penalty_of
 from vfl.learn.sparse import DIRECTIONS, SparseBlock
 from vfl.models.own_penalties import said_alone
 from vfl.protocols.common.course import HostCourse
@@ -191,6 +194,31 @@ def test_columns_that_others_resemble_are_seen_one_by_one_under_exact_zeros() ->
         chance.append(beyond_its_own(job, drawn))
     assert min(found) > 0.95
     assert max(*without, *chance) < 0.92
+
+
+class Fused(Job):
+    """With hosts' ages in bands that are fused."""
+
+    def matrix(self, name: str, train: np.ndarray) -> Matrix:
+        table = self.tables[name]
+        bands = {"bands": {"age": tuple(range(20, 80, 5))}, "fuse": ("age",)} if "age" in table else {}
+        design = Design.fit({k: v[train] for k, v in table.items()}, Rules(min_level_rows=1, **bands))
+        penalty = penalty_of(design, None, int(train.sum()), by_steps=True)
+        return design.matrix(table, self.count).shrunk_by(penalty)
+
+
+@pytest.mark.parametrize("seed", [2, 5])
+def test_exact_zeros_of_steps_alone_show_little_more_than_none(seed) -> None:
+    """All other columns move in every direction."""
+    job = alike(2, seed, l1_ratio=0.95, l1_on="steps")
+    rng = np.random.default_rng(seed)
+    tables = {name: dict(table) for name, table in job.tables.items()}
+    for name in ("host0", "host1"):
+        age = 45 + 15 * tables[name]["x0"] + 8 * rng.normal(size=ROWS)
+        tables[name]["age"] = np.clip(age, 16, 84)
+    job = Fused(tables, job.rows, job.params)
+    vectors, count = directions_of(job)
+    assert count > 10 and beyond_its_own(job, vectors) < 0.95
 
 
 def test_several_hosts_hide_what_each_has_alone() -> None:
