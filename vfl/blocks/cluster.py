@@ -9,6 +9,7 @@ Dask's own messages are pickles: whoever may speak to the scheduler may run prog
 peer's bytes go there as bytes and arrays alone.
 """
 
+import math
 import threading
 import time
 import weakref
@@ -251,7 +252,9 @@ class Cluster(Engine):
     def keep(self, rows: Rows) -> Array:
         if not isinstance(rows, There):
             return Embedded().keep(rows)
-        out = self._scratch.room(rows.shape, rows.dtype, "rows of a cluster")
+        size = math.prod(rows.shape)
+        out: Array = self._scratch.of_rows(size, rows.dtype.type, "rows of a cluster")
+        out = out.reshape(rows.shape)
         at = 0
         for block in self._gather(rows, 0, rows.rows):
             out[..., at : at + block.shape[-1]] = block
