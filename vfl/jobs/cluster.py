@@ -4,9 +4,10 @@ this machine for as long as a command runs."""
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from vfl.blocks.cluster import Cluster
-from vfl.blocks.engine import ENGINE
+from vfl.blocks.engine import ENGINE, Embedded
 from vfl.blocks.local_cluster import local_cluster, memory_here
 from vfl.blocks.scheduler import Access, Connection
 from vfl.blocks.scratch import Scratch
@@ -30,10 +31,13 @@ _IN_CLEAR = "nothing between this party and its cluster is encrypted (cluster = 
 
 @contextlib.contextmanager
 def on_cluster(party: Party, show: Show, local: int | None = None) -> Iterator[None]:
-    """Work with the cluster of the party file, or with so many workers of this machine's; as ever where
-    there is neither. Raises ConfigError."""
+    """Work with the cluster of the party file, or with so many workers of this machine's; in this
+    process where there is neither. Raises ConfigError."""
     if local is None and party.party.cluster is None:
-        yield
+        scratch = Scratch(Store(party.party.store).scratch(make=False))
+        # There are some such arrays at a time.
+        with ENGINE.instead(Embedded(scratch=replace(scratch, in_memory=scratch.in_memory // 4))):
+            yield
         return
     folder = Store(party.party.store).scratch()
     with contextlib.ExitStack() as ends:
