@@ -5,7 +5,7 @@ import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from vfl.blocks.held_parts import HeldParts
 from vfl.blocks.scratch import OF_A_ROW_EACH, Scratch
@@ -39,7 +39,7 @@ class HeldCells(Cells):
         import pyarrow as pa  # which commands that read no table do without
 
         with self._lock:
-            found: Iterator[pa.ChunkedArray] = self.origin.parts.each(self.origin.key)
+            found = cast(Iterator[pa.ChunkedArray], self.origin.parts.each(self.origin.key))
             folder = self._scratch.folder
             if folder is None or self._rows * 8 < OF_A_ROW_EACH:
                 parts = [*found]

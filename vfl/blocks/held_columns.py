@@ -91,7 +91,7 @@ class HeldColumns(MadeColumns):
     def _numbers(self, name: str) -> Values:
         about = self._about
         values, at = about.room(about.rows, np.float64, "a column of the table"), 0
-        blocks: Iterator[Values] = about.parts.each((NUMBER, name))
+        blocks = cast(Iterator[Values], about.parts.each((NUMBER, name)))
         for own in blocks:
             values[at : at + len(own)] = own
             at += len(own)

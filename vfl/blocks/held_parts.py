@@ -59,18 +59,14 @@ class HeldParts:
     def __len__(self) -> int:
         return len(self.of)
 
-    def each(self, key: Hashable, kernel: Callable[..., R] | None = None) -> Iterator[R]:
-        """What `kernel(column)` is of each part, in their order, made where the column lies; the column
-        itself without one. Raises what reading and the kernel raise."""
-
-        def begin(place: int) -> Task:
-            column = self.task(place, key)
-            return column if kernel is None else self.cluster.submit(kernel, [column], None)
-
-        return (cast(R, found) for found in self.cluster.each(begin, len(self.of)))
+    def each(self, key: Hashable) -> Iterator[object]:
+        """A column of each part, in their order. Raises what reading raises."""
+        # As what a task comes to: of a column that was there already, nobody may say that it is lost.
+        return self.beside([key], _same)
 
     def beside(self, keys: Sequence[Hashable], kernel: Callable[..., R]) -> Iterator[R]:
-        """What `kernel(*columns)` is of some columns of each part, in the parts' order."""
+        """What `kernel(*columns)` is of some columns of each part, in the parts' order.
+        Raises what reading and the kernel raise."""
 
         def begin(place: int) -> Task:
             return self.cluster.submit(kernel, [self.task(place, key) for key in keys], None)
@@ -120,6 +116,10 @@ class HeldParts:
             if task is None or cluster.is_gone(known, task):
                 made = cluster.submit(partial(_column, key), [part], None)
                 self._tasks[place, key] = epoch, made
+
+
+def _same(column: R) -> R:
+    return column
 
 
 def _column(key: Hashable, part: Part) -> object:

@@ -1,12 +1,13 @@
 """Tables whose columns workers of a cluster read and hold, where they can see the files.
 
 The party's process opens the files, says which rows each worker reads, and learns what is to be known of
-them. Only what is plain stays with the workers: a table about which there is anything to say (a cell that
-is no number, a note), one that workers see otherwise than this process, and what comes from a query, a
-database or a workbook, are read here, in the same words wherever the rows lie.
+them. Only what is plain stays with the workers. A table about which there is anything to say (a cell
+that is no number, a note), one that workers see otherwise than this process, and what comes from a
+query, a database or a workbook, are read here, in the same words wherever the rows lie.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import cast
@@ -36,8 +37,10 @@ from vfl.party.sources.stretches import (
     Print,
     Stretch,
     read_stretch,
+    unseen_of,
 )
 from vfl.party.sources.text import Csv
+from vfl.text import counted
 
 WORTH = 32 << 20  # bytes of files from which on workers are worth asking
 _LEAST, _MOST = 4 << 20, 64 << 20  # bytes of lines that are read at a time
@@ -66,6 +69,33 @@ def why_here(source: Source) -> str:
 def prints_of(source: Source) -> list[tuple[Path, Print]]:
     """By what workers know the files of a table. Raises OSError."""
     return [(part.path.absolute(), Print.of(part.path)) for part in _files(source) or ()]
+
+
+READ_HERE = "this process reads the table and sends workers what they need: "
+
+
+@dataclass(frozen=True)
+class HowRead:
+    """Who reads a table in a job over a cluster; in words, with why it is not the workers."""
+
+    by_workers: bool
+    words: str
+
+
+def how_read(source: Source, ask: Callable[[Callable[[], object]], Mapping[str, object]]) -> HowRead:
+    """Who reads an open table. ask: what a function comes to at each worker, by its address."""
+    if why := why_here(source):
+        return HowRead(False, READ_HERE + why)
+    try:
+        known = prints_of(source)
+    except OSError as error:
+        return HowRead(False, f"{READ_HERE}a file cannot be read now ({error.strerror})")
+    for worker, unseen in sorted(ask(partial(unseen_of, known)).items()):
+        if unseen:
+            why = f"worker {worker} does not see it as this process does ({unseen})"
+            return HowRead(False, READ_HERE + why)
+    files = counted(len(known), "file")
+    return HowRead(True, f"workers read the table ({files}) and hold its columns of plain cells")
 
 
 def hold_columns(source: Source, columns: Columns) -> "HeldTable | None":

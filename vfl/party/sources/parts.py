@@ -212,6 +212,7 @@ class TextParts(TextColumns):
 
     def _read(self, names: list[str]) -> None:
         self._row_numbers = _read(self, self.parts, names)
+        self.table = _Joined(self.parts)
 
     def number_rows(self, rows: Sequence[int]) -> None:
         """Say how many rows the parts have, where these were read elsewhere. Raises DataError where
@@ -219,7 +220,6 @@ class TextParts(TextColumns):
         for part, own in zip(self.parts, rows, strict=True):
             part.rows = own
         self._row_numbers = _numbered(self, self.parts)
-        self.table = _Joined(self.parts)
 
     @property
     def lies_in_file(self) -> bool:
