@@ -58,7 +58,6 @@ from vfl.learn.params import BoostParams
 from vfl.learn.tree import Frontier
 from vfl.party.config import load_party
 from vfl.party.sources import held
-from vfl.party.sources.held import prints_of
 from vfl.party.sources.stretches import Print
 from vfl.protocols.align import dh_oprf
 from vfl.protocols.common.checkpoints import Checkpoints
@@ -412,14 +411,13 @@ def test_doctor_looks_at_the_cluster(connection: Connection, tmp_path: Path, key
     here = "cluster: this process reads the table and sends workers what they need: "
     why = r"worker tls://127.0.0.1:\d+ does not see it as this process does \(table.csv: another size\)"
     assert re.fullmatch(re.escape(here) + why, found[-1].text)
-    sources = {"source": "postgresql://user@host/name", "table": "policies", "path": None}
-    party = party.model_copy(update={"data": party.data.model_copy(update=sources)})
+    del guest.settings["data"]["path"]
+    guest.settings["data"] |= {"source": "postgresql://user@host/name", "table": "policies"}
+    guest.write()
+    party = load_party(guest.file)
     found.clear()
     assert check_cluster(party, [], found.append)
     assert found[-1].text == f"{here}it comes from a database or a query"
-    monkeypatch.setattr(held, "prints_of", prints_of)
-    monkeypatch.setattr(held, "WORTH", 32 << 20)
-    party = load_party(guest.file)
     found.clear()
     assert not check_cluster(party, [(50_000_000, 20)], found.append)
     assert found[-1].text.endswith("GB of a worker, which has 1.07: start more workers, or larger ones")

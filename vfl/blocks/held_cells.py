@@ -2,7 +2,7 @@
 
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, cast
@@ -30,7 +30,6 @@ class HeldCells(Cells):
         self.origin, self._rows, self._scratch = origin, rows, scratch
         self._looked_at = 0
         self._lock = threading.Lock()
-        self._release = self._let_go
         weakref.finalize(self, origin.parts.forget, origin.key)
 
     @cached_property
@@ -48,6 +47,10 @@ class HeldCells(Cells):
             text = pa.large_string()
             self._spooled = Cells.spooled((part.cast(text) for part in found), folder)
             return self._spooled.column
+
+    @property
+    def _release(self) -> Callable[[], None]:  # type: ignore[override]
+        return self._let_go
 
     def _let_go(self) -> None:
         if (spooled := self.__dict__.get("_spooled")) is not None and spooled._release is not None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar, cast
 
 import numpy as np
@@ -51,7 +52,8 @@ class HeldColumns(MadeColumns):
         changes: Sequence[Callable[[Values], Values]] = (),
     ) -> None:
         """changes: of categorical columns, one after the other."""
-        super().__init__(names, self._gather, about.levels.keys() & {*names}, about.room)
+        made = partial(_gather, about, rows, changes)
+        super().__init__(names, made, about.levels.keys() & {*names}, about.room)
         self._about, self._rows, self._changes = about, rows, changes
 
     @classmethod
@@ -85,37 +87,44 @@ class HeldColumns(MadeColumns):
         rows = None if self._rows is None else self._rows.there
         return self._about.parts.whole((NUMBER, name), kernel, [name, rows], run_on_whole, place)
 
-    def _gather(self, name: str) -> Values:
-        return self._levels(name) if name in self.categorical else self._numbers(name)
 
-    def _numbers(self, name: str) -> Values:
-        about = self._about
-        values, at = about.room(about.rows, np.float64, "a column of the table"), 0
-        blocks = cast(Iterator[Values], about.parts.each((NUMBER, name)))
-        for own in blocks:
-            values[at : at + len(own)] = own
-            at += len(own)
-            release_pages(values)
-        if self._rows is None:
-            return values
-        rows = self._rows.here
-        chosen = about.room(len(rows), np.float64, "a column of the table")
-        for some in in_pieces(len(rows), rows, values, chosen):
-            chosen[some] = at_rows(cast(NDArray[np.float64], values), rows[some])
-        return chosen
+def _gather(
+    about: _About, rows: _Rows | None, changes: Sequence[Callable[[Values], Values]], name: str
+) -> Values:
+    """A column as it comes here."""
+    if name not in about.levels:
+        return _numbers(about, rows, name)
+    values = _levels(about, rows, name)
+    for change in changes:
+        values = change(values)
+    return values
 
-    def _levels(self, name: str) -> Values:
-        about, known = self._about, dict[str, str]()
-        parts, blocks = [], cast(Iterator[NDArray[np.int32]], about.parts.each((LEVEL, name)))
-        for levels, codes in zip(about.levels[name], blocks, strict=True):
-            # The last entry is None: a missing code of -1 finds it.
-            texts = np.array([*(known.setdefault(text, text) for text in levels), None], dtype=object)
-            parts.append(texts[codes])
-        values: Values = np.concatenate(parts)
-        if self._rows is not None:
-            rows = self._rows.here
-            values = values[rows]
-            np.putmask(values, rows < 0, np.array(None))
-        for change in self._changes:
-            values = change(values)
+
+def _numbers(about: _About, rows: _Rows | None, name: str) -> Values:
+    values, at = about.room(about.rows, np.float64, "a column of the table"), 0
+    blocks = cast(Iterator[Values], about.parts.each((NUMBER, name)))
+    for own in blocks:
+        values[at : at + len(own)] = own
+        at += len(own)
+        release_pages(values)
+    if rows is None:
         return values
+    here = rows.here
+    chosen = about.room(len(here), np.float64, "a column of the table")
+    for some in in_pieces(len(here), here, values, chosen):
+        chosen[some] = at_rows(cast(NDArray[np.float64], values), here[some])
+    return chosen
+
+
+def _levels(about: _About, rows: _Rows | None, name: str) -> Values:
+    known, parts = dict[str, str](), []
+    blocks = cast(Iterator[NDArray[np.int32]], about.parts.each((LEVEL, name)))
+    for levels, codes in zip(about.levels[name], blocks, strict=True):
+        # The last entry is None: a missing code of -1 finds it.
+        texts = np.array([*(known.setdefault(text, text) for text in levels), None], dtype=object)
+        parts.append(texts[codes])
+    values: Values = np.concatenate(parts)
+    if rows is not None:
+        values = values[rows.here]
+        np.putmask(values, rows.here < 0, np.array(None))
+    return values

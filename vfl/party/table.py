@@ -326,7 +326,8 @@ def _features(
 ) -> _Kept:
     """The features, as far as they can be used; what is wrong with others is a fault, or goes
     `aside`."""
-    if isinstance(source, HeldTable):
+    # A batch is scored some rows at a time, for which its columns are here.
+    if isinstance(source, HeldTable) and wanted.expect is None:
         held = source.held_features(columns, data.categorical, filled=filled)
         if held is not None:
             return _Kept(held)
