@@ -55,7 +55,9 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=1_000_000)
     parser.add_argument("--columns", type=int, default=20)
     parser.add_argument("--before", type=Path, help="another checkout, measured in turns with this one")
+    parser.add_argument("--json", action="store_true", help="print the figures by name instead")
     options = parser.parse_args()
+    everything: dict[str, dict[str, dict]] = {}
     shown = Table("table", "checkout", "step", "processor s", "MB")
     trees = [*([options.before] if options.before else []), Path(__file__).parents[1]]
     with tempfile.TemporaryDirectory() as work:
@@ -65,11 +67,15 @@ def main() -> None:
             for tree in trees:
                 figures = measure(Path(work), table, tree)
                 made.add(figures.pop("made"))
+                everything.setdefault(table, {})[str(tree)] = figures
                 for step, (seconds, memory) in figures.items():
                     shown.add_row(table, str(tree), step, f"{seconds:.2f}", f"{memory:,.0f}")
             if len(made) > 1:
                 sys.exit(f"{table}: the checkouts come to different ids or codes")
-    Console().print(shown)
+    if options.json:
+        print(json.dumps(everything))
+    else:
+        Console().print(shown)
 
 
 def write(work: Path, rows: int, columns: int) -> None:
