@@ -31,6 +31,7 @@ from vfl.learn.drift import profiles
 from vfl.learn.levels import tidy_levels
 from vfl.party.sections import DataSection
 from vfl.party.sources import held, stretches
+from vfl.party.sources.held import prints_of
 from vfl.party.sources.stretches import Print
 from vfl.party.table import Table, Wanted, examine_table, read_wanted
 
@@ -330,6 +331,20 @@ def test_workers_that_see_other_files_are_done_without(
         monkeypatch.setattr(held, "prints_of", lambda source, own=other: [(path, own)])
         assert kinds(both(connection, section(path))) == (dict, Cells)
     assert stretches.why_unseen(tmp_path / "none.parquet", known) == "No such file or directory"
+
+
+def test_a_file_that_is_gone_is_said_as_ever(connection: Connection, tmp_path: Path, monkeypatch):
+    path = tmp_path / "rows.parquet"
+    pq.write_table(made(), path)
+
+    def gone(source: Any) -> list[Any]:
+        path.unlink()
+        return prints_of(source)
+
+    monkeypatch.setattr(held, "prints_of", gone)
+    with ENGINE.instead(Cluster(connection)), pytest.raises(DataError) as refused:
+        read_wanted(section(path), Wanted("guest", True))
+    assert str(refused.value) == "rows.parquet: the file has changed while it was read: start again"
 
 
 def test_a_small_table_is_read_here(connection: Connection, tmp_path: Path, monkeypatch):

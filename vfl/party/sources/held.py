@@ -50,7 +50,8 @@ _BLOCKS = 2  # a thread
 
 
 def why_here(source: Source) -> str:
-    """Why the party's own process reads a table, whatever its cluster: "" where workers may."""
+    """Why the party's own process reads a table, whatever its cluster: "" where workers may. Raises
+    OSError for a file that is gone."""
     files = _files(source)
     if files is None:
         return "workers read Parquet and CSV files alone"
@@ -84,9 +85,9 @@ class HowRead:
 
 def how_read(source: Source, ask: Callable[[Callable[[], object]], Mapping[str, object]]) -> HowRead:
     """Who reads an open table. ask: what a function comes to at each worker, by its address."""
-    if why := why_here(source):
-        return HowRead(False, READ_HERE + why)
     try:
+        if why := why_here(source):
+            return HowRead(False, READ_HERE + why)
         known = prints_of(source)
     except OSError as error:
         return HowRead(False, f"{READ_HERE}a file cannot be read now ({error.strerror})")
@@ -100,17 +101,19 @@ def how_read(source: Source, ask: Callable[[Callable[[], object]], Mapping[str, 
 
 def hold_columns(source: Source, columns: Columns) -> "HeldTable | None":
     """Columns of an open table as workers hold them; None where this process reads all of it."""
-    if not ENGINE.apart or why_here(source) or source.lacking.keys() & {*columns.names}:
+    if not ENGINE.apart or source.lacking.keys() & {*columns.names}:
         return None
+    try:
+        if why_here(source):
+            return None
+        known = [known for _, known in prints_of(source)]
+    except OSError:
+        return None  # which reading says, too
     columns = _that_can_be_held(source, columns)
     if not columns.names:
         return None
     given = {name: getattr(source.reading, name) for name in Reading.model_fields}
     read = partial(read_stretch, Reading.model_construct(**given), columns)
-    try:
-        known = [known for _, known in prints_of(source)]
-    except OSError:
-        return None  # which reading says, too
     whole = frozenset[int]()
     while True:
         stretches = [*_stretches(source, known, whole)]
@@ -201,7 +204,7 @@ def _stretches(
     files that are not to be cut."""
     files = _files(source) or ()
     share = max(1, ENGINE.width * _BLOCKS)
-    lines = sum(part.path.stat().st_size for part in files) // share
+    lines = sum(own.size for own in known) // share
     groups = sum(sum(part.groups) for part in files if isinstance(part, Parquet)) // share
     for number, (part, own) in enumerate(zip(files, known, strict=True)):
         cuts: list[slice | None] = [None]
