@@ -124,6 +124,8 @@ def hold_columns(source: Source, columns: Columns) -> "HeldTable | None":
         quoted = {place for (place, _), own in zip(stretches, facts, strict=True) if own.quotes}
         if not quoted or quoted <= whole:
             break
+        if any(known[place].size > _WHOLE for place in quoted):
+            return None
         whole |= quoted  # such a file is read by one worker
     if not _are_plain(facts):
         return None
