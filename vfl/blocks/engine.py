@@ -14,11 +14,11 @@ takes these and plain ones alike. All arrays of so many rows are cut at the same
 import os
 import queue
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, NoReturn, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +26,9 @@ from numpy.typing import NDArray
 from vfl.arrays import Integers, Words
 from vfl.blocks.cores import LEAST, Begun, begin, each
 from vfl.blocks.scratch import Scratch, release_pages
+
+if TYPE_CHECKING:
+    from vfl.blocks.held_parts import HeldParts, Part
 
 BLOCK = 1 << 17  # rows
 _HELD = 16  # blocks of files whose pages stay in memory, about
@@ -177,6 +180,13 @@ class Engine(ABC):
         """What `kernel(name, parts)` is for each column, whose rows lie in `parts`, one after the other.
         Few columns are asked for at a time."""
         return (kernel(name, [values]) for name, values in columns.items())
+
+    def read_parts(
+        self, read: "Callable[..., Part]", of: Sequence[object], keys: Sequence[Hashable]
+    ) -> "HeldParts | None":
+        """Have workers read parts of a table, each by `read` of an argument, and hold their columns,
+        which go by `keys`. None where this process has no workers."""
+        return None
 
     def fill(self, out: Array, kernel: Callable[..., Array], *arrays: Given) -> None:
         """Have each block of `out` be `kernel(*blocks)`; `out` may be one of the arrays."""
@@ -357,6 +367,11 @@ class Chosen(Engine):
         self, kernel: Callable[[str, Sequence[Array]], R], columns: Mapping[str, Array]
     ) -> Iterator[R]:
         return self.chosen.columns(kernel, columns)
+
+    def read_parts(
+        self, read: "Callable[..., Part]", of: Sequence[object], keys: Sequence[Hashable]
+    ) -> "HeldParts | None":
+        return self.chosen.read_parts(read, of, keys)
 
     def fill(self, out: Array, kernel: Callable[..., Array], *arrays: Given) -> None:
         self.chosen.fill(out, kernel, *arrays)
