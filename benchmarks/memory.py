@@ -356,7 +356,7 @@ def run_jobs(work: Path, options: argparse.Namespace, machines: Mapping[str, Mac
     try:
         jobs = {
             "align": ["align", "guest.toml", "--wait", "60"],
-            "train": ["train", "guest.toml", "job.toml", "--wait", "600"],
+            "train": ["train", "guest.toml", "job.toml", "--wait", "3600"],
         }
         if options.known:
             del jobs["align"]
@@ -364,7 +364,7 @@ def run_jobs(work: Path, options: argparse.Namespace, machines: Mapping[str, Mac
             del jobs["train"]
         elif not options.skip_score:
             jobs["score"] = ["score", "guest.toml", "--model", "benchmark", "--data"]
-            jobs["score"] += [_table(options), "--out", "scores.parquet", "--wait", "600"]
+            jobs["score"] += [_table(options), "--out", "scores.parquet", "--wait", "3600"]
         for job, command in jobs.items():
             began, path = time.monotonic(), work / f"{job}.json"
             words = [*command, "--json", *(apart if job != "align" else ())]
