@@ -85,8 +85,8 @@ def name_own_levels(error: SeparableLabel, names: Names) -> SeparableLabel:
         )
     return SeparableLabel(
         f"the label is separable: {say(names)}, so that its best coefficient is infinite: set alpha "
-        "above 0 in [glm], join levels (group or min_level_rows), or list the column under credible in "
-        "[glm] for a job with credibility = true",
+        "above 0 in [glm], or join levels (group or min_level_rows), or list the column under "
+        "credible in [glm] for a job with credibility = true",
         for_peer="columns of the guest's own separate the label without error: the job needs alpha "
         "above 0",
     )
