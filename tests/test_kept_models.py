@@ -11,6 +11,7 @@ from vfl.jobs.kept_tables import keep_table
 from vfl.party.directories import name_of
 from vfl.party.locks import alone
 from vfl.party.store import Store
+from vfl.terminal.kept import measure
 
 CLAIMS, LINEAR = "claims-20261128-234030-38f3b4", "linear-20261128-234032-4d904d"
 HIDDEN = "hidden-20261128-234035-31aba4"
@@ -55,6 +56,14 @@ def test_models_are_listed(parties: dict[str, Party]) -> None:
     assert all(one["metrics"] == {} and one["half"] for one in theirs)
     (led,) = vfl(umpire, "models", "--json").ok().json["models"]
     assert (led["name"], led["half"], led["job"]) == (HIDDEN, False, "hidden")
+
+
+def test_a_model_stands_with_the_measure_of_all_parties_together() -> None:
+    """Whatever the guest is called: files have their keys sorted."""
+    alone, together = {"auc": 0.6, "log_loss": 0.4}, {"auc": 0.7, "log_loss": 0.3}
+    assert measure({"acme alone": alone, "federation": together}) == "AUC 0.7000"
+    assert measure({"federation": {"d2": 0.25}, "zebra alone": alone}) == "D² 0.2500"
+    assert measure({}) == ""
 
 
 def test_a_model_that_cannot_be_read_is_listed_with_its_reason(parties: dict[str, Party]) -> None:

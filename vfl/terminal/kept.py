@@ -217,7 +217,7 @@ def room(size: int) -> str:
 
 def measure(metrics: Mapping[str, Mapping[str, float]]) -> str:
     """The measure that stands for a model, of all its parties together."""
-    together = next(iter(metrics.values()), {})
+    together = metrics.get("federation", {})
     for key, word in _MEASURES.items():
         if key in together:
             return f"{word} {together[key]:.4f}"
