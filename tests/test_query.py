@@ -339,6 +339,27 @@ def test_a_batch_takes_the_place_of_the_tables_own_rows(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("query", "said"),
     [
+        ('select d.id, d."claim" from data d', "[data] query: there is no column 'claim'; new.csv, who"),
+        ("select id, claim from data", "[data] query: there is no column 'claim'; new.csv, whose rows"),
+        ('select id, "claim" from data', "[data] query: line 1, character 12, has a name in double qu"),
+    ],
+)
+def test_a_batch_lacks_what_the_query_reads(folder: Path, query: str, said: str) -> None:
+    """As the label of rows to score: an empty column does."""
+    write(folder / "old.csv", "id,age,claim\n1,30,1\n")
+    data = section(folder, query, path=folder / "old.csv")
+    batch = write(folder / "new.csv", "id,age\nn1,40\n")
+    wanted = Wanted("guest", False, path=batch, expect=[])
+    for words in (said, "also one for training alone such as the label (empty where it is not known)"):
+        with refused(words):
+            read_wanted(data, wanted)
+    write(batch, "id,age,claim\nn1,40,\n")
+    assert read_wanted(data, wanted).ids == [["n1"]]
+
+
+@pytest.mark.parametrize(
+    ("query", "said"),
+    [
         ("select * frm data", "[data] query: line 1 is no SQL that DuckDB knows"),
         ("selec", "[data] query: line 1 is no SQL"),
         ("select id,\nalter from data", "[data] query: there is no column 'alter'"),
@@ -370,8 +391,13 @@ def test_a_batch_takes_the_place_of_the_tables_own_rows(folder: Path) -> None:
         ("select * exclude (alter) from data", "[data] query: there is no column 'alter'"),
         (
             'select id from data where id = "secret"',
-            "[data] query: line 1 has a name in double quotes that is not there: text takes single ones",
+            "[data] query: line 1, character 32, has a name in double quotes that is not there: text",
         ),
+        (
+            'select id,\n  "age", "aeg" from data',
+            "[data] query: line 2, character 10, has a name in double quotes that is not there",
+        ),
+        ('select d."aeg" from data d', "[data] query: there is no column 'aeg'"),
         (
             "select id, 170141183460469231731687303715884105727::hugeint as x from data",
             "column 'x' has a number of more digits than its type, decimal128(38, 0), has: make it",

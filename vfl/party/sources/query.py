@@ -23,7 +23,12 @@ from vfl.party.sources.arrow import without
 from vfl.party.sources.opening import open_source
 from vfl.party.sources.parquet import Columnar
 from vfl.party.sources.parts import TextParts
-from vfl.party.sources.query_words import changing_parts, kind_of_error, what_is_wrong
+from vfl.party.sources.query_words import (
+    changing_parts,
+    kind_of_error,
+    missing_column,
+    what_is_wrong,
+)
 from vfl.party.sources.result import Result
 from vfl.party.sources.source import Source, TableError
 from vfl.party.sources.streamed import streamable, streamed
@@ -62,7 +67,7 @@ class Query(Result):
     ) -> None:
         super().__init__(Path("[data] query"), data, order)
         self._data, self._text, self._bound = data, text, False
-        self.scratch = scratch
+        self.scratch, self._batch = scratch, batch
         own = batch if batch is not None else open_source(data.named, data)
         sources = {OWN_VIEW: own}
         sources |= {name: open_source(files, data) for name, files in data.tables.items()}
@@ -191,7 +196,18 @@ class Query(Result):
             for name, told in source.lacking.items():
                 if words == f"there is no column '{name}'":
                     return self.error(f"{words}: {told}")
+        column, batch = missing_column(error), self._batch
+        if column is not None and batch is not None and not _has(batch, column):
+            words += (
+                f"; {batch.path.name}, whose rows are scored, needs all columns that the query reads, "
+                "also one for training alone such as the label (empty where it is not known)"
+            )
         return self.error(words)
+
+
+def _has(source: Source, name: str) -> bool:
+    """Whether a table has a column, as DuckDB compares names."""
+    return name.casefold() in map(str.casefold, source.names)
 
 
 # What holds before any table is there, so that nothing but tables can come in.

@@ -10,10 +10,12 @@ from collections.abc import Iterator, Sequence
 
 from vfl.text import in_words
 
+_NO_COLUMN = re.compile(r'^Binder Error: Referenced column "([^"\n]+)" not found')
+_OF_A_TABLE = re.compile(r'^Binder Error: .+ does not have a column named "([^"\n]+)"')
 _NAMED = (
-    (r'^Binder Error: Referenced column "([^"\n]+)" not found', "there is no column '{}'"),
+    (_NO_COLUMN.pattern, "there is no column '{}'"),
     (r'^Binder Error: Referenced table "([^"\n]+)" not found', "there is no table '{}'"),
-    (r'^Binder Error: .+ does not have a column named "([^"\n]+)"', "there is no column '{}'"),
+    (_OF_A_TABLE.pattern, "there is no column '{}'"),
     (r'^Binder Error: Column "([^"\n]+)" in \w+ list not found', "there is no column '{}'"),
     (
         r'^Binder Error: Column "([^"\n]+)" does not exist on \w+ side of join',
@@ -80,14 +82,30 @@ def what_is_wrong(error: Exception, query: str, tables: Sequence[str], *, lines:
     for pattern, words in _NAMED:
         if (found := re.search(pattern, text)) is None:
             continue
-        if f'"{found[1]}"' in query and " no " in words:  # it may be a cell
-            return f"{where} has a name in double quotes that is not there: text takes single ones"
+        # Behind a table's name it is a column's; elsewhere it may be text, which is a cell's.
+        quoted = f'"{found[1]}"' in query and not _OF_A_TABLE.search(text)
+        if quoted and " no " in words:
+            place = _place(query, found[1], int(at[1])) if at and lines else where
+            return f"{place} has a name in double quotes that is not there: text takes single ones"
         known = f": a query has {', '.join(tables)}" if "no table" in words else ""
         return words.format(found[1]) + known
     for pattern, words in _SAID:
         if re.search(pattern, text):
             return words
     return _KINDS.get(kind_of_error(error) or "", "{} cannot be run").format(where)
+
+
+def missing_column(error: Exception) -> str | None:
+    """The column that no table has, or its table does not, where that is the error; else None."""
+    found = _NO_COLUMN.search(str(error)) or _OF_A_TABLE.search(str(error))
+    return found[1] if found else None
+
+
+def _place(query: str, name: str, line: int) -> str:
+    """Where a name in double quotes stands, by line and sign of it, each from 1."""
+    lines = query.split("\n")
+    at = lines[line - 1].find(f'"{name}"') if line <= len(lines) else -1
+    return f"line {line}" + (f", character {at + 1}," if at >= 0 else "")
 
 
 _DRAWN = frozenset(
