@@ -29,7 +29,14 @@ from vfl.protocols.align.join import (
     host_match,
 )
 from vfl.protocols.align.kept import Asked, KeptIds
-from vfl.protocols.align.psi import AlignKey, AlignStart, PsiSettings, guest_align, host_align
+from vfl.protocols.align.psi import (
+    AlignKey,
+    AlignStart,
+    OprfEngine,
+    PsiSettings,
+    guest_align,
+    host_align,
+)
 from vfl.protocols.common.participant import Participant
 
 HOST = "registry"
@@ -44,11 +51,12 @@ class InMemory:
     answers: Answers | None = None
     sent: dict[str, int] = field(default_factory=dict)
 
-    def host_settings(self) -> PsiSettings:
-        return PsiSettings(host_keeps=_HostKeeps(self))
+    def host_settings(self, engine: OprfEngine = "ecdh") -> PsiSettings:
+        return PsiSettings(engine, host_keeps=_HostKeeps(self))
 
-    def guest_settings(self) -> PsiSettings:
-        return PsiSettings(guest_keeps=_GuestKeeps(self), answers=KeptAnswers(_Answers(self)))
+    def guest_settings(self, engine: OprfEngine = "ecdh") -> PsiSettings:
+        answers = KeptAnswers(_Answers(self))
+        return PsiSettings(engine, guest_keeps=_GuestKeeps(self), answers=answers)
 
     def watch(self, *peers: MemoryPeer) -> None:
         self.sent = {}
@@ -103,7 +111,12 @@ Pairs = list[str]
 
 
 def run(
-    keeps: InMemory, own: list[str], theirs: list[str], earlier: Pairs | None = None, many: bool = False
+    keeps: InMemory,
+    own: list[str],
+    theirs: list[str],
+    earlier: Pairs | None = None,
+    many: bool = False,
+    engine: OprfEngine = "ecdh",
 ) -> tuple[Pairs, Matched]:
     """Align, or extend an alignment of these ids: those matched now in the common order."""
     guest_keys, host_keys = table(own), table(theirs)
@@ -116,7 +129,12 @@ def run(
         if earlier is not None:
             start = await guest_drop(peers, started(guest_keys, firsts[0], [0] * len(earlier)))
         matched = await guest_match(
-            peers, guest_keys, context=b"run", settings=keeps.guest_settings(), start=start, many=many
+            peers,
+            guest_keys,
+            context=b"run",
+            settings=keeps.guest_settings(engine),
+            start=start,
+            many=many,
         )
         return await guest_inner(peers, matched, many=many), matched
 
@@ -125,7 +143,9 @@ def run(
         if earlier is not None:
             start = await host_drop(peer, started(host_keys, firsts[1], [0] * len(earlier)))
         one = Participant(name, [name], b"run")
-        matched = await host_match(peer, host_keys, one, settings=keeps.host_settings(), start=start)
+        matched = await host_match(
+            peer, host_keys, one, settings=keeps.host_settings(engine), start=start
+        )
         return await host_inner(peer, matched, many=many)
 
     (rows, matched), of_host = over_memory([HOST], play_guest, play_host, opened=keeps.watch)
@@ -200,6 +220,16 @@ def test_an_extension_costs_what_has_changed(monkeypatch) -> None:
     last, _ = run(keeps, own, theirs, again)
     assert "id499" not in last and evaluated == [400, 3, 402]
     assert keeps.sent["BlindedIds"] > 32 * 100  # all that is open
+
+
+@pytest.mark.parametrize("engine", ["ot", "vole"])
+def test_by_another_engine_no_key_is_kept_and_open_ids_alone_are_matched(engine: OprfEngine) -> None:
+    keeps = InMemory()
+    own, theirs = [f"id{i}" for i in range(9)], [f"id{i}" for i in range(3, 20)]
+    found, _ = run(keeps, own, theirs, engine=engine)
+    again, matched = run(keeps, [*own, "id30"], [*theirs, "id30"], found, engine=engine)
+    assert {*again} - {*found} == {"id30"} and keeps.kept is None
+    assert (matched.earlier, matched.asked, matched.asked_of) == (6, (4,), ({HOST: 12},))
 
 
 @pytest.mark.parametrize(("new", "ids", "sent"), [(0, 5, 5), (0, 5000, 1024), (1024, 5000, 1024)])

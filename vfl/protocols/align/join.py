@@ -222,7 +222,7 @@ async def host_match(
     matched = start or Matched.none(len(keys[0].of_row))
     for number, key in enumerate(keys):
         asked, ambiguous = _open_ids(matched, key, many=False)
-        keeps = None if number else settings.host_keeps
+        keeps = settings.host_keeps if not number and settings.engine == "ecdh" else None
         matched_ids = np.empty(0, np.int64)
         if keeps is not None and len(asked) < len(key.ids):
             if len(keys) == 1 and _one_row_each(key):
