@@ -594,6 +594,50 @@ def test_a_late_worker_of_another_version_is_left_out(mortal: Connection, monkey
     engine.close()
 
 
+class Absent:
+    """Of a connection: a scheduler that is away for some tries, and its client."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.status, self.away = "running", 0
+        self.there: dict[str, dict[str, object]] = {
+            "tls://w:1": {"nthreads": 2, "status": "running", "memory_limit": 4_000_000_000}
+        }
+        monkeypatch.setattr(Connection, "_connect", lambda connection: self.connect(connection))
+        monkeypatch.setattr(scheduler, "_PAUSE", 0.0)
+
+    def connect(self, connection: Connection) -> None:
+        if self.away:
+            self.away -= 1
+            raise OSError
+        self.status = "running"
+        connection._client = self  # type: ignore[assignment]
+        connection.workers = dict.fromkeys(self.there, 2)
+
+    def scheduler_info(self) -> dict[str, dict[str, dict[str, object]]]:
+        return {"workers": self.there}
+
+    def close(self, timeout: float) -> None:
+        self.status = "closed"
+
+
+def test_it_is_said_that_a_scheduler_is_waited_for_and_that_it_is_back(monkeypatch) -> None:
+    absent, said = Absent(monkeypatch), list[str]()
+    connection = Connection(Access("tls://s:1"), said.append)
+    assert not connection.recover() and said == []
+    absent.status, absent.away = "closed", 3
+    assert connection.recover()
+    assert said == [
+        "the cluster at tls://s:1: its scheduler is gone: waiting 300 s for it to come back",
+        "rows lie with 1 worker (2 threads, 4.0 GB each at least) of the cluster at tls://s:1 again",
+    ]
+    said.clear()
+    absent.there = {}
+    monkeypatch.setattr(scheduler, "_PATIENCE", 0.0)
+    with pytest.raises(ClusterError, match="no worker of it is left, and none came back"):
+        connection.recover()
+    assert said == ["the cluster at tls://s:1: no worker of it is left: waiting 0 s for it to come back"]
+
+
 # ------------------------------------------------------------------- as people start a cluster
 
 

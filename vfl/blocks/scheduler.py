@@ -174,6 +174,8 @@ class Connection:
     def _reconnect(self) -> None:
         """Reach a scheduler that was lost, and wait until a worker is there. Raises ClusterError."""
         deadline = time.monotonic() + _PATIENCE
+        where = f"the cluster at {self.access.address}"
+        self._say(f"{where}: {self._gone}: waiting {_PATIENCE:.0f} s for it to come back")
         while True:
             with contextlib.suppress(OSError, Lost):
                 if not self.running:
@@ -181,14 +183,18 @@ class Connection:
                     self._connect()
                 self.look()
                 if self.workers:
+                    self._say(f"rows lie with {self.in_words} again")
                     return
             if time.monotonic() > deadline:
-                what = "no worker of it is left" if self.running else "its scheduler is gone"
                 raise ClusterError(
-                    f"the cluster at {self.access.address}: {what}, and none came back within "
-                    f"{_PATIENCE:.0f} s; once it is there the same command goes on"
+                    f"{where}: {self._gone}, and none came back within {_PATIENCE:.0f} s; once it is "
+                    "there the same command goes on"
                 )
             time.sleep(_PAUSE)
+
+    @property
+    def _gone(self) -> str:
+        return "no worker of it is left" if self.running else "its scheduler is gone"
 
     def recover(self) -> bool:
         """See who is left after a loss, and wait for somebody where nobody is. Whether all that workers
