@@ -734,6 +734,42 @@ def test_a_cluster_that_stays_away_ends_the_job(processes: Processes, monkeypatc
         Connection(processes.access)
 
 
+def test_the_last_worker_is_killed_with_what_was_to_come_here(processes: Processes, monkeypatch):
+    """Dask itself would wait without an end for a worker that makes it anew."""
+    processes.start_scheduler()
+    processes.start_worker()
+    connection = connected(processes, 1)
+    monkeypatch.setattr(scheduler, "_PATIENCE", 0.0)
+    fetch, killed = connection.fetch, list[int]()
+
+    def kill_and_fetch(tasks: Any) -> Any:
+        if not killed:
+            killed.append(processes.workers[0].pid)
+            os.kill(killed[0], signal.SIGKILL)
+            processes.workers[0].wait()
+        return fetch(tasks)
+
+    monkeypatch.setattr(connection, "fetch", kill_and_fetch)
+    begun = Cluster(connection).do(third, np.arange(9))
+    with pytest.raises(ClusterError, match="no worker of it is left, and none came back within 0 s"):
+        begun.result()
+    assert killed
+
+
+def test_all_workers_of_a_scheduler_are_seen(connection: Connection, monkeypatch: pytest.MonkeyPatch):
+    """Some versions of Dask tell of five where nobody asks for more."""
+    client, asked = connection.client, list[int]()
+    ask = client.scheduler_info
+
+    def scheduler_info(n_workers: int = 1) -> Any:
+        asked.append(n_workers)
+        return ask(n_workers=n_workers)
+
+    monkeypatch.setattr(client, "scheduler_info", scheduler_info)
+    connection.look()
+    assert len(connection.workers) == len(connection.memory) == 2 and asked == [-1, -1]
+
+
 @pytest.mark.slow
 def test_a_cluster_for_as_long_as_a_command_runs(tmp_path: Path, keys: Path):
     """Of a guest and of a host that serves."""
