@@ -413,23 +413,40 @@ def test_a_worker_is_killed_while_it_reads(
     assert kinds(both(mortal, data)) == (HeldColumns, HeldCells) and killed
 
 
+def change_one_place(path: Path) -> None:
+    """In the middle of a file, where a print does not look; it stays as large as it was."""
+    data = path.read_bytes()
+    place = data.index(b",17,", len(data) // 4 + (1 << 13))
+    path.write_bytes(data[:place] + b",18," + data[place + 4 :])
+
+
 def test_what_is_read_again_is_of_the_same_file(connection: Connection, tmp_path: Path):
-    """What is lost is read again, unless the file has changed since."""
-    path = tmp_path / "rows.parquet"
-    pq.write_table(made(), path, row_group_size=64)
+    """What is lost is read again, unless the file has changed since: as this process sees it, or, where
+    it sees nothing, a worker."""
+    path = tmp_path / "rows.csv"
+    header, *rows = lines_of(made())
+    path.write_text("".join([header, *(rows * 20)]))
+    data, wanted = section(path, duplicates="keep"), Wanted("guest", True)
     with ENGINE.instead(Cluster(connection)):
-        table = read_wanted(section(path), Wanted("guest", True))
+        table = read_wanted(data, wanted)
         assert isinstance(table.features, HeldColumns)
         ages = table.features["age"].tolist()
-        engine = table.features._about.parts.cluster
-        engine.epoch += 1  # as after the loss of all
+        parts = table.features._about.parts
+        parts.cluster.epoch += 1  # as after the loss of all
         assert table.features["age"].tolist() == ages
-        engine.epoch += 1
-        pq.write_table(made().slice(1), path, row_group_size=64)
+        known = Print.of(path)
+        change_one_place(path)
+        assert Print.of(path) == known
+        parts.cluster.epoch += 1
+        with pytest.raises(DataError) as refused:
+            _ = table.features["age"]
+        assert str(refused.value) == "rows.csv: the file has changed while it was read: start again"
+        path.write_text("".join([header, *rows]))
+        parts._check = lambda: None  # a copy that only workers have
         with pytest.raises(DataError) as refused:
             _ = table.features["age"]
     assert str(refused.value) == (
-        "rows.parquet: a worker of the cluster finds the file gone, or changed since it was read: start "
+        "rows.csv: a worker of the cluster finds the file gone, or changed since it was read: start "
         "again"
     )
 

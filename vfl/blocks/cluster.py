@@ -247,9 +247,13 @@ class Cluster(Engine):
         return self.submit(kernel, [name, *parts], worker, run_column)
 
     def read_parts(
-        self, read: Callable[..., ReadPart], of: Sequence[object], keys: Sequence[Hashable]
+        self,
+        read: Callable[..., ReadPart],
+        of: Sequence[object],
+        keys: Sequence[Hashable],
+        check: Callable[[], None],
     ) -> HeldParts:
-        return HeldParts(self, read, of, keys)
+        return HeldParts(self, read, of, keys, check)
 
     def hold(self, rows: Array | Iterable[Array]) -> Rows:
         array = rows if isinstance(rows, np.ndarray) else np.concatenate([*rows], axis=-1)
