@@ -30,6 +30,7 @@ from row_kernels import (
     shape_and_values,
     sums,
     third,
+    third_once_there,
 )
 from test_boost import Job, make_job
 from test_glm import make_job as make_glm_job
@@ -592,6 +593,28 @@ def test_a_late_worker_of_another_version_is_left_out(mortal: Connection, monkey
     held_by = own.client.has_what()
     assert not [worker for worker in held_by if worker not in own.workers and held_by[worker]]
     engine.close()
+
+
+def test_all_workers_are_killed_beside_one_that_is_left_out(
+    mortal: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What may run at those alone that fit waits for none of them where others came in their places."""
+    mortal._left_out.add("tls://127.0.0.1:1")
+    begun = Cluster(mortal).do(third_once_there, tmp_path / "go", np.arange(9))
+    wait, killed = mortal.wait, set[str]()
+
+    def kill_and_wait(*given: Any) -> bool:
+        if not killed:
+            killed.update(mortal.workers)
+            for pid in workers_of(mortal).values():
+                os.kill(pid, signal.SIGKILL)
+            until(lambda: len(set(mortal.client.nthreads()) - killed) == 2)
+            (tmp_path / "go").touch()
+        return wait(*given)
+
+    monkeypatch.setattr(mortal, "wait", kill_and_wait)
+    assert begun.result().tolist() == [i / 3 for i in range(9)]
+    assert killed and not killed & mortal.workers.keys()
 
 
 # ------------------------------------------------------------------- as people start a cluster

@@ -186,6 +186,7 @@ class Cluster(Engine):
         self._spread: dict[str, int] = {}  # workers for which the places are
         self._lock = threading.RLock()
         self._looked = -_LOOK
+        self._stranded = connection.stranded
 
     # ------------------------------------------------------------------------------- as an engine
 
@@ -499,6 +500,7 @@ class Cluster(Engine):
             if time.monotonic() - self._looked >= _LOOK:
                 self._looked = time.monotonic()
                 self._connection.look()
+                self._note_stranded()
                 self._connection.check_room()
 
     def _recover(self) -> None:
@@ -506,6 +508,13 @@ class Cluster(Engine):
         with self._lock:
             if self._connection.recover():
                 self.epoch += 1
+            self._note_stranded()
+
+    def _note_stranded(self) -> None:
+        """Wait for no task any more that may wait for workers alone that are gone."""
+        if self._connection.stranded != self._stranded:
+            self._stranded = self._connection.stranded
+            self.epoch += 1
 
 
 class _Begun(Generic[R]):

@@ -83,6 +83,8 @@ class Connection:
         """Threads of those that may work, by address."""
         self.direct = False
         """Whether data goes to and from workers without the scheduler."""
+        self.stranded = 0
+        """How often tasks may have been left to workers alone that are gone: none of them will end."""
         self._full: dict[str, float] = {}  # since when workers have no memory left, by address
         self._left_out: set[str] = set()
         self._told: set[str] = set()
@@ -163,6 +165,8 @@ class Connection:
         self._full = {address: self._full.get(address, time.monotonic()) for address in full}
         new = [address for address in there if address not in self.workers]
         if new or len(there) < len(self.workers):
+            if self._left_out and not there.keys() >= self.workers.keys():
+                self.stranded += 1
             self.workers = {a: threads for a, threads in there.items() if a in self.workers}
             if fits := self._fitting([address for address in new if address not in self._left_out]):
                 self.workers.update({address: there[address] for address in fits})
