@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from vfl.errors import PeerError
+from vfl.errors import PeerError, Refused
 from vfl.learn.matrix import Matrix
 from vfl.net.peer import MemoryPeer, together
 from vfl.protocols.common.participant import Resources
@@ -97,3 +97,17 @@ def test_vectors_that_the_other_did_not_say_are_refused_before_any_work(columns,
 
     with pytest.raises(PeerError, match=f"^guest .*VectorsFollow {what}"):
         asyncio.run(run())
+
+
+def test_more_vectors_than_there_may_be_are_refused_before_the_other_hears_of_any():
+    """As the products by twos of 150 numbers."""
+    pieces = [Piece(k, 0, 46, PIECE.values) for k in range(150 * 151 // 2)]
+    one, other = MemoryPeer.pair("host", "guest")
+
+    async def run():
+        with pytest.raises(Refused, match=r"^inference = true takes 33,975 encrypted vectors "):
+            await share_vectors(one, pieces, ROWS, Resources(), (1,))
+        await one.send(VectorsFollow([0], [0]))
+        return await other.recv(VectorsFollow)
+
+    assert asyncio.run(run()).columns == [0]

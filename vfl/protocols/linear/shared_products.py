@@ -26,6 +26,7 @@ from vfl.arrays import Integers, Mask
 from vfl.blocks.engine import ENGINE
 from vfl.crypto.lattice.parameters import MODULUS_BITS
 from vfl.crypto.paillier import PublicKey
+from vfl.errors import Refused
 from vfl.learn.matrix import Matrix
 from vfl.net.peer import Peer
 from vfl.net.wire import MIB, Message
@@ -209,9 +210,14 @@ async def share_vectors(
     theirs: Container[int],
 ) -> SharedSums:
     """The side with vectors. theirs: how many columns the other party may have. Raises PeerError when it
-    breaks the protocol."""
+    breaks the protocol, Refused for more vectors than there may be."""
     cut = _Cut.of(rows, len(_Cut.of(rows, 1).places(pieces)))
     places = cut.places(pieces)
+    if len(places) > _MOST_VECTORS:
+        raise Refused(
+            f"inference = true takes {len(places):,} encrypted vectors of this party's columns, more "
+            f"than {_MOST_VECTORS:,}: leave it out of [glm], or have fewer columns of numbers here"
+        )
     await other.send(VectorsFollow([column for column, _ in places], [shift for _, shift in places]))
     follow = await other.recv(ColumnsFollow)
     if follow.levels + len(follow.bits) not in theirs:
