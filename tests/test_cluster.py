@@ -270,6 +270,37 @@ def test_a_worker_that_computes_otherwise_is_refused(connection: Connection, mon
         Connection(connection.access)
 
 
+@pytest.mark.parametrize("gone", ["get_versions", "run"])
+def test_a_worker_that_ends_while_it_is_looked_at_is_not_said_to_be_another_kind(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, gone: str
+):
+    said: list[str] = []
+    own = Connection(connection.access, said.append)
+    lost, *others = own.workers
+    ask = getattr(own.client, gone)
+
+    def without_it(*given: Any, **how: Any) -> Any:
+        found = ask(*given, **how)
+        if gone == "run":
+            return {**found, lost: OSError("connection refused")}
+        return {**found, "workers": {one: found["workers"][one] for one in others}}
+
+    own.workers.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(own.client, gone, without_it)
+        own.look()
+    assert [*own.workers] == others and not said
+    own.look()
+    assert own.workers.keys() == {lost, *others} and not said  # it was there all the time
+    own.workers.pop(lost)
+    with monkeypatch.context() as patch:
+        patch.setattr(own.client, gone, without_it)
+        for _ in range(4):  # one for which no way is open
+            own.look()
+    assert said == [f"note: worker {lost} does not answer the scheduler: end it, or open the way to it"]
+    own.close()
+
+
 def test_blocks_are_spread_and_stay():
     even = _spread([""] * 8, {"a": 1, "b": 1})
     assert sorted(even) == ["a"] * 4 + ["b"] * 4

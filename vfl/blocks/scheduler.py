@@ -28,6 +28,7 @@ _MOMENT = 0.2  # seconds
 _CANCELLED = (asyncio.CancelledError, concurrent.futures.CancelledError)
 _SAME = ("vfl", "numpy", "numba", "distributed")
 _LEFT_OUT = 8  # workers that are named
+_ASKED = 3  # times that one may not answer
 
 R = TypeVar("R")
 
@@ -87,6 +88,7 @@ class Connection:
         """How often tasks may have been left to workers alone that are gone: none of them will end."""
         self._full: dict[str, float] = {}  # since when workers have no memory left, by address
         self._left_out: set[str] = set()
+        self._silent: dict[str, int] = {}  # how often workers did not answer, by address
         self._told: set[str] = set()
         try:
             self._connect()
@@ -304,12 +306,19 @@ class Connection:
         return sent.status == "finished"
 
     def _fitting(self, workers: Sequence[str]) -> list[str]:
-        """Those of some workers that run what this party runs; what keeps others out is said once."""
+        """Those of some workers that run what this party runs; what keeps others out is said once. One
+        that does not answer, as it has just ended, may be looked at again."""
         if not workers:
             return []
-        wrong = {address: why for address, why in self._versions(workers).items() if why}
-        fits = [address for address in workers if address not in wrong]
+        answers = self._versions(workers)
+        wrong = {address: why for address, why in answers.items() if why}
+        fits = [address for address in answers if address not in wrong]
         own, found = arithmetic(), self.client.run(arithmetic, workers=fits, on_error="return")
+        fits = [address for address in fits if not isinstance(found.get(address), OSError)]
+        for address in {*workers} - {*fits} - wrong.keys():
+            self._silent[address] = self._silent.get(address, 0) + 1
+            if self._silent[address] == _ASKED:
+                wrong[address] = "does not answer the scheduler: end it, or open the way to it"
         for address in fits:
             if found.get(address) != own:
                 wrong[address] = (
@@ -324,12 +333,13 @@ class Connection:
         return [address for address in fits if address not in wrong]
 
     def _versions(self, workers: Sequence[str]) -> dict[str, str]:
-        """By worker what it runs of another version, in words; empty where all is the same."""
+        """By worker, of those that answer, what it runs of another version, in words; empty where all is
+        the same."""
         found = self.client.get_versions(packages=["vfl", "numba"])
         own = versions()
         wrong = {}
-        for address in workers:
-            theirs = _packages(found["workers"].get(address))
+        for address in (one for one in workers if one in found["workers"]):
+            theirs = _packages(found["workers"][address])
             differing = [name for name, version in own.items() if theirs.get(name) != version]
             wrong[address] = "".join(
                 f"runs {name} {theirs.get(name) or 'of no known version'}, this party {own[name]}: "
