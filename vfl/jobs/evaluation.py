@@ -112,12 +112,16 @@ def split_rows(
             f"{shares} in [job]{_or_validation(share, ' or ')}",
             for_peer="no aligned row is left to train on (holdout, validation_share)",
         )
-    parts = ((split.train, "train on"), (split.validation, "stop by"), (split.held_out, "evaluate on"))
-    for mask, what in parts:
+    parts = (
+        (split.train, "train on", loss.check),
+        (split.validation, "stop by", loss.check_held_out),
+        (split.held_out, "evaluate on", loss.check_held_out),
+    )
+    for mask, what, check in parts:
         if not mask.any():
             continue
         try:
-            loss.check(label[mask])
+            check(label[mask])
         except BadLabel as error:
             raise DataError(
                 f"{table.path.name}: in the {counted(int(mask.sum()), 'aligned row')} to {what}, the "
