@@ -5,27 +5,50 @@ test_boost.py and test_lattice_boost.py, of whose objectives this is one.
 """
 
 import asyncio
+import dataclasses
+from datetime import date
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 import test_lattice_boost
+from pydantic import ValidationError
+from quotes import made, online
 from scipy.special import softmax
-from sklearn.metrics import log_loss
+from sklearn.metrics import (
+    accuracy_score,
+    confusion_matrix,
+    log_loss,
+    precision_score,
+    recall_score,
+    roc_auc_score,
+)
 from test_boost import make_job, resolved
 from test_lightgbm import EXACT, features, lightgbm_scores, samples
 
 from vfl import SecureBoost, load
-from vfl.errors import InputError
+from vfl.errors import InputError, ModelError
+from vfl.leakage.estimate import estimate
 from vfl.learn.binning import bin_columns
+from vfl.learn.class_metrics import by_class, class_metrics, confusion, share_loss
 from vfl.learn.losses import BadLabel, MulticlassLoss, loss_of
 from vfl.learn.params import BoostParams
+from vfl.models.kind import OwnScores, PartyColumns
+from vfl.models.kinds import score_from_parts
+from vfl.models.parts import OwnColumns
+from vfl.models.trees import Trees
+from vfl.party.config import Job
+from vfl.party.policy import broken_by_job
+from vfl.party.sections import DataSection, PolicySection
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import GuestCourse
 from vfl.protocols.common.rows import Training
+from vfl.protocols.trees.quantisation import lattice_shape
 from vfl.protocols.trees.training import guest_train
 
-SMALL = BoostParams(trees=3, depth=3, max_bins=8, min_child_rows=5)
+SMALL = BoostParams(trees=3, depth=2, max_bins=8, min_child_rows=5)
 
 
 # The loss.
@@ -118,12 +141,12 @@ def test_same_trees_as_lightgbm(classes):
 def test_federated_equals_pooled_by_rounds(others):
     for encryption in ("paillier", "lattice"):
         params = SMALL.model_copy(update={**others, "encryption": encryption})
-        job = make_job(150, 2, 3, params, objective="multiclass")
+        job = make_job(100, 1, 3, params, objective="multiclass")
         expected, scores = job.oracle()
         by_lattice = encryption == "lattice"
         model, found, halves = test_lattice_boost.federated(job) if by_lattice else job.federated()
         assert resolved(model, halves) == resolved(expected, [])
-        assert np.array_equal(found, scores) and found.shape == (150, 3)
+        assert np.array_equal(found, scores) and found.shape == (100, 3)
         if "guest_trees" in others:
             parties = [{b.party for b in tree.branches.values()} for tree in model.trees]
             assert all(of == {0} for of in parties[:3]) and all(of - {0} for of in parties[3:])
@@ -155,6 +178,120 @@ def test_a_training_goes_on_within_a_round(done):
     assert found[0] == expected[0] and np.array_equal(found[1], expected[1])
 
 
+# Scoring.
+
+
+def test_scores_by_parts_are_those_of_the_batch():
+    """What sealed directories hold."""
+    job = make_job(150, 2, 3, SMALL, objective="multiclass")
+    parties = [PartyColumns(name, name, own) for name, own in job.features.items()]
+    fitted = asyncio.run(Trees(job.params).train_pooled(parties, job.rows, lambda step: None))
+    model, every = fitted.model, slice(0, 150)
+    parts = {}
+    for party in parties[1:]:
+        packer = Trees.packer(fitted.halves[party.party], party.features, OwnScores(np.empty(0)), False)
+        parts[party.party] = packer.layout, [row.tobytes() for row in packer.pack(every)]
+    own = OwnColumns("rows", parties[0].features, 150)
+    found = score_from_parts(model, own, parts)
+    assert np.array_equal(found.scores, fitted.score) and found.contributions is None
+    with pytest.raises(ModelError, match="a model of several classes cannot explain scores yet"):
+        score_from_parts(model, own, parts, explain=True)
+
+
+def test_a_model_of_classes_is_not_served(tmp_path: Path):
+    service, _, _ = online(tmp_path, [made(label="multiclass")])
+    with pytest.raises(ModelError, match="tells several classes apart, and vfl online answers with one"):
+        asyncio.run(service.begin())
+
+
+def test_a_half_that_no_training_could_have_made():
+    model, _ = make_job(60, 0, 3, SMALL, objective="multiclass").oracle()
+    Trees.check_half(model)
+    with pytest.raises(ValueError, match="its last round of trees is not whole"):
+        Trees.check_half(dataclasses.replace(model, trees=model.trees[:-1]))
+
+
+# Measures.
+
+
+def test_measures_are_scikit_learns():
+    rng = np.random.default_rng(0)
+    label, weight = rng.integers(0, 4, 500).astype(float), rng.uniform(0.1, 3, 500)
+    own = 2 * (label[:, np.newaxis] == np.arange(4))
+    probability = softmax(rng.normal(size=(500, 4)) + own, axis=1)
+    found = class_metrics(label, probability, weight)
+    assert found["log_loss"] == pytest.approx(log_loss(label, probability, sample_weight=weight))
+    likeliest = probability.argmax(axis=1)
+    assert found["accuracy"] == pytest.approx(accuracy_score(label, likeliest, sample_weight=weight))
+    aucs = roc_auc_score(label, probability, sample_weight=weight, multi_class="ovr", average="macro")
+    assert found["auc_ovr"] == pytest.approx(aucs, abs=1e-3)  # curves of 500 points at most
+    assert np.array_equal(confusion(label, probability), confusion_matrix(label, likeliest))
+    told = by_class(label, probability, weight)
+    recall = recall_score(label, likeliest, sample_weight=weight, average=None)
+    precision = precision_score(label, likeliest, sample_weight=weight, average=None)
+    assert [one.recall for one in told] == pytest.approx([*recall])
+    assert [one.precision for one in told] == pytest.approx([*precision])
+    assert sum(one.rows for one in told) == 500
+    assert sum(one.share for one in told) == pytest.approx(sum(one.expected for one in told))
+    shares = np.array([weight[label == k].sum() for k in range(4)]) / weight.sum()
+    constant = np.broadcast_to(shares, (500, 4))
+    expected = log_loss(label, constant, sample_weight=weight)
+    assert share_loss(label, weight, 4) == pytest.approx(expected)
+
+
+# Job files.
+
+
+def job_of(settings: dict[str, Any] | None = None, **said: Any) -> dict[str, Any]:
+    own = {"name": "a", "purpose": "p", "model": "secureboost", "objective": "multiclass", **said}
+    return {"job": own, "secureboost": settings if settings is not None else {"classes": 3}}
+
+
+@pytest.mark.parametrize(
+    ("job", "line"),
+    [
+        (job_of({}), 'objective = "multiclass" needs classes in \\[secureboost\\]: how many'),
+        (job_of({"classes": 2}), "greater than or equal to 3"),
+        (job_of({"classes": 21}), "less than or equal to 20"),
+        (job_of(objective="binary"), 'classes is for objective = "multiclass": remove the line'),
+        (job_of(exposure=True), "exposure is for counts"),
+        (job_of(offset=True), "offset is for one score a row"),
+        (job_of({"classes": 3, "init_model": "a-1"}), "init_model is not for several classes"),
+        (
+            job_of({}, partition="rows") | {"columns": {"x": {"type": "number"}}},
+            'objective = "multiclass" is not for partition = "rows"',
+        ),
+        (
+            job_of(partition="rows") | {"columns": {"x": {"type": "number"}}},
+            'classes is not for partition = "rows"',
+        ),
+    ],
+)
+def test_settings_that_do_not_go_together(job: dict[str, Any], line: str):
+    with pytest.raises(ValidationError, match=line):
+        Job.model_validate(job)
+
+
+def test_a_job_of_classes():
+    job = Job.model_validate(job_of())
+    assert job.loss == MulticlassLoss(3)
+    assert (job.secureboost.round, job.secureboost.most_trees) == (3, 150)
+    assert b"classes" not in Job.model_validate(job_of({}, objective="squared")).canonical
+    data = DataSection.model_validate({"path": "t.csv", "id": "i", "label": "c", "offset": "o"})
+    assert job.uses(data) == {}
+
+
+def test_rules_and_budgets_count_the_trees_of_all_classes():
+    job = Job.model_validate(job_of({"classes": 3, "trees": 2}))
+    policy = PolicySection.model_validate({"max_trees": 5})
+    (line,) = broken_by_job(policy, job, None, date(2026, 1, 1))
+    assert "6 trees (trees = 2, each of which is of 3 classes) break rule max_trees = 5" in line
+    one, three = BoostParams(trees=2), job.secureboost
+    assert estimate(1000, three).equations == 3 * estimate(1000, one).equations
+    assert estimate(1000, three, done=5).joint == 1
+    assert lattice_shape(1000, three).vectors == 3 * lattice_shape(1000, one).vectors
+
+
 # Estimators.
 
 
@@ -168,15 +305,15 @@ def tables(rows: int = 400):
     return guest, host, np.array(["low", "middle", "high"], object)[np.digitize(signal, [-0.8, 0.8])]
 
 
-@pytest.mark.usefixtures("small_batches")
+@pytest.mark.usefixtures("small_batches", "quick_key")
 @pytest.mark.parametrize("encryption", ["paillier", "lattice"])
 def test_an_estimator_of_several_classes(encryption, tmp_path):
-    guest, host, y = tables()
+    guest, host, y = tables(200)
     given = {"hosts": {"h": host}, "id": "id", "trees": 3, "depth": 2, "encryption": encryption}
     plain = SecureBoost(**given).fit(guest, y)
     apart = SecureBoost(**given, engine="protocol").fit(guest, y)
     found = plain.predict_proba(guest)
-    assert plain.classes_.tolist() == ["high", "low", "middle"] and found.shape == (400, 3)
+    assert plain.classes_.tolist() == ["high", "low", "middle"] and found.shape == (200, 3)
     assert np.allclose(found.sum(axis=1), 1)
     assert np.array_equal(found, apart.predict_proba(guest))
     assert np.array_equal(plain.predict(guest), plain.classes_[found.argmax(axis=1)])

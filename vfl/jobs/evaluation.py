@@ -56,7 +56,9 @@ def score_profile(
     score: NDArray[np.float64], rows: Training, held_out: NDArray[np.bool_]
 ) -> Profile | None:
     """The profile of scores without offset: those of rows held out, which are as those of other rows
-    will be, or of all rows if none is held out. None if nobody knows them."""
+    will be, or of all rows if none is held out. None if nobody knows them, or a row has several."""
+    if score.ndim > 1:
+        return None
     found, every = [np.empty(0)], not held_out.any()
     for some in in_pieces(len(score), score):
         own = score[some]

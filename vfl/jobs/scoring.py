@@ -134,7 +134,8 @@ async def score(
     Each is a file, a folder (as text that ends in a slash, `out` gets parts of Parquet) or a table of a
     database (postgresql://user@host/name#table); `data` may be a pattern.
 
-    A probability for a 0/1 label, else a prediction; with an exposure the prediction is per unit, and
+    A probability for a 0/1 label, else a prediction; of several classes the likeliest and the
+    probability of each; with an exposure the prediction is per unit, and
     `expected` is that of the row's exposure. With `explain` also the score of that prediction on the
     scale of the model's link, what each column or party adds to it, and reasons in words.
 
@@ -154,7 +155,7 @@ async def score(
     if explain:
         kind_of_model(half.model).check_explains(half.model)
     section = section_as_trained(with_query_of(party.data, half, show), half)
-    check_names(section.id_columns, explain)
+    check_names(section.id_columns, explain, half.classes)
     name = batch_name(target.name)
     with store.locked("batch", name, f"another run of vfl that writes {target.name}"):
         target.clean()

@@ -60,6 +60,8 @@ class Loss(ABC):
     """What `mean` is called."""
     no_exposure: ClassVar[str | None] = None
     """Why a column of exposure has no meaning under this loss; None where it has."""
+    no_offset: ClassVar[str | None] = None
+    """The same of an offset."""
 
     @property
     def power(self) -> float | None:
@@ -459,6 +461,7 @@ class MulticlassLoss(Loss):
     link = "softmax"
     measure = "multiclass log loss"
     no_exposure = "is for counts (poisson): a class has no rate per unit of time; remove the line"
+    no_offset = "is for one score a row: added to those of all classes it changes none; remove the line"
 
     def check(self, label: Floats) -> None:
         self.check_held_out(label)

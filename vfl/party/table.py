@@ -27,6 +27,7 @@ from vfl.learn.binning import Features
 from vfl.learn.holdout import SplitColumn, SplitColumns
 from vfl.learn.losses import LARGEST, BadLabel, Loss, out_of_range
 from vfl.learn.suspects import LabelOrder, suspicions
+from vfl.party.class_labels import read_classes
 from vfl.party.config_values import Aggregate, Role
 from vfl.party.row_groups import aggregate_groups
 from vfl.party.rows import RowNumbers, below_header, rows_in_words
@@ -51,7 +52,8 @@ class Table:
     column. `faults` has the columns that cannot be used, or that are not there, and why, where nobody
     needs them. `row_numbers` says where rows are in the file; it reads that again if it has to. `split`
     has the columns by which a job splits rows. `order` is a digest of what rows were put in order by
-    whose source promises none; the same for the same rows.
+    whose source promises none; the same for the same rows. `classes` names those of a label of several
+    classes; `label` has their numbers.
     """
 
     path: Path
@@ -67,6 +69,7 @@ class Table:
     row_numbers: RowNumbers = below_header
     split: SplitColumns = field(default_factory=SplitColumns)
     order: bytes = b""
+    classes: tuple[str, ...] = ()
 
     def take(self, rows: RowChoice) -> Features:
         """The features of some rows, in the order given; a row below 0 has none: all are missing."""
@@ -258,8 +261,12 @@ def examine_table(
             else:
                 aside[name] = error
     found: dict[str, NDArray[np.float64]] = {}
+    classes: tuple[str, ...] = ()
     for key, name in guests.items():
         with _kept(faults):
+            if key == "label" and wanted.loss is not None and wanted.loss.classes > 1:
+                found[key], classes = read_classes(source, name, wanted.loss.classes)
+                continue
             found[key] = _guests_column(source, key, name)
             if key == "label" and wanted.loss is not None:
                 _check_label(source, name, found[key], wanted.loss, wanted.agreed)
@@ -289,6 +296,7 @@ def examine_table(
         row_numbers=source.row_numbers,
         split=split,
         order=source.order,
+        classes=classes,
     )
     return table, []
 

@@ -1,0 +1,48 @@
+"""A label of several classes: text or whole numbers, a class for each row."""
+
+import re
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from vfl.arrays import Floats
+from vfl.learn.levels import tidy
+from vfl.party.rows import rows_in_words
+from vfl.party.sources.source import Source
+from vfl.text import counted
+
+_WHOLE = re.compile("-?[0-9]{1,18}")
+
+
+def read_classes(source: Source, name: str, due: int) -> tuple[Floats, tuple[str, ...]]:
+    """The number of each row's class, from 0, and the names of the classes: in the order of their
+    values where all are whole numbers, else of their text.
+
+    Raises DataError for a row without one, and for another number of classes than is due.
+    """
+    coded = source.text(name, f"label '{name}'").dictionary_encode()
+    if isinstance(coded, pa.ChunkedArray):
+        coded = coded.unify_dictionaries().combine_chunks()
+    if isinstance(coded, pa.ChunkedArray):
+        coded = coded.chunk(0)
+    texts = [tidy(text) for text in coded.dictionary.to_pylist()]
+    names = sorted({*texts} - {""})
+    if all(map(_WHOLE.fullmatch, names)):
+        names.sort(key=int)
+    number = {text: place for place, text in enumerate(names)}
+    # The last entry: a missing code of -1 finds it.
+    numbers = np.array([*(number.get(text, np.nan) for text in texts), np.nan])
+    codes = pc.fill_null(coded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
+    label: Floats = numbers[codes]
+    gaps = np.flatnonzero(np.isnan(label)).tolist()
+    if gaps:
+        rows = rows_in_words(gaps, source.row_numbers)
+        raise source.error(f"label '{name}' is missing in {counted(len(gaps), 'row')} ({rows})")
+    if len(names) != due:
+        many = counted(len(names), "class", "classes")
+        raise source.error(
+            f"label '{name}' has {many}, where classes = {due} in [secureboost]: set classes to how "
+            "many the label has (3 to 20), or give its small classes a common name"
+        )
+    return label, tuple(names)
