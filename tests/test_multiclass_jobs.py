@@ -137,3 +137,12 @@ def test_bad_labels_are_a_line(
         guest.train(wanted).failed(3, line)
     finally:
         guest.table.write_bytes(before)
+
+
+def test_doctor_knows_a_label_of_text(made: Federation) -> None:
+    guest = made.guest
+    (guest.folder / "job.toml").write_text(toml(job("told")))
+    told = guest.run("doctor", "--job", "job.toml", "--json")
+    assert told.code == 0 and "label of 3 classes" in told.out
+    told = guest.run("doctor", "--json")
+    assert told.code == 0 and "label 'claim' has 3 classes of text, as multiclass needs them" in told.out

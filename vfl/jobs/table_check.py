@@ -174,6 +174,11 @@ def _label_faults(table: Table, data: DataSection) -> Iterator[str]:
 
 def _label_notes(table: Table, data: DataSection) -> Iterator[str]:
     """Whether a label that seems to be one of two classes is 0 or 1, or a count."""
+    if table.classes:
+        yield (
+            f"{table.path.name}: label '{data.label}' has {len(table.classes)} classes of text, as "
+            "multiclass needs them"
+        )
     if table.label is None or table.classes:
         return
     values = np.unique(table.label)

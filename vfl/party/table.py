@@ -27,7 +27,7 @@ from vfl.learn.binning import Features
 from vfl.learn.holdout import SplitColumn, SplitColumns
 from vfl.learn.losses import LARGEST, BadLabel, Loss, out_of_range
 from vfl.learn.suspects import LabelOrder, suspicions
-from vfl.party.class_labels import read_classes
+from vfl.party.class_labels import read_classes, text_classes
 from vfl.party.config_values import Aggregate, Role
 from vfl.party.row_groups import aggregate_groups
 from vfl.party.rows import RowNumbers, below_header, rows_in_words
@@ -266,6 +266,9 @@ def examine_table(
         with _kept(faults):
             if key == "label" and wanted.loss is not None and wanted.loss.classes > 1:
                 found[key], classes = read_classes(source, name, wanted.loss.classes)
+                continue
+            if key == "label" and wanted.loss is None and (several := text_classes(source, name)):
+                found[key], classes = several
                 continue
             found[key] = _guests_column(source, key, name)
             if key == "label" and wanted.loss is not None:
