@@ -28,6 +28,7 @@ SHEETS = (
     "lift",
     "double_lift",
     "calibration",
+    "coverage",
     "classes",
     "confusion",
     "class_calibration",
