@@ -5,6 +5,7 @@ test_boost.py and test_lattice_boost.py, of whose objectives this is one.
 """
 
 import asyncio
+import contextlib
 import dataclasses
 from datetime import date
 from pathlib import Path
@@ -29,7 +30,7 @@ from test_boost import make_job, resolved
 from test_lightgbm import EXACT, features, lightgbm_scores, samples
 
 from vfl import SecureBoost, load
-from vfl.errors import InputError, ModelError
+from vfl.errors import InputError, ModelError, PeerError
 from vfl.leakage.estimate import estimate
 from vfl.learn.binning import bin_columns
 from vfl.learn.class_metrics import by_class, class_metrics, confusion, share_loss
@@ -39,13 +40,16 @@ from vfl.models.kind import OwnScores, PartyColumns
 from vfl.models.kinds import score_from_parts
 from vfl.models.parts import OwnColumns
 from vfl.models.trees import Trees
+from vfl.net.peer import MemoryPeer
 from vfl.party.config import Job
 from vfl.party.policy import broken_by_job
 from vfl.party.sections import DataSection, PolicySection
 from vfl.protocols.common.checkpoints import Checkpoints
-from vfl.protocols.common.course import GuestCourse
+from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.rows import Training
+from vfl.protocols.trees.paillier_messages import TreeStart
 from vfl.protocols.trees.quantisation import lattice_shape
+from vfl.protocols.trees.records import Records
 from vfl.protocols.trees.training import guest_train
 
 SMALL = BoostParams(trees=3, depth=2, max_bins=8, min_child_rows=5)
@@ -162,6 +166,14 @@ def test_rows_are_drawn_once_a_round_and_columns_for_each_tree():
     assert len(set(covers)) == 1  # as many
     left = [tree.covers.get(1) for tree in model.trees]
     assert len(set(left)) > 1  # of other splits
+
+
+def test_a_host_takes_part_in_no_more_trees_than_all_rounds_have():
+    _, own = MemoryPeer.pair("guest", "host")
+    records = Records(own, SMALL.model_copy(update={"classes": 3, "guest_trees": 1}), str, HostCourse())
+    for tree, admitted in ((2, False), (3, True), (8, True), (9, False)):
+        with contextlib.nullcontext() if admitted else pytest.raises(PeerError, match="out of turn"):
+            records.begin(tree, TreeStart)
 
 
 @pytest.mark.parametrize("done", range(1, 9))
