@@ -178,7 +178,8 @@ def test_a_host_takes_part_in_no_more_trees_than_all_rounds_have():
 
 @pytest.mark.parametrize("done", range(1, 9))
 def test_a_training_goes_on_within_a_round(done):
-    params = SMALL.model_copy(update={"subsample": 0.7, "validation_share": 0.2})
+    stopping = {"validation_share": 0.2, "early_stopping_rounds": 9}  # which keeps the best so far
+    params = SMALL.model_copy(update={"subsample": 0.7, **stopping})
     job = make_job(150, 0, 3, params, objective="multiclass")
     states = []
     whole = GuestCourse(checkpoints=Checkpoints(write=states.append))

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 from commands import command
 from federation import JOB, WAIT, Federation, Table, ended, make_tables, toml
@@ -55,6 +56,10 @@ def test_a_model_of_several_classes(made: Federation, encryption: str) -> None:
     assert half.classes == CLASSES and len(half.model.trees) == 6
     made.guest.score(found["model"], out=f"{encryption}.csv").ok()
     rows = scored(made, f"{encryption}.csv")
+    made.guest.score(found["model"], out=f"{encryption}.parquet").ok()
+    typed = pq.read_table(made.guest.folder / f"{encryption}.parquet").to_pylist()
+    for one, row in zip(typed, rows, strict=True):
+        assert one == {key: float(v) if key.startswith("prob") else v for key, v in row.items()}
     heads = [f"probability_{name}" for name in CLASSES]
     assert list(rows[0]) == ["plate", "prediction", *heads, "unknown_to"]
     for row in rows:

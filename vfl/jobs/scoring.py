@@ -82,7 +82,7 @@ class Scored:
     seconds: dict[str, float]  # of this run by phase: reading, alignment, scoring, writing
     drift: dict[str, float]  # PSI of the guest's own columns against the rows of training
     unknown_levels: dict[str, int]  # rows with a level that was not in training, by own column and host
-    score_psi: float | None  # of the scores; None of a model of an earlier version
+    score_psi: float | None  # of the scores; None of several classes, or of an earlier version's model
     replaced: bool  # whether earlier scores were there
     escaped: dict[str, int]  # rows whose text got an apostrophe before it, by column; in CSV alone
 
