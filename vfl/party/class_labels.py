@@ -4,12 +4,12 @@ import re
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from vfl.arrays import Floats
 from vfl.learn.levels import tidy
 from vfl.learn.params import MOST_CLASSES
 from vfl.party.rows import rows_in_words
+from vfl.party.sources.arrow import coded
 from vfl.party.sources.numerals import parse
 from vfl.party.sources.source import Source
 from vfl.text import counted
@@ -49,17 +49,12 @@ def text_classes(source: Source, name: str) -> tuple[Floats, tuple[str, ...]] | 
 
 def _classes_in(source: Source, name: str) -> tuple[Floats, tuple[str, ...]]:
     """The number of each row's class, NaN where it has none, and their names."""
-    coded = source.text(name, f"label '{name}'").dictionary_encode()
-    if isinstance(coded, pa.ChunkedArray):
-        coded = coded.unify_dictionaries().combine_chunks()
-    if isinstance(coded, pa.ChunkedArray):
-        coded = coded.chunk(0)
-    texts = [tidy(text) for text in coded.dictionary.to_pylist()]
+    found, codes = coded(source.text(name, f"label '{name}'"))
+    texts = [tidy(text) for text in found]
     names = sorted({*texts} - {""})
     if all(map(_WHOLE.fullmatch, names)):
         names.sort(key=int)
     number = {text: place for place, text in enumerate(names)}
     # The last entry: a missing code of -1 finds it.
     numbers = np.array([*(number.get(text, np.nan) for text in texts), np.nan])
-    codes = pc.fill_null(coded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
     return numbers[codes], tuple(names)

@@ -91,24 +91,24 @@ class Training:
 
     def release_pages(self) -> None:
         """Let what lies in files leave this process's memory until it is needed."""
-        for values in (self.label, self.weight, self.offset):
+        for values in (self.label, self.weight, self.offset, self.train, self.validation):
             if values is not None:
                 release_pages(values)
 
 
 def chosen_rows(values: Floats, mask: Mask, scratch: Scratch = Scratch()) -> Floats:
     """Those of the mask; what is the same for all rows takes no room."""
+    if values.ndim > 1:
+        return np.ascontiguousarray(values[mask])
     if values.strides == (0,):
         count = int(np.count_nonzero(mask))
         return np.broadcast_to(values[:1], (count,)) if len(values) else values
     return scratch.chosen(values, mask, "numbers of rows")
 
 
-def each_of(values: Floats, mask: Mask) -> Floats:
+def each_of(values: Floats, mask: Mask, scratch: Scratch = Scratch()) -> Floats:
     """`values[mask]`, with no more of a file in memory than is needed at a time."""
-    if values.ndim > 1:
-        return np.ascontiguousarray(values[mask])
-    return np.ascontiguousarray(chosen_rows(values, mask))
+    return np.ascontiguousarray(chosen_rows(values, mask, scratch))
 
 
 def _half_deviance(
