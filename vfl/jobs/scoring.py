@@ -134,10 +134,9 @@ async def score(
     Each is a file, a folder (as text that ends in a slash, `out` gets parts of Parquet) or a table of a
     database (postgresql://user@host/name#table); `data` may be a pattern.
 
-    A probability for a 0/1 label, else a prediction; of several classes the likeliest and the
-    probability of each; with an exposure the prediction is per unit, and
-    `expected` is that of the row's exposure. With `explain` also the score of that prediction on the
-    scale of the model's link, what each column or party adds to it, and reasons in words.
+    A probability for a 0/1 label, of each class for several, else a prediction; with an exposure that is
+    per unit, and `expected` is that of the row's exposure. With `explain` also the score of that
+    prediction on the link's scale, what each column or party adds to it, and reasons in words.
 
     Parts that are done are kept in the store until the output is written: the same call after a kill
     goes on behind them, unless `fresh`, to the same output. Earlier scores there are replaced, any other

@@ -271,10 +271,7 @@ def examine_table(
     classes: tuple[str, ...] = ()
     for key, name in guests.items():
         with _kept(faults):
-            if key == "label" and wanted.loss is not None and wanted.loss.classes > 1:
-                found[key], classes = read_classes(source, name, wanted.loss.classes)
-                continue
-            if key == "label" and wanted.loss is None and (several := text_classes(source, name)):
+            if key == "label" and (several := _several_classes(source, name, wanted.loss)):
                 found[key], classes = several
                 continue
             found[key] = guests_column(source, key, name)
@@ -322,6 +319,15 @@ def _read(source: Source, names: list[str], columns: Columns, by: Sequence[str])
         return source
     held.read(held.lacks(names, by))
     return held
+
+
+def _several_classes(
+    source: Source, name: str, loss: Loss | None
+) -> tuple[Floats, tuple[str, ...]] | None:
+    """A label of several classes and their names; None of any other. Raises DataError."""
+    if loss is None:
+        return text_classes(source, name)
+    return read_classes(source, name, loss.classes) if loss.classes > 1 else None
 
 
 @dataclass(frozen=True)
