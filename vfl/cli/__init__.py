@@ -16,6 +16,7 @@ from vfl.cli import (  # noqa: F401 - of `main`
     settings,
     status,
     tariff,
+    tune,
     worth,
 )
 from vfl.cli.group import main

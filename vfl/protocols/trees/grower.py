@@ -43,6 +43,7 @@ from vfl.net.peer import Peer, together
 from vfl.net.wire import Message
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.clock import Clock
+from vfl.protocols.common.course import StopTraining
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees.columns import Growth, HostColumns, OwnColumns, Taken
 from vfl.protocols.trees.draws import draw_rows, drawn_columns, sizes_of
@@ -217,22 +218,27 @@ class Grower(ABC):
             losses = [rows.mean_loss(score, mask) for mask in (rows.train, rows.validation)]
             release_pages(score)
             seconds, loss = dict(self.clock.seconds), losses[0] or 0.0
-            progress(
-                TreeDone(
-                    number + 1,
-                    params.trees,
-                    loss,
-                    losses[1],
-                    seconds,
-                    self.obstacle,
-                    dict(self.withheld),
-                )
+            done = TreeDone(
+                number + 1,
+                params.trees,
+                loss,
+                losses[1],
+                seconds,
+                self.obstacle,
+                dict(self.withheld),
             )
+            stopped = False
+            try:
+                progress(done)
+            except StopTraining:
+                stopped = True
             if params.early_stopping_rounds and losses[1] is not None and losses[1] < best[0]:
                 best = (losses[1], number + 1, score)
             if number >= params.guest_trees:  # else hosts know nothing of the tree
                 known = best if best[1] else None
                 await checkpoints.keep(GuestTrees(number + 1, [*trees], [*self.splits], score, known))
+            if stopped:
+                break
         if best[1]:
             _, kept, score = best
             trees = trees[: begun + kept]
