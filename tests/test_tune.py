@@ -121,7 +121,6 @@ def test_a_search_finds_what_is_best_and_goes_on_as_if_never_ended(tmp_path: Pat
     assert best is not None and best.settings["depth"] == 3
     assert value_of(best.settings) < 0.1
     assert any(one.ended == "stopped" for one in study.trials)
-    assert best.number > 10  # better than the first ten, which are drawn evenly
     assert study.left == 0
 
 

@@ -14,6 +14,7 @@ from vfl.cli import (  # noqa: F401 - of `main`
     relay,
     results,
     settings,
+    shapes,
     status,
     tariff,
     tune,
