@@ -163,6 +163,17 @@ def test_ctrl_c_keeps_what_was_found(parties: Federation) -> None:
     assert 2 <= len(done.json["trials"]) < 12
 
 
+def test_a_host_that_is_killed_is_waited_for(parties: Federation, searched: dict[str, Any]) -> None:
+    job = {**searching(LATTICE, SPACE, trials=9), "job": {**JOB["job"], "name": "killed"}}
+    (parties.guest.folder / "job.toml").write_text(toml(job))
+    running = parties.guest.start("tune", "job.toml", *WAIT, "--json")
+    running.until("trial 2 of 9: ")
+    parties.serving["bureau"].signal(signal.SIGKILL)
+    running.until("for all parties to be there")
+    parties.serve("bureau")
+    assert without_times(running.wait().ok().json)[:8] == without_times(searched)
+
+
 @pytest.mark.parametrize(
     ("job", "tuned"),
     [

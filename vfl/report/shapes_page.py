@@ -84,6 +84,7 @@ def _sections(of: ShapesOf) -> list[PageSection]:
             "What pairs add, at least and at most",
             ["first", "second", "least", "most"],
             rows,
+            text=2,
             sheet=of.pairs_sheet,
         )
         sections.append(PageSection("pairs", "Pairs of columns", [], [table]))
@@ -92,9 +93,8 @@ def _sections(of: ShapesOf) -> list[PageSection]:
             [one.column, one.level, number(one.before, 6), number(one.after, 6), one.reason]
             for one in of.changes
         ]
-        told = DataTable(
-            "What was changed by hand", ["column", "place", "before", "after", "reason"], log
-        )
+        head = ["column", "place", "before", "after", "reason"]
+        told = DataTable("What was changed by hand", head, log, text=2)
         sections.append(PageSection("changes", "Changes", [], [told]))
     return sections
 
