@@ -61,7 +61,7 @@ def told(made: Federation, host: str) -> float:
 
 
 def sums_of(made: Federation, host: str) -> list[dict[str, float]]:
-    """What trainings told, and what those before them, in their order."""
+    """What trainings told, and what those before them."""
     store = Store(made.parties[host].store)
     return [job for name in store.names("sums") for job in store.read("sums", name)["jobs"].values()]
 
@@ -163,15 +163,21 @@ def test_ctrl_c_keeps_what_was_found(parties: Federation) -> None:
     assert 2 <= len(done.json["trials"]) < 12
 
 
-def test_a_host_that_is_killed_is_waited_for(parties: Federation, searched: dict[str, Any]) -> None:
+@pytest.mark.slow
+def test_after_a_host_was_killed_the_search_goes_on(
+    parties: Federation, searched: dict[str, Any]
+) -> None:
     job = {**searching(LATTICE, SPACE, trials=9), "job": {**JOB["job"], "name": "killed"}}
     (parties.guest.folder / "job.toml").write_text(toml(job))
-    running = parties.guest.start("tune", "job.toml", *WAIT, "--json")
+    mark = parties.serving["registry"].mark()
+    running = parties.guest.start("tune", "job.toml", *WAIT)
     running.until("trial 2 of 9: ")
     parties.serving["bureau"].signal(signal.SIGKILL)
-    running.until("for all parties to be there")
+    done = running.wait()
     parties.serve("bureau")
-    assert without_times(running.wait().ok().json)[:8] == without_times(searched)
+    assert done.code in (7, 8) and "bureau" in done.err
+    parties.serving["registry"].until("job ended", mark)
+    assert without_times(tune(parties, job).ok().json)[:8] == without_times(searched)
 
 
 @pytest.mark.parametrize(
@@ -217,13 +223,13 @@ def test_jobs_that_cannot_be_searched(parties: Federation, job: dict[str, Any], 
 
 def test_a_host_that_does_not_allow_it(parties: Federation) -> None:
     job = searching({**LATTICE, "job": {**JOB["job"], "name": "refused"}}, SPACE, trials=4)
-    last = [one for one in sums_of(parties, "bureau") if one["told"]][-1]
-    jobs, sums = counts(parties, "bureau"), last["before"] + last["told"]
+    jobs = counts(parties, "bureau")
+    sums = max(one["before"] + one["told"] for one in sums_of(parties, "bureau"))
     for rules, *why in (  # a trial of 12 trees of depth 3 tells up to 0.343 sums a row
         ({"tune_trials": 3}, "a search of 4 trials breaks rule tune_trials = 3 of [policy]"),
         ({"max_jobs_a_day": jobs + 3}, "breaks rule max_jobs_a_day"),
         ({"max_trees": 11}, "trees = 12 breaks rule max_trees = 11"),
-        ({"max_sums_a_row": sums + 0.9}, "4 trials may tell too much", "(2 trials would not)"),
+        ({"max_sums_a_row": sums + 0.4}, "4 trials may tell too much", "would not): "),
     ):
         restart(parties, "bureau", {**RULES, **rules})
         assert tune(parties, job).failed(9, *why)
