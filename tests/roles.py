@@ -86,6 +86,7 @@ from vfl.protocols.trees.hidden_coordinator import coordinate_trees
 from vfl.protocols.trees.scoring import guest_score, host_score
 from vfl.protocols.trees.training import guest_train, host_train
 from vfl.protocols.trees.warm_start import Initial, guest_begin, host_begin, start_from
+from vfl.protocols.tuning import hear_trial, tell_end, tell_trial
 from vfl.protocols.worth import WorthFigure, WorthFigures, hear_worth, tell_worth
 
 T = TypeVar("T")
@@ -769,6 +770,28 @@ def worth() -> Scenario:
     return Scenario("worth", star(HOSTS[:1]), roles, PATTERNS)
 
 
+def tuning() -> Scenario:
+    """Two trials of a search, without their trainings."""
+
+    def has(settings: Mapping[str, object]) -> bool:
+        return settings.keys() == {"depth"} and settings["depth"] in (2, 3)
+
+    async def guest(host: Peer) -> None:
+        for number in (1, 2):
+            await tell_trial([host], number, {"depth": number + 1})
+        await tell_end([host])
+
+    async def host(guest: Peer) -> None:
+        number = 1
+        while await hear_trial(guest, number, has) is not None:
+            number += 1
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        return {GUEST: guest(peers[GUEST][HOSTS[0]]), HOSTS[0]: host(peers[HOSTS[0]][GUEST])}
+
+    return Scenario("tuning", star(HOSTS[:1]), roles, PATTERNS)
+
+
 SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "greeting": greeting,
     "resuming": resuming,
@@ -797,4 +820,5 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "looking up": looking_up,
     "table": table,
     "worth": worth,
+    "tuning": tuning,
 }

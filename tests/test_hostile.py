@@ -99,6 +99,7 @@ def survived(scenario: Scenario, size: int) -> None:
         ("looking up", 40),
         ("table", 12),
         ("worth", 40),
+        ("tuning", 40),
     ],
 )
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

@@ -14,8 +14,10 @@ from vfl.cli import (  # noqa: F401 - of `main`
     relay,
     results,
     settings,
+    shapes,
     status,
     tariff,
+    tune,
     worth,
 )
 from vfl.cli.group import main

@@ -28,6 +28,7 @@ from vfl.learn.losses import OBJECTIVES
 from vfl.learn.params import MOST_CLASSES, BoostParams
 from vfl.models.kind import ColumnRules
 from vfl.models.kinds import kind_of_model
+from vfl.models.shapes import SHAPE_HEADS, additive, shape_lines, shapes_of, splits_of
 from vfl.models.trees import Trees
 from vfl.models.uses import misfit
 from vfl.protocols.trees.model import GuestModel, HostModel
@@ -125,6 +126,24 @@ class _Trees(Federation):
         """All parties' columns that split: party, column, splits, gain; most gain first."""
         check_is_fitted(self, "model_")
         return pd.DataFrame(self.model_.importance(), columns=["party", "column", "splits", "gain"])
+
+    @property
+    def shapes_(self) -> pd.DataFrame:
+        """What the columns of all parties add to the score, of trees of depth 1 or 2: party, column, the
+        place (above, up_to, or level) and value, centred on the mean of the rows that trained.
+
+        `attrs["centre"]` is the score of the mean row. What pairs of columns add is not in it, of which
+        trees of depth 1 have none. Raises ModelError for deeper trees.
+        """
+        check_is_fitted(self, "model_")
+        found, lines = additive(self.model_), list[tuple[object, ...]]()
+        for place, party in enumerate(self.model_.parties):
+            splits = splits_of(self.halves_[party]) if place else self.model_.splits
+            for one in shapes_of(found.own(place), splits).shapes:
+                lines += [(party, *line[:-1]) for line in shape_lines(one)]
+        table = pd.DataFrame(lines, columns=["party", *SHAPE_HEADS[:-1]])
+        table.attrs = {"centre": found.centre}
+        return table
 
     @property
     def feature_importances_(self) -> Floats:

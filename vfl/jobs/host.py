@@ -26,6 +26,7 @@ from vfl.jobs.show import Once, Show
 from vfl.jobs.storage import serving
 from vfl.jobs.telling import attending, first_message, while_here
 from vfl.jobs.training import serve_train
+from vfl.jobs.tuning import serve_tune
 from vfl.jobs.worth import serve_worth
 from vfl.models.halves import HostHalf
 from vfl.models.kinds import check_rules_of, kind_of_model, load_half
@@ -250,4 +251,5 @@ _TASKS: dict[str, Callable[[Site, Peer, Offer, Show], Coroutine[object, None, st
     "lookup": serve_lookup,
     "oneway": serve_oneway,
     "worth": serve_worth,
+    "tune": serve_tune,
 }

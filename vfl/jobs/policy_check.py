@@ -54,6 +54,7 @@ _LATER = {
     "open sums": ("min_summed_rows",),
     "tables by factors": ("oneway", "min_cell_rows"),
     "what data is worth": ("worth",),
+    "a search for settings": ("tune_trials",),
     "a job over rows": ("min_parties", "min_pooled_rows", "without"),
     "columns": ("columns", "min_bin_rows", "show_names", "explain", "diagnose", "inference"),
 }

@@ -14,13 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from vfl.errors import ConfigError
 from vfl.learn.losses import Family, Loss, Objective, loss_of
@@ -59,6 +53,7 @@ from vfl.party.sections import (
     ScoreSection,
     Section,
 )
+from vfl.party.tune_section import TuneSection, check_space
 from vfl.text import nearest_file
 
 MAX_FILE = 1024 * 1024  # bytes of a TOML file
@@ -325,6 +320,7 @@ class Job(Section):
         description="of a job over rows, the columns that all parties have",
     )
     rows: RowsSection = Field(default_factory=RowsSection)
+    tune: TuneSection | None = Field(default=None, description="of `vfl tune`: a search for settings")
 
     @property
     def over_rows(self) -> bool:
@@ -364,6 +360,8 @@ class Job(Section):
         if self.job.model == "glm":
             check_family(self.job.family, self.linear, over_rows=self.over_rows)
         check_objective(self.job.objective, self.secureboost, over_rows=self.over_rows)
+        if self.tune is not None:
+            check_space(self.tune, self.params)
         for key in ("exposure", "offset"):
             if getattr(self.job, key) and (reason := getattr(self.loss, f"no_{key}")):
                 raise ValueError(f"[job] {key} {reason}")
@@ -442,12 +440,12 @@ class Job(Section):
     @property
     def settings(self) -> dict[str, object]:
         """Everything that the job says to all parties, defaults written out, of its own kind of model
-        alone. By which columns a guest splits its rows is not among it."""
+        alone. By which columns a guest splits its rows, and how it searches, is not among it."""
         of_guest = () if self.over_rows else SPLITS
         left_out: dict[str, bool | set[str]] = {
             "job": {*LABEL_KEYS.values(), *self.job.unsaid, *of_guest} - {self.job.label_key}
         }
-        left_out |= dict.fromkeys(LABEL_KEYS.keys() - {self.job.model}, True)
+        left_out |= dict.fromkeys({*LABEL_KEYS, "tune"} - {self.job.model}, True)
         unsaid = self.secureboost.unsaid if self.job.model == "secureboost" else set[str]()
         left_out[self.job.model] = unsaid
         if self.over_rows:
@@ -464,6 +462,12 @@ class Job(Section):
     def canonical(self) -> bytes:
         """UTF-8 JSON with sorted keys, no spaces and every default written out."""
         return canonical_json(self.settings)
+
+    @property
+    def searched(self) -> bytes:
+        """`canonical` with the search that the job file describes, if any: of `vfl tune` alone."""
+        tune = {} if self.tune is None else {"tune": self.tune.model_dump(mode="json")}
+        return canonical_json(self.settings | tune)
 
     @property
     def digest(self) -> str:
@@ -504,7 +508,7 @@ def _parse_received(data: bytes) -> Job:
         job = Job.model_validate(raw, strict=True)
     except ValidationError as error:
         raise error_for_all(f"the job received: {explain_errors(error, Job)}") from None
-    if job.canonical != data:
+    if job.searched != data:
         raise error_for_all("the job received is not in canonical form: both sides need the same vfl")
     return job
 

@@ -225,7 +225,7 @@ _KNOTS = {
         {"type": "array", "items": {"type": "number"}},
     ]
 }
-FileKind = Literal["party", "job", "relay", "tariff"]
+FileKind = Literal["party", "job", "relay", "tariff", "shapes"]
 Role = Literal["guest", "host", "coordinator"]
 Growing = Annotated[
     tuple[float, ...],

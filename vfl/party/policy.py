@@ -5,7 +5,7 @@ some is told which. What a host counts by the day lies in its store and outlives
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from fnmatch import fnmatchcase
@@ -224,6 +224,16 @@ def check_worth(policy: PolicySection, job: Job, guest: str, on: date) -> None:
     _refuse(broken + broken_by_job(policy, job, guest, on))
 
 
+def check_tune(policy: PolicySection, jobs: Sequence[Job], trials: int, guest: str, on: date) -> None:
+    """Raises Refused naming the rules that a search breaks; jobs: those of its most extreme trials."""
+    broken = []
+    if exceeds(trials, policy.tune_trials):
+        broken.append(_breach(f"a search of {counted(trials, 'trial')}", policy, "tune_trials"))
+    for job in jobs:
+        broken += broken_by_job(policy, job, guest, on)
+    _refuse(dict.fromkeys(broken))
+
+
 def check_columns(policy: PolicySection, model: str, columns: Collection[str]) -> None:
     """Raises Refused for a model of columns that may not enter one any more."""
     if policy.columns is not None and not set(columns) <= set(policy.columns):
@@ -394,6 +404,7 @@ _REMEDIES = {
     "max_lookups_a_minute": "look up fewer rows at a time, or the {allows} raises the rule",
     "oneway": "the {allows} sets it to true, or names its columns there, if the {starts} may have them",
     "worth": "the {allows} sets it to true if the {starts} may train on its columns to judge them",
+    "tune_trials": "lower trials in [tune], or the {allows} raises the rule",
     "expires": "the {allows} sets a later day if the agreement goes on",
 }
 """By rule, what to do about a job that breaks it: who starts it, or who allows it."""

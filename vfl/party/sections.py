@@ -543,6 +543,12 @@ class PolicySection(Section):
         description="the guest may find out what this party's columns add to a job's models, alone and "
         "beside those of other hosts; nothing is kept, and each training counts as a job",
     )
+    tune_trials: int = Field(
+        default=0,
+        ge=0,
+        description="most trials of a search for settings (`vfl tune`); each training of it counts as a "
+        "job, and its sums as those of any other",
+    )
     expires: date | None = Field(default=None, description="last day (UTC) on which jobs are accepted")
 
     @property

@@ -48,6 +48,7 @@ from vfl.net.peer import Peer, together
 from vfl.net.wire import Message
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.clock import Clock
+from vfl.protocols.common.course import StopTraining
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees.columns import Growth, HostColumns, OwnColumns, Taken
 from vfl.protocols.trees.draws import draw_rows, drawn_columns, sizes_of
@@ -203,7 +204,7 @@ class Grower(ABC):
         start, score = self.start()
         starts, score = rows.class_starts(), score.T  # the rows last
         trees: list[Tree] = []
-        best = (np.inf, 0, np.empty(0))  # validation loss, trees, score
+        best, stopped = (np.inf, 0, np.empty(0)), False  # validation loss, trees, score
         if (last := checkpoints.last) is not None:
             if last.score.shape != score.shape:
                 raise ValueError("the state of training on other rows")
@@ -234,17 +235,19 @@ class Grower(ABC):
             losses = [rows.mean_loss(score, mask) for mask in (rows.train, rows.validation)]
             release_pages(score)
             seconds, loss = dict(self.clock.seconds), losses[0] or 0.0
-            progress(
-                TreeDone(
-                    number + 1,
-                    params.most_trees,
-                    loss,
-                    losses[1],
-                    seconds,
-                    self.obstacle,
-                    dict(self.withheld),
-                )
+            done = TreeDone(
+                number + 1,
+                params.most_trees,
+                loss,
+                losses[1],
+                seconds,
+                self.obstacle,
+                dict(self.withheld),
             )
+            try:
+                progress(done)
+            except StopTraining:
+                stopped = True
             stops = params.early_stopping_rounds and whole
             if stops and losses[1] is not None and losses[1] < best[0]:
                 best = (losses[1], number + 1, score)
@@ -252,6 +255,8 @@ class Grower(ABC):
                 known, began = best if best[1] else None, None if whole else of_round
                 now = GuestTrees(number + 1, [*trees], [*self.splits], score, known, began)
                 await checkpoints.keep(now)
+            if stopped and whole:
+                break
         if best[1]:
             _, kept, score = best
             trees = trees[: begun + kept]
