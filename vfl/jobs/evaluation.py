@@ -37,19 +37,30 @@ def evaluate(
 
     of_table: which row of the party's table each is.
     """
-    predictions = {what: rows.loss.predict(each_of(values, held_out)) for what, values in scores.items()}
-    evaluation = Evaluation(
-        of_table[held_out],
-        each_of(rows.label, held_out),
-        each_of(rows.weight, held_out),
-        None if exposure is None else each_of(exposure, held_out),
-        predictions,
-    )
-    release_pages(of_table)
+    evaluation = held_out_rows(rows, held_out, of_table, exposure, scores)
     metrics = {
         what: held_out_metrics(rows, held_out, values, exposure) for what, values in scores.items()
     }
     return metrics, evaluation
+
+
+def held_out_rows(
+    rows: Training,
+    held_out: NDArray[np.bool_],
+    of_table: NDArray[np.int64],
+    exposure: NDArray[np.float64] | None,
+    scores: Mapping[str, NDArray[np.float64]],
+) -> Evaluation:
+    """What models say of the rows held out; arrays as in `evaluate`."""
+    found = Evaluation(
+        of_table[held_out],
+        each_of(rows.label, held_out),
+        each_of(rows.weight, held_out),
+        None if exposure is None else each_of(exposure, held_out),
+        {what: rows.loss.predict(each_of(values, held_out)) for what, values in scores.items()},
+    )
+    release_pages(of_table)
+    return found
 
 
 def score_profile(

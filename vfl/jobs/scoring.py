@@ -93,7 +93,7 @@ class Scored:
         return rows / seconds if rows and seconds else None
 
 
-class _Clock:
+class BatchClock:
     """Seconds by phase."""
 
     def __init__(self) -> None:
@@ -144,7 +144,7 @@ async def score(
     DataError, ConfigError (no offset named, an id that is called as a column of the output), ModelError,
     Refused when another process writes the output, and what sessions raise.
     """
-    party, store, started, clock = site.party, site.store, time.monotonic(), _Clock()
+    party, store, started, clock = site.party, site.store, time.monotonic(), BatchClock()
     explain = options.explain
     place = place_of(data, party.data)
     target = target_of(party, place, out, options.force)
@@ -158,25 +158,8 @@ async def score(
     name = batch_name(target.name)
     with store.locked("batch", name, f"another run of vfl that writes {target.name}"):
         target.clean()
-        rows = _read(section, half, place, Scratch(store.scratch(make=False)), show)
-        table = rows.table
-        key = batch_key(half, place, table, section, explain)
-        _check_own_levels(rows, half, section, show)
-        drift = drift_of_columns(show, half.profiles, table.path.name, table.features)
-        batch = Batch(store, name, key, table.rows)
-        resumed_from = _take_up(batch, options.fresh, show)
-        job = _Job(
-            site=site,
-            half=half,
-            table=table,
-            section=section,
-            ids=rows.ids,
-            batch=batch,
-            explain=explain,
-            show=show,
-            clock=clock,
-        )
-        clock.add("reading")
+        job = prepare_batch(site, (half, section), place, name, options, clock, show)
+        rows, batch = job.rows, job.batch
         await job.run(wait)
         output = ScoredColumns(half, rows, options.top)
         clock.add(None)
@@ -185,20 +168,56 @@ async def score(
         score_psi = output.say_drift(show)
         batch.remove()
         clock.add("writing")
+    table = rows.table
     own_unknown = {name: int(which.sum()) for name, which in rows.unknown.items()}
     return Scored(
         rows=table.rows,
         unknown=output.unknown,
         lookup={name: party.lookup_at(name) for name in output.unknown},
         account=replace(job.account + Account.of(started, []), seconds=time.monotonic() - started),
-        resumed_from=resumed_from,
+        resumed_from=job.resumed_from,
         seconds=clock.seconds,
-        drift=drift,
+        drift=job.drift,
         unknown_levels=own_unknown | job.unknown_levels,
         score_psi=score_psi,
         replaced=replaced,
         escaped=escaped,
     )
+
+
+def prepare_batch(
+    site: Site,
+    model: tuple[AnyGuestHalf, DataSection],
+    place: Place,
+    name: str,
+    options: ScoreOptions,
+    clock: BatchClock,
+    show: Show,
+) -> "BatchJob":
+    """Read a batch for a model, and what is kept of it already under `name`; the data section is as the
+    model was trained. Raises DataError."""
+    half, section = model
+    rows = _read(section, half, place, Scratch(site.store.scratch(make=False)), show)
+    table = rows.table
+    key = batch_key(half, place, table, section, options.explain)
+    _check_own_levels(rows, half, section, show)
+    drift = drift_of_columns(show, half.profiles, table.path.name, table.features)
+    batch = Batch(site.store, name, key, table.rows)
+    resumed_from = _take_up(batch, options.fresh, show)
+    job = BatchJob(
+        site=site,
+        half=half,
+        rows=rows,
+        section=section,
+        batch=batch,
+        explain=options.explain,
+        show=show,
+        clock=clock,
+        drift=drift,
+        resumed_from=resumed_from,
+    )
+    clock.add("reading")
+    return job
 
 
 def _take_up(batch: Batch, fresh: bool, show: Show) -> int:
@@ -216,7 +235,7 @@ def _take_up(batch: Batch, fresh: bool, show: Show) -> int:
 
 
 @dataclass
-class _Job:
+class BatchJob:
     """The part of the job that needs hosts.
 
     Making one does what the guest can do alone: raises DataError for columns that are not as they were
@@ -225,13 +244,14 @@ class _Job:
 
     site: Site
     half: AnyGuestHalf
-    table: Table
+    rows: BatchRows
     section: DataSection
-    ids: TableIds
     batch: Batch
     explain: bool
     show: Show
-    clock: _Clock
+    clock: BatchClock
+    drift: dict[str, float]
+    resumed_from: int
     account: Account = field(default_factory=Account.nothing)  # of the sessions
     unknown_levels: dict[str, int] = field(default_factory=dict)  # by host, rows of unknown levels
     fault: PeerError | None = None  # in a host's directory
@@ -241,6 +261,14 @@ class _Job:
         self._kind = kind_of_model(model)
         self._own = self._kind.own_scores(model, table.path.name, table.features, table.rows)
         say_unseen(self.show, self._own.unseen, self.half.levels)
+
+    @property
+    def table(self) -> Table:
+        return self.rows.table
+
+    @property
+    def ids(self) -> TableIds:
+        return self.rows.ids
 
     async def run(self, wait: float) -> None:
         """Score what is left, again and again while hosts are lost. Raises what sessions raise."""

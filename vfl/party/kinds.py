@@ -17,6 +17,7 @@ DocumentKind = Literal[
     "cells",
     "table",
     "worth",
+    "project",
 ]
 CountKind = Literal["usage", "labels", "fetched"]
 FileKind = DocumentKind | CountKind
@@ -36,6 +37,7 @@ FOLDERS: dict[DocumentKind, str] = {
     "cells": "cells",
     "table": "tables",
     "worth": "worth",
+    "project": "projects",
 }
 COUNTS: dict[CountKind, str] = {
     "usage": "usage.json",
@@ -55,6 +57,7 @@ ENCRYPTED: frozenset[FileKind] = frozenset(
         "hint",
         "kept",
         "labels",
+        "project",
         "sums",
         "table",
         "usage",

@@ -132,7 +132,8 @@ class Wanted:
     by use ("group", "time"); they are features only where [data] lists them as such. `agreed`: the job
     says which features there are and of what kind, so that no key of [data] would mend one. `scratch`:
     where columns go that are too large for memory. `order`: the columns by which rows without an order
-    are put in one; those of the ids if absent."""
+    are put in one; those of the ids if absent. `unlabelled`: with
+    `need_label`, the label may be elsewhere, and all else of the guest's is read nevertheless."""
 
     role: Role
     need_label: bool
@@ -145,6 +146,7 @@ class Wanted:
     agreed: bool = False
     scratch: Scratch = Scratch()
     order: Sequence[str] = ()
+    unlabelled: bool = False
 
     def needs(self, feature: str) -> bool:
         """Whether a fault of this feature is one of the whole table."""
@@ -191,7 +193,7 @@ def read_table(
 
 def read_wanted(data: DataSection, wanted: Wanted) -> Table:
     """The table as `read_table` reads it. Raises as it does."""
-    if wanted.need_label and data.label is None:
+    if wanted.need_label and data.label is None and not wanted.unlabelled:
         raise ConfigError("[data] label is missing in the party file: the guest names its label")
     table, faults = examine_table(data, wanted)
     if table is None:
