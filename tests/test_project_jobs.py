@@ -178,7 +178,7 @@ def test_models_and_expected_losses_are_those_of_glum_on_pooled_columns(parties:
     assert table["expected_loss"].to_numpy() == pytest.approx(rate * claim * own * years[:200], rel=1e-6)
 
     # The report: frequency, severity and what they come to, whose figures are those of the rows.
-    done = parties.guest.run("report", "tariff", "--json", "--out", "page").ok()
+    done = parties.guest.run("report", "--model", "tariff", "--json", "--out", "page").ok()
     summary = pd.DataFrame(done.json["tables"]["summary"]).set_index(["part", "model", "measure"])
     own = held.claims
     for part, happened, due in (
