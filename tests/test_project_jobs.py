@@ -325,3 +325,80 @@ def test_claims_that_do_not_fit_are_named_by_row(
 def test_explanations_are_of_one_model(parties: Federation) -> None:
     asked = ("--model", "tariff", "--data", "new.csv", "--out", "why.csv", "--explain", *WAIT)
     parties.guest.run("score", *asked).failed(2, "--explain is of one model")
+
+
+FREMTPL2 = Path(__file__).parents[2] / "shared" / "data" / "freMTPL2"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not FREMTPL2.exists(), reason="freMTPL2 is not there (shared/data/freMTPL2)")
+def test_fremtpl2_comes_to_what_glum_finds_on_pooled_columns(tmp_path: Path, keys: Path) -> None:
+    """40,000 policies, their claims in a table of their own, capped at 100,000 as in the literature."""
+    rows, cap = 40_000, 100_000.0
+    policies = pd.read_parquet(FREMTPL2 / "policies.parquet").head(rows)
+    ids = policies["IDpol"].astype(int).astype(str)
+    claims = pd.read_parquet(FREMTPL2 / "claims.parquet")
+    claims = claims.assign(IDpol=claims["IDpol"].astype(int).astype(str))
+    policies = policies.assign(
+        IDpol=ids, Exposure=policies["Exposure"].clip(upper=1), density=np.log(policies["Density"])
+    )
+    tables = {
+        "insurer": policies[["IDpol", "Exposure", "Area", "density"]],
+        "registry": policies[["IDpol", "VehPower", "VehAge", "VehBrand", "VehGas"]],
+        "bureau": policies[["IDpol", "DrivAge", "BonusMalus"]],
+    }
+    tables["new"] = tables["insurer"].head(1_000)
+    cells = {name: as_table(table.astype({"IDpol": str})) for name, table in tables.items()}
+    made = Federation(tmp_path, keys, tables=cells)
+    names = {"insurer": ["Area"], "registry": ["VehBrand", "VehGas"], "bureau": []}
+    for name, party in made.parties.items():
+        party.settings["data"] |= {"id": "IDpol", "categorical": names[name]}
+        if name != "insurer":
+            party.settings["policy"] = {**WIDE, "encryptions": ["lattice"]}
+    del made.guest.settings["data"]["label"]
+    made.guest.settings["data"]["exposure"] = "Exposure"
+    made.tables = {}  # numbers and words of this table occur by chance
+    own = {"name": "motor", "purpose": "a test", "cap": cap, "holdout": 0.3}
+    part = {"model": "glm", "glm": {"tolerance": 1e-9, "encryption": "lattice", "max_iterations": 500}}
+    severity = {"model": "glm", "glm": {**part["glm"], "tolerance": 1e-5}}
+    project = {
+        "project": own,
+        "claims": {"path": "claims.csv", "amount": "ClaimAmount"},
+        "frequency": part,
+        "severity": severity,
+    }
+    for party in made.parties.values():
+        party.settings["party"]["workers"] = 1
+    claims.to_csv(made.guest.folder / "claims.csv", index=False)
+    with ended(made):
+        made.serve()
+        made.guest.align().ok()
+        found = train(made, project).ok().json
+        made.guest.score("motor", out="scores.csv").ok()
+        made.guest.run("report", "--model", "motor").ok()
+        scores = pd.read_csv(made.guest.folder / "scores.csv")
+    _, held = load_project_document(Store(made.guest.store), found["project"])
+    assert held is not None
+    capped = claims["ClaimAmount"].clip(upper=cap)
+    count, paid, under = (
+        one.groupby(claims["IDpol"]).sum().reindex(ids).fillna(0).to_numpy(np.float64)
+        for one in (pd.Series(1.0, claims.index), claims["ClaimAmount"], capped)
+    )
+    numbers = policies[["density", "VehPower", "VehAge", "DrivAge", "BonusMalus"]].astype(float)
+    dummies = pd.get_dummies(policies[["Area", "VehBrand", "VehGas"]].astype(str), drop_first=True)
+    x = np.column_stack([(numbers - numbers.mean()) / numbers.std(), dummies]).astype(float)
+    rest, years = np.setdiff1d(np.arange(rows), held.rows), policies["Exposure"].to_numpy()
+    some = rest[count[rest] > 0]
+    fits = []
+    for family, of, label, weight in (
+        ("poisson", rest, count[rest] / years[rest], years[rest]),
+        ("gamma", some, under[some] / count[some], count[some]),
+    ):
+        model = GeneralizedLinearRegressor(family=family, alpha=0, gradient_tol=1e-12, max_iter=500)
+        fits.append(model.fit(x[of], label, sample_weight=weight))
+    frequency, claim = (model.predict(x) for model in fits)
+    load = paid[rest].sum() / under[rest].sum()
+    assert found["load"] == pytest.approx(load)
+    expected = frequency * years * claim * load
+    assert held.expected_loss("federation") == pytest.approx(expected[held.rows], rel=1e-6)
+    assert scores["expected_loss"].to_numpy() == pytest.approx(expected[:1_000], rel=1e-6)
