@@ -360,12 +360,11 @@ def test_fremtpl2_comes_to_what_glum_finds_on_pooled_columns(tmp_path: Path, key
     made.tables = {}  # numbers and words of this table occur by chance
     own = {"name": "motor", "purpose": "a test", "cap": cap, "holdout": 0.3}
     part = {"model": "glm", "glm": {"tolerance": 1e-9, "encryption": "lattice", "max_iterations": 500}}
-    severity = {"model": "glm", "glm": {**part["glm"], "tolerance": 1e-5}}
     project = {
         "project": own,
         "claims": {"path": "claims.csv", "amount": "ClaimAmount"},
         "frequency": part,
-        "severity": severity,
+        "severity": part,
     }
     for party in made.parties.values():
         party.settings["party"]["workers"] = 1

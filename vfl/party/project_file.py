@@ -13,19 +13,25 @@ from vfl.learn.claims import Part
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.party.config import Job, read_toml
 from vfl.party.config_errors import explain_errors
-from vfl.party.config_values import ColumnName, LocalPath, ModelName, OneOrMoreColumns, one_line
+from vfl.party.config_values import ColumnName, JobName, LocalPath, ModelName, OneOrMoreColumns, one_line
 from vfl.party.config_words import plain_key
 from vfl.party.sections import DataSection, Section
 
 PARTS: tuple[Part, ...] = get_args(Part)
-_NAME = r"^[a-z0-9][a-z0-9._-]{0,29}$"
-"""With the longest of the models' endings it is no longer than what models keep of a job's name."""
+_LONGEST = 30
+"""Of a name: with the longest of the models' endings no longer than what models keep of a job's."""
+
+
+def _short(name: str) -> str:
+    if len(name) > _LONGEST:
+        raise ValueError(f"must be of {_LONGEST} characters at most, as its models' names begin with it")
+    return name
 
 
 class ProjectSection(Section):
     """What the models are of, and why they are made."""
 
-    name: Annotated[str, Field(pattern=_NAME)] = Field(
+    name: Annotated[JobName, AfterValidator(_short)] = Field(
         description="of the project; its models are NAME-frequency, NAME-severity, NAME-tweedie"
     )
     purpose: Annotated[str, AfterValidator(one_line)] = Field(
@@ -131,6 +137,12 @@ class Project(Section):
             section = getattr(self, part)
             if section is not None and section.family is not None:
                 raise ValueError(f"[{part}] family is for frequency alone: remove it")
+        trees = self.severity.secureboost
+        if trees is not None and trees.goss_top:
+            raise ValueError(
+                "[severity] goss_top shows hosts the rows with the largest gradients, which are those "
+                "with claims: remove it"
+            )
         return self
 
     @property
