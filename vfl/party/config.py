@@ -543,7 +543,7 @@ C = TypeVar("C", Party, Job, RelayFile)
 
 def _load(path: Path, model: type[C], kind: FileKind) -> C:
     raw = read_toml(path, kind)
-    other = next((other for other in _MODELS if other in raw), None)
+    other = next((other for other in (*_MODELS, "project") if other in raw), None)
     if kind not in raw and other is not None:
         raise ConfigError(f"{path.name} is a {other} file, where a {kind} file is due")
     try:
