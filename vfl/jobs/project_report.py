@@ -16,8 +16,7 @@ from vfl.jobs.report import Written, gather
 from vfl.learn.claims import Part
 from vfl.learn.losses import TweedieLoss
 from vfl.learn.metrics import regression_metrics
-from vfl.models.trees import Trees
-from vfl.party.config import Party
+from vfl.party.config import LABEL_KEYS, Party
 from vfl.party.output import OutputPlace
 from vfl.report.evidence import Evidence, HeldOut
 from vfl.report.page import PAGE, Told
@@ -82,13 +81,15 @@ def _combined(kept: KeptProject, found: ProjectEvaluation, frequency: Evidence) 
         }
         for name, of in predictions.items()
     }
-    job = {**frequency.job["job"], "name": kept.project.name, "model": "secureboost"}
-    job = {key: value for key, value in job.items() if key != "family"} | {"objective": "tweedie"}
+    about, kind = frequency.job["job"], frequency.kind.name
+    job = {
+        "job": {**about, "name": kept.project.name, LABEL_KEYS[about["model"]]: "tweedie"},
+        kind: {**frequency.job[kind], "tweedie_power": _LOSS.power},
+    }
     return replace(
         frequency,
         model=kept.name,
-        kind=Trees,
-        job={"job": job, "secureboost": {"tweedie_power": _LOSS.power}},
+        job=job,
         held_out=HeldOut(label, size, None, predictions),
         metrics=dict(metrics),
         measure=_LOSS.measure,

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from vfl.errors import ConfigError
 from vfl.learn.claims import Part
 from vfl.learn.params import BoostParams, GlmParams
-from vfl.party.config import Job, read_toml
+from vfl.party.config import LABEL_KEYS, Job, read_toml
 from vfl.party.config_errors import explain_errors
 from vfl.party.config_values import ColumnName, JobName, LocalPath, ModelName, OneOrMoreColumns, one_line
 from vfl.party.config_words import plain_key
@@ -171,7 +171,7 @@ class Project(Section):
             "name": self.job_name(part),
             "purpose": own.purpose,
             "model": section.model,
-            {"glm": "family", "secureboost": "objective"}[section.model]: label,
+            LABEL_KEYS[section.model]: label,
             "holdout": own.holdout,
             "project": [self.job_name(other) for other in self.parts],
             **({"group": own.group} if own.group is not None else {}),
