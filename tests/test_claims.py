@@ -166,8 +166,11 @@ class _Seen:
         return [one for _, one in self.messages if type(one).__name__ == name]
 
 
-def seen_by_hosts(model: Any, made: dict[str, Any], order: np.ndarray[Any, Any]) -> tuple[_Seen, Any]:
-    """What hosts are sent in a fit of severity whose claims are those of other rows, in `order`."""
+def seen_by_hosts(
+    model: Any, made: dict[str, Any], order: np.ndarray[Any, Any], share: float = 1.0
+) -> tuple[_Seen, Any]:
+    """What hosts are sent in a fit of severity whose claims are those of other rows, in `order`, of
+    which only a share is left."""
     seen, send = _Seen(), MemoryPeer.send
 
     async def noted(peer: MemoryPeer, message: Message) -> None:
@@ -175,7 +178,9 @@ def seen_by_hosts(model: Any, made: dict[str, Any], order: np.ndarray[Any, Any])
             seen.messages.append((peer.name, message))
         await send(peer, message)
 
-    claims = PolicyClaims.of_policies(made["count"][order], made["paid"][order], None)
+    left = np.arange(ROWS) < share * ROWS
+    count, paid = (np.where(left, made[name], 0.0)[order] for name in ("count", "paid"))
+    claims = PolicyClaims.of_policies(count, paid, None)
     model.keeps_rows_without_weight = True
     with mock.patch.object(MemoryPeer, "send", noted), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # it has not converged
@@ -195,8 +200,8 @@ def orders() -> Iterator[tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]]:
 def test_hosts_of_a_linear_severity_see_the_same_whichever_rows_have_claims(
     made: dict[str, Any], encryption: str, orders: Any, quick_key: None
 ) -> None:
-    views = []
-    for order in orders:
+    views, claimed = [], []
+    for order, share in ((orders[0], 1.0), (orders[1], 1.0), (orders[1], 0.6)):
         model = vfl.FederatedGLM(
             family="gamma",
             id=IDS,
@@ -206,16 +211,20 @@ def test_hosts_of_a_linear_severity_see_the_same_whichever_rows_have_claims(
             encryption=encryption,
             engine="protocol",
         )
-        seen, claims = seen_by_hosts(model, made, order)
-        assert (claims.count > 0).sum() < ROWS / 2
+        seen, claims = seen_by_hosts(model, made, order, share)
+        claimed.append(int((claims.count > 0).sum()))
         views.append(seen)
-    one, other = views
+    one, other, fewer = views
+    assert claimed[2] < claimed[0] == claimed[1] < ROWS / 2
     # Which rows train, how the loss begins: to the last bit. All else in number, type and size.
     starts = one.of("FitStart")
     assert len(starts) == 2
     assert starts == other.of("FitStart")
     assert all(len(start.training) == ROWS // 8 for start in starts)
     assert one.shapes == other.shapes
+    # Nor does it tell how many have.
+    assert [start.training for start in fewer.of("FitStart")] == [start.training for start in starts]
+    assert one.shapes == fewer.shapes
 
 
 def test_hosts_of_trees_of_severity_see_the_same_whichever_rows_have_claims(
