@@ -222,7 +222,7 @@ def test_hosts_of_a_linear_severity_see_the_same_whichever_rows_have_claims(
     assert starts == other.of("FitStart")
     assert all(len(start.training) == ROWS // 8 for start in starts)
     assert one.shapes == other.shapes
-    # Nor does it tell how many have.
+    # Nor do number and size tell how many have.
     assert [start.training for start in fewer.of("FitStart")] == [start.training for start in starts]
     assert one.shapes == fewer.shapes
 
