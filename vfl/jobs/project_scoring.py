@@ -22,7 +22,7 @@ from vfl.jobs.project_rows import read_segments
 from vfl.jobs.projects import KeptProject, whole_project
 from vfl.jobs.queries import with_query_of
 from vfl.jobs.score_places import place_of, target_of
-from vfl.jobs.scored_columns import predictions
+from vfl.jobs.scored_columns import predictions_of
 from vfl.jobs.scoring import (
     BatchClock,
     BatchJob,
@@ -180,7 +180,13 @@ class _Output:
 
     def _predictions(self, part: Part, rows: slice) -> dict[str, Floats]:
         job = self._jobs[part]
-        return predictions(job.half, self._scores[part][rows], job.table, rows)
+        offset, exposure = job.table.offset, job.table.exposure
+        return predictions_of(
+            job.half,
+            self._scores[part][rows],
+            None if offset is None else offset[rows],
+            None if exposure is None else exposure[rows],
+        )
 
     def _columns(self, rows: slice) -> ScoreColumns:
         frequency, severity = (self._predictions(part, rows) for part in ("frequency", "severity"))

@@ -287,9 +287,7 @@ class JobSection(Section):
     weight: bool | None = Field(
         default=None, description="whether it uses the weight of the party file; yes if absent"
     )
-    project: JobNames | None = Field(
-        default=None, description="of a project, the jobs of all its models"
-    )
+    project: JobNames | None = Field(default=None, description="of a project, all its models' jobs")
 
     @property
     def label_key(self) -> str:
