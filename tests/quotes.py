@@ -17,9 +17,10 @@ from memory import over_memory
 from vfl.blocks.scratch import Scratch
 from vfl.errors import PeerLost, PeerUnreachable
 from vfl.jobs.batch import KeptPart
+from vfl.jobs.batch_rows import read_batch
 from vfl.jobs.host_lookups import Looked
 from vfl.jobs.scored_columns import ScoredColumns
-from vfl.jobs.scoring import _read, section_as_trained
+from vfl.jobs.scoring import section_as_trained
 from vfl.learn.levels import levels_of
 from vfl.models.halves import AnyGuestHalf, GuestHalf
 from vfl.models.kind import GuestBatch, HostBatch, PartyColumns
@@ -273,7 +274,7 @@ def batch(model: Made, rows: Rows, folder: Path, *, explain: bool = False) -> di
     half, kind = model.half, kind_of_model(model.half.model)
     section = section_as_trained(DATA.model_copy(update={"duplicates": "keep"}), half)
     path = in_a_file(rows, folder / "batch.csv", exposure=half.exposure)
-    read = _read(section, half, path, Scratch(), Quiet())
+    read = read_batch(section, half, path, Scratch(), Quiet())
     places, plates = [], {}
     for host in half.model.parties[1:]:
         plates[host] = {bytes(one): i for i, one in enumerate(normalise([model.plates[host]], RULE).ids)}

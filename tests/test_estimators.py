@@ -89,6 +89,8 @@ def test_the_examples_of_the_python_page_run(tmp_path, monkeypatch):
         "policies": insurer[:600],
         "claim": claim[:600],
         "claims": claim[:600],
+        "paid": 700.0 * claim[:600],
+        "single_claims": insurer[:600][claim[:600] > 0][["plate"]].assign(paid=700.0),
         "years": insurer["exposure"][:600],
         "weight": np.ones(600),
         "new_policies": insurer[600:700],

@@ -94,6 +94,9 @@ class Federation(Learner):
     halves_: Mapping[str, AnyHostModel]
     n_aligned_: int
 
+    keeps_rows_without_weight = False
+    """Whether rows of weight 0 take part in a fit, with gradients of 0, as rows do whose weights hosts
+    must not know."""
     _instead: Instead | None = None
     _holdout: float = 0.0
 
@@ -198,6 +201,8 @@ class Federation(Learner):
         own, *others = (replace(table, features=tidy_levels(table.features)) for table in tables)
         # A row of weight 0 is as good as none.
         weighing = np.flatnonzero(target.weight > 0)
+        if self.keeps_rows_without_weight:
+            weighing = np.arange(len(target.weight))
         if len(weighing) < len(target.weight):
             own, target = _take_rows(own, target, weighing)
         every = np.ones(own.rows, np.bool_)
@@ -382,6 +387,27 @@ class Federation(Learner):
                 f"not {shown(names)}"
             )
         return texts
+
+    def rows_of(self, guest: pd.DataFrame, other: pd.DataFrame) -> RowIndices:
+        """The guest's row with the id of each row of another table of its own, whose id columns have the
+        same names; -1 where there is none. Raises ConfigError and DataError."""
+        names = self._id_of(GUEST, guest)
+        if names is None:
+            raise ConfigError("id= names no column of the guest's, by which claims could be found")
+        for name in names:
+            if name not in other:
+                raise DataError(f"claims has no column {name!r}, which id= names")
+        check_steps(self.normalise)
+
+        def normalised(table: pd.DataFrame, party: str) -> NormalisedIds:
+            texts = [one.texts() for one in id_columns(party, table, names, True)]
+            return normalise_ids(texts, self.normalise, "first", party, empties="drop", reading=_READING)
+
+        own, theirs = normalised(guest, GUEST), normalised(other, "claims")
+        _refuse_ids(GUEST, own, repeats=False)
+        place = {own.ids[of]: row for row, of in enumerate(own.id_of_row.tolist()) if of >= 0}
+        row = [place.get(theirs.ids[i], -1) for i in range(len(theirs.ids))]
+        return np.array([*row, -1], np.int64)[theirs.id_of_row]
 
     def _ids(self, party: str, columns: Sequence[IdValues], hosts: Hosts) -> NormalisedIds:
         check_steps(self.normalise)

@@ -165,6 +165,11 @@ class Numbers(RegressorMixin, Learner):  # type: ignore[misc]
 
     with_offset_: bool
 
+    @property
+    def named_by(self) -> str:
+        """The parameter that says what the label is."""
+        return self._NAMED
+
     _NAMED: ClassVar[str]
     """The parameter that says what the label is."""
     _LOSSES: ClassVar[Mapping[str, type[Loss]]]

@@ -37,6 +37,21 @@ def evaluate(
 
     of_table: which row of the party's table each is.
     """
+    evaluation = held_out_rows(rows, held_out, of_table, exposure, scores)
+    metrics = {
+        what: held_out_metrics(rows, held_out, values, exposure) for what, values in scores.items()
+    }
+    return metrics, evaluation
+
+
+def held_out_rows(
+    rows: Training,
+    held_out: NDArray[np.bool_],
+    of_table: NDArray[np.int64],
+    exposure: NDArray[np.float64] | None,
+    scores: Mapping[str, NDArray[np.float64]],
+) -> Evaluation:
+    """What models say of the rows held out; arrays as in `evaluate`."""
     scratch, what = rows.scratch, "predictions"
 
     def predicted(score: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -45,17 +60,13 @@ def evaluate(
             return rows.loss.predict(own)
         return scratch.each(rows.loss.predict, np.float64, what, own)
 
-    evaluation = Evaluation(
+    return Evaluation(
         scratch.chosen(of_table, held_out, "rows held out"),
         chosen_rows(rows.label, held_out, scratch),
         chosen_rows(rows.weight, held_out, scratch),
         None if exposure is None else chosen_rows(exposure, held_out, scratch),
         {name: predicted(score) for name, score in scores.items()},
     )
-    metrics = {
-        what: held_out_metrics(rows, held_out, values, exposure) for what, values in scores.items()
-    }
-    return metrics, evaluation
 
 
 def score_profile(

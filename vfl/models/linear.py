@@ -163,7 +163,7 @@ class _LinearGuest(GuestRole[GuestGlm]):
         at = f"gradient {model.gradient:.1e}"
         if model.deviance is not None and model.explained is not None:
             at = f"deviance {model.deviance:.4f}, D² {model.explained:.4f}, {at}"
-        rows = int(self._rows.train.sum())
+        rows = self._rows.weighing
         if model.readable:
             at += f", {min(model.readable, rows):,} of {rows:,} labels readable by a host that cheats"
         at += said_choice(model, self._kind.family)

@@ -24,6 +24,7 @@ from vfl.party.config_values import (
     ColumnName,
     FileKind,
     JobName,
+    JobNames,
     ModelName,
     PartyName,
     Role,
@@ -61,7 +62,6 @@ MAX_JOB = 64 * 1024  # bytes of a job on the wire
 MAX_KEYS = 2000  # in it; it has some 40, and four for each column of a job over rows
 
 LABEL_KEYS: Mapping[ModelName, str] = {"secureboost": "objective", "glm": "family"}
-"""The key of a job that says what the label is."""
 """The key of [job] that says what the label is, by kind of model; a section of the kind's name has its
 settings."""
 _LABEL_KINDS = {"objective": Objective, "family": Family}
@@ -282,6 +282,7 @@ class JobSection(Section):
     weight: bool | None = Field(
         default=None, description="whether it uses the weight of the party file; yes if absent"
     )
+    project: JobNames | None = Field(default=None, description="of a project, all its models' jobs")
 
     @property
     def label_key(self) -> str:
@@ -291,12 +292,14 @@ class JobSection(Section):
     @property
     def unsaid(self) -> set[str]:
         """The keys that the job says nothing of, and that are no part of it then."""
-        return {name for name in (*USES, *SPLITS, "partition") if getattr(self, name) is None}
+        return {name for name in (*USES, *SPLITS, "partition", "project") if getattr(self, name) is None}
 
     @model_validator(mode="after")
     def _one_kind_of_label(self) -> "JobSection":
         if self.group is not None and self.group == self.time:
             raise ValueError("group and time must be two different columns")
+        if self.project is not None and self.name not in self.project:
+            raise ValueError("project must name the job itself among those of its models")
         due = self.label_key
         for other in LABEL_KEYS.values():
             if other != due and getattr(self, other) is not None:
@@ -546,7 +549,7 @@ C = TypeVar("C", Party, Job, RelayFile)
 
 def _load(path: Path, model: type[C], kind: FileKind) -> C:
     raw = read_toml(path, kind)
-    other = next((other for other in _MODELS if other in raw), None)
+    other = next((other for other in (*_MODELS, "project") if other in raw), None)
     if kind not in raw and other is not None:
         raise ConfigError(f"{path.name} is a {other} file, where a {kind} file is due")
     try:

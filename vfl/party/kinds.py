@@ -18,6 +18,7 @@ DocumentKind = Literal[
     "table",
     "worth",
     "search",
+    "project",
 ]
 CountKind = Literal["usage", "labels", "fetched"]
 FileKind = DocumentKind | CountKind
@@ -38,6 +39,7 @@ FOLDERS: dict[DocumentKind, str] = {
     "table": "tables",
     "worth": "worth",
     "search": "searches",
+    "project": "projects",
 }
 COUNTS: dict[CountKind, str] = {
     "usage": "usage.json",
@@ -57,6 +59,7 @@ ENCRYPTED: frozenset[FileKind] = frozenset(
         "hint",
         "kept",
         "labels",
+        "project",
         "sums",
         "table",
         "usage",

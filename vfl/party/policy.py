@@ -330,7 +330,7 @@ def allowed_columns(
 
 
 _MORE: dict[Counted, Callable[[int], str]] = {
-    "jobs": lambda _: "another job",
+    "jobs": lambda many: "another job" if many == 1 else f"{many} more jobs",
     "scored_rows": lambda many: f"{counted(many, 'more row')} to score",
     "alignments": lambda _: "another alignment",
     "ids": lambda many: f"{counted(many, 'more id')} to look for",
@@ -439,12 +439,21 @@ class Usage:
         """
         with self._counts.in_turn():
             used = self._read(on)
+            self._check_room(used, policy, guest, what, many)
             counts = used.guests.setdefault(guest, {})
-            if exceeds(counts.get(what, 0) + many, getattr(policy, LIMITS[what])):
-                more = _MORE[what](many)
-                raise DayIsFull(_breach(f"{more} on {used.day}", policy, LIMITS[what], self._sides))
             counts[what] = counts.get(what, 0) + many
             self._counts.write(used)
+
+    def check_room(self, policy: PolicySection, guest: str, what: Counted, many: int, on: date) -> None:
+        """Raises as `count` where so many could not be counted on the day, and counts nothing."""
+        self._check_room(self._read(on), policy, guest, what, many)
+
+    def _check_room(
+        self, used: _Used, policy: PolicySection, guest: str, what: Counted, many: int
+    ) -> None:
+        if exceeds(used.guests.get(guest, {}).get(what, 0) + many, getattr(policy, LIMITS[what])):
+            more = _MORE[what](many)
+            raise DayIsFull(_breach(f"{more} on {used.day}", policy, LIMITS[what], self._sides))
 
     def of(self, guest: str, on: date) -> dict[Counted, int]:
         """What a guest has used up on a day so far. Raises ModelError when the file is damaged."""

@@ -140,7 +140,8 @@ class Wanted:
     by use ("group", "time"); they are features only where [data] lists them as such. `agreed`: the job
     says which features there are and of what kind, so that no key of [data] would mend one. `scratch`:
     where columns go that are too large for memory. `order`: the columns by which rows without an order
-    are put in one; those of the ids if absent."""
+    are put in one; those of the ids if absent. `unlabelled`: with
+    `need_label`, the label may be elsewhere, and all else of the guest's is read nevertheless."""
 
     role: Role
     need_label: bool
@@ -153,6 +154,7 @@ class Wanted:
     agreed: bool = False
     scratch: Scratch = Scratch()
     order: Sequence[str] = ()
+    unlabelled: bool = False
 
     @property
     def may_have_classes(self) -> bool:
@@ -204,7 +206,7 @@ def read_table(
 
 def read_wanted(data: DataSection, wanted: Wanted) -> Table:
     """The table as `read_table` reads it. Raises as it does."""
-    if wanted.need_label and data.label is None:
+    if wanted.need_label and data.label is None and not wanted.unlabelled:
         raise ConfigError("[data] label is missing in the party file: the guest names its label")
     table, faults = examine_table(data, wanted)
     if table is None:

@@ -39,6 +39,11 @@ class Training:
         """How much each row counts in what is said of a level: its weight, times its time at risk."""
         return self.weight if self.exposure is None else self.weight * self.exposure
 
+    @property
+    def weighing(self) -> int:
+        """How many of the rows that train have weight: labels that a model learns from."""
+        return int(np.count_nonzero(self.train & (self.weight > 0)))
+
     def class_starts(self) -> tuple[float, ...]:
         """What each class's score starts with, by the rows that train; nothing without classes."""
         each = self.label, self.weight

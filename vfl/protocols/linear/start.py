@@ -22,6 +22,7 @@ from vfl.net.wire import MIB, Message
 from vfl.protocols.common.bits import pack_bits, unpack_bits
 from vfl.protocols.common.fellows import Masks, exchange_keys
 from vfl.protocols.common.participant import Participant
+from vfl.protocols.common.rows import Training
 from vfl.protocols.common.transcript import Transcript
 from vfl.text import counted
 
@@ -48,10 +49,10 @@ class FitReady(Message, frozen=True):
 
 
 async def start_hosts(
-    hosts: Sequence[Peer], train: Mask, curvature: float, deviance: float = 1.0
+    hosts: Sequence[Peer], rows: Training, curvature: float, deviance: float = 1.0
 ) -> dict[str, int]:
     """Say which rows train; returns how many columns each host has. Raises DataError for too many."""
-    start, count = FitStart(pack_bits(train), curvature, deviance), int(train.sum())
+    start, count = FitStart(pack_bits(rows.train), curvature, deviance), rows.weighing
     await together([host.send(start) for host in hosts])
     answers = await together([host.recv(FitReady) for host in hosts])
     for host, ready in zip(hosts, answers, strict=True):
@@ -62,13 +63,14 @@ async def start_hosts(
 
 
 def check_columns(host: str, columns: int, rows: int) -> None:
-    """Raises DataError for too many columns of a host."""
+    """Raises DataError for too many columns of a host; rows: those that train and have weight."""
     if columns * _ROWS_A_COLUMN > rows:
         raise DataError(
             f"{host} has {counted(columns, 'column')} to fit {counted(rows, 'row')} with, and each "
             f"iteration tells it as many numbers that depend on the labels: it needs "
             f"{_ROWS_A_COLUMN} rows a column (fewer levels or more rows)",
-            for_peer=f"{host} has too many columns for {counted(rows, 'row')}",
+            # Not how many rows have weight, which a host does not know.
+            for_peer=f"{host} has too many columns for the rows that train",
         )
 
 
