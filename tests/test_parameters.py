@@ -163,7 +163,7 @@ def test_help_is_readable(kind):
         (vfl.SecureBoost, "iterations", "did you mean 'trees'"),
         (vfl.FederatedGLM, "max_iter", "did you mean 'max_iterations'"),
         (vfl.SecureBoost, "max_depth", "did you mean 'depth'"),
-        (vfl.SecureBoost, "num_leaves", "did you mean 'depth'"),
+        (vfl.SecureBoost, "num_leaves", "did you mean 'max_leaves'"),
         (vfl.SecureBoost, "eta", "did you mean 'learning_rate'"),
         (vfl.SecureBoost, "lambda_l2", "did you mean 'reg_lambda'"),
         (vfl.FederatedGLM, "reg_lambda", "did you mean 'alpha'"),

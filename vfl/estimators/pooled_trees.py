@@ -37,7 +37,7 @@ class _Trees(Pool):
         {
             *("sums", "coordinator", "goss_top", "goss_other", "guest_trees"),
             *("encryption", "key_bits", "obfuscators", "init_model", "quantile"),
-            "interaction_constraints",
+            *("interaction_constraints", "max_leaves"),
         }
     )
 

@@ -191,6 +191,9 @@ class SecureBoost(Classifier, _Trees):
         trees at most
     depth : int, default=4
         levels of splits in a tree
+    max_leaves : int or None, default=None
+        leaves of a tree at most: it then grows best-first, by the split of the highest gain, within
+        depth; level by level if absent
     learning_rate : float, default=0.2
         shrinkage of each tree
     max_bins : int, default=32
@@ -283,6 +286,7 @@ class SecureBoost(Classifier, _Trees):
         engine: SimulationEngine = "plain",
         trees: int = 50,
         depth: int = 4,
+        max_leaves: int | None = None,
         learning_rate: float = 0.2,
         max_bins: int = 32,
         min_bin_rows: int = 3,
@@ -317,6 +321,7 @@ class SecureBoost(Classifier, _Trees):
         self.engine = engine
         self.trees = trees
         self.depth = depth
+        self.max_leaves = max_leaves
         self.learning_rate = learning_rate
         self.max_bins = max_bins
         self.min_bin_rows = min_bin_rows
@@ -381,6 +386,9 @@ class SecureBoostRegressor(Regressor, _Trees):
         trees at most
     depth : int, default=4
         levels of splits in a tree
+    max_leaves : int or None, default=None
+        leaves of a tree at most: it then grows best-first, by the split of the highest gain, within
+        depth; level by level if absent
     learning_rate : float, default=0.2
         shrinkage of each tree
     max_bins : int, default=32
@@ -489,6 +497,7 @@ class SecureBoostRegressor(Regressor, _Trees):
         engine: SimulationEngine = "plain",
         trees: int = 50,
         depth: int = 4,
+        max_leaves: int | None = None,
         learning_rate: float = 0.2,
         max_bins: int = 32,
         min_bin_rows: int = 3,
@@ -525,6 +534,7 @@ class SecureBoostRegressor(Regressor, _Trees):
         self.engine = engine
         self.trees = trees
         self.depth = depth
+        self.max_leaves = max_leaves
         self.learning_rate = learning_rate
         self.max_bins = max_bins
         self.min_bin_rows = min_bin_rows

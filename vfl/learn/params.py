@@ -58,7 +58,7 @@ PROFILE_FITS = 10
 """Fits at most by which the parameter of a variance is found."""
 
 
-UNSAID = ("init_model", "interaction_constraints", "quantile")
+UNSAID = ("init_model", "interaction_constraints", "max_leaves", "quantile")
 """Settings of trees that are no part of a job that says nothing of them."""
 
 
@@ -73,6 +73,13 @@ class BoostParams(BaseModel):
 
     trees: int = Field(50, ge=1, le=5000, description="trees at most")
     depth: int = Field(4, ge=1, le=10, description="levels of splits in a tree")
+    max_leaves: int | None = Field(
+        None,
+        ge=2,
+        le=1024,
+        description="leaves of a tree at most: it then grows best-first, by the split of the highest "
+        "gain, within depth; level by level if absent",
+    )
     learning_rate: float = Field(0.2, gt=0, le=1, description="shrinkage of each tree")
     max_bins: int = Field(32, ge=2, le=255, description="bins of a column, missing not counted")
     min_bin_rows: int = Field(3, ge=1, description="least number of rows of a bin")

@@ -11,7 +11,9 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Integers, Mask
 from vfl.blocks.engine import ENGINE, Pieces, Rows
+from vfl.learn.best_first import BestFirst, Head, level_of
 from vfl.learn.binning import Column
+from vfl.learn.params import BoostParams
 from vfl.learn.splits import Candidates, Cells, Side, Split, level_histograms
 from vfl.learn.tree import FREE, Bounds, Branch, Choice, Frontier, Nodes, Sums, slots_of
 from vfl.net.peer import Peer, either, one_line
@@ -58,6 +60,8 @@ class Growth:
     totals: dict[int, Sums] = field(default_factory=dict)  # of the open nodes
     bounds: dict[int, Bounds] = field(default_factory=lambda: {0: FREE})
     paths: Paths = field(default_factory=Paths)
+    order: BestFirst | None = None  # which nodes are split next; None where trees grow level by level
+    _waiting: dict[int, Choice] = field(default_factory=dict)  # best-first, of nodes that are not split
     _sums: Integers | None = None  # of gradients and hessians, by the number of a node
 
     @property
@@ -66,14 +70,50 @@ class Growth:
         return self.g.shape[-1]
 
     def find_totals(self) -> None:
-        """The sums of the open nodes."""
+        """The sums of the open nodes, and of those that the last splits made."""
         if self._sums is None:
             self.frontier.count_by(self._count)
         assert self._sums is not None  # noqa: S101 - for the type checker
         g, h = self._sums
-        self.totals = {
-            node: Sums(np.asarray(g[node]), np.asarray(h[node])) for node in self.frontier.nodes
-        }
+        nodes = *sorted(self.frontier.waiting), *self.frontier.nodes, *self.frontier.leaves
+        self.totals = {node: Sums(np.asarray(g[node]), np.asarray(h[node])) for node in nodes}
+
+    def begin(self, params: BoostParams) -> None:
+        """Grow as the job says."""
+        if params.max_leaves is not None:
+            self.frontier.depth = params.depth
+            self.order = BestFirst(params.max_leaves, params.depth)
+
+    def open(self, minimum: int) -> None:
+        """Best-first: open the nodes that the last splits made. `minimum`: rows on each side of a
+        split."""
+        if self.order is not None:
+            covers = self.frontier.covers()
+            for node in self.frontier.nodes:
+                self.order.open(node, covers[node] // minimum - 1)
+
+    def next(self, found: dict[int, Choice]) -> dict[int, Choice]:
+        """The nodes that are split now, where these are the best candidates of nodes that are new."""
+        if self.order is None:
+            return found
+        self._waiting.update(found)
+        nodes, _ = self.order.next({n: Head(c.gain, c.party) for n, c in self._waiting.items()})
+        return {node: self._waiting.pop(node) for node in nodes}
+
+    def is_whole(self, level: int, params: BoostParams) -> bool:
+        """Whether the tree may have no split more, after those of so many levels, or rounds, from 0."""
+        return level + 1 == params.depth if self.order is None else not self.order.left
+
+    def is_leaf(self, node: int) -> bool:
+        """Whether an open node that is not split now will never be."""
+        return self.order is None or node in self.frontier.leaves
+
+    def told(self, taken: "Mapping[int, Taken]", left: Rows) -> tuple[list[int], Rows]:
+        """The nodes of which hosts hear that they are split, before they are, and which rows of these
+        go left; `left`: of all. Where children are too deep to be split it is the guest's alone."""
+        depth = self.frontier.depth
+        told = {n: split for n, split in taken.items() if depth is None or level_of(n) + 1 < depth}
+        return sorted(told), left if len(told) == len(taken) else self.left(told)
 
     def advance(self, split: list[int], left: Rows) -> None:
         """As of a frontier; the sums of the new nodes are found with their rows."""
@@ -280,7 +320,7 @@ class OwnColumns:
         self.candidates: dict[int, tuple[Sums, Mask]] = {}
 
     async def sums(self, frontier: Frontier) -> None:
-        """Left sums of the candidates of every open node, and which may be taken."""
+        """Left sums of the candidates of every node whose sums are new, and which may be taken."""
         with self._clock.timed("own columns"):
             self.candidates = await asyncio.to_thread(self._sums, frontier)
 
@@ -290,7 +330,8 @@ class OwnColumns:
         kernel = partial(_histograms, own.flat, frontier.slot_of_node(nodes), len(nodes), work)
         given = codes, frontier.node_of_row, frontier.active, *self._gradients
         *sums, counts = ENGINE.total(kernel, *given)
-        self._counts = dict(zip(nodes, counts, strict=True))
+        waiting = {node: self._counts[node] for node in frontier.waiting if node in self._counts}
+        self._counts = waiting | dict(zip(nodes, counts, strict=True))
         left = Sums(*map(own.left_sums, sums))
         valid = own.valid(counts, self._minimum)
         return {node: (left.at(i), valid[i]) for i, node in enumerate(nodes)}

@@ -68,6 +68,7 @@ from vfl.protocols.trees.draws import Draws, draw_columns, drawn_columns, drawn_
 from vfl.protocols.trees.grower import Finish, Grower, GuestTrees, HostTrees, TreeDone, TreeEnd
 from vfl.protocols.trees.hidden import MOST_CANDIDATES, PIECE, HiddenHost, HiddenSums, gain_within
 from vfl.protocols.trees.model import GuestModel, HostModel
+from vfl.protocols.trees.open_nodes import OpenNodes
 from vfl.protocols.trees.paillier_messages import (
     Advance,
     CandidateSums,
@@ -195,7 +196,7 @@ class _PaillierGrower(Grower):
         # 5. The best split of each node.
         if self._hidden is not None and self._to_coordinate:
             return await self._split_hidden(self._hidden, growth, parties)
-        chosen = self.best(growth, parties)
+        chosen = growth.next(self.best(growth, parties))
 
         # 6. The winners say which rows go left.
         won = [{n: c for n, c in chosen.items() if c.party == p} for p in range(len(parties))]
@@ -268,7 +269,8 @@ class _PaillierHostColumns(HostColumns):
 
         The host sends those of the summed child; the sibling's are the parent's less these.
         """
-        parents, self.candidates = self.candidates, {}
+        parents = self.candidates
+        self.candidates = {node: parents[node] for node in frontier.waiting}
         for summed, sibling in frontier.pairs:
             with self._guest.clock.timed(f"{self.host.name} and transfer"):
                 message = await self.host.recv(CandidateSums)
@@ -422,6 +424,7 @@ class _HostTree:
         shuffle(order := list(range(len(self._candidates))))
         self._order = np.array(order, np.int64)  # canonical candidate at each place on the wire
         self._frontier = Frontier(np.zeros(binned.rows, np.int64), np.zeros(binned.rows, np.bool_))
+        self._open = OpenNodes(guest, params, self._frontier)
         self._time = records.time
         self._withheld = Withheld(records)
 
@@ -477,6 +480,7 @@ class _HostTree:
             await self._withheld.leave_out(frontier, valid)
         else:
             await self._hidden.tell_rows({node: enough[self._order] for node, enough in valid.items()})
+        self._open.add(valid)
         for (summed, sibling), histogram in zip(frontier.pairs, sums, strict=True):
             here = valid[summed][self._order]
             there = np.zeros_like(here) if sibling is None else valid[sibling][self._order]
@@ -504,27 +508,21 @@ class _HostTree:
         # 6. The splits won.
         message: Winners | WonNodes | Advance | TreeEnd
         if self._hidden is not None:
-            won: set[int] = set()
             while isinstance(message := await self._guest.recv(WonNodes, Advance, TreeEnd), WonNodes):
-                named = set(message.nodes)
-                if len(named) < len(message.nodes) or not named <= set(nodes) - won:
-                    raise self._guest.breach("WonNodes that are not open")
-                won.update(message.nodes)
-                await self._win_hidden(self._hidden, message.nodes, valid)
+                won = self._open.won(message.nodes, "WonNodes")
+                await self._win_hidden(self._hidden, message.nodes, won)
         else:
             message = await self._guest.recv(Winners, Advance, TreeEnd)
-            if isinstance(message, Winners):
+            while isinstance(message, Winners):
+                won = self._open.won([*message.candidates], "Winners")
                 for node, numbers in message.candidates.items():
-                    await self._guest.send(self._win(node, numbers, valid))
-                message = await self._guest.recv(Advance, TreeEnd)
+                    await self._guest.send(self._win(node, numbers, won))
+                message = await self._open.after_winners()
         if isinstance(message, TreeEnd):
             return False
 
         # 7. Which rows share a node.
-        if not message.split or not set(message.split) <= set(nodes):
-            raise self._guest.breach("an Advance of nodes that are not open")
-        if max(nodes) + 1 >= 1 << self._params.depth - 1:
-            raise self._guest.breach("an Advance beyond the depth of the job")
+        self._open.check_split(message.split)
         frontier.advance(sorted(set(message.split)), self._bits(message.left, "an Advance"))
         # Sums of nodes that differ by few rows would tell of these few by subtraction.
         if min(frontier.covers().values()) < self._params.min_child_rows:
@@ -585,9 +583,9 @@ class _HostTree:
         self._workers.operations["add"] += numeric + len(missing)
         return left
 
-    def _win(self, node: int, numbers: list[int], valid: dict[int, Mask]) -> Direction:
+    def _win(self, node: int, numbers: list[int], valid: Mapping[int, Mask]) -> Direction:
         """Take the first of the tied candidates in canonical order."""
-        if node not in valid or not numbers or not set(numbers) <= set(range(len(self._order))):
+        if not numbers or not set(numbers) <= set(range(len(self._order))):
             raise self._guest.breach("Winners of a node or candidate that was not offered")
         number = min(numbers, key=lambda i: int(self._order[i]))
         candidate = int(self._order[number])
