@@ -58,8 +58,10 @@ PROFILE_FITS = 10
 """Fits at most by which the parameter of a variance is found."""
 
 
-UNSAID = ("init_model", "interaction_constraints", "max_leaves", "quantile")
+UNSAID = ("init_model", "interaction_constraints", "max_leaves", "ordered_categories", "quantile")
 """Settings of trees that are no part of a job that says nothing of them."""
+OF_ORDERED = ("cat_smooth", "cat_l2", "max_cat_threshold")
+"""Settings of categories that are ordered, no part of a job without."""
 
 
 class BoostParams(BaseModel):
@@ -145,10 +147,28 @@ class BoostParams(BaseModel):
         "may if absent",
     )
 
+    ordered_categories: Literal["guest", "all"] | None = Field(
+        None,
+        description="whose categorical columns are split by sets of categories, in the order of their "
+        "gradients, if they have more than 4: the guest's, or all parties'; by one category against "
+        "the rest if absent. With all, hosts tell which sums belong to one column",
+    )
+    cat_smooth: float = Field(
+        10.0, ge=0, description="of ordered_categories: what sums of hessians are increased by"
+    )
+    cat_l2: float = Field(
+        10.0, ge=0, description="of ordered_categories: further L2 penalty on the gains of sets"
+    )
+    max_cat_threshold: int = Field(
+        32, ge=1, le=255, description="of ordered_categories: most categories of a set"
+    )
+
     @property
     def unsaid(self) -> set[str]:
         """The keys that are no part of a job that says nothing of them."""
         unsaid = {name for name in UNSAID if getattr(self, name) is None}
+        if self.ordered_categories is None:
+            unsaid |= {*OF_ORDERED}
         return unsaid if self.reg_alpha else {*unsaid, "reg_alpha"}
 
     @classmethod
@@ -187,6 +207,29 @@ class BoostParams(BaseModel):
         if (self.sums == "hidden") != (self.coordinator is not None):
             raise ValueError('sums = "hidden" and coordinator go together: give both or neither')
         return self
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "BoostParams":
+        of_ordered = (name for name in OF_ORDERED if getattr(self, name) != _default(self, name))
+        if self.ordered_categories is None and (name := next(of_ordered, None)) is not None:
+            raise ValueError(f"{name} is for ordered_categories: set that, or remove it")
+        if self.ordered_categories != "all":
+            return self
+        if self.sums == "hidden":
+            raise ValueError(
+                'ordered_categories = "all" is for sums = "open": nobody who opens hidden sums may know '
+                'which of them belong to one column; write "guest"'
+            )
+        if self.encryption == "lattice":
+            raise ValueError(
+                'ordered_categories = "all" is for encryption = "paillier": over the lattice engine '
+                'nobody knows which categories have enough rows in a node; write "guest"'
+            )
+        return self
+
+
+def _default(params: BaseModel, name: str) -> object:
+    return type(params).model_fields[name].default
 
 
 class GlmParams(BaseModel):

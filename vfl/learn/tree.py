@@ -119,14 +119,16 @@ def gains(
     params: BoostParams,
     bounds: Bounds = FREE,
     ordered: NDArray[np.bool_] | None = None,
+    sides: BoostParams | None = None,
 ) -> Floats:
-    """The gain of each candidate; -inf where it may not be taken.
+    """The gain of each candidate; -inf where it may not be taken. `sides`: other settings for the
+    weights of both sides.
 
     Children weigh what `bounds`, the node's, allow; the left of an `ordered` candidate not more than its
     right. The node itself counts with its best weight, be it within bounds or not, as in LightGBM.
     """
     low, high = np.asarray(bounds.low), np.asarray(bounds.high)
-    return _gains(left, node, valid, scales, params, (low, high), ordered)
+    return _gains(left, node, valid, scales, params, (low, high), ordered, sides)
 
 
 def level_gains(
@@ -171,17 +173,19 @@ def _gains(
     params: BoostParams,
     bounds: tuple[Floats, Floats],
     ordered: NDArray[np.bool_] | None,
+    sides: BoostParams | None = None,
 ) -> Floats:
     g, h = node.gradient / scales.gradient, node.hessian / scales.hessian
     g_left, h_left = left.gradient / scales.gradient, left.hessian / scales.hessian
     g_right, h_right = g - g_left, h - h_left
     weights, scores = [], []
+    by = params if sides is None else sides
     for gradient, hessian in ((g_left, h_left), (g_right, h_right)):
-        best = _weight(gradient, hessian, params)
+        best = _weight(gradient, hessian, by)
         weight = np.clip(best, *bounds)
-        score = _score(gradient, hessian, params)
+        score = _score(gradient, hessian, by)
         weights.append(weight)
-        scores.append(np.where(weight == best, score, _score_of(weight, gradient, hessian, params)))
+        scores.append(np.where(weight == best, score, _score_of(weight, gradient, hessian, by)))
     whole = _score(np.asarray(g), np.asarray(h), params)
     gain = 0.5 * (scores[0] + scores[1] - whole)
     in_order = weights[0] <= weights[1]

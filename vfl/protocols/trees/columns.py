@@ -13,6 +13,7 @@ from vfl.arrays import Integers, Mask
 from vfl.blocks.engine import ENGINE, Pieces, Rows
 from vfl.learn.best_first import BestFirst, Head, level_of
 from vfl.learn.binning import Column
+from vfl.learn.ordered_categories import CategoryOrder
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Candidates, Cells, Side, Split, level_histograms
 from vfl.learn.tree import FREE, Bounds, Branch, Choice, Frontier, Nodes, Sums, slots_of
@@ -234,6 +235,8 @@ class HostColumns:
     def __init__(self, party: int, host: Peer) -> None:
         self.party, self.host = party, host
         self.ordered = np.zeros(0, np.bool_)  # by candidate: the left must not score higher
+        self.categories: CategoryOrder | None = None  # columns that are split by sets of candidates
+        self.sets: dict[int, list[tuple[int, ...]]] = {}  # by open node, numbered after candidates
         self.candidates: dict[int, tuple[Sums, Mask]] = {}
         """By open node: left sums, and which may be taken, as far as the guest knows."""
 
@@ -244,9 +247,14 @@ class HostColumns:
         if answer.node != node or answer.candidate not in choice.candidates:
             raise self.host.breach("a Direction that was not asked for")
         left, sums = self._rows(growth, answer, minimum)
-        if not sums.equals(self.candidates[node][0].at(answer.candidate)):
+        of_candidates, count = self.candidates[node][0], len(self.ordered)
+        members = [answer.candidate]
+        if answer.candidate >= count:
+            members = [*self.sets[node][answer.candidate - count]]
+        chosen = of_candidates.at(np.array(members))
+        if not sums.equals(Sums(chosen.gradient.sum(), chosen.hessian.sum())):
             raise self.host.breach("a Direction whose rows do not add up to its sums")
-        ordered = bool(self.ordered[answer.candidate])
+        ordered = answer.candidate < count and bool(self.ordered[answer.candidate])
         return Taken(self._branch(answer, choice.gain), ordered, left, answer.candidate)
 
     def check_rows(
@@ -309,14 +317,18 @@ class OwnColumns:
         minimum: int,
         splits: list[Split],
         clock: Clock,
+        by_sets: BoostParams | None = None,
     ) -> None:
         """`gradients`: of all rows, with the hessians. `minimum`: rows on each side of a split.
-        `splits`: the guest's records, to which those are added that are taken."""
+        `splits`: the guest's records, to which those are added that are taken. `by_sets`: settings of a
+        job that splits these columns by sets of categories."""
         self.party, self._codes = party, codes
         self._gradients, self._minimum, self._splits, self._clock = gradients, minimum, splits, clock
         self._all = Candidates.of(columns)
         self._counts: dict[int, Integers] = {}  # drawn rows by cell, of every open node
         self.ordered = self._all.ordered
+        self.categories = None if by_sets is None else CategoryOrder(self._all.categories(), by_sets)
+        self.sets: dict[int, list[tuple[int, ...]]] = {}  # by open node, numbered after candidates
         self.candidates: dict[int, tuple[Sums, Mask]] = {}
 
     async def sums(self, frontier: Frontier) -> None:
@@ -343,6 +355,11 @@ class OwnColumns:
     def take(self, node: int, choice: Choice) -> Taken:
         """How a node that it won is split."""
         candidate, own = choice.candidates[0], self._all
+        if candidate >= len(own):
+            split, side = own.take_set(self.sets[node][candidate - len(own)])
+            branch = Branch(self.party, len(self._splits), split.column, choice.gain)
+            self._splits.append(split)
+            return Taken(branch, False, Own(self._codes, side), candidate)
         place = int(own.column[candidate])
         first = int(own.offsets[place])
         counts = self._counts[node][first : first + own.columns[place].bins + 1]

@@ -23,6 +23,7 @@ from vfl.errors import ConfigError
 from vfl.learn.best_first import Head
 from vfl.learn.binning import Binned
 from vfl.learn.losses import Loss, Quantiser, Scales
+from vfl.learn.ordered_categories import CategoryOrder
 from vfl.learn.params import BoostParams
 from vfl.learn.quantiles import LeafRows, renewed_leaves
 from vfl.learn.splits import Split
@@ -327,10 +328,16 @@ class Grower(ABC):
                 columns = tuple(columns[i] for i in drawn)
                 codes = ENGINE.make(partial(_chosen, drawn), codes)
             given = columns, codes, gradients, params.min_child_rows
-            found.append(OwnColumns(len(found), *given, self.splits, self.clock))
+            by_sets = params if self._by_sets(len(found)) else None
+            found.append(OwnColumns(len(found), *given, self.splits, self.clock, by_sets))
             if number < params.guest_trees:
                 break  # a tree of the guest alone
         return found
+
+    def _by_sets(self, party: int) -> bool:
+        """Whether the job splits a party's columns by sets of categories."""
+        whose = self.params.ordered_categories
+        return whose == "all" or (whose == "guest" and not party)
 
     def _gradients(self, number: int, score: Rows) -> tuple[Rows, Rows, Rows]:
         """The rows drawn for a tree, and every row's gradient and hessian as integers."""
@@ -408,10 +415,29 @@ class Grower(ABC):
         valid = [party.candidates[node][1] for node in nodes]
         totals, bounds = [growth.totals[node] for node in nodes], [growth.bounds[node] for node in nodes]
         found = level_gains(left, totals, valid, self.scales, self.params, bounds, party.ordered)
-        for node, of_node in zip(nodes, found, strict=True):
+        by_node = dict(zip(nodes, found, strict=True))
+        if party.categories:
+            for node in nodes:
+                by_node[node] = self._with_sets(growth, party, party.categories, node, by_node[node])
+        for node, of_node in by_node.items():
             if not growth.paths.may_split(node, party.party):
                 of_node[:] = -np.inf
-        return dict(zip(nodes, found, strict=True))
+        return by_node
+
+    def _with_sets(
+        self,
+        growth: Growth,
+        party: OwnColumns | HostColumns,
+        categories: CategoryOrder,
+        node: int,
+        found: Floats,
+    ) -> Floats:
+        """The gains in a node with those of sets of categories after them, which are taken in place of
+        single ones."""
+        left, valid = party.candidates[node]
+        total, bounds = growth.totals[node], growth.bounds[node]
+        party.sets[node], of_sets = categories.sets(left, total, valid, self.scales, bounds)
+        return np.append(np.where(categories.single(len(found)), -np.inf, found), of_sets)
 
     def best(self, growth: Growth, parties: Sequence[OwnColumns | HostColumns]) -> dict[int, Choice]:
         """The best candidate of each node whose sums are new and that has any: the first party's among

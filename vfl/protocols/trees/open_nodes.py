@@ -11,6 +11,7 @@ from vfl.learn.params import BoostParams
 from vfl.learn.told_sums import most_splits, most_summed
 from vfl.learn.tree import Frontier
 from vfl.net.peer import Peer
+from vfl.protocols.trees.category_sets import SetWinners, by_sets
 from vfl.protocols.trees.grower import TreeEnd
 from vfl.protocols.trees.paillier_messages import Advance, Winners
 
@@ -21,6 +22,7 @@ class OpenNodes:
     def __init__(self, guest: Peer, params: BoostParams, frontier: Frontier) -> None:
         self._guest, self._params = guest, params
         self.best_first = params.max_leaves is not None
+        self.winners: type[Winners] | type[SetWinners] = SetWinners if by_sets(params) else Winners
         if self.best_first:
             frontier.depth = params.depth
         self._valid: dict[int, Mask] = {}
@@ -47,11 +49,11 @@ class OpenNodes:
             raise self._guest.breach(f"{what} of more nodes than a tree of the job has splits")
         return {node: self._valid.pop(node) for node in nodes}
 
-    async def after_winners(self) -> Winners | Advance | TreeEnd:
+    async def after_winners(self) -> Winners | SetWinners | Advance | TreeEnd:
         """What the guest says once this host has said how it splits; best-first it may win further
         nodes before any is summed."""
         if self.best_first:
-            return await self._guest.recv(Winners, Advance, TreeEnd)
+            return await self._guest.recv(self.winners, Advance, TreeEnd)
         return await self._guest.recv(Advance, TreeEnd)
 
     def check_split(self, nodes: Sequence[int]) -> None:

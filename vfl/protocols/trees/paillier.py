@@ -63,6 +63,7 @@ from vfl.protocols.common.histograms import CHUNK, HeldSums, store_for, sums_of_
 from vfl.protocols.common.key import generate_key, receive_key, send_key
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
+from vfl.protocols.trees.category_sets import HostWins, SetWinners, check_groups, hear_groups, winners_of
 from vfl.protocols.trees.columns import Direction, Growth, HostColumns, OwnColumns, SplitRows, Taken
 from vfl.protocols.trees.draws import Draws, draw_columns, drawn_columns, drawn_pairs
 from vfl.protocols.trees.grower import Finish, Grower, GuestTrees, HostTrees, TreeDone, TreeEnd
@@ -246,7 +247,7 @@ class _PaillierGrower(Grower):
             return {node: party.take(node, choice) for node, choice in nodes.items()}
         if not nodes:
             return {}
-        await party.host.send(Winners({n: list(c.candidates) for n, c in nodes.items()}))
+        await party.host.send(winners_of(party, nodes, self.params))
         taken = {}
         for node, choice in nodes.items():
             answer = await party.host.recv(Direction)
@@ -273,6 +274,8 @@ class _PaillierHostColumns(HostColumns):
         self.candidates = {node: parents[node] for node in frontier.waiting}
         for summed, sibling in frontier.pairs:
             with self._guest.clock.timed(f"{self.host.name} and transfer"):
+                if summed == 0:
+                    await hear_groups(self, self._guest.params)
                 message = await self.host.recv(CandidateSums)
             self._guest.clock.seconds[self.host.name] += message.seconds
             with self._guest.clock.timed("decrypt"):
@@ -281,6 +284,7 @@ class _PaillierHostColumns(HostColumns):
             if sibling is None and sibling_valid.any():
                 raise self._breach("with a sibling of the root")
             if sibling is None:
+                check_groups(self, message.candidates)
                 continue
             whole, known = parents[(summed - 1) // 2]
             if message.withheld:
@@ -425,6 +429,7 @@ class _HostTree:
         self._order = np.array(order, np.int64)  # canonical candidate at each place on the wire
         self._frontier = Frontier(np.zeros(binned.rows, np.int64), np.zeros(binned.rows, np.bool_))
         self._open = OpenNodes(guest, params, self._frontier)
+        self._wins = HostWins(guest, params, binned, self._order, self._frontier)
         self._time = records.time
         self._withheld = Withheld(records)
 
@@ -443,6 +448,7 @@ class _HostTree:
             await self._hidden.begin_tree(self._candidates.ordered[self._order])
         joint = await sums_of_drawn(self._workers, self._store, self._binned.codes, active, self._sizes)
         await joint.receive(self._guest, Gradients, lambda m: m.ciphertexts, expected)
+        await self._wins.tell_groups()
         self._reserve.end()
         with self._time.timed():
             return await joint.histograms()
@@ -506,17 +512,18 @@ class _HostTree:
         self._reserve.begin()
 
         # 6. The splits won.
-        message: Winners | WonNodes | Advance | TreeEnd
+        message: Winners | SetWinners | WonNodes | Advance | TreeEnd
         if self._hidden is not None:
             while isinstance(message := await self._guest.recv(WonNodes, Advance, TreeEnd), WonNodes):
                 won = self._open.won(message.nodes, "WonNodes")
                 await self._win_hidden(self._hidden, message.nodes, won)
         else:
-            message = await self._guest.recv(Winners, Advance, TreeEnd)
-            while isinstance(message, Winners):
-                won = self._open.won([*message.candidates], "Winners")
-                for node, numbers in message.candidates.items():
-                    await self._guest.send(self._win(node, numbers, won))
+            message = await self._guest.recv(self._open.winners, Advance, TreeEnd)
+            while isinstance(message, Winners | SetWinners):
+                won = self._open.won([*message.candidates], type(message).__name__)
+                for node in won:
+                    took = self._wins.take(message, node, won[node])
+                    await self._guest.send(self._records.add(node, *took))
                 message = await self._open.after_winners()
         if isinstance(message, TreeEnd):
             return False
@@ -582,17 +589,3 @@ class _HostTree:
         numeric = sum(column.bins for column in own.columns if column.edges is not None)
         self._workers.operations["add"] += numeric + len(missing)
         return left
-
-    def _win(self, node: int, numbers: list[int], valid: Mapping[int, Mask]) -> Direction:
-        """Take the first of the tied candidates in canonical order."""
-        if not numbers or not set(numbers) <= set(range(len(self._order))):
-            raise self._guest.breach("Winners of a node or candidate that was not offered")
-        number = min(numbers, key=lambda i: int(self._order[i]))
-        candidate = int(self._order[number])
-        if not valid[node][candidate]:
-            raise self._guest.breach("Winners of a candidate with too few rows")
-        frontier = self._frontier
-        split, left = self._candidates.take(
-            candidate, self._binned.codes, frontier.inside(node), frontier.drawn
-        )
-        return self._records.add(node, number, split, left)
