@@ -58,25 +58,25 @@ def test_same_trees_as_lightgbm(leaves, depth, objective, tolerance):
 
 
 def job_of(leaves: int | None, hosts: int = 2, seed: int = 5, rows: int = 220, **others) -> Job:
-    given = {"trees": 3, "depth": 6, "max_bins": 8, "min_child_rows": 4, "max_leaves": leaves, **others}
+    given = {"trees": 2, "depth": 6, "max_bins": 8, "min_child_rows": 4, "max_leaves": leaves, **others}
     if given.get("sums") == "hidden":
         given["coordinator"] = "notary"
     return make_job(rows, hosts, seed, BoostParams(**given))
 
 
-@pytest.mark.parametrize("leaves", [2, 3, 6, 14, 40])
+@pytest.mark.parametrize("leaves", [2, 6, 14])
 def test_federated_equals_pooled_bit_for_bit(leaves):
     assert_same_model(job_of(leaves))
     test_lattice_boost.assert_same_model(job_of(leaves, encryption="lattice"))
 
 
 @pytest.mark.parametrize("encryption", ["paillier", "lattice"])
-@pytest.mark.parametrize("leaves", [2, 5, 14])
+@pytest.mark.parametrize("leaves", [2, 9])
 def test_hidden_equals_pooled_bit_for_bit(encryption, leaves):
     test_hidden_trees.assert_same_model(job_of(leaves, encryption=encryption, sums="hidden"))
 
 
-@settings(max_examples=5, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, suppress_health_check=list(HealthCheck))
 @given(
     rows=st.integers(20, 120),
     hosts=st.integers(1, 3),
@@ -123,7 +123,7 @@ def test_as_many_leaves_as_a_level_has_make_the_tree_of_levels():
         assert np.array_equal(same, scores)
     assert resolved(job_of(10, depth=4).oracle()[0], []) != resolved(expected, [])
     counts = [len(tree.leaves) for tree in job_of(7).oracle()[0].trees]
-    assert counts == [7, 7, 7]
+    assert counts == [7, 7]
 
 
 class OneByOne(BestFirst):

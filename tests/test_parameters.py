@@ -17,7 +17,7 @@ from small_tables import IDS, alone, quick, small
 import vfl
 from vfl.errors import ConfigError, UnknownParameter, VflError
 from vfl.estimators.bar import watch
-from vfl.learn.params import UNSAID, BoostParams, GlmParams
+from vfl.learn.params import OF_ORDERED, UNSAID, BoostParams, GlmParams
 from vfl.models.kind import AnyKind, TrainingStep
 from vfl.models.linear import Linear
 from vfl.models.trees import Trees
@@ -55,7 +55,12 @@ POOLED = {
 POOLED_LINEAR = {**POOLED, "rules": None}
 POOLED_TREES = {**POOLED, "monotone": None, "random_state": None}
 ENCRYPTED = {"encryption", "key_bits", "obfuscators"}
-BY_COLUMNS = {"sums", "coordinator", "goss_top", "goss_other", "guest_trees", *UNSAID, *ENCRYPTED}
+BY_COLUMNS = {
+    *("sums", "coordinator", "goss_top", "goss_other", "guest_trees"),
+    *UNSAID,
+    *OF_ORDERED,
+    *ENCRYPTED,
+}
 SEVERAL = {"alphas", "folds", "one_standard_error", "theta", "profile", "dispersion"}
 HIDDEN = {"scores", "coordinator", "seed", "max_labels", "inference", *SEVERAL, *ENCRYPTED}
 

@@ -238,6 +238,15 @@ class SecureBoost(Classifier, _Trees):
         of the row and column draws, not of any key
     interaction_constraints : list of lists of parties, default=None
         groups of parties whose columns may meet on a path from the root to a leaf; all may if absent
+    ordered_categories : {'guest', 'all'} or None, default=None
+        whose columns of more than 4 categories are split by sets of them, in the order of their
+        gradients; with all, hosts tell the guest which sums belong to one column
+    cat_smooth : float, default=10.0
+        of ordered_categories: what sums of hessians are increased by
+    cat_l2 : float, default=10.0
+        of ordered_categories: further L2 penalty on the gains of sets
+    max_cat_threshold : int, default=32
+        of ordered_categories: most categories of a set
     random_state : int, RandomState or None, default=None
         seed by the name that scikit-learn has for it; None leaves it to seed
     workers : int, default=1
@@ -308,6 +317,10 @@ class SecureBoost(Classifier, _Trees):
         obfuscators: Literal["short", "full"] = "short",
         seed: int = 0,
         interaction_constraints: Sequence[Sequence[str]] | None = None,
+        ordered_categories: Literal["guest", "all"] | None = None,
+        cat_smooth: float = 10.0,
+        cat_l2: float = 10.0,
+        max_cat_threshold: int = 32,
         random_state: int | np.random.RandomState | np.random.Generator | None = None,
         workers: int = 1,
         progress: bool | None = None,
@@ -343,6 +356,10 @@ class SecureBoost(Classifier, _Trees):
         self.obfuscators = obfuscators
         self.seed = seed
         self.interaction_constraints = interaction_constraints
+        self.ordered_categories = ordered_categories
+        self.cat_smooth = cat_smooth
+        self.cat_l2 = cat_l2
+        self.max_cat_threshold = max_cat_threshold
         self.random_state = random_state
         self.workers = workers
         self.progress = progress
@@ -435,6 +452,15 @@ class SecureBoostRegressor(Regressor, _Trees):
         of the row and column draws, not of any key
     interaction_constraints : list of lists of parties, default=None
         groups of parties whose columns may meet on a path from the root to a leaf; all may if absent
+    ordered_categories : {'guest', 'all'} or None, default=None
+        whose columns of more than 4 categories are split by sets of them, in the order of their
+        gradients; with all, hosts tell the guest which sums belong to one column
+    cat_smooth : float, default=10.0
+        of ordered_categories: what sums of hessians are increased by
+    cat_l2 : float, default=10.0
+        of ordered_categories: further L2 penalty on the gains of sets
+    max_cat_threshold : int, default=32
+        of ordered_categories: most categories of a set
     random_state : int, RandomState or None, default=None
         seed by the name that scikit-learn has for it; None leaves it to seed
     workers : int, default=1
@@ -520,6 +546,10 @@ class SecureBoostRegressor(Regressor, _Trees):
         obfuscators: Literal["short", "full"] = "short",
         seed: int = 0,
         interaction_constraints: Sequence[Sequence[str]] | None = None,
+        ordered_categories: Literal["guest", "all"] | None = None,
+        cat_smooth: float = 10.0,
+        cat_l2: float = 10.0,
+        max_cat_threshold: int = 32,
         random_state: int | np.random.RandomState | np.random.Generator | None = None,
         workers: int = 1,
         progress: bool | None = None,
@@ -557,6 +587,10 @@ class SecureBoostRegressor(Regressor, _Trees):
         self.obfuscators = obfuscators
         self.seed = seed
         self.interaction_constraints = interaction_constraints
+        self.ordered_categories = ordered_categories
+        self.cat_smooth = cat_smooth
+        self.cat_l2 = cat_l2
+        self.max_cat_threshold = max_cat_threshold
         self.random_state = random_state
         self.workers = workers
         self.progress = progress

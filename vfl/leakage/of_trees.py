@@ -42,6 +42,8 @@ def of_trees(of: Circumstances, params: BoostParams) -> list[Disclosure]:
     found = [common_rows(of)]
     for host in of.hosts:
         found += [_table_by_sums(of, params, host), *_by_splits(of, params, host)]
+        if params.ordered_categories == "all":
+            found.append(_column_groups(of, host))
     found.append(_few_rows(of, params))
     for host in of.hosts:
         found += [*_of_labels(of, params, host)]
@@ -197,6 +199,21 @@ def _by_splits(of: Circumstances, params: BoostParams, host: str) -> Iterator[Di
         0.0,
         MISSED,
         ("[policy] max_scored_rows_a_day, min_scored_rows, scoring = false", _FEWER),
+    )
+
+
+def _column_groups(of: Circumstances, host: str) -> Disclosure:
+    """What the guest is told of a host's categorical columns."""
+    return Disclosure(
+        "category_groups",
+        "told",
+        of.guest,
+        host,
+        "which of its sums belong to one column, of columns with more than four categories: how many "
+        "categories each has, and how rows share out among them; no name",
+        'ordered_categories = "all": the curve above is of sums that are not told apart by column',
+        "told",
+        lower=('[secureboost] ordered_categories = "guest"', "[policy] category_groups = false"),
     )
 
 

@@ -149,9 +149,8 @@ class BoostParams(BaseModel):
 
     ordered_categories: Literal["guest", "all"] | None = Field(
         None,
-        description="whose categorical columns are split by sets of categories, in the order of their "
-        "gradients, if they have more than 4: the guest's, or all parties'; by one category against "
-        "the rest if absent. With all, hosts tell which sums belong to one column",
+        description="whose columns of more than 4 categories are split by sets of them, in the order of "
+        "their gradients; with all, hosts tell the guest which sums belong to one column",
     )
     cat_smooth: float = Field(
         10.0, ge=0, description="of ordered_categories: what sums of hessians are increased by"

@@ -6,8 +6,8 @@ candidates by running sums within numeric columns. Hosts do the same on cipherte
 
 Order of candidates (it decides between equal gains): by column, by bin, missing right before missing
 left. A numeric candidate b sends x <= edges[b] left; the one after the last edge parts present from
-missing. A categorical candidate sends one category (or missing) left and the rest right. Sets of these, in the order of their gradients, are taken of columns
-where the job says so: ordered_categories.py.
+missing. A categorical candidate sends one category (or missing) left and the rest right. Sets of these,
+in the order of their gradients, are taken where the job says so: ordered_categories.py.
 
 Under a monotone constraint the left side is the one that must not score higher: bins of a decreasing
 column are numbered downwards (learn/binning.py). Who sees sums does not learn which way a column goes.

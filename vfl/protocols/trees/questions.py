@@ -78,8 +78,8 @@ class Asked(Message, frozen=True):
 
 class AskedRows(Message, frozen=True):
     """guest -> host, where sums are hidden. Reveals: in which nodes this host's candidates are the best
-    that are left, which rows are in them, and which of these are drawn for the tree; best-first, that these
-    nodes gain most."""
+    that are left, which rows are in them, and which of these are drawn for the tree; best-first, that
+    these nodes gain most."""
 
     nodes: Annotated[list[Node], msgspec.Meta(max_length=_MOST_NODES)]  # not asked about before
     rows: bytes  # as of Asked
