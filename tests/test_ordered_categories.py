@@ -324,4 +324,4 @@ def test_estimators_have_it_and_score_with_it():
     assert plain.score(own, label) > single.score(own, label)
     dependence, _ = dependence_on(plain.model_, ["a"], {"a": own["a"].to_numpy(object)})
     named = {name for split in plain.model_.splits for name in split.named}
-    assert {*named} <= {*dependence["a"].grid} and len(named) > 10
+    assert {*named} <= {*dependence["a"].grid} and len(named) > 5

@@ -186,8 +186,8 @@ def _label_notes(table: Table, data: DataSection) -> Iterator[str]:
         if ((values >= 0) & (values % 1 == 0)).all():
             more = counted(int((table.label > 1).sum()), "row")
             yield (
-                f"{table.path.name}: label '{data.label}' is a whole number above 1 in {more}: counts are "
-                "for poisson, binary and logistic need 0 and 1"
+                f"{table.path.name}: label '{data.label}' is a whole number above 1 in {more}: counts "
+                "are for poisson, binary and logistic need 0 and 1"
             )
             return
         alone = without_features(data)
