@@ -62,7 +62,8 @@ BY_COLUMNS = {
     *ENCRYPTED,
 }
 SEVERAL = {"alphas", "folds", "one_standard_error", "theta", "profile", "dispersion"}
-HIDDEN = {"scores", "coordinator", "seed", "max_labels", "inference", *SEVERAL, *ENCRYPTED}
+OWN = {"l1_on", "credibility"}
+HIDDEN = {"scores", "coordinator", "seed", "max_labels", "inference", *SEVERAL, *OWN, *ENCRYPTED}
 
 
 def defaults(model, left_out=frozenset()) -> dict:

@@ -160,10 +160,11 @@ async def guest_inference(
     if summary is None or fraction >= MOST_FRACTION:
         await together([host.send(NoInference()) for host in hosts])
         return NOTHING if summary is None else Inferred({}, summary)
-    mine = await asyncio.to_thread(coarse, block.matrix, bool(free))
+    matrix = block.matrix.under(params.alpha) if params.credibility else block.matrix
+    mine = await asyncio.to_thread(coarse, matrix, bool(free))
     names = [host.name for host in with_columns]
     sizes = [mine.columns, *(columns[name] for name in names)]
-    penalty = params.alpha * scale.sums * 2.0**scale.weight
+    penalty = params.penalty_unit * scale.sums * 2.0**scale.weight
     start = InferenceStart(names, sizes, unit, penalty, fraction, summary.residuals)
     # 1. Key, columns.
     await together([host.send(start) for host in hosts])
@@ -195,7 +196,7 @@ async def guest_inference(
     # 6. Whose columns others' make up as well.
     gram = (await asyncio.to_thread(_exact_gram, mine, weights)).astype(np.float64)
     gram = gram * np.outer(units, units) * 2.0**-scale.weight
-    gram += params.alpha * scale.sums * mine.penalised(free)
+    gram += params.penalty_unit * scale.sums * mine.penalised(free)
     root = np.linalg.cholesky(gram)
     places = aliased_places(covariance / summary.dispersion, root, params.alpha)
     told = await together([host.recv(AliasFound) for host in with_columns])
