@@ -17,9 +17,10 @@ import vfl
 from vfl.errors import PeerError
 from vfl.learn.binning import bin_columns
 from vfl.learn.forest import Sides, missing_left
-from vfl.learn.losses import Scales, loss_of
+from vfl.learn.losses import loss_of
 from vfl.learn.ordered_categories import CategoryOrder
 from vfl.learn.params import BoostParams
+from vfl.learn.quantiser import Scales
 from vfl.learn.row_forest import RowSides
 from vfl.learn.splits import Split
 from vfl.learn.tree import Sums

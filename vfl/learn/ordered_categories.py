@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask
-from vfl.learn.losses import Scales
 from vfl.learn.params import BoostParams
+from vfl.learn.quantiser import Scales
 from vfl.learn.tree import FREE, Bounds, Sums, gains
 
 MOST_SINGLE = 4

@@ -58,7 +58,13 @@ PROFILE_FITS = 10
 """Fits at most by which the parameter of a variance is found."""
 
 
-UNSAID = ("init_model", "interaction_constraints", "max_leaves", "ordered_categories", "quantile")
+MOST_CLASSES = 20
+"""Of a label of several classes."""
+
+UNSAID = (
+    *("init_model", "interaction_constraints", "quantile", "classes"),
+    *("max_leaves", "ordered_categories"),
+)
 """Settings of trees that are no part of a job that says nothing of them."""
 OF_ORDERED = ("cat_smooth", "cat_l2", "max_cat_threshold")
 """Settings of categories that are ordered, no part of a job without."""
@@ -79,8 +85,8 @@ class BoostParams(BaseModel):
         None,
         ge=2,
         le=1024,
-        description="leaves of a tree at most: it then grows best-first, by the split of the highest "
-        "gain, within depth; level by level if absent",
+        description="leaves of a tree at most, which then grows best-first, within depth; all levels "
+        "if absent",
     )
     learning_rate: float = Field(0.2, gt=0, le=1, description="shrinkage of each tree")
     max_bins: int = Field(32, ge=2, le=255, description="bins of a column, missing not counted")
@@ -96,6 +102,13 @@ class BoostParams(BaseModel):
         gt=0,
         lt=1,
         description="of quantile: the share of labels that is to lie below the prediction",
+    )
+    classes: int | None = Field(
+        None,
+        ge=3,
+        le=MOST_CLASSES,
+        description="of multiclass: how many classes the label has. Each round grows a tree for each "
+        "class: trees, guest_trees and early_stopping_rounds count rounds",
     )
     subsample: float = Field(1.0, gt=0, le=1, description="share of rows drawn for each tree")
     goss_top: float = Field(
@@ -163,6 +176,21 @@ class BoostParams(BaseModel):
     )
 
     @property
+    def round(self) -> int:
+        """How many trees grow from the same gradients: one, or one of each class."""
+        return self.classes or 1
+
+    @property
+    def most_trees(self) -> int:
+        """How many trees all rounds have at most."""
+        return self.trees * self.round
+
+    @property
+    def first_joint(self) -> int:
+        """The number of the first tree of all parties' columns."""
+        return self.guest_trees * self.round
+
+    @property
     def unsaid(self) -> set[str]:
         """The keys that are no part of a job that says nothing of them."""
         unsaid = {name for name in UNSAID if getattr(self, name) is None}
@@ -205,6 +233,8 @@ class BoostParams(BaseModel):
             raise ValueError("subsample and goss_top both draw rows: keep one of them")
         if (self.sums == "hidden") != (self.coordinator is not None):
             raise ValueError('sums = "hidden" and coordinator go together: give both or neither')
+        if self.classes and self.init_model is not None:
+            raise ValueError("init_model is not for several classes (multiclass): leave it out")
         return self
 
     @model_validator(mode="after")

@@ -10,12 +10,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.arrays import Integers, Mask
+from vfl.arrays import Floats, Integers, Mask
 from vfl.blocks.engine import ENGINE, Pieces, Rows
 from vfl.learn.best_first import BestFirst, Head, level_of
 from vfl.learn.binning import Column
 from vfl.learn.ordered_categories import CategoryOrder
 from vfl.learn.params import BoostParams
+from vfl.learn.quantiser import Scales
 from vfl.learn.splits import Candidates, Cells, Side, Split, level_histograms
 from vfl.learn.tree import FREE, Bounds, Branch, Choice, Frontier, Nodes, Sums, slots_of
 from vfl.net.peer import Peer, either, one_line
@@ -391,3 +392,19 @@ def _histograms(
     slot = slots_of(table, node, active)
     gradient, hessian = gradients
     return level_histograms(codes, flat, slot, nodes, (gradient, hessian), work)
+
+
+def with_sets(
+    growth: Growth,
+    party: OwnColumns | HostColumns,
+    categories: CategoryOrder,
+    node: int,
+    scales: Scales,
+    found: Floats,
+) -> Floats:
+    """The gains of a party's candidates in a node with those of sets of categories after them, which
+    are taken in place of single ones."""
+    left, valid = party.candidates[node]
+    total, bounds = growth.totals[node], growth.bounds[node]
+    party.sets[node], of_sets = categories.sets(left, total, valid, scales, bounds)
+    return np.append(np.where(categories.single(len(found)), -np.inf, found), of_sets)

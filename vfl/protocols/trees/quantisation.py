@@ -43,7 +43,7 @@ def lattice_shape(rows: int, params: BoostParams) -> Shape:
     """The vectors of a job over the lattice engine: those that trees of its depth need, of the most
     precise gradients that go into the shortest words. Raises ValueError, with the numbers, for too many
     rows."""
-    vectors = 2 * params.trees * most_summed(params)
+    vectors = 2 * params.most_trees * most_summed(params)
     bits = min(_MOST_BITS + 1, Shape.most_bits(rows, vectors))
     if bits < _LEAST_BITS + 1:
         raise ValueError(
