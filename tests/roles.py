@@ -387,7 +387,8 @@ def match_rates() -> Scenario:
     return Scenario("match rates", star(), roles, PATTERNS)
 
 
-def boosting(**settings: Any) -> Scenario:
+def boosting(levels: int = 0, **settings: Any) -> Scenario:
+    """`levels`: of a further category of each party."""
     params = BoostParams(
         **{"trees": 2, "depth": 2, "max_bins": 5, "min_bin_rows": 2, "min_child_rows": 3, **settings}
     )
@@ -395,7 +396,9 @@ def boosting(**settings: Any) -> Scenario:
 
     def binned(party: str) -> Any:
         monotone = {"number1": "increasing"} if party == HOSTS[0] else {}
-        return bin_columns(FEATURES[party], params.max_bins, params.min_bin_rows, monotone)
+        further = {"levels": np.array([f"l{i % levels}" for i in range(ROWS)], object)} if levels else {}
+        features = FEATURES[party] | further
+        return bin_columns(features, params.max_bins, params.min_bin_rows, monotone)
 
     def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
         guest = guest_train(list(peers[GUEST].values()), {GUEST: binned(GUEST)}, rows, params, key=KEY)
@@ -803,6 +806,7 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "joining": joining,
     "match rates": match_rates,
     "boosting": boosting,
+    "boosting by sets": lambda: boosting(5, max_bins=8, ordered_categories="all"),
     "lattice boosting": lattice_boosting,
     "hidden boosting": lambda: hidden_boosting("paillier"),
     "hidden lattice boosting": lambda: hidden_boosting("lattice"),

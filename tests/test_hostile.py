@@ -82,6 +82,7 @@ def survived(scenario: Scenario, size: int) -> None:
         ("joining", 40),
         ("match rates", 40),
         ("boosting", 16),
+        ("boosting by sets", 16),
         ("lattice boosting", 24),
         ("hidden boosting", 24),
         ("hidden lattice boosting", 24),

@@ -29,9 +29,9 @@ _SAME: Mapping[str, tuple[str, ...]] = {
         ),
         ("trees", "max_iterations"),
     ),
-    **dict.fromkeys(
-        ("max_depth", "num_leaves", "max_leaves", "max_leaf_nodes", "num_leaf", "levels"), ("depth",)
-    ),
+    **dict.fromkeys(("max_depth", "levels"), ("depth",)),
+    **dict.fromkeys(("num_leaves", "max_leaf_nodes", "num_leaf"), ("max_leaves", "depth")),
+    "max_leaves": ("depth",),
     **dict.fromkeys(("eta", "shrinkage_rate", "shrinkage", "lr"), ("learning_rate",)),
     **dict.fromkeys(
         ("lambda", "lambda_l2", "l2_regularization", "l2_leaf_reg", "reg_l2", "lambda_", "C"),

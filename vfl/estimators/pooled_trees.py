@@ -16,7 +16,7 @@ from vfl.estimators.saved import SavedTrees
 from vfl.estimators.trees import shares_of, ways_of
 from vfl.learn.binning import Monotone
 from vfl.learn.losses import OBJECTIVES, Loss, QuantileLoss
-from vfl.learn.params import BoostParams
+from vfl.learn.params import OF_ORDERED, BoostParams
 from vfl.models.kind import ColumnRules
 from vfl.models.trees import Trees
 from vfl.protocols.pooled.trees import POOLED
@@ -37,7 +37,7 @@ class _Trees(Pool):
         {
             *("sums", "coordinator", "goss_top", "goss_other", "guest_trees"),
             *("encryption", "key_bits", "obfuscators", "init_model", "quantile", "classes"),
-            "interaction_constraints",
+            *("interaction_constraints", "max_leaves", "ordered_categories", *OF_ORDERED),
         }
     )
 

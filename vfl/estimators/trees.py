@@ -214,6 +214,8 @@ class SecureBoost(Classifier, _Trees):
         trees at most
     depth : int, default=4
         levels of splits in a tree
+    max_leaves : int or None, default=None
+        leaves of a tree at most, which then grows best-first, within depth; all levels if absent
     learning_rate : float, default=0.2
         shrinkage of each tree
     max_bins : int, default=32
@@ -258,6 +260,15 @@ class SecureBoost(Classifier, _Trees):
         of the row and column draws, not of any key
     interaction_constraints : list of lists of parties, default=None
         groups of parties whose columns may meet on a path from the root to a leaf; all may if absent
+    ordered_categories : {'guest', 'all'} or None, default=None
+        whose columns of more than 4 categories are split by sets of them, in the order of their
+        gradients; with all, hosts tell the guest which sums belong to one column
+    cat_smooth : float, default=10.0
+        of ordered_categories: what sums of hessians are increased by
+    cat_l2 : float, default=10.0
+        of ordered_categories: further L2 penalty on the gains of sets
+    max_cat_threshold : int, default=32
+        of ordered_categories: most categories of a set
     random_state : int, RandomState or None, default=None
         seed by the name that scikit-learn has for it; None leaves it to seed
     workers : int, default=1
@@ -308,6 +319,7 @@ class SecureBoost(Classifier, _Trees):
         engine: SimulationEngine = "plain",
         trees: int = 50,
         depth: int = 4,
+        max_leaves: int | None = None,
         learning_rate: float = 0.2,
         max_bins: int = 32,
         min_bin_rows: int = 3,
@@ -329,6 +341,10 @@ class SecureBoost(Classifier, _Trees):
         obfuscators: Literal["short", "full"] = "short",
         seed: int = 0,
         interaction_constraints: Sequence[Sequence[str]] | None = None,
+        ordered_categories: Literal["guest", "all"] | None = None,
+        cat_smooth: float = 10.0,
+        cat_l2: float = 10.0,
+        max_cat_threshold: int = 32,
         random_state: int | np.random.RandomState | np.random.Generator | None = None,
         workers: int = 1,
         progress: bool | None = None,
@@ -342,6 +358,7 @@ class SecureBoost(Classifier, _Trees):
         self.engine = engine
         self.trees = trees
         self.depth = depth
+        self.max_leaves = max_leaves
         self.learning_rate = learning_rate
         self.max_bins = max_bins
         self.min_bin_rows = min_bin_rows
@@ -363,6 +380,10 @@ class SecureBoost(Classifier, _Trees):
         self.obfuscators = obfuscators
         self.seed = seed
         self.interaction_constraints = interaction_constraints
+        self.ordered_categories = ordered_categories
+        self.cat_smooth = cat_smooth
+        self.cat_l2 = cat_l2
+        self.max_cat_threshold = max_cat_threshold
         self.random_state = random_state
         self.workers = workers
         self.progress = progress
@@ -406,6 +427,8 @@ class SecureBoostRegressor(Regressor, _Trees):
         trees at most
     depth : int, default=4
         levels of splits in a tree
+    max_leaves : int or None, default=None
+        leaves of a tree at most, which then grows best-first, within depth; all levels if absent
     learning_rate : float, default=0.2
         shrinkage of each tree
     max_bins : int, default=32
@@ -452,6 +475,15 @@ class SecureBoostRegressor(Regressor, _Trees):
         of the row and column draws, not of any key
     interaction_constraints : list of lists of parties, default=None
         groups of parties whose columns may meet on a path from the root to a leaf; all may if absent
+    ordered_categories : {'guest', 'all'} or None, default=None
+        whose columns of more than 4 categories are split by sets of them, in the order of their
+        gradients; with all, hosts tell the guest which sums belong to one column
+    cat_smooth : float, default=10.0
+        of ordered_categories: what sums of hessians are increased by
+    cat_l2 : float, default=10.0
+        of ordered_categories: further L2 penalty on the gains of sets
+    max_cat_threshold : int, default=32
+        of ordered_categories: most categories of a set
     random_state : int, RandomState or None, default=None
         seed by the name that scikit-learn has for it; None leaves it to seed
     workers : int, default=1
@@ -514,6 +546,7 @@ class SecureBoostRegressor(Regressor, _Trees):
         engine: SimulationEngine = "plain",
         trees: int = 50,
         depth: int = 4,
+        max_leaves: int | None = None,
         learning_rate: float = 0.2,
         max_bins: int = 32,
         min_bin_rows: int = 3,
@@ -536,6 +569,10 @@ class SecureBoostRegressor(Regressor, _Trees):
         obfuscators: Literal["short", "full"] = "short",
         seed: int = 0,
         interaction_constraints: Sequence[Sequence[str]] | None = None,
+        ordered_categories: Literal["guest", "all"] | None = None,
+        cat_smooth: float = 10.0,
+        cat_l2: float = 10.0,
+        max_cat_threshold: int = 32,
         random_state: int | np.random.RandomState | np.random.Generator | None = None,
         workers: int = 1,
         progress: bool | None = None,
@@ -550,6 +587,7 @@ class SecureBoostRegressor(Regressor, _Trees):
         self.engine = engine
         self.trees = trees
         self.depth = depth
+        self.max_leaves = max_leaves
         self.learning_rate = learning_rate
         self.max_bins = max_bins
         self.min_bin_rows = min_bin_rows
@@ -572,6 +610,10 @@ class SecureBoostRegressor(Regressor, _Trees):
         self.obfuscators = obfuscators
         self.seed = seed
         self.interaction_constraints = interaction_constraints
+        self.ordered_categories = ordered_categories
+        self.cat_smooth = cat_smooth
+        self.cat_l2 = cat_l2
+        self.max_cat_threshold = max_cat_threshold
         self.random_state = random_state
         self.workers = workers
         self.progress = progress

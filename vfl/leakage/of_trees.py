@@ -25,7 +25,7 @@ from vfl.leakage.estimate import (
     told_by_scoring,
 )
 from vfl.learn.params import BoostParams
-from vfl.learn.told_sums import drawn_share, equations_a_tree
+from vfl.learn.told_sums import drawn_share, equations_a_tree, most_splits
 from vfl.protocols.trees.quantisation import quantisation_of
 from vfl.text import counted
 
@@ -42,6 +42,8 @@ def of_trees(of: Circumstances, params: BoostParams) -> list[Disclosure]:
     found = [common_rows(of)]
     for host in of.hosts:
         found += [_table_by_sums(of, params, host), *_by_splits(of, params, host)]
+        if params.ordered_categories == "all":
+            found.append(_column_groups(of, host))
     found.append(_few_rows(of, params))
     for host in of.hosts:
         found += [*_of_labels(of, params, host)]
@@ -205,6 +207,21 @@ def _by_splits(of: Circumstances, params: BoostParams, host: str) -> Iterator[Di
     )
 
 
+def _column_groups(of: Circumstances, host: str) -> Disclosure:
+    """What the guest is told of a host's categorical columns."""
+    return Disclosure(
+        "category_groups",
+        "told",
+        of.guest,
+        host,
+        "which of its sums belong to one column, of columns with more than four categories: how many "
+        "categories each has, and how rows share out among them; no name",
+        'ordered_categories = "all": the curve above is of sums that are not told apart by column',
+        "told",
+        lower=('[secureboost] ordered_categories = "guest"', "[policy] category_groups = false"),
+    )
+
+
 def _won(of: Circumstances, params: BoostParams, host: str) -> tuple[float, int, str]:
     """Directions that a host tells about a row, its splits, and the splits in words.
 
@@ -213,13 +230,18 @@ def _won(of: Circumstances, params: BoostParams, host: str) -> tuple[float, int,
     joint, share = _joint(of, params), 1 / (1 + len(of.hosts))
     if of.ran is not None and host in of.ran.splits:
         splits = of.ran.splits[host]
-        # A tree of depth d has 2^d - 1 splits at most, of which a row meets d.
-        about = splits * params.depth / ((1 << params.depth) - 1)
+        # A tree of depth d has 2^d - 1 splits at most, of which a row meets d, at most.
+        about = splits * _met(params) / most_splits(params)
         words = f"the {counted(splits, 'split')} that it won"
         return of.ran.directions.get(host, about), splits, words
-    splits = round(joint * ((1 << params.depth) - 1) * share)
+    splits = round(joint * most_splits(params) * share)
     words = f"some {counted(splits, 'split')}, if it wins as many as any other party"
-    return joint * params.depth * share, splits, words
+    return joint * _met(params) * share, splits, words
+
+
+def _met(params: BoostParams) -> int:
+    """The most splits of one tree that a row meets."""
+    return min(params.depth, most_splits(params))
 
 
 def _few_rows(of: Circumstances, params: BoostParams) -> Disclosure:
@@ -351,7 +373,7 @@ def _by_cheating(of: Circumstances, params: BoostParams) -> Iterator[Disclosure]
     """What takes a guest that encrypts numbers of its choice."""
     lower = ("[policy] max_trees, max_jobs_a_day", "contract, and the ledger of what was sent")
     if params.sums == "hidden":
-        nodes = _joint(of, params) * ((1 << params.depth) - 1)
+        nodes = _joint(of, params) * most_splits(params)
         yield Disclosure(
             "cheating_guest",
             "cheating",

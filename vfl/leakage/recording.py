@@ -133,6 +133,8 @@ class _Recorder(Pooled):
         order: Order | None,
         counts: Mapping[str, SumsCount],
     ) -> None:
+        if params.ordered_categories == "all":  # attacks know of no sets of candidates
+            params = params.model_copy(update={"ordered_categories": "guest"})
         super().__init__(blocks, rows, params)
         kept = order or ("fixed" if params.encryption == "lattice" else "tree")
         hosts = list(blocks.items())[1:]

@@ -18,7 +18,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_va
 
 from vfl.errors import ConfigError
 from vfl.learn.losses import Family, Loss, Objective, loss_of
-from vfl.learn.params import UNSAID, BoostParams, GlmParams
+from vfl.learn.params import OF_ORDERED, UNSAID, BoostParams, GlmParams
 from vfl.party.config_errors import error_for_all, explain_errors
 from vfl.party.config_values import (
     ColumnName,
@@ -76,6 +76,7 @@ _OF_COLUMNS = frozenset(
         "coordinator",
         "guest_trees",
         *UNSAID,
+        *OF_ORDERED,
         "encryption",
         "key_bits",
         "obfuscators",

@@ -122,6 +122,9 @@ def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) 
             broken.append(_broken(key, getattr(params, key), policy, rule, sides))
     if job.over_rows:
         return broken
+    ordered = isinstance(params, BoostParams) and params.ordered_categories == "all"
+    if ordered and not policy.category_groups:
+        broken.append(_broken("ordered_categories", "all", policy, "category_groups", sides))
     if policy.hidden_sums and isinstance(params, BoostParams) and params.sums != "hidden":
         broken.append(_broken("sums", params.sums, policy, "hidden_sums", sides))
     if policy.hidden_scores and isinstance(params, GlmParams) and params.scores != "hidden":
@@ -392,6 +395,8 @@ _REMEDIES = {
     "max_trees": _LOWER,
     "min_summed_rows": "draw more rows, or the {allows} lowers the rule",
     "max_iterations": _LOWER,
+    "category_groups": 'set ordered_categories = "guest" or leave it out of [secureboost], or the '
+    "{allows} sets it to true if the {starts} may see which sums are of one column",
     "hidden_sums": 'set sums = "hidden" and a coordinator, or the {allows} takes the rule out',
     "hidden_scores": 'set scores = "hidden" and a coordinator, or the {allows} takes the rule out',
     "max_jobs_a_day": _TOMORROW,

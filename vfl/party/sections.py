@@ -482,6 +482,11 @@ class PolicySection(Section):
         "lattice is among its encryptions: a guest learns of its own coefficients how sure they are "
         "beside this party's columns",
     )
+    category_groups: bool = Field(
+        default=False,
+        description='trees may have ordered_categories = "all": the guest is told which sums belong to '
+        "one categorical column of this party, not to which",
+    )
     hidden_sums: bool = Field(default=False, description='trees with sums = "hidden" alone')
     hidden_scores: bool = Field(default=False, description='linear models with scores = "hidden" alone')
     max_jobs_a_day: Limit = Field(

@@ -24,12 +24,14 @@ from vfl.arrays import Floats, Integers, Mask
 from vfl.blocks.engine import ENGINE, Pieces, Rows
 from vfl.blocks.scratch import release_pages
 from vfl.errors import ConfigError
+from vfl.learn.best_first import Head
 from vfl.learn.binning import Binned
 from vfl.learn.losses import Loss
 from vfl.learn.params import BoostParams
 from vfl.learn.quantiles import LeafRows, renewed_leaves
 from vfl.learn.quantiser import Quantiser, Scales
 from vfl.learn.splits import Split
+from vfl.learn.told_sums import most_splits
 from vfl.learn.tree import (
     Branch,
     Choice,
@@ -50,7 +52,7 @@ from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.clock import Clock
 from vfl.protocols.common.course import StopTraining
 from vfl.protocols.common.rows import Training
-from vfl.protocols.trees.columns import Growth, HostColumns, OwnColumns, Taken
+from vfl.protocols.trees.columns import Growth, HostColumns, OwnColumns, Taken, with_sets
 from vfl.protocols.trees.draws import draw_rows, drawn_columns, sizes_of
 from vfl.protocols.trees.model import GuestModel
 from vfl.protocols.trees.paths import Paths
@@ -181,7 +183,8 @@ class Grower(ABC):
     async def split(
         self, growth: Growth, parties: Sequence[OwnColumns | HostColumns]
     ) -> dict[int, Taken]:
-        """The best splits of all open nodes that have any, whose sums are known."""
+        """The best splits of the open nodes that are split now, whose sums are known: of all that have
+        any, or best-first of those that come next."""
 
     @abstractmethod
     async def advance(self, hosts: list[Peer], split: list[int], left: Rows) -> None:
@@ -281,6 +284,7 @@ class Grower(ABC):
         parties: list[OwnColumns | HostColumns] = [*own]
         growth = Growth(g, h, Frontier(await asyncio.to_thread(ENGINE.make, _at_root, active), active))
         growth.paths = Paths.of(params.interaction_constraints, self.names)
+        growth.begin(params)
         parties += await self.begin(hosts, number, growth, len(own))
         frontier, bounds = growth.frontier, growth.bounds
         branches: dict[int, Branch] = {}
@@ -288,9 +292,10 @@ class Grower(ABC):
         leaves: dict[int, float] = {}
         covers: dict[int, int] = {}
 
-        for level in range(params.depth):
+        for level in range(most_splits(params)):
             await asyncio.to_thread(growth.find_totals)
             covers.update(frontier.covers())
+            growth.open(params.min_child_rows)
 
             # Candidate sums of all parties, and the best split of each node.
             await self.sums(parties, growth)
@@ -303,10 +308,13 @@ class Grower(ABC):
             left_sums = await asyncio.to_thread(growth.left_sums, ordered, left)
             for node, total in growth.totals.items():
                 if node not in taken:
-                    leaves[node] = leaf_weight(total, self.scales, params, bounds[node])
+                    if growth.is_leaf(node):
+                        leaves[node] = leaf_weight(total, self.scales, params, bounds[node])
                     continue
-                branches[node] = taken[node].branch
-                growth.paths.split(node, taken[node].branch.party)
+                branch = branches[node] = taken[node].branch
+                if growth.order is not None:
+                    growth.order.take(node, Head(branch.gain, branch.party))
+                growth.paths.split(node, branch.party)
                 bounds[2 * node + 1], bounds[2 * node + 2] = child_bounds(
                     node in left_sums,
                     left_sums.get(node, total),
@@ -315,10 +323,12 @@ class Grower(ABC):
                     self.scales,
                     params,
                 )
+            told = await asyncio.to_thread(growth.told, taken, left)
             await asyncio.to_thread(growth.advance, sorted(taken), left)
-            if not taken or level + 1 == params.depth:
+            if not taken or growth.is_whole(level, params):
                 break
-            await self.advance(hosts, sorted(taken), left)
+            if told[0]:
+                await self.advance(hosts, *told)
         await together([host.send(TreeEnd()) for host in hosts])
         await self.end_tree(growth)
 
@@ -342,7 +352,9 @@ class Grower(ABC):
                 columns = tuple(columns[i] for i in drawn)
                 codes = ENGINE.make(partial(_chosen, drawn), codes)
             given = columns, codes, gradients, params.min_child_rows
-            found.append(OwnColumns(len(found), *given, self.splits, self.clock))
+            whose = params.ordered_categories
+            by_sets = params if whose == "all" or (whose == "guest" and not found) else None
+            found.append(OwnColumns(len(found), *given, self.splits, self.clock, by_sets))
             if number < params.first_joint:
                 break  # a tree of the guest alone
         return found
@@ -427,14 +439,21 @@ class Grower(ABC):
         valid = [party.candidates[node][1] for node in nodes]
         totals, bounds = [growth.totals[node] for node in nodes], [growth.bounds[node] for node in nodes]
         found = level_gains(left, totals, valid, self.scales, self.params, bounds, party.ordered)
-        for node, of_node in zip(nodes, found, strict=True):
+        by_node = dict(zip(nodes, found, strict=True))
+        if party.categories:
+            for node in nodes:
+                by_node[node] = with_sets(
+                    growth, party, party.categories, node, self.scales, by_node[node]
+                )
+        for node, of_node in by_node.items():
             if not growth.paths.may_split(node, party.party):
                 of_node[:] = -np.inf
-        return dict(zip(nodes, found, strict=True))
+        return by_node
 
     def best(self, growth: Growth, parties: Sequence[OwnColumns | HostColumns]) -> dict[int, Choice]:
-        """The best candidate of each open node that has any: the first party's among equal gains."""
-        nodes, choices = list(growth.totals), {}
+        """The best candidate of each node whose sums are new and that has any: the first party's among
+        equal gains."""
+        nodes, choices = growth.frontier.nodes, {}
         found = [self.gains(growth, party, nodes) for party in parties]
         for node in nodes:
             choice = best_split([of_party[node] for of_party in found])
@@ -566,7 +585,7 @@ class Pooled(Grower):
         self, growth: Growth, parties: Sequence[OwnColumns | HostColumns]
     ) -> dict[int, Taken]:
         own = [party for party in parties if isinstance(party, OwnColumns)]
-        chosen = self.best(growth, own)
+        chosen = growth.next(self.best(growth, own))
         # By party, as a protocol takes them: the order of the guest's records.
         ordered = sorted(chosen.items(), key=lambda item: item[1].party)
         return {n: own[c.party].take(n, c) for n, c in ordered}

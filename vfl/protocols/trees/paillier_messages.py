@@ -87,7 +87,8 @@ class Winners(Message, frozen=True):
 
 
 class Advance(Message, frozen=True):
-    """guest -> host. Reveals: which rows share a node of the next level."""
+    """guest -> host. Reveals: which rows share a node of the next level; best-first, of the nodes that
+    gain most."""
 
     split: Annotated[list[int], msgspec.Meta(max_length=_MOST_NODES)]
     left: bytes  # a bit an aligned row
