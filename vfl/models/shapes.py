@@ -73,7 +73,7 @@ class Additive:
 
 
 def additive(model: GuestModel) -> Additive:
-    """The steps of a model. Raises ModelError for trees that are deeper than 2, and of several classes."""
+    """The steps of a model. Raises ModelError for trees deeper than 2, and for several classes."""
     if model.class_starts:
         raise ModelError(
             "the model tells several classes apart: shapes are of models with one score a row"
