@@ -192,7 +192,8 @@ def _grid(column: str, splits: Sequence[Split]) -> tuple[Shape, NDArray[np.gener
     """Where a column's shape may change, and a value of each place."""
     own = [split for split in splits if split.column == column]
     if own[0].categorical:
-        named = sorted({split.category for split in own if split.category is not None}, key=level_order)
+        every = {name for split in own for name in split.named if name is not None}
+        named = sorted(every, key=level_order)
         levels: tuple[str | None, ...] = (*named, OTHER, None)
         return Shape(column, None, levels, np.empty(0)), np.array([*levels], object)
     edges = np.unique([split.threshold for split in own if split.threshold is not None])
