@@ -79,7 +79,8 @@ from vfl.protocols.lookup.lookup import LookupSession, host_lookups
 from vfl.protocols.lookup.sealing import OpenTable, Sealed, Sealing, seal
 from vfl.protocols.oneway.host_cells import HostCells
 from vfl.protocols.oneway.messages import TableShared
-from vfl.protocols.oneway.tables import HostTerms, guest_table, host_table
+from vfl.protocols.oneway.sums import HostTerms
+from vfl.protocols.oneway.tables import guest_table, host_table
 from vfl.protocols.pooled.adding import MaskingAdder
 from vfl.protocols.pooled.adding_server import serve_totals
 from vfl.protocols.trees.hidden_coordinator import coordinate_trees

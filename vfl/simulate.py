@@ -49,7 +49,8 @@ from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.plain import DesignTables
 from vfl.protocols.oneway.host_cells import cells_of_factors, too_few_rows
 from vfl.protocols.oneway.messages import TableEncryption
-from vfl.protocols.oneway.tables import HostTerms, ToldTable, guest_table, host_table
+from vfl.protocols.oneway.sums import HostTerms
+from vfl.protocols.oneway.tables import ToldTable, guest_table, host_table
 from vfl.protocols.trees.grower import BinnedTables
 from vfl.text import counted
 

@@ -61,7 +61,8 @@ from vfl.party.table import Table, Wanted, feature_names, read_wanted
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.oneway.host_cells import HostCells, cells_of_factors
 from vfl.protocols.oneway.messages import TableEncryption, TableShared
-from vfl.protocols.oneway.tables import HostTerms, guest_table, host_table
+from vfl.protocols.oneway.sums import HostTerms
+from vfl.protocols.oneway.tables import guest_table, host_table
 from vfl.report.evidence import TOGETHER
 from vfl.text import counted, nearest_name
 
