@@ -6,7 +6,6 @@ import pytest
 from memory import over_memory
 from paillier_key import quick_key
 
-from vfl.learn.factors import Rules
 from vfl.learn.inflation import InflationDesign
 from vfl.learn.losses import loss_of
 from vfl.learn.screening import Bin, Everything, is_weak, strength_of
@@ -134,7 +133,7 @@ def between_parties(made, train=None):
 
     def prepare(name):
         def made_by(training):
-            designs[name], whole = InflationDesign.of(made[name], training, Rules())
+            designs[name], whole = InflationDesign.of(made[name], training, 20)
             return whole
 
         return made_by
@@ -199,7 +198,7 @@ def test_columns_that_cannot_enter_say_why_and_own_copies_are_named():
         "double": made["host1"]["years"] * 2,
         "note": np.array([f"n{i}" for i in range(ROWS)], object),
     }
-    design, whole = InflationDesign.of(features, np.ones(ROWS, bool), Rules())
+    design, whole = InflationDesign.of(features, np.ones(ROWS, bool), 20)
     assert {*design.left_out} == {"one", "note"} and "one value" in design.left_out["one"]
     assert [*design.made_up] == ["double"] and whole.columns == 3
     assert design.alone()["double"] == np.inf

@@ -53,6 +53,7 @@ _LATER = {
     ),
     "open sums": ("min_summed_rows",),
     "tables by factors": ("oneway", "min_cell_rows"),
+    "screening of columns": ("screen",),
     "what data is worth": ("worth",),
     "a job over rows": ("min_parties", "min_pooled_rows", "without"),
     "columns": ("columns", "min_bin_rows", "show_names", "explain", "diagnose", "inference"),

@@ -9,7 +9,7 @@ of R. A party that has this block of its columns needs nothing else of others.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -38,10 +38,10 @@ class InflationDesign:
     made_up: Sequence[str]
 
     @classmethod
-    def of(cls, features: Features, training: Mask, rules: Rules) -> tuple["InflationDesign", Whole]:
+    def of(cls, features: Features, training: Mask, least: int) -> tuple["InflationDesign", Whole]:
         """With the matrix of all rows, by the rows that train: numbers as they are, categories by their
-        levels of enough rows."""
-        plain = replace(Rules(), missing="mean", min_level_rows=rules.min_level_rows)
+        levels of `least` rows."""
+        plain = Rules(missing="mean", min_level_rows=least)
         of_training = change_each(features, lambda values: values[training])
         left_out, usable = {}, []
         for name, values in of_training.items():

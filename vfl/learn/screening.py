@@ -74,7 +74,8 @@ def strength_of(bins: Sequence[Bin], whole: Everything) -> Strength:
     other = _held_against(loss, exposure, actual)
     of_other = float(_held_against(loss, np.array([whole.exposure]), np.array([whole.actual]))[0])
     evidence = information = None
-    if actual.min(initial=0.0) >= 0 and whole.actual > 0 and of_other > 0:
+    halves = min(whole.half_actual, whole.half_other)
+    if actual.min(initial=0.0) >= 0 and min(whole.actual, of_other, halves) > 0:
         a = np.where(actual > 0, actual, whole.half_actual) / whole.actual
         b = np.where(other > 0, other, whole.half_other) / of_other
         logs = np.log(a / b)

@@ -48,6 +48,7 @@ from vfl.party.row_sections import (
     SharedColumnSection,
     check_shared_rules,
 )
+from vfl.party.screen_section import ScreenSection
 from vfl.party.sections import (
     USES,
     AlignSection,
@@ -323,6 +324,7 @@ class Job(Section):
         description="of a job over rows, the columns that all parties have",
     )
     rows: RowsSection = Field(default_factory=RowsSection)
+    screen: ScreenSection = Field(default_factory=ScreenSection)
 
     @property
     def over_rows(self) -> bool:
@@ -344,6 +346,10 @@ class Job(Section):
                     'for partition = "rows"'
                 )
             return self
+        if "screen" in self.model_fields_set:
+            raise ValueError(
+                'section [screen] is for jobs over columns: remove it, or partition = "rows"'
+            )
         if self.columns is None:
             raise ValueError(
                 'partition = "rows" needs a section [columns.NAME] for each column that all parties have'
@@ -438,12 +444,12 @@ class Job(Section):
     @property
     def settings(self) -> dict[str, object]:
         """Everything that the job says to all parties, defaults written out, of its own kind of model
-        alone. By which columns a guest splits its rows is not among it."""
+        alone. By which columns a guest splits its rows is not among it, nor how it screens columns."""
         of_guest = () if self.over_rows else SPLITS
         left_out: dict[str, bool | set[str]] = {
             "job": {*LABEL_KEYS.values(), *self.job.unsaid, *of_guest} - {self.job.label_key}
         }
-        left_out |= dict.fromkeys(LABEL_KEYS.keys() - {self.job.model}, True)
+        left_out |= dict.fromkeys((*LABEL_KEYS.keys() - {self.job.model}, "screen"), True)
         unsaid = self.secureboost.unsaid if self.job.model == "secureboost" else set[str]()
         left_out[self.job.model] = unsaid
         if self.over_rows:

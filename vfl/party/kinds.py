@@ -17,6 +17,7 @@ DocumentKind = Literal[
     "cells",
     "table",
     "worth",
+    "screen",
 ]
 CountKind = Literal["usage", "labels", "fetched"]
 FileKind = DocumentKind | CountKind
@@ -36,6 +37,7 @@ FOLDERS: dict[DocumentKind, str] = {
     "cells": "cells",
     "table": "tables",
     "worth": "worth",
+    "screen": "screens",
 }
 COUNTS: dict[CountKind, str] = {
     "usage": "usage.json",

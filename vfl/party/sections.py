@@ -533,6 +533,12 @@ class PolicySection(Section):
         ge=1,
         description="least rows of a level in such a table, or of a cell by two factors",
     )
+    screen: YesNoOrColumns = Field(
+        default=False,
+        description="the guest may find out how strong any column, or one that is named here, is by "
+        "itself, as a figure, if its job tells this party the sums by its own levels; columns of oneway "
+        "may be screened in any case",
+    )
     worth: bool = Field(
         default=False,
         description="the guest may find out what this party's columns add to a job's models, alone and "

@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.arrays import Integers, Words
+from vfl.arrays import Integers, Mask, Words
 from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
 from vfl.crypto.reserve import OwnReserve, Reserve
 from vfl.crypto.sums import decrypt, encrypt, pack_and_mask
@@ -24,13 +24,21 @@ from vfl.learn.cells import Factor
 from vfl.learn.fixed_point import BITS, FixedPoint, joined
 from vfl.net.peer import Peer
 from vfl.protocols.common import lattice_sums
+from vfl.protocols.common.bits import unpack_bits
 from vfl.protocols.common.histograms import CHUNK, JointSums
 from vfl.protocols.common.key import generate_key, receive_key, send_key
 from vfl.protocols.common.lattice_hints import HostHint, guest_meet, host_meet
 from vfl.protocols.common.lattice_sums import Entries, Query, Shape
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.oneway.host_cells import CodedCells
-from vfl.protocols.oneway.messages import MOST_VECTORS, TableEncryption, TableSums, TableValues
+from vfl.protocols.oneway.messages import (
+    MOST_VECTORS,
+    TableEncryption,
+    TableRows,
+    TableSums,
+    TableValues,
+    TableVectors,
+)
 from vfl.text import counted
 
 _HIDING_BITS = 64  # of a mask above all sums
@@ -339,6 +347,28 @@ class HostVectors:
     @property
     def count(self) -> int:
         return vectors_of(self.digits, self.groups)
+
+
+Count = Callable[[float], None]
+"""Counts so many sums about each row of the table, before they are told; raises Refused."""
+
+
+async def receive_rows(guest: Peer, rows: int) -> Mask:
+    """Which of so many aligned rows a table is of. Raises PeerError."""
+    asked = await guest.recv(TableRows)
+    try:
+        return unpack_bits(asked.rows, rows) if asked.rows else np.ones(rows, np.bool_)
+    except ValueError as error:
+        raise guest.breach(f"TableRows with {error}") from None
+
+
+def sums_a_row(guest: Peer, vectors: TableVectors, rows: int) -> float:
+    """How many sums about each of so many rows the vectors ask for, of each column: as trees count them,
+    whose sums are those of all columns, too. Raises PeerError."""
+    if max(vectors.filled) > rows:
+        raise guest.breach("TableVectors that are not zero in more rows than there are")
+    each = sum(1 / one for one in vectors.filled) * max(1, vectors.groups)
+    return each + vectors.groups / rows
 
 
 async def serve_sums(

@@ -46,13 +46,16 @@ from vfl.protocols.oneway.messages import (
 )
 from vfl.protocols.oneway.sums import (
     AskedVectors,
+    Count,
     HostTerms,
     HostVectors,
     ReadSums,
     ask_for,
     joined_digits,
     read_sums,
+    receive_rows,
     serve_sums,
+    sums_a_row,
     uncover,
 )
 
@@ -165,10 +168,6 @@ async def _opened(
 # ---------------------------------------------------------------------------------------- host
 
 
-Count = Callable[[float], None]
-"""Counts so many sums about each row of the table, before they are told; raises Refused."""
-
-
 async def host_table(
     guest: Peer,
     rows: int,
@@ -184,11 +183,7 @@ async def host_table(
     Raises PeerError when the guest breaks the protocol.
     """
     # 1. The rows, and what is told of them.
-    asked = await guest.recv(TableRows)
-    try:
-        chosen = unpack_bits(asked.rows, rows) if asked.rows else np.ones(rows, np.bool_)
-    except ValueError as error:
-        raise guest.breach(f"TableRows with {error}") from None
+    chosen = await receive_rows(guest, rows)
     cells = await asyncio.to_thread(cells_of, chosen)
     of_cells = cells.rows.tolist()
     await guest.send(FactorCells(terms.encryption, terms.key_bits, cells.least, cells.levels, of_cells))
@@ -197,10 +192,7 @@ async def host_table(
     number = len(cells.codes)
     if vectors.groups and len(cells.levels) > 1:
         raise guest.breach("TableVectors of a third factor")
-    if max(vectors.filled) > number:
-        raise guest.breach("TableVectors that are not zero in more rows than there are")
-    each = sum(1 / one for one in vectors.filled) * max(1, vectors.groups)
-    await asyncio.to_thread(count, each + vectors.groups / number)
+    await asyncio.to_thread(count, sums_a_row(guest, vectors, number))
     # 3. The sums.
     hidden = vectors.groups > 0
     told = HostVectors(number, vectors.value_bits, len(vectors.filled), vectors.groups, hidden)
