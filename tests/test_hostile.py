@@ -98,6 +98,7 @@ def survived(scenario: Scenario, size: int) -> None:
         ("linear scoring", 40),
         ("looking up", 40),
         ("table", 12),
+        ("screening", 12),
         ("worth", 40),
     ],
 )
