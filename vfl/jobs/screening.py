@@ -31,8 +31,6 @@ from vfl.jobs.storage import in_store
 from vfl.learn.advice import Thresholds
 from vfl.learn.binning import Features
 from vfl.learn.cells import Factor, column_of, counts_of, factor_of, grouped_values
-from vfl.learn.factor_tables import add_up
-from vfl.learn.fixed_point import FixedPoint
 from vfl.learn.inference import Inference
 from vfl.learn.inflation import InflationDesign
 from vfl.learn.screening import Everything
@@ -47,7 +45,7 @@ from vfl.protocols.oneway.screening import (
     ScreenedHost,
     Whole,
     guest_screen,
-    screened,
+    screened_here,
 )
 from vfl.text import counted
 
@@ -181,18 +179,14 @@ class _GuestWork:
                 for_peer="all labels of the rows that train are the same",
             )
         try:
-            of_exposure = FixedPoint.of(exposure) if (exposure != 1).any() else None
-            numbers = Numbers(FixedPoint.of(actual), of_exposure)
+            numbers = Numbers.of(exposure, actual)
         except ValueError as error:
             raise DataError(f"{table}: label, exposure or weight: {error}") from None
         features, whole = own.features, Whole.of(everything, numbers)
         rules, tables = site.party.glm, []
         for name, values in features.items():
             factor = _levels_of(name, values[train], rules)
-            told = add_up([factor], numbers.measures)
-            counts = counts_of(factor.codes, len(factor.levels)).tolist()
-            sums = [[int(one or 0) for one in of] for of in told.sums]
-            tables.append(screened(name, factor.levels, counts, sums, whole))
+            tables.append(screened_here(name, factor, numbers, whole))
         return cls(own, features, rules, numbers, everything, tables)
 
     async def inflation(

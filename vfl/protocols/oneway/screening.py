@@ -26,7 +26,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from vfl.arrays import Integers, Mask
+from vfl.arrays import Floats, Integers, Mask
+from vfl.learn.cells import Factor, counts_of
+from vfl.learn.factor_tables import add_up
 from vfl.learn.fixed_point import FixedPoint, joined
 from vfl.learn.losses import Loss
 from vfl.learn.screening import Bin, Everything, Strength, strength_of
@@ -69,6 +71,12 @@ class Numbers:
 
     actual: FixedPoint
     exposure: FixedPoint | None
+
+    @classmethod
+    def of(cls, exposure: Floats, actual: Floats) -> "Numbers":
+        """Raises ValueError for what is no finite number."""
+        of_exposure = FixedPoint.of(exposure) if (exposure != 1).any() else None
+        return cls(FixedPoint.of(actual), of_exposure)
 
     @property
     def measures(self) -> list[FixedPoint]:
@@ -126,6 +134,13 @@ def screened(
         exposure = [of.real(1, one) for one in by_measure[1]]
     bins = [Bin(*one) for one in zip(exposure, actual, strict=True)]
     return Screened(name, len(names), strength_of(bins, of.everything), names, counts, bins)
+
+
+def screened_here(name: str, factor: Factor, numbers: Numbers, of: "Whole") -> Screened:
+    """A column that is in one place with the numbers."""
+    counts = counts_of(factor.codes, len(factor.levels)).tolist()
+    sums = add_up([factor], numbers.measures).sums
+    return screened(name, factor.levels, counts, [[int(one or 0) for one in of] for of in sums], of)
 
 
 @dataclass(frozen=True)
