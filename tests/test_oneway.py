@@ -169,7 +169,7 @@ def test_a_guest_reads_no_longer_numbers_than_it_said(monkeypatch):
             found[[i for i in range(most) if one - slots.bias >> i & 1]] = level
         return np.full((count, len(plaintexts)), slots.bias)
 
-    monkeypatch.setattr(oneway_sums, "_side_by_side", side_by_side)
+    monkeypatch.setattr(oneway_sums, "side_by_side", side_by_side)
     monkeypatch.setattr(Slots, "unpack", unpack)
     run("paillier")
     codes = host_factor(np.ones(ROWS, bool)).codes[:most]

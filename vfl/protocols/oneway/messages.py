@@ -1,4 +1,4 @@
-"""The messages of tables.py and screening.py."""
+"""The messages of tables.py, pairs.py and screening.py."""
 
 from typing import Annotated, ClassVar, Literal
 
@@ -94,6 +94,40 @@ class TableShared(Message, frozen=True):
         msgspec.Meta(max_length=_MOST_CELLS + 2),
     ] = []  # noqa: RUF012 - msgspec copies it
     limit: ClassVar[int] = MIB
+
+
+class PairCells(Message, frozen=True):
+    """host -> guest. Reveals: the levels of the factor that was asked for, by name if the host's policy
+    shows names, those of few rows together, and how many rows each has; how few rows a cell may have and
+    how long a key must be, by its policy."""
+
+    key_bits: Literal[2048, 3072, 4096]
+    least: Annotated[int, msgspec.Meta(ge=1)]
+    levels: Annotated[list[str], msgspec.Meta(min_length=1, max_length=MOST_LEVELS + 1)]
+    rows: Annotated[list[Annotated[int, msgspec.Meta(ge=1)]], msgspec.Meta(max_length=MOST_LEVELS + 1)]
+    limit: ClassVar[int] = MIB
+
+
+class PairVectors(Message, frozen=True):
+    """guest -> host. Reveals: how many levels the other host's factor has; how many sums of each cell
+    are asked for, how long the numbers and the key are, and roughly, in three binary digits, in how many
+    rows each number is not zero."""
+
+    levels: Annotated[int, msgspec.Meta(ge=1, le=MOST_LEVELS + 1)]
+    key_bits: Literal[2048, 3072, 4096]
+    value_bits: Annotated[int, msgspec.Meta(ge=2, le=BITS + 1)]
+    filled: Annotated[
+        list[Annotated[int, msgspec.Meta(ge=1)]],
+        msgspec.Meta(min_length=1, max_length=MOST_VECTORS),
+    ]  # rounded down
+
+
+class PairLevels(Message, frozen=True):
+    """host -> host, sealed. Reveals: how many levels its factor has, and how few rows a cell may have by
+    its policy."""
+
+    levels: Annotated[int, msgspec.Meta(ge=1, le=MOST_LEVELS + 1)]
+    least: Annotated[int, msgspec.Meta(ge=1)]
 
 
 class ScreenedColumn(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

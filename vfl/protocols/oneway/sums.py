@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Integers, Mask, Words
 from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
+from vfl.crypto.paillier import Ciphertexts
 from vfl.crypto.reserve import OwnReserve, Reserve
 from vfl.crypto.sums import decrypt, encrypt, pack_and_mask
 from vfl.crypto.workers import Workers
@@ -229,7 +230,7 @@ class _PaillierGuest:
     async def read(self) -> ReadSums:
         asked = self.asked
         slots = Slots.of(asked.rows, asked.value_bits, self.key_bits, asked.hidden)
-        key = await asyncio.to_thread(generate_key, _KeyParams(self.key_bits))
+        key = await asyncio.to_thread(generate_key, KeyParams(self.key_bits))
         values = np.array(asked.digits)
         codes = np.zeros(asked.rows, np.int8) if asked.codes is None else asked.codes
         found = []
@@ -243,7 +244,7 @@ class _PaillierGuest:
                         part = slice(start, start + CHUNK)
                         yield tuple(asked.entries(places, values[:, part], codes[part]))
 
-                async for some in encrypt(pool, partial(_side_by_side, slots.bits), chunks(), reserve):
+                async for some in encrypt(pool, partial(side_by_side, slots.bits), chunks(), reserve):
                     await self.host.send(TableValues(some.tobytes()))
                 width = pool.key.public.width
                 data = (await self.host.recv(TableSums)).ciphertexts
@@ -266,7 +267,7 @@ class _PaillierGuest:
         return ReadSums(sums)
 
 
-def _side_by_side(bits: int, *columns: Integers) -> list[int]:
+def side_by_side(bits: int, *columns: Integers) -> list[int]:
     """One plaintext a row, of its numbers in slots of so many bits."""
     plaintexts = [0] * len(columns[0])
     for place, column in enumerate(columns):
@@ -277,7 +278,7 @@ def _side_by_side(bits: int, *columns: Integers) -> list[int]:
 
 
 @dataclass(frozen=True)
-class _KeyParams:
+class KeyParams:
     """What a table says of its key."""
 
     key_bits: int
@@ -450,7 +451,7 @@ async def _serve_paillier(
     resources: Resources,
 ) -> tuple[Words, int]:
     """As `_serve_lattice`."""
-    key = await receive_key(guest, _KeyParams(key_bits))
+    key = await receive_key(guest, KeyParams(key_bits))
     slots = Slots.of(told.rows, told.value_bits, key_bits, told.hidden)
     codes = np.array([np.where(own < 0, size, own) for own, size in cells.columns], np.uint16)
     sizes = [size + 1 for _, size in cells.columns]
@@ -464,16 +465,23 @@ async def _serve_paillier(
                 await asyncio.to_thread(joint.group, codes, np.zeros(told.rows, np.int64))
                 await joint.receive(guest, TableValues, lambda m: m.ciphertexts, told.rows)
                 (sums,) = await joint.histograms()
-                masks = [slots.masks(len(places)) for _ in range(cells.count)]
-                added = [[one + slots.bias for one in of_cell] for of_cell in masks]
-                above = partial(slots.above, len(places), int(key.n))
-                side = [
-                    above() + sum(one << slots.bits * i for i, one in enumerate(each)) for each in added
-                ]
-                sealed = await pack_and_mask(reserve, sums[cells.told], slots.bits, 1, side)
+                sealed, masks = await masked(reserve, sums[cells.told], slots, len(places))
                 await guest.send(TableSums(sealed.tobytes()))
-                low = [[one & ((1 << 64) - 1) for one in of_cell] for of_cell in added]
-                made.append(np.array(low, np.uint64).T)
+                made.append(masks)
         finally:
             store.close()
     return np.concatenate(made), 0
+
+
+async def masked(
+    reserve: Reserve, sums: Ciphertexts, slots: Slots, count: int
+) -> tuple[Ciphertexts, Words]:
+    """Sums of so many numbers side by side, of each cell, under masks; and these, modulo 2^64, shape
+    (count, cells)."""
+    masks = [slots.masks(count) for _ in range(len(sums))]
+    added = [[one + slots.bias for one in of_cell] for of_cell in masks]
+    above = partial(slots.above, count, int(reserve.workers.key.n))
+    side = [above() + sum(one << slots.bits * i for i, one in enumerate(each)) for each in added]
+    sealed = await pack_and_mask(reserve, sums, slots.bits, 1, side)
+    low = [[one & ((1 << 64) - 1) for one in of_cell] for of_cell in added]
+    return sealed, np.array(low, np.uint64).T
