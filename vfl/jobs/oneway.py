@@ -7,10 +7,11 @@ with the run. What is asked for is signed with the job's other terms, as canonic
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Mask
@@ -36,18 +37,20 @@ from vfl.jobs.record import Evaluation, load_record
 from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
 from vfl.learn.cells import Factor, column_of, counts_of, factor_of, grouped_values
-from vfl.learn.factor_tables import FactorTable, RowTotals, add_up
+from vfl.learn.factor_tables import CellSums, FactorTable, RowTotals, add_up
 from vfl.learn.factor_tables import table_of as lines_of
+from vfl.learn.fixed_point import FixedPoint
 from vfl.learn.levels import tidy_levels
 from vfl.learn.metrics import totals
 from vfl.models.halves import GuestHalf, objective_of
 from vfl.models.kinds import load_half
 from vfl.models.tariff import expected_of
-from vfl.net.peer import Peer
+from vfl.net.peer import Peer, together
 from vfl.party.store import Store
 from vfl.party.table import Table, Wanted, feature_names, read_wanted
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.oneway.messages import TableEncryption, TableShared
+from vfl.protocols.oneway.pairs import guest_pair
 from vfl.protocols.oneway.tables import guest_table
 from vfl.report.evidence import TOGETHER
 from vfl.text import counted, nearest_name
@@ -128,8 +131,8 @@ async def oneway(site: Site, request: TableRequest, *, wait: float, show: Show) 
     brings, and what sessions raise.
     """
     started, party = time.monotonic(), site.party
-    host = _host_of(site, request)
-    if request.share and (host is None or {name for name, _ in request.by} != {host}):
+    hosts = _hosts_of(site, request)
+    if request.share and (len(hosts) != 1 or {name for name, _ in request.by} != {*hosts}):
         raise ConfigError("--share is for a table by the factors of a host alone")
     own = [column for name, column in request.by if name == party.name]
     rows = await asyncio.to_thread(_read_rows, site, request, own, show)
@@ -137,50 +140,94 @@ async def oneway(site: Site, request: TableRequest, *, wait: float, show: Show) 
         measures = rows.totals.measures
     except ValueError as error:
         raise DataError(f"{party.data.named.name}: label, exposure or weight: {error}") from None
-    names = [f"{name}:{column}" for name, column in request.by]
-    site.activity.tell([] if host is None else [host], [rows.alignment.name, rows.model])
-    operations = Operations()
-    if host is None:
-        factors = [await asyncio.to_thread(_own_factor, site, rows, column, 1) for column in own]
-        told, least, encryption, peers = add_up(factors, [*measures.values()]), None, None, []
-    else:
+    site.activity.tell(hosts, [rows.alignment.name, rows.model])
+    for host in hosts:
         if host not in rows.alignment.parties:
             raise ConfigError(f"{host} is no party of alignment {rows.alignment.name}")
-
-        def group(minimum: int) -> Factor:
-            return _own_factor(site, rows, own[0], minimum)
-
-        resources = Resources(party.party.machine, operations)
-        async with hosts_of(site, wait, show, [host]) as peers:
-            peer = peers[0]
-            await _offer(site, peer, rows, request)
-            table = await guest_table(
-                peer, rows.chosen, [*measures.values()], group if own else None, resources
-            )
-            shared = lines_of(names, rows.totals, measures, table.cell_sums, None).numbers
-            await peer.send(TableShared(shared if request.share else []))
-        told = table.cell_sums
-        if own and request.by[0][0] == party.name:
-            told = told.turned()
-        least, encryption = table.least, table.encryption
-    rest = None if host is None or own else f"(no row at {host})"
-    found = lines_of(names, rows.totals, measures, told, rest)
-    if rows.model is not None and host is not None:
-        keep_table(site.store, rows.model, found.by, found.heads, found.rows)
+    if not hosts:
+        factors = [await asyncio.to_thread(_own_factor, site, rows, column, 1) for column in own]
+        found = _Found(add_up(factors, [*measures.values()]), None, None, [], Operations())
+    else:
+        async with hosts_of(site, wait, show, hosts) as peers:
+            if len(hosts) > 1:
+                found = await _of_two_hosts(site, peers, rows, measures, request)
+            else:
+                found = await _of_a_host(site, peers[0], rows, measures, request)
+    names = [f"{name}:{column}" for name, column in request.by]
+    rest = f"(no row at {hosts[0]})" if len(hosts) == 1 and not own else None
+    table = lines_of(names, rows.totals, measures, found.told, rest)
+    if rows.model is not None and hosts:
+        keep_table(site.store, rows.model, table.by, table.heads, table.rows)
     return OnewayTable(
-        found,
+        table,
         rows.rows_are,
         rows.alignment.name,
         rows.model,
-        least,
-        encryption,
-        Account.of(started, peers, operations),
+        found.least,
+        found.encryption,
+        Account.of(started, found.peers, found.operations),
     )
 
 
-def _host_of(site: Site, request: TableRequest) -> str | None:
-    """The host whose factors they are, if any. Raises ConfigError."""
-    party, hosts = site.party, []
+@dataclass(frozen=True)
+class _Found:
+    """The cells of a table, and how they were found."""
+
+    told: CellSums
+    least: int | None
+    encryption: TableEncryption | None
+    peers: Sequence[Peer]
+    operations: Operations
+
+
+async def _of_a_host(
+    site: Site,
+    peer: Peer,
+    rows: _GuestRows,
+    measures: Mapping[str, FixedPoint],
+    request: TableRequest,
+) -> _Found:
+    """With factors of one host, and perhaps one of the guest's."""
+    own = [column for name, column in request.by if name == site.party.name]
+    operations = Operations()
+
+    def group(minimum: int) -> Factor:
+        return _own_factor(site, rows, own[0], minimum)
+
+    await _offer(site, [peer], rows, request)
+    given = rows.chosen, [*measures.values()], group if own else None
+    resources = Resources(site.party.party.machine, operations)
+    table = await guest_table(peer, *given, resources)
+    names = [f"{name}:{column}" for name, column in request.by]
+    shared = lines_of(names, rows.totals, measures, table.cell_sums, None).numbers
+    await peer.send(TableShared(shared if request.share else []))
+    told = table.cell_sums
+    if own and request.by[0][0] == site.party.name:
+        told = told.turned()
+    return _Found(told, table.least, table.encryption, [peer], operations)
+
+
+async def _of_two_hosts(
+    site: Site,
+    peers: Sequence[Peer],
+    rows: _GuestRows,
+    measures: Mapping[str, FixedPoint],
+    request: TableRequest,
+) -> _Found:
+    """With a factor of each of two hosts."""
+    operations = Operations()
+    one, other = peers
+    await _offer(site, peers, rows, request)
+    resources = Resources(site.party.party.machine, operations)
+    table = await guest_pair((one, other), rows.chosen, [*measures.values()], resources)
+    await together([peer.send(TableShared([])) for peer in peers])
+    return _Found(table.cells, table.least, "paillier", peers, operations)
+
+
+def _hosts_of(site: Site, request: TableRequest) -> list[str]:
+    """The hosts whose factors they are, in their order. Raises ConfigError."""
+    party = site.party
+    hosts: list[str] = []
     for name, column in request.by:
         if name == party.name:
             continue
@@ -190,32 +237,33 @@ def _host_of(site: Site, request: TableRequest) -> str | None:
             raise ConfigError(f"--by {name}:{column} is of no party of the party file: {hint}")
         if name not in hosts:
             hosts.append(name)
-    if len(hosts) > 1:
-        one, other = (f"{name}:{column}" for name, column in request.by)
+    if len(hosts) > 1 and request.encryption == "lattice":
         raise ConfigError(
-            f"--by {one} and --by {other} are of two hosts, who would have to learn each other's rows: "
-            f"ask for each of them with a factor of {party.name}, or alone"
+            "a table by factors of two hosts is under paillier: numbers go from one host to the other, "
+            "which the lattice engine has no way for; leave --encryption out"
         )
-    return hosts[0] if hosts else None
+    return hosts
 
 
-async def _offer(site: Site, host: Peer, rows: _GuestRows, request: TableRequest) -> None:
-    """Agree with the host on the table. Raises what sessions raise."""
+async def _offer(site: Site, hosts: Sequence[Peer], rows: _GuestRows, request: TableRequest) -> None:
+    """Agree with the hosts on the table. Raises what sessions raise."""
     alignment, model = rows.alignment, rows.model
-    factors = [column for name, column in request.by if name == host.name]
-    asked = AskedTable(TableSection(request.purpose), factors, request.encryption)
+    names = [host.name for host in hosts]
+    factors = [column for name, column in request.by if name in names]
+    of = names if len(hosts) > 1 else UNSET
+    asked = AskedTable(TableSection(request.purpose), factors, request.encryption, of)
     offer = Offer(
         "oneway",
         new_run(),
-        [host.name],
+        names,
         list(alignment.normalise),
         alignment=alignment.name,
         model=model,
         job=asked.canonical,
         matching=matching_of(site.party.data, join=alignment.join, many=alignment.many),
     )
-    answers, _ = await offer_to(site, [host], offer)
-    check_aligned([host], answers, alignment.name, len(alignment.rows))
+    answers, _ = await offer_to(site, hosts, offer)
+    check_aligned(hosts, answers, alignment.name, len(alignment.rows))
 
 
 def _read_rows(site: Site, request: TableRequest, own: Sequence[str], show: Show) -> _GuestRows:

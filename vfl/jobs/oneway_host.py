@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 import msgspec
 import numpy as np
+from msgspec import UNSET, UnsetType
 from numpy.typing import NDArray
 
 from vfl.arrays import Integers, Mask
@@ -24,7 +25,7 @@ from vfl.jobs.alignments import (
 )
 from vfl.jobs.connect import Site
 from vfl.jobs.kept_tables import keep_table
-from vfl.jobs.offer import Offer
+from vfl.jobs.offer import Offer, OfferedName
 from vfl.jobs.own_table import table_of
 from vfl.jobs.show import Show
 from vfl.jobs.sums_given import SumsGiven, guest_of
@@ -41,6 +42,7 @@ from vfl.party.table import feature_names
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.oneway.host_cells import HostCells, cells_of_factors
 from vfl.protocols.oneway.messages import TableEncryption, TableShared
+from vfl.protocols.oneway.pairs import host_pair
 from vfl.protocols.oneway.sums import HostTerms
 from vfl.protocols.oneway.tables import host_table
 from vfl.text import counted
@@ -63,6 +65,16 @@ class AskedTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of the host, by name or by number."""
     encryption: Literal["lattice", "paillier"] | None = None
     """None: lattice where the host's policy has it, else paillier."""
+    of: Annotated[list[OfferedName], msgspec.Meta(min_length=2, max_length=2)] | UnsetType = UNSET
+    """Of two hosts, whose factors they are."""
+
+    def at(self, host: str, hosts: Sequence[str]) -> list[str]:
+        """The factors that are of one of the hosts. Raises ValueError for what is no such table."""
+        if isinstance(self.of, UnsetType):
+            return self.factors
+        if len(self.factors) != 2 or self.of != [*hosts] or self.of.count(host) != 1:
+            raise ValueError("a table of other hosts than it is offered to")
+        return [self.factors[self.of.index(host)]]
 
     @property
     def canonical(self) -> bytes:
@@ -74,20 +86,29 @@ async def serve_oneway(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     policy, store = site.party.policy, site.store
     try:
         asked = msgspec.json.decode(offer.job, type=AskedTable)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        wanted = asked.at(site.party.name, offer.hosts)
+    except (ValueError, RecursionError):
         raise peer.breach("an Offer of a table that is none") from None
     if not asked.job.purpose.isprintable():
         raise peer.breach("an Offer with a purpose that cannot be printed")
     several = "a factor" if len(asked.factors) == 1 else "two factors"
+    is_pair = not isinstance(asked.of, UnsetType)
+    if is_pair:
+        several = f"a factor and one of {' and '.join({*offer.hosts} - {site.party.name})}"
     check_request(site, peer, offer, show, f"add up by {several} ({asked.job.purpose})")
     check_oneway(policy, asked.job.purpose, peer.name, today())
-    encryption = encryption_of(policy, asked.encryption)
-    columns = await asyncio.to_thread(columns_of, site, asked.factors)
+    encryption = encryption_of(policy, "paillier" if is_pair else asked.encryption)
+    columns = await asyncio.to_thread(columns_of, site, wanted)
     table, ids = await table_of(site, offer, expect=columns)
     alignment = await asyncio.to_thread(host_alignment, site, store, peer, offer, ids)
     del ids
     alignment = alignment.without_ids
     check_intersection(policy, await asyncio.to_thread(count_known_rows, alignment.rows))
+    if is_pair and (alignment.rows < 0).any():
+        raise Refused(
+            "a table by factors of two hosts is of rows that both know, and this alignment has others "
+            "(a left join): run `vfl align --join inner`"
+        )
     given = await asyncio.to_thread(SumsGiven, store, alignment)
     features = tidy_levels(table.take(alignment.rows))
     del table
@@ -96,16 +117,20 @@ async def serve_oneway(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     work = HostTable(site, given, alignment, columns, own)
     rows = len(alignment.rows)
     await accept(site, peer, offer, rows)
-    operations = Operations()
-    await host_table(
-        peer,
-        rows,
-        work.cells,
-        HostTerms(encryption, policy.key_bits),
-        work.count,
-        Resources(site.party.party.machine, operations),
-        hint_progress=lambda done, of: show.progress("making a hint", done, of),
-    )
+    operations, terms = Operations(), HostTerms(encryption, policy.key_bits)
+    if is_pair:
+        participant = site.participant(offer.hosts, offer.run, operations=operations)
+        await host_pair(peer, rows, work.cells, terms, work.count, participant)
+    else:
+        await host_table(
+            peer,
+            rows,
+            work.cells,
+            terms,
+            work.count,
+            Resources(site.party.party.machine, operations),
+            hint_progress=lambda done, of: show.progress("making a hint", done, of),
+        )
     shared = await peer.recv(TableShared)
     if shared.lines:
         work.keep(peer, offer.model, shared.lines)
