@@ -80,6 +80,7 @@ from vfl.protocols.lookup.lookup import LookupSession, host_lookups
 from vfl.protocols.lookup.sealing import OpenTable, Sealed, Sealing, seal
 from vfl.protocols.oneway.host_cells import HostCells
 from vfl.protocols.oneway.messages import TableShared
+from vfl.protocols.oneway.pairs import guest_pair, host_pair
 from vfl.protocols.oneway.screening import (
     HostColumn,
     Numbers,
@@ -760,6 +761,29 @@ def table() -> Scenario:
     return Scenario("table", star(HOSTS[:1]), roles, PATTERNS)
 
 
+def pair() -> Scenario:
+    """A table by a factor of each of two hosts."""
+    codes = {HOSTS[0]: np.arange(ROWS) % 2, HOSTS[1]: np.arange(ROWS) * 3 // ROWS}
+    measures = [FixedPoint(np.arange(ROWS), 0)]
+
+    def cells(name: str) -> Callable[[np.ndarray], HostCells]:
+        own = codes[name]
+        levels = [f"{level}" for level in range(own.max() + 1)]
+        return lambda chosen: HostCells([levels], own[chosen], np.bincount(own[chosen]), 2)
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        def host(name: str) -> Awaitable[None]:
+            terms, own = HostTerms("paillier", 2048), Participant(name, HOSTS, b"pair")
+            return host_pair(peers[name][GUEST], ROWS, cells(name), terms, lambda sums: None, own)
+
+        first, second = (peers[GUEST][name] for name in HOSTS)
+        table = guest_pair((first, second), None, measures, Resources())
+        return {GUEST: table, **{name: host(name) for name in HOSTS}}
+
+    relayed = frozenset({"FellowKey", "Relayed"})
+    return Scenario("pair", star(HOSTS), roles, PATTERNS, relayed=relayed)
+
+
 def screening() -> Scenario:
     """Two columns of a host's, one of which it gives away, and the guest tells it all sums."""
     halves, thirds = np.arange(ROWS) % 2, np.arange(ROWS) * 3 // ROWS
@@ -829,6 +853,7 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "linear scoring": linear_scoring,
     "looking up": looking_up,
     "table": table,
+    "pair": pair,
     "screening": screening,
     "worth": worth,
 }

@@ -99,6 +99,7 @@ def survived(scenario: Scenario, size: int) -> None:
         ("looking up", 40),
         ("table", 12),
         ("screening", 12),
+        ("pair", 6),
         ("worth", 40),
     ],
 )

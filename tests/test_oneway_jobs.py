@@ -14,7 +14,7 @@ from vfl.jobs.record import load_record
 from vfl.party.store import Store
 
 LEAST = 30
-RULES = {**WIDE, "min_cell_rows": LEAST, "oneway": True}
+RULES = {**WIDE, "min_cell_rows": LEAST, "oneway": True, "oneway_pairs": True}
 
 
 @pytest.fixture(scope="module")
@@ -158,6 +158,17 @@ def test_factors_of_two_hosts(parties: Federation) -> None:
         compared += 1
     assert compared > 2
     # Each host's policy is asked.
+    serving, bureau = parties.serving["bureau"], parties.parties["bureau"]
+    rules = bureau.settings["policy"]
+    serving.stop()
+    bureau.settings["policy"] = rules | {"oneway_pairs": False}
+    serving = parties.serve("bureau").serving["bureau"]
+    refused = parties.guest.run("oneway", "--by", "bureau:1", "--by", "registry:brand", *WAIT)
+    assert refused.failed(9, "a table with another host's factor breaks rule oneway_pairs = false")
+    serving.until("job ended")
+    serving.stop()
+    bureau.settings["policy"] = rules
+    parties.serve("bureau")
     refused = parties.guest.run("oneway", "--by", "registry:brand", "--by", "bureau:2", *WAIT)
     assert refused.failed(9, "no table is by bureau:2: the policy allows bureau:1")
     refused = parties.guest.run("oneway", "--by", "bureau:1", "--by", "registry:brand", "--share", *WAIT)

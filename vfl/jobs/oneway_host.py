@@ -96,7 +96,7 @@ async def serve_oneway(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     if is_pair:
         several = f"a factor and one of {' and '.join({*offer.hosts} - {site.party.name})}"
     check_request(site, peer, offer, show, f"add up by {several} ({asked.job.purpose})")
-    check_oneway(policy, asked.job.purpose, peer.name, today())
+    check_oneway(policy, asked.job.purpose, peer.name, today(), pair=is_pair)
     encryption = encryption_of(policy, "paillier" if is_pair else asked.encryption)
     columns = await asyncio.to_thread(columns_of, site, wanted)
     table, ids = await table_of(site, offer, expect=columns)

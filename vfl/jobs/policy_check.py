@@ -52,7 +52,7 @@ _LATER = {
         "max_lookups_a_minute",
     ),
     "open sums": ("min_summed_rows",),
-    "tables by factors": ("oneway", "min_cell_rows"),
+    "tables by factors": ("oneway", "oneway_pairs", "min_cell_rows"),
     "screening of columns": ("screen",),
     "what data is worth": ("worth",),
     "a job over rows": ("min_parties", "min_pooled_rows", "without"),

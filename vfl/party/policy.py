@@ -200,11 +200,16 @@ def check_lookup(policy: PolicySection, guest: str, on: date) -> None:
     _refuse(broken)
 
 
-def check_oneway(policy: PolicySection, purpose: str, guest: str, on: date) -> None:
-    """Raises Refused naming the rules that a table by this party's factors breaks before it starts."""
+def check_oneway(
+    policy: PolicySection, purpose: str, guest: str, on: date, *, pair: bool = False
+) -> None:
+    """Raises Refused naming the rules that a table by this party's factors breaks before it starts.
+    pair: whether it is by another host's, too."""
     broken = broken_by_any(policy, guest, on) + _broken_by_purpose(policy, purpose, OVER_COLUMNS)
     if policy.oneway is False:
         broken.append(_breach("a table", policy, "oneway"))
+    if pair and not policy.oneway_pairs:
+        broken.append(_breach("a table with another host's factor", policy, "oneway_pairs"))
     _refuse(broken)
 
 
@@ -410,6 +415,8 @@ _REMEDIES = {
     "max_fetches_a_day": _TOMORROW,
     "max_lookups_a_minute": "look up fewer rows at a time, or the {allows} raises the rule",
     "oneway": "the {allows} sets it to true, or names its columns there, if the {starts} may have them",
+    "oneway_pairs": "ask for a factor of one host, or the {allows} sets it to true if the {starts} and "
+    "the other host do not work together",
     "screen": "the {allows} sets it to true, or names columns there, if the {starts} may know how "
     "strong they are",
     "worth": "the {allows} sets it to true if the {starts} may train on its columns to judge them",

@@ -528,6 +528,11 @@ class PolicySection(Section):
         description="the guest may have its own numbers added up by the levels of any column, or of the "
         "columns that are named here",
     )
+    oneway_pairs: bool = Field(
+        default=False,
+        description="such a table may be by another host's factor as well; the guest and that host, if "
+        "they work together, read each row's level at this party",
+    )
     min_cell_rows: int = Field(
         default=50,
         ge=1,
