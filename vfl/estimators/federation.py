@@ -62,16 +62,15 @@ from vfl.protocols.linear.plain import DesignTables
 from vfl.protocols.trees.grower import BinnedTables
 from vfl.simulate import (
     GUEST,
-    SimulatedTable,
     SimulatedTask,
     StepProgress,
     TrainedLevels,
-    oneway,
     score,
     tables_of,
     train,
 )
 from vfl.simulate_screening import ScreenedBy
+from vfl.simulate_tables import SimulatedTable, oneway
 from vfl.text import counted
 
 Look = Callable[[BinnedTables | DesignTables], None]

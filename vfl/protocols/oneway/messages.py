@@ -123,8 +123,8 @@ class PairVectors(Message, frozen=True):
 
 
 class PairLevels(Message, frozen=True):
-    """Either -> either, of one host to the other, sealed. Reveals: how many levels its factor has, and how
-    few rows a cell may have by its policy."""
+    """Either -> either, between hosts, sealed. Reveals: how many levels its factor has, and how few rows
+    a cell may have by its policy."""
 
     levels: Annotated[int, msgspec.Meta(ge=1, le=MOST_LEVELS + 1)]
     least: Annotated[int, msgspec.Meta(ge=1)]
