@@ -7,8 +7,9 @@
 
 A guest with a label and few columns, a host with more, of uniform numbers; the lattice engine. Each
 process counts its peak resident memory (VmHWM of Linux, which a phase sets back when it begins and when
-it ends), so that a short peak is seen, too; pages of files that are mapped count as well. Bytes a row
-are those above what the process held before it read anything. What one phase holds for later ones counts
+it ends), so that a short peak is seen, too; pages of files that are mapped count as well. What is in no
+file (RssAnon, RssShmem) is looked at every few milliseconds besides. Bytes a row are those above what
+the process held before it read anything. What one phase holds for later ones counts
 in each of these.
 """
 
@@ -181,14 +182,27 @@ class Watch:
         self._path = path
         self._open: list[str] = []
         self.peaks: dict[str, int] = {}
+        self.anonymous: dict[str, int] = {}
         self.seconds: dict[str, float] = {}
-        self.base = resident()
+        self.base, self._base_anonymous = resident(), anonymous()
+        threading.Thread(target=self._look, daemon=True).start()
+
+    def _look(self) -> None:
+        """See again and again what is in no file."""
+        while True:
+            time.sleep(0.01)
+            held, name = anonymous(), self._phase
+            self.anonymous[name] = max(self.anonymous.get(name, 0), held)
+
+    @property
+    def _phase(self) -> str:
+        return (self._open or ["else"])[-1]
 
     def note(self) -> None:
         """What was reached since the last call was of the phases that are open."""
         peak = _status("VmHWM")
         Path("/proc/self/clear_refs").write_text("5")
-        name = self._open[-1] if self._open else "else"
+        name = self._phase
         self.peaks[name] = max(self.peaks.get(name, 0), peak)
 
     @contextmanager
@@ -208,8 +222,9 @@ class Watch:
         """Write the figures where the benchmark finds them, and begin anew."""
         self.note()
         figures = {"base": self.base, "peaks": self.peaks, "seconds": self.seconds}
+        figures |= {"base_anonymous": self._base_anonymous, "anonymous": {**self.anonymous}}
         self._path.write_text(json.dumps(figures))
-        self.peaks, self.seconds = {}, {}
+        self.peaks, self.anonymous, self.seconds = {}, {}, {}
 
 
 def _status(key: str, process: int | str = "self") -> int:
@@ -222,6 +237,11 @@ def _status(key: str, process: int | str = "self") -> int:
 def resident() -> int:
     """The memory in bytes that this process holds now."""
     return _status("VmRSS")
+
+
+def anonymous() -> int:
+    """That of it which is of no file."""
+    return _status("RssAnon") + _status("RssShmem")
 
 
 def know_rows(party: str, other: str) -> None:
@@ -336,7 +356,7 @@ def run_jobs(work: Path, options: argparse.Namespace, machines: Mapping[str, Mac
     try:
         jobs = {
             "align": ["align", "guest.toml", "--wait", "60"],
-            "train": ["train", "guest.toml", "job.toml", "--wait", "600"],
+            "train": ["train", "guest.toml", "job.toml", "--wait", "3600"],
         }
         if options.known:
             del jobs["align"]
@@ -344,7 +364,7 @@ def run_jobs(work: Path, options: argparse.Namespace, machines: Mapping[str, Mac
             del jobs["train"]
         elif not options.skip_score:
             jobs["score"] = ["score", "guest.toml", "--model", "benchmark", "--data"]
-            jobs["score"] += [_table(options), "--out", "scores.parquet", "--wait", "600"]
+            jobs["score"] += [_table(options), "--out", "scores.parquet", "--wait", "3600"]
         for job, command in jobs.items():
             began, path = time.monotonic(), work / f"{job}.json"
             words = [*command, "--json", *(apart if job != "align" else ())]
@@ -443,10 +463,13 @@ def _command(figures: Path, options: argparse.Namespace, *words: str) -> list[st
 def _figures(path: Path, rows: int) -> dict:
     read = json.loads(path.read_text())
     above = {phase: (peak - read["base"]) / rows for phase, peak in read["peaks"].items()}
+    own = {phase: (peak - read["base_anonymous"]) / rows for phase, peak in read["anonymous"].items()}
     return {
         "peak_mb": max(read["peaks"].values()) / 1e6,
         "base_mb": read["base"] / 1e6,
+        "anonymous_mb": max(read["anonymous"].values(), default=0) / 1e6,
         "bytes_a_row": above,
+        "anonymous_bytes_a_row": own,
         "seconds": read["seconds"],
     }
 

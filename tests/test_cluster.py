@@ -57,6 +57,8 @@ from vfl.learn.glm import Block
 from vfl.learn.params import BoostParams
 from vfl.learn.tree import Frontier
 from vfl.party.config import load_party
+from vfl.party.sources import held
+from vfl.party.sources.stretches import Print
 from vfl.protocols.align import dh_oprf
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.trees.grower import Pooled, TreeDone
@@ -384,14 +386,38 @@ def test_doctor_looks_at_the_cluster(connection: Connection, tmp_path: Path, key
     found.clear()
     assert check_cluster(party, [(1_000_000, 20)], found.append)
     levels, texts = [one.level for one in found], [one.text for one in found]
-    assert levels == ["ok", "note", "ok", "note"]
+    assert levels == ["ok", "note", "ok", "ok", "note"]
     assert re.fullmatch(
         r"cluster: 2 workers \(2 threads, 1.1 GB each at least\) of the cluster at tls://127.0.0.1:\d+, "
         "of this party's versions",
         texts[0],
     )
-    assert texts[2] == "cluster: 1,000,000 rows of 20 columns take some 0.36 GB of a worker"
-    assert texts[3] == f"cluster: {SLOWER.format('1,000,000', 20)}"
+    assert texts[2] == (
+        "cluster: this process reads the table and sends workers what they need: its files have less "
+        "than 32 MB"
+    )
+    assert texts[3] == "cluster: 1,000,000 rows of 20 columns take some 0.36 GB of a worker"
+    assert texts[4] == f"cluster: {SLOWER.format('1,000,000', 20)}"
+    monkeypatch.setattr(held, "WORTH", 0)
+    found.clear()
+    assert check_cluster(party, [(1_000_000, 20)], found.append)
+    assert [one.text for one in found][2:4] == [
+        "cluster: workers read the table (1 file) and hold its columns of plain cells",
+        "cluster: 1,000,000 rows of 20 columns take some 0.44 GB of a worker",
+    ]
+    monkeypatch.setattr(held, "prints_of", lambda source: [(source.path, Print(1, b""))])
+    found.clear()
+    assert check_cluster(party, [], found.append)
+    here = "cluster: this process reads the table and sends workers what they need: "
+    why = r"worker tls://127.0.0.1:\d+ does not see it as this process does \(table.csv: another size\)"
+    assert re.fullmatch(re.escape(here) + why, found[-1].text)
+    del guest.settings["data"]["path"]
+    guest.settings["data"] |= {"source": "postgresql://user@host/name", "table": "policies"}
+    guest.write()
+    party = load_party(guest.file)
+    found.clear()
+    assert check_cluster(party, [], found.append)
+    assert found[-1].text == f"{here}it comes from a database or a query"
     found.clear()
     assert not check_cluster(party, [(50_000_000, 20)], found.append)
     assert found[-1].text.endswith("GB of a worker, which has 1.07: start more workers, or larger ones")

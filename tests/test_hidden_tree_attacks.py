@@ -174,7 +174,7 @@ def attacked(job: Job, monkeypatch: pytest.MonkeyPatch) -> tuple[float, float]:
         monkeypatch.setattr(paillier._HostTree, "__init__", in_order)
     else:
         monkeypatch.setattr(lattice._Offered, "order", lambda self, secret: self.candidates)
-        places = lattice._Offered.of(binned, job.params).candidates
+        places = lattice._Offered.of(binned, job.params, binned.codes).candidates
     if job.params.sums == "open":
         opened(job)
     else:

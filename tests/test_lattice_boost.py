@@ -331,7 +331,7 @@ def test_the_order_of_candidates_is_the_hints():
     """Random, and another one with another secret; never the canonical one."""
     job = make_job(400, 1, 2, settings_of(max_bins=16))
     binned = job.blocks["party1"]
-    offered = lattice_boost._Offered.of(binned, job.params)
+    offered = lattice_boost._Offered.of(binned, job.params, binned.codes)
     orders = [offered.order(bytes([k]) * 32) for k in range(3)]
     assert {tuple(sorted(order)) for order in orders} == {tuple(offered.candidates)}
     assert len({tuple(order) for order in orders}) == 3
@@ -341,7 +341,7 @@ def test_the_order_of_candidates_is_the_hints():
 def test_the_matrix_gives_left_sums():
     job = make_job(400, 1, 2, settings_of(max_bins=16), missing=0.2)
     binned = job.blocks["party1"]
-    offered = lattice_boost._Offered.of(binned, job.params)
+    offered = lattice_boost._Offered.of(binned, job.params, binned.codes)
     values = np.random.default_rng(0).integers(0, 100, binned.rows)
     cells = histograms(binned, offered.all, np.zeros(binned.rows, np.int64), 1, values)
     matrix = offered.matrix(b"s" * 32)
@@ -593,7 +593,7 @@ def test_an_honest_question_is_answered_by_candidates_with_enough_rows():
     """Of the first group with any, the first in canonical order."""
     params = settings_of(min_child_rows=5, min_bin_rows=1)
     binned = make_job(ROWS, 1, 3, params, missing=0.0).blocks["party1"]
-    offered = lattice_boost._Offered.of(binned, params)
+    offered = lattice_boost._Offered.of(binned, params, binned.codes)
     order = offered.order(b"s" * 32)
     names = {column.name for column in binned.columns}
     guest = MemoryPeer.pair("a", "b")[0]

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
 from vfl.errors import DataError
 from vfl.party import files, identity
 from vfl.party.config import Party, load_party
-from vfl.party.output import OutputPlace, check_scores, columns_of, write_scores
+from vfl.party.output import OutputPlace, TextForm, check_scores, columns_of, write_scores
 from vfl.party.sections import DataSection
 from vfl.party.store import Store
 from vfl.party.table import read_table
@@ -227,6 +228,24 @@ def test_scores_part_by_part(tmp_path: Path, name: str) -> None:
             "id": ["007", None, "a,b"],
             "score": [0.1, 1e-17, None],
         }
+
+
+def test_scores_are_written_as_the_party_writes_its_own_table(tmp_path: Path) -> None:
+    path = tmp_path / "scores.csv"
+    part: dict[str, Any] = {
+        "id": ["1;2", None],
+        "score": np.array([0.1, 1e-17]),
+        "of": np.array([-2.0, np.nan]),
+    }
+    data = DataSection(path=path, id=("plate",), decimal=",")
+    with files.replacing(path) as file:
+        write_scores(file, ".csv", [part], TextForm.of(data))
+    assert path.read_text() == '"id";"score";"of"\n"1;2";"0,1";"-2"\n;"1e-17";\n'
+    assert columns_of(path, ".csv", ";") == [*part]
+    read = pd.read_csv(path, sep=";", decimal=",", dtype={"id": str})
+    assert read["score"].tolist() == [0.1, 1e-17] and read["of"].isna().tolist() == [False, True]
+    assert TextForm.of(DataSection(path=path, id=("plate",))) == (",", ".")
+    assert TextForm.of(DataSection(path=path, id=("plate",), separator="\t")) == ("\t", ".")
 
 
 def test_ids_and_reasons_that_a_spreadsheet_would_compute(tmp_path: Path) -> None:

@@ -188,6 +188,9 @@ def test_a_label(tmp_path: Path) -> None:
     (note,) = (text for text in texts(found, "note") if "label" in text)
     assert "must be 0 or 1 but is something else in rows 302, 303: correct it or choose another" in note
     assert note.endswith("(with binary and logistic)")
+    healthy, found = of("0 1 " * 150 + "2 3")
+    (note,) = (text for text in texts(found, "note") if "label" in text)
+    assert healthy and "'schaden' is a whole number above 1 in 2 rows: counts are for poisson" in note
     healthy, found = of("0 1 ja")
     assert not healthy and "label 'schaden' has text that is no number in row 4" in found[0].text
     healthy, found = of("0 2.5 1 7")

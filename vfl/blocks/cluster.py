@@ -9,12 +9,13 @@ Dask's own messages are pickles: whoever may speak to the scheduler may run prog
 peer's bytes go there as bytes and arrays alone.
 """
 
+import math
 import threading
 import time
 import weakref
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Generic, TypeVar, cast
@@ -35,7 +36,11 @@ from vfl.blocks.engine import (
     Shared,
     cuts,
     rows_of,
+    told,
 )
+from vfl.blocks.held_columns import HeldColumns
+from vfl.blocks.held_parts import HeldParts
+from vfl.blocks.held_parts import Part as ReadPart
 from vfl.blocks.scheduler import Connection, Lost, Task
 from vfl.blocks.scratch import Scratch, release_pages
 from vfl.errors import ClusterError
@@ -189,14 +194,14 @@ class Cluster(Engine):
             return self._here(arrays).results(kernel, *arrays)
         rows = rows_of(arrays)
         begin = partial(self.task_of, kernel, _parts(arrays), rows)
-        return (cast(R, result) for result in self._each(begin, self._blocks(rows)))
+        return (cast(R, result) for result in self.each(begin, self._blocks(rows)))
 
     def total(self, kernel: Callable[..., Integers], *arrays: Given) -> Integers:
         if not any(isinstance(array, There) for array in arrays):
             return self._here(arrays).total(kernel, *arrays)
         rows, parts = rows_of(arrays), _parts(arrays)
         begin = partial(self.task_of, kernel, parts, rows, runner=run_total)
-        first, *others = (cast(Integers, part) for part in self._each(begin, self._blocks(rows)))
+        first, *others = (cast(Integers, part) for part in self.each(begin, self._blocks(rows)))
         return sum(others, first)
 
     def make(self, kernel: Callable[..., Array], *arrays: Given) -> Rows:
@@ -214,9 +219,14 @@ class Cluster(Engine):
         here."""
         ahead = deque[R | _Begun[R]]()
         for place, name in enumerate(columns):
+            if isinstance(columns, HeldColumns) and name not in columns.categorical:
+                ahead.append(cast(_Begun[R], columns.begin(kernel, name, place)))
+                if len(ahead) > len(self.workers):
+                    yield _result(ahead.popleft())
+                continue
             values = columns[name]
             if values.dtype == object or len(values) < (self._block or _MANY):
-                ahead.append(kernel(name, [values]))
+                ahead.append(told(kernel)(name, [values]))
             else:
                 ahead.append(_Begun(self, _ColumnTask(self, kernel, columns, (place, name), values)))
             del values  # rows are many
@@ -234,12 +244,17 @@ class Cluster(Engine):
         for part in cuts(len(values), self._block or MOST):
             parts.append(self.send(values[part], worker))
             release_pages(values)
-        return self._submit(kernel, [name, *parts], worker, run_column)
+        return self.submit(kernel, [name, *parts], worker, run_column)
+
+    def read_parts(
+        self, read: Callable[..., ReadPart], of: Sequence[object], keys: Sequence[Hashable]
+    ) -> HeldParts:
+        return HeldParts(self, read, of, keys)
 
     def hold(self, rows: Array | Iterable[Array]) -> Rows:
         array = rows if isinstance(rows, np.ndarray) else np.concatenate([*rows], axis=-1)
         own = _Own(array)
-        for _ in self._each(partial(own.task, self), self._blocks(own.rows), fetch=False):
+        for _ in self.each(partial(own.task, self), self._blocks(own.rows), fetch=False):
             pass
         return There(self, own)
 
@@ -251,7 +266,9 @@ class Cluster(Engine):
     def keep(self, rows: Rows) -> Array:
         if not isinstance(rows, There):
             return Embedded().keep(rows)
-        out = self._scratch.room(rows.shape, rows.dtype, "rows of a cluster")
+        size = math.prod(rows.shape)
+        out: Array = self._scratch.of_rows(size, rows.dtype.type, "rows of a cluster")
+        out = out.reshape(rows.shape)
         at = 0
         for block in self._gather(rows, 0, rows.rows):
             out[..., at : at + block.shape[-1]] = block
@@ -280,7 +297,7 @@ class Cluster(Engine):
         return _Begun(self, lambda _: self.task_of(kernel, parts, rows, place))
 
     def do(self, kernel: Callable[..., R], *arguments: object) -> Begun[R]:
-        return _Begun(self, lambda _: self._submit(kernel, arguments, None))
+        return _Begun(self, lambda _: self.submit(kernel, arguments, None))
 
     def close(self) -> None:
         """End the connection. What is held is gone."""
@@ -301,11 +318,20 @@ class Cluster(Engine):
             runner = run
         worker = self.worker(rows, place)
         blocks = [self._block_of(part, place, worker) for part in parts]
-        return self._submit(kernel, blocks, worker, runner)
+        return self.submit(kernel, blocks, worker, runner)
 
     def send(self, value: object, worker: str | None) -> Task:
         """Have a worker, any of them if None, hold an object."""
         return self._connection.send(value, worker)
+
+    @property
+    def workers(self) -> Mapping[str, int]:
+        """Threads of those that are there, by address."""
+        return self._connection.workers
+
+    def begun(self, begin: Callable[[int], Task]) -> Begun[R]:
+        """What a task comes to, which is begun now, and again where it is lost."""
+        return _Begun(self, begin)
 
     def is_gone(self, epoch: int, task: Task) -> bool:
         """Whether no worker has, or makes, what a task of then was to be."""
@@ -350,13 +376,14 @@ class Cluster(Engine):
         block = part[..., self.part(part.shape[-1], place)]
         return block if block.nbytes <= _INLINE else self.send(block, worker)
 
-    def _submit(
+    def submit(
         self,
         kernel: Callable[..., object],
         arguments: Sequence[object],
         worker: str | None,
         runner: Callable[..., object] = run,
     ) -> Task:
+        """Have a worker, any of them if None, run a kernel; `runner` does."""
         whole = kernel if isinstance(kernel, partial) else partial(kernel)
         named = (*whole.keywords.values(), *whole.args)
         given = [self._shared(value, worker) for value in (*named, *arguments)]
@@ -383,12 +410,12 @@ class Cluster(Engine):
             kernel = partial(some, max(0, start - low), max(0, stop - low))
             return self.task_of(kernel, [source], source.rows, first + block)
 
-        found = self._each(begin, max(1, -(-stop // size) - first))
+        found = self.each(begin, max(1, -(-stop // size) - first))
         return (cast(Array, part) for part in found)
 
     # ------------------------------------------------------------------- waiting, and losses made good
 
-    def _each(self, begin: Callable[[int], Task], count: int, *, fetch: bool = True) -> Iterator[object]:
+    def each(self, begin: Callable[[int], Task], count: int, *, fetch: bool = True) -> Iterator[object]:
         """What the tasks of so many blocks come to, in their order; few are under way at a time."""
         ahead: deque[tuple[int, Task | None]] = deque()
         for place in range(count):

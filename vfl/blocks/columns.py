@@ -31,6 +31,18 @@ class MadeColumns(Mapping[str, Values]):
         self._names, self._make, self.room = dict.fromkeys(names), make, room
         self.categorical = frozenset(categorical)
 
+    def only(self, names: Sequence[str]) -> "MadeColumns":
+        """Some of the columns, in the order of `names`."""
+        return MadeColumns(names, self.__getitem__, self.categorical & {*names}, self.room)
+
+    def changed(self, change: Callable[[str, Values], Values]) -> "MadeColumns":
+        """What `change` makes of each column, by its name, whenever that is asked for."""
+        return MadeColumns(tuple(self), partial(_changed, self, change), self.categorical, self.room)
+
+    def with_categories(self, change: Callable[[Values], Values]) -> "MadeColumns":
+        """As `changed`, of the categorical columns alone."""
+        return self.changed(lambda name, values: change(values) if name in self.categorical else values)
+
     def __getitem__(self, name: str) -> Values:
         if name not in self._names:
             raise KeyError(name)
@@ -59,16 +71,25 @@ def change_named(
 ) -> Mapping[str, Values]:
     """As `change_each`, where the change depends on the column's name."""
     if isinstance(features, MadeColumns):
-        make = partial(_changed, features, change)
-        return MadeColumns(tuple(features), make, features.categorical, features.room)
+        return features.changed(change)
     return {name: change(name, values) for name, values in features.items()}
+
+
+def change_categories(
+    features: Mapping[str, Values], change: Callable[[Values], Values]
+) -> Mapping[str, Values]:
+    """As `change_each`, of the categorical columns alone."""
+    if isinstance(features, MadeColumns):
+        return features.with_categories(change)
+    return {
+        name: change(values) if values.dtype == object else values for name, values in features.items()
+    }
 
 
 def choose_columns(features: Mapping[str, Values], names: Sequence[str]) -> Mapping[str, Values]:
     """Some of the columns, in the order of `names`."""
     if isinstance(features, MadeColumns):
-        categorical = features.categorical & {*names}
-        return MadeColumns(names, features.__getitem__, categorical, features.room)
+        return features.only(names)
     return {name: features[name] for name in names}
 
 

@@ -14,19 +14,24 @@ takes these and plain ones alike. All arrays of so many rows are cut at the same
 import os
 import queue
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, NoReturn, Protocol, TypeVar, cast
+from typing import TYPE_CHECKING, Generic, NoReturn, Protocol, TypeVar, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Integers, Words
 from vfl.blocks.cores import LEAST, Begun, begin, each
+from vfl.blocks.scratch import Scratch, release_pages
+
+if TYPE_CHECKING:
+    from vfl.blocks.held_parts import HeldParts, Part
 
 BLOCK = 1 << 17  # rows
+_HELD = 16  # blocks of files whose pages stay in memory, about
 
 Array = NDArray[np.generic]
 
@@ -176,6 +181,13 @@ class Engine(ABC):
         Few columns are asked for at a time."""
         return (kernel(name, [values]) for name, values in columns.items())
 
+    def read_parts(
+        self, read: "Callable[..., Part]", of: Sequence[object], keys: Sequence[Hashable]
+    ) -> "HeldParts | None":
+        """Have workers read parts of a table, each by `read` of an argument, and hold their columns,
+        which go by `keys`. None where this process has no workers."""
+        return None
+
     def fill(self, out: Array, kernel: Callable[..., Array], *arrays: Given) -> None:
         """Have each block of `out` be `kernel(*blocks)`; `out` may be one of the arrays."""
         start = 0
@@ -196,8 +208,9 @@ class Engine(ABC):
 class Embedded(Engine):
     """All rows in this process; its cores share the blocks. Not to be used from within a kernel."""
 
-    def __init__(self, block: int = BLOCK) -> None:
-        self._block = block
+    def __init__(self, block: int = BLOCK, scratch: Scratch = Scratch()) -> None:
+        """`scratch`: where rows lie that are made."""
+        self._block, self._scratch = block, scratch
 
     @property
     def apart(self) -> bool:
@@ -209,21 +222,21 @@ class Embedded(Engine):
         def run(part: tuple[int, slice]) -> R:
             return kernel(*(_cut(array, *part) for array in arrays))
 
-        return self._map(run, rows_of(arrays))
+        return self._map(run, rows_of(arrays), arrays)
 
     def make(self, kernel: Callable[..., Array], *arrays: Given) -> Rows:
         kernel, rows = told(kernel), rows_of(arrays)
         first = kernel(*(_cut(array, 0, slice(0, min(rows, self._block))) for array in arrays))
         if rows <= self._block:
             return first
-        out = np.empty((*first.shape[:-1], rows), first.dtype)
+        out = self._scratch.room((*first.shape[:-1], rows), first.dtype, "rows of a job")
         out[..., : self._block] = first
 
         def run(part: tuple[int, slice]) -> None:
             if part[0]:
                 out[..., part[1]] = kernel(*(_cut(array, *part) for array in arrays))
 
-        for _ in self._map(run, rows):
+        for _ in self._map(run, rows, [out, *arrays]):
             pass
         return out
 
@@ -233,7 +246,7 @@ class Embedded(Engine):
         def run(part: tuple[int, slice]) -> None:
             out[..., part[1]] = kernel(*(_cut(array, *part) for array in arrays))
 
-        for _ in self._map(run, rows_of([out, *arrays])):
+        for _ in self._map(run, rows_of([out, *arrays]), [out, *arrays]):
             pass
 
     def hold(self, rows: Array | Iterable[Array]) -> Rows:
@@ -288,11 +301,14 @@ class Embedded(Engine):
             total += spare.get_nowait().total()
         return total
 
-    def _map(self, run: Callable[[tuple[int, slice]], R], rows: int) -> Iterator[R]:
+    def _map(
+        self, run: Callable[[tuple[int, slice]], R], rows: int, arrays: Sequence[Given]
+    ) -> Iterator[R]:
+        """What comes of each block; pages of files that arrays lie in are released now and then."""
         parts = enumerate(cuts(rows, self._block))
         if rows <= self._block:
             return iter([run(next(parts))])
-        return each(run, parts)
+        return _releasing(each(run, parts), [array for array in arrays if isinstance(array, np.ndarray)])
 
 
 class Chosen(Engine):
@@ -352,6 +368,11 @@ class Chosen(Engine):
     ) -> Iterator[R]:
         return self.chosen.columns(kernel, columns)
 
+    def read_parts(
+        self, read: "Callable[..., Part]", of: Sequence[object], keys: Sequence[Hashable]
+    ) -> "HeldParts | None":
+        return self.chosen.read_parts(read, of, keys)
+
     def fill(self, out: Array, kernel: Callable[..., Array], *arrays: Given) -> None:
         self.chosen.fill(out, kernel, *arrays)
 
@@ -363,6 +384,16 @@ class Chosen(Engine):
             yield
         finally:
             self.chosen = before
+
+
+def _releasing(results: Iterator[R], arrays: Sequence[Array]) -> Iterator[R]:
+    for number, result in enumerate(results, 1):
+        yield result
+        if number % _HELD == 0:
+            for array in arrays:
+                release_pages(array)
+    for array in arrays:
+        release_pages(array)
 
 
 def cuts(rows: int, block: int) -> Iterator[slice]:

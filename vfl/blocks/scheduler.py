@@ -142,6 +142,11 @@ class Connection:
             f"{least / 1e9:.1f} GB each at least) of the cluster at {self.access.address}"
         )
 
+    def ask_all(self, function: Callable[[], object]) -> Mapping[str, object]:
+        """What a function comes to at each worker, or the error that it raises there, by address."""
+        with self._losses():
+            return self.client.run(function, workers=[*self.workers], on_error="return")
+
     def look(self) -> None:
         """See which workers are there. Raises Lost where the scheduler is not."""
         with self._losses():

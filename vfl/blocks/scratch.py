@@ -81,6 +81,32 @@ class Scratch:
             known += len(own)
         return out
 
+    def each(
+        self,
+        kernel: Callable[..., NDArray[K]],
+        kind: type[K],
+        what: str,
+        *arrays: NDArray[np.generic],
+    ) -> NDArray[K]:
+        """`kernel(*arrays)`, which looks at rows by themselves and gets some at a time, with room as of
+        `of_rows`, which says what is raised. It takes none where all rows are the same."""
+        rows = len(arrays[0])
+        if rows and all(array.strides == (0,) for array in arrays):
+            return np.broadcast_to(kernel(*(array[:1] for array in arrays)), (rows,))
+        out = self.of_rows(rows, kind, what)
+        for some in in_pieces(rows, out, *arrays):
+            out[some] = kernel(*(array[some] for array in arrays))
+        return out
+
+    def joined(self, first: NDArray[K], second: NDArray[K], what: str) -> NDArray[K]:
+        """One array behind the other, with room as of `of_rows`, which says what is raised."""
+        out, at = self.of_rows(len(first) + len(second), first.dtype.type, what), 0
+        for values in (first, second):
+            for some in in_pieces(len(values), values, out):
+                out[at + some.start : at + some.stop] = values[some]
+            at += len(values)
+        return out
+
     def cast(self, values: NDArray[np.generic], kind: type[K], what: str) -> NDArray[K]:
         """Numbers of rows as those of another kind, with room as of `of_rows`, which says what is
         raised."""
@@ -218,6 +244,11 @@ def in_pieces(rows: int, *arrays: NDArray[np.generic]) -> Iterator[slice]:
         yield slice(start, min(start + _AT_ONCE, rows))
         for array in arrays:
             release_pages(array)
+
+
+def most_of(values: NDArray[np.floating], least: float = 0.0) -> float:
+    """The greatest of many numbers and of `least`."""
+    return max([least, *(float(values[some].max()) for some in in_pieces(len(values), values))])
 
 
 def marked(test: Callable[[NDArray[K]], NDArray[np.bool_]], values: NDArray[K]) -> NDArray[np.bool_]:

@@ -4,23 +4,27 @@ this machine for as long as a command runs."""
 import contextlib
 import os
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from vfl.blocks.cluster import Cluster
-from vfl.blocks.engine import ENGINE
+from vfl.blocks.engine import ENGINE, Embedded
 from vfl.blocks.local_cluster import local_cluster, memory_here
 from vfl.blocks.scheduler import Access, Connection
 from vfl.blocks.scratch import Scratch
 from vfl.blocks.spill import spill_folder
-from vfl.errors import ConfigError, VflError
+from vfl.errors import ConfigError, DataError, VflError
 from vfl.jobs.check_result import CheckResult, Reporter
 from vfl.jobs.show import Show
 from vfl.party.config import Party
 from vfl.party.sections import PartySection
+from vfl.party.sources.held import READ_HERE, HowRead, how_read
+from vfl.party.sources.places import open_rows
 from vfl.party.store import Store
 from vfl.text import counted
 
 _OF_A_ROW = 64  # bytes that trees need for a row beside its codes
 _FILLED = 0.85  # of its memory; a worker that has more takes nothing new until some is free
+_OF_A_CELL = 8  # bytes that workers take for a number of a table that they have read
 _OF_A_PROGRAM = 300 << 20  # bytes that a worker takes without any row
 _FEW = 1_000_000  # rows that a cluster of any size does not do sooner
 _TIMES = 4  # threads for one of this machine's, from which on a cluster does more rows sooner
@@ -30,10 +34,13 @@ _IN_CLEAR = "nothing between this party and its cluster is encrypted (cluster = 
 
 @contextlib.contextmanager
 def on_cluster(party: Party, show: Show, local: int | None = None) -> Iterator[None]:
-    """Work with the cluster of the party file, or with so many workers of this machine's; as ever where
-    there is neither. Raises ConfigError."""
+    """Work with the cluster of the party file, or with so many workers of this machine's; in this
+    process where there is neither. Raises ConfigError."""
     if local is None and party.party.cluster is None:
-        yield
+        scratch = Scratch(Store(party.party.store).scratch(make=False))
+        # There are some such arrays at a time.
+        with ENGINE.instead(Embedded(scratch=replace(scratch, in_memory=scratch.in_memory // 4))):
+            yield
         return
     folder = Store(party.party.store).scratch()
     with contextlib.ExitStack() as ends:
@@ -87,6 +94,7 @@ def check_cluster(party: Party, sizes: Sequence[tuple[int, int]], report: Report
             connection.need_workers()
             memory, words, direct = connection.memory, connection.in_words, connection.direct
             threads = sum(connection.workers.values())
+            reads = _how_read(party, connection)
     except VflError as error:
         report(CheckResult("FAIL", "cluster", f"cluster: {error}"))
         return False
@@ -96,9 +104,11 @@ def check_cluster(party: Party, sizes: Sequence[tuple[int, int]], report: Report
         report(CheckResult("note", "cluster", text))
     if party.party.cluster_ca is None:
         report(CheckResult("note", "cluster", f"cluster: {_IN_CLEAR}"))
-    healthy = True
+    if reads is not None:
+        report(CheckResult("ok", "cluster", f"cluster: {reads.words}"))
+    healthy, held = True, _OF_A_CELL if reads is not None and reads.by_workers else 0
     for rows, features in sizes:
-        need = rows * (features + _OF_A_ROW) // len(memory) + _OF_A_PROGRAM
+        need = rows * (features * (1 + held) + _OF_A_ROW) // len(memory) + _OF_A_PROGRAM
         least = min(memory.values())
         enough = not least or need <= _FILLED * least
         size = f"{counted(rows, 'row')} of {counted(features, 'column')}"
@@ -110,6 +120,17 @@ def check_cluster(party: Party, sizes: Sequence[tuple[int, int]], report: Report
             report(CheckResult("note", "cluster", f"cluster: {_slower(rows, features)}"))
         healthy = healthy and enough
     return healthy
+
+
+def _how_read(party: Party, connection: Connection) -> HowRead | None:
+    """Who reads the party's table, None where it cannot be opened, as has been said then."""
+    if party.data.source is not None or party.data.query is not None:
+        return HowRead(False, f"{READ_HERE}it comes from a database or a query")
+    try:
+        source = open_rows(party.data, None, party.data.id_columns)
+    except DataError:
+        return None
+    return how_read(source, connection.ask_all)
 
 
 def access_of(party: PartySection) -> Access:

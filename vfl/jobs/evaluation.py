@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.blocks.scratch import Scratch, in_pieces, release_pages
+from vfl.blocks.scratch import Scratch, in_pieces
 from vfl.errors import (
     DataError,
 )
@@ -20,7 +20,7 @@ from vfl.models.held_out import held_out_metrics
 from vfl.models.kinds import kind_of_job
 from vfl.party.config import Job
 from vfl.party.table import Table
-from vfl.protocols.common.rows import Training, each_of
+from vfl.protocols.common.rows import Training, chosen_rows
 from vfl.text import counted
 
 K = TypeVar("K", bound=np.generic)
@@ -37,15 +37,19 @@ def evaluate(
 
     of_table: which row of the party's table each is.
     """
-    predictions = {what: rows.loss.predict(each_of(values, held_out)) for what, values in scores.items()}
+    scratch, what = rows.scratch, "predictions"
+
+    def predicted(score: NDArray[np.float64]) -> NDArray[np.float64]:
+        own = chosen_rows(score, held_out, scratch)
+        return scratch.each(rows.loss.predict, np.float64, what, own)
+
     evaluation = Evaluation(
-        of_table[held_out],
-        each_of(rows.label, held_out),
-        each_of(rows.weight, held_out),
-        None if exposure is None else each_of(exposure, held_out),
-        predictions,
+        scratch.chosen(of_table, held_out, "rows held out"),
+        chosen_rows(rows.label, held_out, scratch),
+        chosen_rows(rows.weight, held_out, scratch),
+        None if exposure is None else chosen_rows(exposure, held_out, scratch),
+        {name: predicted(score) for name, score in scores.items()},
     )
-    release_pages(of_table)
     metrics = {
         what: held_out_metrics(rows, held_out, values, exposure) for what, values in scores.items()
     }
@@ -57,14 +61,15 @@ def score_profile(
 ) -> Profile | None:
     """The profile of scores without offset: those of rows held out, which are as those of other rows
     will be, or of all rows if none is held out. None if nobody knows them."""
-    found, every = [np.empty(0)], not held_out.any()
-    for some in in_pieces(len(score), score):
-        own = score[some]
-        chosen = np.isfinite(own) & (every | held_out[some])
-        alone = own if rows.offset is None else own - rows.offset[some]
-        found.append(alone[chosen])
-    scores = np.concatenate(found)
-    return profile_of_scores(scores) if len(scores) else None
+    every, scratch = not held_out.any(), rows.scratch
+    chosen = scratch.of_rows(len(score), np.bool_, "rows with a score")
+    for some in in_pieces(len(score), score, chosen, held_out):
+        chosen[some] = np.isfinite(score[some]) & (every | held_out[some])
+    alone = score
+    if rows.offset is not None:
+        alone = scratch.each(np.subtract, np.float64, "scores", score, rows.offset)
+    scores = scratch.chosen(alone, chosen, "scores")
+    return profile_of_scores(scores, scratch) if len(scores) else None
 
 
 def _or_validation(share: float, before: str) -> str:
@@ -92,7 +97,8 @@ def split_rows(
     by, seed = table.split.take(aligned), [kind.seed, 1]
     try:
         if by.group is None and by.time is None:
-            split = split_by_draws(seed, table.rows, aligned, entities, (holdout, share))
+            shares = (holdout, share)
+            split = split_by_draws(seed, table.rows, aligned, entities, shares, scratch)
         else:
             draw = np.random.default_rng(seed).random(table.rows)
             entity = aligned if entities is None else entities[aligned]
@@ -105,11 +111,11 @@ def split_rows(
         ) from None
     taken = partial(_taken, scratch, aligned)
     label = scratch.taken(table.label, aligned, "labels")
-    shares = f"holdout = {holdout:g}"
+    said = f"holdout = {holdout:g}"
     if not split.train.any():
         raise DataError(
             f"{table.path.name}: no aligned row is left to train on: lower "
-            f"{shares} in [job]{_or_validation(share, ' or ')}",
+            f"{said} in [job]{_or_validation(share, ' or ')}",
             for_peer="no aligned row is left to train on (holdout, validation_share)",
         )
     parts = ((split.train, "train on"), (split.validation, "stop by"), (split.held_out, "evaluate on"))
@@ -117,11 +123,11 @@ def split_rows(
         if not mask.any():
             continue
         try:
-            loss.check(label[mask])
+            loss.check(scratch.chosen(label, mask, "labels"))
         except BadLabel as error:
             raise DataError(
                 f"{table.path.name}: in the {counted(int(mask.sum()), 'aligned row')} to {what}, the "
-                f"label {error} ({shares}{_or_validation(share, ', ')})",
+                f"label {error} ({said}{_or_validation(share, ', ')})",
                 for_peer="too few aligned rows, or all with the same label",
             ) from None
     weight = taken(table.weight)

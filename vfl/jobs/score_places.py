@@ -11,8 +11,10 @@ import pyarrow as pa
 from vfl.errors import DataError
 from vfl.party.config import Party
 from vfl.party.output import (
+    PLAIN,
     OutputPlace,
     ScoreColumns,
+    TextForm,
     check_scores,
     columns_of,
     scores_table,
@@ -82,12 +84,15 @@ def target_of(party: Party, batch: Place, given: Path | str, force: bool) -> Tar
         table.probe()
         return table
     parts = isinstance(given, str) and given.endswith("/")
-    out, ids = Path(given), len(party.data.id_columns)
+    out, ids, form = Path(given), len(party.data.id_columns), TextForm.of(party.data)
     kind = ".parquet" if parts else out.suffix
 
     def is_former(path: Path) -> bool:
         files = sorted(path.iterdir()) if path.is_dir() else [path]
-        return all(_are_scores(columns_of(file, kind), ids) for file in files)
+        return all(
+            any(_are_scores(columns_of(file, kind, sign), ids) for sign in (",", form.separator))
+            for file in files
+        )
 
     if parts:
         _check_folder(out)
@@ -95,7 +100,7 @@ def target_of(party: Party, batch: Place, given: Path | str, force: bool) -> Tar
         check_scores(out)
     reads = {} if isinstance(batch, TablePlace) else table_files(batch, "the table of rows to score")
     output = OutputPlace.of(out, "score", party=party, reads=reads, is_former=is_former, force=force)
-    return _Parts(output) if parts else _File(output, kind)
+    return _Parts(output) if parts else _File(output, kind, form)
 
 
 def _check_folder(out: Path) -> None:
@@ -123,6 +128,7 @@ class _File:
 
     place: OutputPlace
     kind: str
+    form: TextForm = PLAIN
 
     @property
     def name(self) -> str:
@@ -136,7 +142,7 @@ class _File:
 
     def write(self, parts: Iterable[ScoreColumns]) -> dict[str, int]:
         with self.place.writing() as file:
-            return write_scores(file, self.kind, parts)
+            return write_scores(file, self.kind, parts, self.form)
 
 
 @dataclass(frozen=True)

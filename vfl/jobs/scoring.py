@@ -562,8 +562,9 @@ async def serve_score(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     await accept(site, peer, offer)
     counter = id_counter(policy, usage)
     settings = host_psi_settings(site, offer, show, peer, counter, alone=True)
-    rows = (await host_match(peer, ids.keys, lone_participant(site, offer), settings=settings)).rows
-    del ids  # of millions of rows they take as much as some columns
+    matched = await host_match(peer, ids.keys, lone_participant(site, offer), settings=settings)
+    rows = await asyncio.to_thread(matched.rows_in, ids.scratch)
+    del ids, matched  # of millions of rows they take as much as some columns
     table = replace(table, ids=[])
     release_memory(table.rows)
     check_batch(policy, len(rows))

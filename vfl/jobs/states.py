@@ -34,7 +34,7 @@ class EncodedState:
             yield before + _header(len(data))
             for start in range(0, len(data), _AT_ONCE):
                 yield data[start : start + _AT_ONCE].tobytes()
-            release_pages(data)
+                release_pages(data)
         yield rest
 
     def _parts(self, value: object) -> dict[str, object]:

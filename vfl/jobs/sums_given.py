@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers, Mask
-from vfl.blocks.scratch import Scratch, in_pieces, release_pages
+from vfl.blocks.scratch import Scratch, in_pieces, most_of, release_pages
 from vfl.errors import Refused
 from vfl.jobs.alignments import Alignment, count_known_rows, origin_of
 from vfl.jobs.offer import Offer
@@ -63,11 +63,13 @@ class SumsGiven:
         scratch, what = Scratch(store.scratch(make=False)), "rows that sums are counted of"
         numbers, first = number_values(alignment.rows, scratch)
         counted_as = _counted_as(store, alignment, first)
+        self._scratch = scratch
         self._rows = scratch.cast(counted_as, np.uint64, what)
         self._rows.sort()
-        new = self._rows[1:] != self._rows[:-1]
+        new = _first_ones(self._rows)
         if not new.all():
-            self._rows = self._rows[np.append(True, new)]
+            self._rows = scratch.chosen(self._rows, new, what)
+        del new  # rows are many
         kind = np.min_scalar_type(-len(first) - 1).type
         number = scratch.of_rows(len(first) + 1, kind, what)
         number[-1] = -1
@@ -84,7 +86,7 @@ class SumsGiven:
         """The most sums that jobs may have told about a row. Raises ModelError when the file is
         damaged."""
         sums = self.file.read()
-        return float(sums.of(self.places(sums)).max(initial=0.0))
+        return most_of(sums.of(self.places(sums)))
 
     def before(self, model: str) -> float:
         """Sums a row that were told before the job of a model. Raises ModelError when the file is
@@ -147,7 +149,7 @@ class SumsGiven:
             reserved = sums
             for other in self._reserved:
                 reserved = other.spent(reserved)
-            before = float(reserved.of(places)[own].max(initial=0.0))
+            before = most_of(reserved.of(places)[own])
             most = policy.max_sums_a_row
             if not isinstance(most, str) and _exceeds(before + a_row, most):
                 earlier = f", after {before:.3g} of earlier jobs on these rows," if before else ""
@@ -181,7 +183,17 @@ class SumsGiven:
     @property
     def one_to_one(self) -> bool:
         """Whether each is joined to one row of the guest alone."""
-        return int((self._of_aligned >= 0).sum()) == len(self._rows)
+        aligned = self._of_aligned
+        pieces = in_pieces(len(aligned), aligned)
+        return sum(int(np.count_nonzero(aligned[some] >= 0)) for some in pieces) == len(self._rows)
+
+    def add(self, told: Floats, sums: float, even: bool) -> Floats:
+        """What was told of rows, after further sums: of all of them evenly, where it is not known of
+        which; else as is best."""
+        if not even:
+            return share_out(told, sums)
+        each = sums / max(1, len(told))
+        return self._scratch.each(lambda some: some + each, np.float64, "sums of rows", told)
 
     def own(self, rows: Mask | None) -> Integers | slice:
         """Which of the host's own rows some aligned ones are; each once. None: all."""
@@ -215,10 +227,10 @@ class SumsGiven:
         job = estimate(rows, params, params.sums, known=known, done=done)
         told = sums.of(self.places(sums))
         if job.equations:
-            after = _add(told, job.equations_a_row * len(told), even=sees_no_rows(params))
+            after = self.add(told, job.equations_a_row * len(told), even=sees_no_rows(params))
             before = max(0.0, _most(told, after) - job.equations_a_row)
         else:
-            before = float(told.max(initial=0.0))
+            before = most_of(told)
         job = estimate(rows, params, params.sums, before, known=known, done=done)
         broken, most = None, policy.max_sums_a_row
         if job.equations and not isinstance(most, str) and _exceeds(before + job.equations_a_row, most):
@@ -245,7 +257,8 @@ class SumsBudget:
         """What will have been told once the trees have been grown that are still to come."""
         places = self._given.places(sums)
         told = sums.of(places)
-        return sums.with_told(places, _add(told, self._trees * self._a_tree * len(told), self._even))
+        added = self._given.add(told, self._trees * self._a_tree * len(told), self._even)
+        return sums.with_told(places, added)
 
     def begin_tree(self, drawn: Mask | None) -> None:
         """See SumsCount.
@@ -268,13 +281,15 @@ class SumsBudget:
                 )
             # Over the lattice engine all of a tree at once; else its root, and nodes as they are told.
             whole = self._a_tree * (len(told) if drawn is None else self._job.rows)
-            added = _add(told[rows], whole if self._even else _A_NODE, self._even)
-            after = added if isinstance(rows, slice) else told.copy()
-            after[rows] = added
+            added = given.add(told[rows], whole if self._even else _A_NODE, self._even)
+            after = added
+            if not isinstance(rows, slice):
+                after = told.copy()
+                after[rows] = added
             if self._trees < 1 or self._is_too_much(told, after):
                 raise self._refused(told, "a further tree breaks")
             if self._all_rows and self._is_too_much(
-                told[rows], _add(told[rows], self._trees * whole, self._even)
+                told[rows], given.add(told[rows], self._trees * whole, self._even)
             ):
                 more = f"{counted(self._trees, 'further tree')} would break"
                 raise self._refused(told, "a further tree breaks" if self._trees == 1 else more)
@@ -320,7 +335,7 @@ class SumsBudget:
         return not isinstance(most, str) and _exceeds(_most(told, after), most)
 
     def _refused(self, told: Floats, what: str) -> Refused:
-        before = float(told.max(initial=0.0))
+        before = most_of(told)
         return Refused(
             f"{what} {rule_words(self._policy, 'max_sums_a_row')}, after {before:.3g} sums a row of "
             "this and earlier jobs of the guest: the host raises the rule"
@@ -355,21 +370,26 @@ def _counted_as(store: Store, alignment: Alignment, first: Integers) -> NDArray[
     return numbers_within(origin_of(store, alignment), alignment.rows[first])
 
 
-def _add(told: Floats, sums: float, even: bool) -> Floats:
-    """What was told of rows, after further sums: of all of them evenly, where it is not known of which;
-    else as is best."""
-    return told + sums / max(1, len(told)) if even else share_out(told, sums)
+def _first_ones(ordered: NDArray[np.uint64]) -> Mask:
+    """Which numbers are not the one before."""
+    first = np.ones(len(ordered), np.bool_)
+    for some in in_pieces(len(ordered) - 1, ordered):
+        first[1:][some] = ordered[1:][some] != ordered[:-1][some]
+    return first
 
 
 def _most(told: Floats, after: Floats) -> float:
     """The most of the rows about which there were more."""
-    return float(np.max(after, where=after > told, initial=0.0))
+    pieces = in_pieces(len(told), told, after)
+    given = ((told[some], after[some]) for some in pieces)
+    return max((float(np.max(b, where=b > a, initial=0.0)) for a, b in given), default=0.0)
 
 
 def _room(told: Floats, most: float, even: bool) -> float:
     """How many further sums a row there may be of rows."""
-    left = np.maximum(0.0, most - told)
-    return float(left.min(initial=most) if even else left.sum() / max(1, len(told)))
+    if even:
+        return min(most, max(0.0, most - most_of(told)))
+    return float(np.maximum(0.0, most - told).sum() / max(1, len(told)))
 
 
 def _exceeds(a_row: float, most: float) -> bool:

@@ -173,7 +173,7 @@ def _label_faults(table: Table, data: DataSection) -> Iterator[str]:
 
 
 def _label_notes(table: Table, data: DataSection) -> Iterator[str]:
-    """Whether a label that seems to be one of two classes is 0 or 1."""
+    """Whether a label that seems to be one of two classes is 0 or 1, or a count."""
     if table.label is None:
         return
     values = np.unique(table.label)
@@ -183,6 +183,13 @@ def _label_notes(table: Table, data: DataSection) -> Iterator[str]:
             "binary and logistic need them"
         )
     elif len(values) > 2 and np.isin(table.label, (0.0, 1.0)).mean() >= 0.99:
+        if ((values >= 0) & (values % 1 == 0)).all():
+            more = counted(int((table.label > 1).sum()), "row")
+            yield (
+                f"{table.path.name}: label '{data.label}' is a whole number above 1 in {more}: counts "
+                "are for poisson, binary and logistic need 0 and 1"
+            )
+            return
         alone = without_features(data)
         loss = LogisticLoss()
         _, faults = examine_table(alone, Wanted("guest", True, loss=loss), SHOWN)

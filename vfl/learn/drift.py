@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Floats
 from vfl.blocks.engine import ENGINE, Array
-from vfl.blocks.scratch import in_pieces
+from vfl.blocks.scratch import Scratch, in_pieces
 from vfl.learn.binning import Column, Features, choose_bins
 from vfl.learn.metrics import LARGE_PSI, MODERATE_PSI, psi
 
@@ -104,23 +104,26 @@ def _profile(name: str, parts: Sequence[Array]) -> Profile:
     return Profile(edges, column.categories, tuple(_shares(column, parts).tolist()), rows)
 
 
-def profile_of_scores(scores: Floats) -> Profile:
-    """The profile of finite scores.
+def profile_of_scores(scores: Floats, scratch: Scratch = Scratch()) -> Profile:
+    """The profile of finite scores; scratch: where their order lies, of many.
 
     Many may be the same but for rounding, as those of trees are once an offset has been taken off. No
     edge lies among these: in a batch all would be on one side of it. Raises ValueError without scores.
     """
     if not len(scores):
         raise ValueError("no scores to make a profile of")
-    order = np.argsort(scores)
-    ordered = scores[order]
-    apart = np.diff(ordered) > _NEAR * np.maximum(1, np.abs(ordered[1:]))
-    highest = np.append(ordered[:-1][apart], ordered[-1])  # of each run of scores that are the same
-    same = np.empty_like(ordered)
-    same[order] = highest[np.append(0, np.cumsum(apart))]
-    exact = profile(same)
+    ordered = scratch.taken(scores, np.argsort(scores), "scores")
+    low, high = float(ordered[0]), float(ordered[-1])
+    apart = np.ones(len(ordered), np.bool_)  # which are not the same as the next one
+    for some in in_pieces(len(ordered) - 1, ordered):
+        here, next_one = ordered[some], ordered[1:][some]
+        apart[some] = next_one - here > _NEAR * np.maximum(1, np.abs(next_one))
+    highest, before = ordered[apart], 0  # of each run of scores that are the same
+    for some in in_pieces(len(ordered), ordered):
+        run = before + np.append(0, np.cumsum(apart[some]))
+        ordered[some], before = highest[run[:-1]], int(run[-1])
+    exact = profile(ordered)
     if len(highest) == 1:
-        low, high = float(ordered[0]), float(ordered[-1])
         return replace(exact, edges=(low - _margin(low), high + _margin(high)))
     return replace(exact, edges=tuple(edge + _margin(edge) for edge in exact.edges or ()))
 

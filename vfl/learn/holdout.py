@@ -19,6 +19,7 @@ import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask
 from vfl.blocks.means import stretches
+from vfl.blocks.scratch import Scratch, in_pieces
 
 _FEW = 12  # groups that are named
 
@@ -111,18 +112,22 @@ def split_by_draws(
     chosen: Integers,
     entities: Integers | None,
     shares: tuple[float, float],
+    scratch: Scratch = Scratch(),
 ) -> RowSplit:
     """What becomes of the `chosen` of so many rows, by a draw of each row, or, with `entities`, of the
-    row that it names; `shares` are those of `draw_split`."""
-    generator, parts = np.random.default_rng([*seed]), np.empty(rows, np.uint8)
+    row that it names; `shares` are those of `draw_split`. scratch: where masks lie of many rows."""
+    what = "which rows train"
+    generator, parts = np.random.default_rng([*seed]), scratch.of_rows(rows, np.uint8, what)
     for some in stretches(rows):
         split = draw_split(generator.random(len(parts[some])), *shares)
         parts[some] = split.validation + 2 * split.held_out
-    found = np.empty(len(chosen), np.uint8)
-    for some in stretches(len(chosen)):
+    masks = [scratch.of_rows(len(chosen), np.bool_, what) for _ in range(3)]
+    for some in in_pieces(len(chosen), chosen, parts, *masks, *([] if entities is None else [entities])):
         own = chosen[some]
-        found[some] = parts[own if entities is None else entities[own]]
-    return RowSplit(found == 0, found == 1, found == 2)
+        part = parts[own if entities is None else entities[own]]
+        for number, mask in enumerate(masks):
+            mask[some] = part == number
+    return RowSplit(*masks)
 
 
 def split_by(

@@ -30,7 +30,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.blocks.columns import MadeColumns, categorical_columns, change_each, change_named
+from vfl.blocks.columns import MadeColumns, categorical_columns, change_categories, change_named
 from vfl.learn.binning import Features
 
 Objects = NDArray[np.generic]  # of text, None where it is missing
@@ -128,11 +128,9 @@ def tidy_levels(features: Features) -> Features:
     """Columns with their categories written as training compares them."""
 
     def written_so(values: Objects) -> Objects:
-        if values.dtype != object:
-            return values
         return _each(values, lambda text: tidy(text) or None)
 
-    return change_each(features, written_so)
+    return change_categories(features, written_so)
 
 
 def levels_of(features: Features) -> dict[str, Levels]:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers
+from vfl.blocks.means import stretches
 from vfl.learn.factors import named_levels, short_edge
 from vfl.learn.glm import Move, Scores
 from vfl.learn.losses import LogisticLoss, Loss
@@ -379,10 +380,13 @@ def runs_of_equals(values: Floats, near: float = 0.0) -> tuple[Integers, Integer
     Neighbours are equal when they differ by `near` at most, relatively.
     """
     order = np.argsort(values)
-    ordered = values[order]
-    with np.errstate(invalid="ignore"):  # infinite ones equal each other
-        apart = np.diff(ordered) > near * np.minimum(np.abs(ordered[1:]), np.abs(ordered[:-1]))
-    return order, np.append(np.flatnonzero(apart) + 1, len(values))
+    ordered, ends = values[order], list[Integers]()
+    for some in stretches(len(values) - 1):  # there are many of them
+        low, high = ordered[:-1][some], ordered[1:][some]
+        with np.errstate(invalid="ignore"):  # infinite ones equal each other
+            apart = high - low > near * np.minimum(np.abs(high), np.abs(low))
+        ends.append(some.start + 1 + np.flatnonzero(apart))
+    return order, np.concatenate([*ends, [len(values)]])
 
 
 def _cumulated(parts: Floats, ends: Integers) -> Floats:

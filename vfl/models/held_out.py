@@ -16,13 +16,14 @@ def held_out_metrics(
 ) -> dict[str, float]:
     """Metrics of the rows held out, without those that are no number, which a document cannot hold."""
     loss, mask = rows.loss, held_out
-    label, weight, own = (each_of(values, mask) for values in (rows.label, rows.weight, score))
-    offset = None if rows.offset is None else each_of(rows.offset, mask)
+    scratch = rows.scratch
+    label, weight, own = (each_of(of, mask, scratch) for of in (rows.label, rows.weight, score))
+    offset = None if rows.offset is None else each_of(rows.offset, mask, scratch)
     if isinstance(loss, LogisticLoss):
         metrics = binary_metrics(label, loss.predict(own), weight)
     elif loss.quantile is not None:
         metrics = quantile_metrics(loss, label, own, weight, offset)
     else:
-        years = None if exposure is None else each_of(exposure, mask)
+        years = None if exposure is None else each_of(exposure, mask, scratch)
         metrics = regression_metrics(loss, label, own, weight, offset, years)
     return {name: value for name, value in metrics.items() if math.isfinite(value)}

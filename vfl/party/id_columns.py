@@ -1,16 +1,22 @@
 """Columns of ids, read and cleaned a piece at a time, and the ids that they make, packed."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from vfl.arrays import Integers, Mask
 from vfl.blocks.scratch import Scratch, release_pages
 from vfl.blocks.texts import PIECE, Packed
+from vfl.crypto.digests import digests
 from vfl.errors import DataError
 from vfl.party.id_cells import Mark, ReadIds, are_codes, read_piece
 from vfl.party.rows import RowNumbers, rows_in_words
 from vfl.text import counted
+
+Unread = tuple[list[int], list[int], list[int], list[int]]
+"""Rows of a column that cannot be read: no dates, no whole numbers, with lost digits, and those that may
+have such."""
 
 
 class IdColumn:
@@ -36,6 +42,16 @@ class IdColumn:
         self.emptied: list[int] = []
         """Of the lost ones those that `clean` left as they were."""
         self._doubtful: list[int] = []
+
+    @property
+    def found(self) -> Unread:
+        """The rows that were found so far, before `end`."""
+        return self.undated, self.fractions, self.lost, self._doubtful
+
+    def add(self, start: int, found: Unread) -> None:
+        """Take rows that others have found in a part that begins with this row."""
+        for own, more in zip(self.found, found, strict=True):
+            own += [start + row for row in more]
 
     @property
     def unread(self) -> set[int]:
@@ -123,24 +139,64 @@ class IdColumn:
                 raise DataError(f"{where}: {count} {what} ({rows_in_words(rows, row_numbers)}); {todo}")
 
 
-def pack_ids(columns: Sequence[IdColumn], scratch: Scratch) -> tuple[Packed, Integers, Mask]:
-    """The ids of rows that have one, each column's value after its length, Python's hashes of them, and
-    which rows these are."""
+@dataclass(frozen=True)
+class CleanedPart:
+    """Ids of some rows that follow each other.
+
+    ids: of the rows that have one. hashes: int64, of each of these. has_id: which rows these are. found:
+    by column, rows that cannot be read, as `IdColumn` has them.
+    """
+
+    ids: Sequence[bytes]
+    hashes: Integers
+    has_id: Mask
+    found: Sequence[Unread] = ()
+
+
+def clean_part(columns: Sequence[IdColumn], secret: bytes) -> CleanedPart:
+    """All rows of some columns that are part of larger ones, as a worker cleans them. secret: hashes are
+    made under it, the same in all parts."""
+    pieces = [_clean(columns, start) for start in range(0, len(columns[0].cells), PIECE)]
+    packed = Packed.of(ids for ids, _ in pieces)
+    has_id = np.concatenate([np.empty(0, np.bool_), *(there for _, there in pieces)])
+    hashes = digests(packed, domain=b"vfl ids", key=secret, size=8)
+    found = [one.found for one in columns]
+    return CleanedPart(packed, np.ascontiguousarray(hashes).view(np.int64)[:, 0], has_id, found)
+
+
+def _clean(columns: Sequence[IdColumn], start: int) -> tuple[list[bytes], Mask]:
+    """The ids of a piece, and which of its rows have one."""
+    values = [one.clean(start, start + PIECE) for one in columns]
+    there = values[0] if len(values) == 1 else list(map(all, zip(*values, strict=True)))
+    return _joined(values), np.fromiter(map(bool, there), np.bool_, len(there))
+
+
+def _parts_here(columns: Sequence[IdColumn]) -> Iterator[CleanedPart]:
+    for start in range(0, len(columns[0].cells), PIECE):
+        ids, has_id = _clean(columns, start)
+        yield CleanedPart(ids, np.fromiter(map(hash, ids), np.int64, len(ids)), has_id)
+
+
+def pack_ids(
+    columns: Sequence[IdColumn], scratch: Scratch, parts: Iterable[CleanedPart] | None = None
+) -> tuple[Packed, Integers, Mask]:
+    """The ids of rows that have one, each column's value after its length, hashes of them, and which
+    rows these are. parts: the same rows as others have cleaned them, in their order."""
     rows = len(columns[0].cells)
     hashes = scratch.of_rows(rows, np.int64, "hashes of ids")
-    has_id, known = np.zeros(rows, np.bool_), 0
+    has_id, known, start = np.zeros(rows, np.bool_), 0, 0
 
-    def pieces() -> Iterator[list[bytes]]:
-        nonlocal known
-        for start in range(0, rows, PIECE):
-            values = [one.clean(start, start + PIECE) for one in columns]
-            there = values[0] if len(values) == 1 else list(map(all, zip(*values, strict=True)))
-            ids = _joined(values)
-            has_id[start : start + PIECE] = np.fromiter(map(bool, there), np.bool_, len(there))
-            hashes[known : known + len(ids)] = np.fromiter(map(hash, ids), np.int64, len(ids))
-            known += len(ids)
+    def pieces() -> Iterator[Sequence[bytes]]:
+        nonlocal known, start
+        for part in _parts_here(columns) if parts is None else parts:
+            for one, found in zip(columns, part.found, strict=bool(part.found)):
+                one.add(start, found)
+            has_id[start : start + len(part.has_id)] = part.has_id
+            start += len(part.has_id)
+            hashes[known : known + len(part.ids)] = part.hashes
+            known += len(part.ids)
             release_pages(hashes)
-            yield ids
+            yield part.ids
 
     packed = Packed.of(pieces(), scratch)
     hashed = hashes[:known]

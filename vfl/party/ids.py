@@ -33,24 +33,29 @@ compare equal are equal, parameters and versions included.
 
 import datetime
 import hashlib
+import os
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vfl.blocks.held_cells import HeldCells
 from vfl.blocks.scratch import Scratch, in_pieces
-from vfl.blocks.texts import Packed, differ, repeated
+from vfl.blocks.texts import Cells, CellsWithout, Packed, differ, repeated
 from vfl.errors import ConfigError, DataError
 from vfl.party.id_cells import IdReading, Mark
-from vfl.party.id_columns import IdColumn, pack_ids
+from vfl.party.id_columns import CleanedPart, IdColumn, clean_part, pack_ids
 from vfl.party.id_merges import are_merged
 from vfl.party.rows import RowNumbers, below_header, rows_in_words
 from vfl.text import counted, nearest_name
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 NEXT = "|"  # between the steps of two columns
 _AS_THEY_ARE = IdReading()
@@ -121,7 +126,7 @@ def normalise(
         column_of(column, steps, reading.decimal, i in reading.as_text)
         for i, (column, steps) in enumerate(zip(columns, rules, strict=True))
     ]
-    packed, hashes, has_id = pack_ids(cleaned, scratch)
+    packed, hashes, has_id = pack_ids(cleaned, scratch, _cleaned_by_workers(columns, rules, reading))
     for i, one in enumerate(cleaned):
         if empties == "refuse":
             one.check(f"{where}: column {i + 1} of the id" if len(rules) > 1 else where, row_numbers)
@@ -159,6 +164,45 @@ def normalise(
     unread = set().union(*(one.unread for one in cleaned))
     counts = {"empties": len(empty), "duplicates": len(again), "merged": len(different)}
     return NormalisedIds(packed, places, unread=len(unread), **counts)
+
+
+def _cleaned_by_workers(
+    columns: Sequence[Sequence[str | None]], rules: Sequence[Sequence[str]], reading: IdReading
+) -> Iterator[CleanedPart] | None:
+    """The ids as workers clean them that hold all of the columns; None where these are here."""
+    held, abouts = [], []
+    for i, (column, steps) in enumerate(zip(columns, rules, strict=True)):
+        none = column.none if isinstance(column, CellsWithout) else ()
+        cells = column.cells if isinstance(column, CellsWithout) else column
+        if not isinstance(cells, HeldCells):
+            return None
+        held.append(cells.origin)
+        abouts.append(_About(tuple(steps), reading.decimal, i in reading.as_text, frozenset(none)))
+    if any(origin.parts is not held[0].parts for origin in held):
+        return None
+    kernel = partial(_clean_part, abouts, os.urandom(32))
+    return held[0].parts.beside([origin.key for origin in held], kernel)
+
+
+@dataclass(frozen=True)
+class _About:
+    """How a column is cleaned; `none`: cells that count as empty."""
+
+    steps: Sequence[str]
+    decimal: Mark
+    as_text: bool
+    none: frozenset[str]
+
+
+def _clean_part(abouts: Sequence[_About], secret: bytes, *columns: "pa.ChunkedArray") -> CleanedPart:
+    """What a worker does: clean the ids of rows that it holds."""
+    cleaned = []
+    for about, column in zip(abouts, columns, strict=True):
+        own: Sequence[str | None] = Cells(column)
+        if about.none:
+            own = CellsWithout(own, about.none)
+        cleaned.append(column_of(own, about.steps, about.decimal, about.as_text))
+    return clean_part(cleaned, secret)
 
 
 def _places(

@@ -13,10 +13,11 @@ import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, NamedTuple
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
@@ -26,6 +27,7 @@ from vfl.party import rotation
 from vfl.party.config import Party
 from vfl.party.files import remove_unfinished, replacing, replacing_folder
 from vfl.party.identity import paths
+from vfl.party.sections import DataSection
 from vfl.party.sources.arrow import is_text
 from vfl.party.sources.parts import files_of
 from vfl.party.spreadsheet import escaped_column, named
@@ -320,7 +322,26 @@ def check_scores(path: Path) -> None:
         raise _unwritable(path, error.strerror or "it cannot be looked at") from None
 
 
-def write_scores(file: BinaryIO, kind: str, parts: Iterable[ScoreColumns]) -> dict[str, int]:
+class TextForm(NamedTuple):
+    """How CSV is written."""
+
+    separator: str = ","
+    decimal: str = "."
+
+    @classmethod
+    def of(cls, data: DataSection) -> "TextForm":
+        """As the party's own table is by its file: who reads 1,5 there reads it in scores."""
+        usual = cls(";", ",") if data.decimal == "," else cls()
+        given = data.separator
+        return usual if given is None or not given.isascii() else cls(given, data.decimal)
+
+
+PLAIN = TextForm()
+
+
+def write_scores(
+    file: BinaryIO, kind: str, parts: Iterable[ScoreColumns], form: TextForm = PLAIN
+) -> dict[str, int]:
     """Write the rows of all parts as CSV or Parquet (`kind` is ".csv" or ".parquet").
 
     A part holds columns of text or floats, all of its length; each part has the same ones, and there is
@@ -341,11 +362,17 @@ def write_scores(file: BinaryIO, kind: str, parts: Iterable[ScoreColumns]) -> di
                         column, count = escaped_column(column.combine_chunks())
                         changed[name] = changed.get(name, 0) + count
                         name = named(name)
+                    elif form.decimal != ".":
+                        column = pc.replace_substring(pc.cast(column, pa.string()), ".", form.decimal)
                     arrays[name] = column
                 part = pa.table(arrays)
             if writer is None:
-                make = pq.ParquetWriter if parquet else pa.csv.CSVWriter
-                writer = stack.enter_context(make(file, part.schema))
+                options = pa.csv.WriteOptions(delimiter=form.separator)
+                writer = stack.enter_context(
+                    pq.ParquetWriter(file, part.schema)
+                    if parquet
+                    else pa.csv.CSVWriter(file, part.schema, write_options=options)
+                )
             writer.write_table(part)
     return {name: count for name, count in changed.items() if count}
 
@@ -385,13 +412,14 @@ def write_score_parts(folder: Path, parts: Iterable[ScoreColumns], most: int = P
         number += 1
 
 
-def columns_of(path: Path, kind: str) -> list[str]:
+def columns_of(path: Path, kind: str, separator: str = ",") -> list[str]:
     """The names of the columns of a file of scores; none of a file that is none."""
     try:
         if kind.lower() == ".parquet":
             return list(pq.read_schema(path).names)
         with path.open("rb") as file:
             head = file.readline(_HEAD)
-        return list(pa.csv.read_csv(io.BytesIO(head)).column_names)
+        options = pa.csv.ParseOptions(delimiter=separator)
+        return list(pa.csv.read_csv(io.BytesIO(head), parse_options=options).column_names)
     except (OSError, pa.ArrowException, UnicodeDecodeError):
         return []

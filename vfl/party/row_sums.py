@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats
-from vfl.blocks.scratch import release_pages
+from vfl.blocks.scratch import Scratch, in_pieces, marked, release_pages
 from vfl.errors import ModelError
 from vfl.party.counts import ANEW
 from vfl.party.keys import TableIds, identities
@@ -51,54 +51,78 @@ class RowSums:
     rows: NDArray[np.uint64] = field(default_factory=lambda: np.zeros(0, np.uint64))
     told: Floats = field(default_factory=lambda: np.zeros(0))
     """Sums about each of these rows."""
+    scratch: Scratch = field(default=Scratch(), repr=False, compare=False)
+    """Where arrays lie that are made of these, of many rows."""
 
     def places(self, rows: NDArray[np.uint64]) -> Places:
         """Where rows are among those that are known, -1 for others."""
-        if np.array_equal(self.rows, rows):
+        if _are_same(self.rows, rows):
             return ALL
         if not len(self.rows):
-            return np.full(len(rows), -1, np.int8)
+            return np.broadcast_to(np.int8(-1), len(rows))
         order = None if _ascend(self.rows) else np.argsort(self.rows)
-        at = np.searchsorted(self.rows, rows, sorter=order)
-        np.minimum(at, len(self.rows) - 1, out=at)
-        at = at if order is None else order[at]
-        at[self.rows[at] != rows] = -1
-        return at.astype(np.min_scalar_type(-len(self.rows) - 1), copy=False)
+
+        def places(some: NDArray[np.uint64]) -> NDArray[np.signedinteger]:
+            at = np.searchsorted(self.rows, some, sorter=order)
+            np.minimum(at, len(self.rows) - 1, out=at)
+            at = at if order is None else order[at]
+            at[self.rows[at] != some] = -1
+            return at
+
+        kind = np.min_scalar_type(-len(self.rows) - 1).type
+        found = self.scratch.each(places, kind, "places of rows", rows)
+        release_pages(self.rows)
+        return found
 
     def lacks(self, places: Places) -> bool:
         """Whether any of the rows at these places is not known."""
-        return not isinstance(places, slice) and bool((places < 0).any())
+        if isinstance(places, slice):
+            return False
+        return any((places[some] < 0).any() for some in in_pieces(len(places), places))
 
     def of(self, places: Places) -> Floats:
         """What was told about the rows at these places; not to be written to."""
         if isinstance(places, slice):
             return self.told
         if not len(self.told):
-            return np.zeros(len(places))
-        told = self.told[places]
-        told[places < 0] = 0.0
-        return told
+            return np.broadcast_to(0.0, len(places))
+
+        def told(some: NDArray[np.signedinteger]) -> Floats:
+            return np.where(some < 0, 0.0, self.told[some])
+
+        found = self.scratch.each(told, np.float64, "sums of rows", places)
+        release_pages(self.told)
+        return found
 
     def with_rows(self, rows: NDArray[np.uint64]) -> "RowSums":
         """The same, with rows that were not known."""
         places = self.places(rows)
         if isinstance(places, slice):
             return self
-        unknown = places < 0
-        new = rows if unknown.all() else rows[unknown]
+        unknown = marked(lambda some: some < 0, places)
+        new = rows if unknown.all() else self.scratch.chosen(rows, unknown, "rows")
         if not _ascend(new):
             new = np.unique(new)
+        nothing = np.broadcast_to(0.0, len(new))
         if not len(self.rows):
-            return replace(self, rows=new, told=np.zeros(len(new)))
-        told = np.concatenate([self.told, np.zeros(len(new))])
-        return replace(self, rows=np.concatenate([self.rows, new]), told=told) if len(new) else self
+            return replace(self, rows=new, told=nothing)
+        if not len(new):
+            return self
+        join = self.scratch.joined
+        return replace(
+            self,
+            rows=join(self.rows, new, "rows"),
+            told=join(self.told, nothing, "sums of rows"),
+        )
 
     def with_told(self, places: Places, told: Floats) -> "RowSums":
         """The same, after so much about the rows at these places."""
         if isinstance(places, slice):
             return replace(self, told=told)
-        after = self.told.copy()
-        after[places] = told
+        after = self.scratch.cast(self.told, np.float64, "sums of rows")
+        for some in in_pieces(len(places), places, told):
+            after[places[some]] = told[some]
+        release_pages(after)
         return replace(self, told=after)
 
     def with_job(self, model: str, job: JobSums) -> "RowSums":
@@ -106,7 +130,15 @@ class RowSums:
 
 
 def _ascend(rows: NDArray[np.uint64]) -> bool:
-    return bool((rows[1:] > rows[:-1]).all())
+    pieces = in_pieces(len(rows) - 1, rows)
+    return all((rows[1:][some] > rows[:-1][some]).all() for some in pieces)
+
+
+def _are_same(rows: NDArray[np.uint64], others: NDArray[np.uint64]) -> bool:
+    if len(rows) != len(others):
+        return False
+    pieces = in_pieces(len(rows), rows, others)
+    return all(np.array_equal(rows[some], others[some]) for some in pieces)
 
 
 def share_out(told: Floats, sums: float) -> Floats:
@@ -130,6 +162,7 @@ class RowSumsFile:
         self._store, self._peer = store, peer
         self._last: tuple[object, RowSums] | None = None  # with what the document says of arrays
         self.path = store.path(_KIND, peer)
+        self._scratch = Scratch(store.scratch(make=False))
 
     @contextmanager
     def in_turn(self) -> Iterator[None]:
@@ -142,7 +175,7 @@ class RowSumsFile:
         """What was written last; nothing told, under no key, before. Raises ModelError when it is
         damaged."""
         if self._peer not in self._store.names(_KIND):
-            return RowSums("")
+            return RowSums("", scratch=self._scratch)
         arrays: object = None
         try:
             body = self._store.read(_KIND, self._peer)
@@ -162,7 +195,7 @@ class RowSumsFile:
                 f"{self.path} is damaged ({error}): {ANEW}",
                 for_peer=_FOR_PEER,
             ) from None
-        found = RowSums(key, jobs, rows, told)
+        found = RowSums(key, jobs, rows, told, self._scratch)
         self._last = (arrays, found)
         return found
 

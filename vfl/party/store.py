@@ -278,11 +278,20 @@ class Store:
         To be called before `write`. Raises DataError when the file cannot be written, ValueError
         for an array of Python objects.
         """
-        return self._write(
-            kind,
-            name,
-            lambda sink: np.lib.format.write_array(cast(BinaryIO, sink), array, allow_pickle=False),
-        )
+        if array.dtype.hasobject or array.ndim != 1:
+            return self._write(
+                kind,
+                name,
+                lambda sink: np.lib.format.write_array(cast(BinaryIO, sink), array, allow_pickle=False),
+            )
+
+        def write(sink: Sink) -> None:  # the same bytes, of which few are in memory at a time
+            header = np.lib.format.header_data_from_array_1_0(array)
+            np.lib.format.write_array_header_1_0(cast(BinaryIO, sink), header)
+            for some in in_pieces(len(array), array):
+                sink.write(array[some].tobytes())
+
+        return self._write(kind, name, write)
 
     def write_bytes(
         self, kind: DocumentKind, name: str, size: int, pieces: Callable[[], Iterable[bytes]]

@@ -9,32 +9,34 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
-from typing import cast
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats
 from vfl.blocks.columns import change_each, change_named, in_memory, room_of
-from vfl.blocks.scratch import ColumnFile, Scratch, in_pieces, marked
+from vfl.blocks.engine import ENGINE
+from vfl.blocks.held_columns import HeldColumns
+from vfl.blocks.scratch import ColumnFile, Scratch, in_pieces
 from vfl.blocks.texts import Cells, CellsWithout
 from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
 from vfl.learn.holdout import SplitColumn, SplitColumns
-from vfl.learn.losses import LARGEST, BadLabel, Loss, out_of_range
+from vfl.learn.losses import Loss
 from vfl.learn.suspects import LabelOrder, suspicions
 from vfl.party.config_values import Aggregate, Role
+from vfl.party.feature_columns import check_label, feature, guests_column, label_if_fine
 from vfl.party.row_groups import aggregate_groups
-from vfl.party.rows import RowNumbers, below_header, rows_in_words
+from vfl.party.rows import RowNumbers, below_header
 from vfl.party.sections import DataSection
+from vfl.party.sources.held import HeldTable, hold_columns
 from vfl.party.sources.misfits import MAX_CATEGORIES as MAX_CATEGORIES
 from vfl.party.sources.numerals import grammar
 from vfl.party.sources.places import Place, open_rows
 from vfl.party.sources.source import Source, labels_in_words
+from vfl.party.sources.stretches import Columns
 from vfl.party.split_columns import read_groups, read_times
 from vfl.text import counted, nearest_name
 
@@ -70,6 +72,9 @@ class Table:
 
     def take(self, rows: RowChoice) -> Features:
         """The features of some rows, in the order given; a row below 0 has none: all are missing."""
+
+        if isinstance(self.features, HeldColumns) and not isinstance(rows, slice):
+            return self.features.take(rows)
 
         def take(values: NDArray[np.generic]) -> NDArray[np.generic]:
             if isinstance(rows, slice):
@@ -242,27 +247,23 @@ def examine_table(
     ids = [name for name in data.id_columns if name in source.names]
     known = [data.label] if expect is None and data.label in source.names else []
     by = [name for name in wanted.split.values() if name in source.names]
+    levels = [name for name in columns if name in data.categorical]
+    numbers = [name for name in columns if name not in data.categorical]
     try:
-        source.read(list(dict.fromkeys([*ids, *columns, *guests.values(), *by, *known])))
+        own = [*guests.values(), *known]
+        names = list(dict.fromkeys([*ids, *columns, *guests.values(), *by, *known]))
+        source = _read(source, names, Columns(ids, list(dict.fromkeys([*numbers, *own])), levels), by)
     except DataError as error:
         return None, [*faults, error]
-    kept = ColumnFile(wanted.scratch, len(columns), source.rows)
     # A batch may well lack a value in all of its rows, and so may one party of several.
     filled = (expect is None or wanted.role == "host") and not wanted.agreed
-    for name in columns:
-        try:
-            kept.add(name, _feature(source, data, name, filled, wanted.agreed))
-        except DataError as error:
-            if wanted.needs(name):
-                faults.append(error)
-            else:
-                aside[name] = error
+    kept = _features(source, data, wanted, columns, filled, faults, aside)
     found: dict[str, NDArray[np.float64]] = {}
     for key, name in guests.items():
         with _kept(faults):
-            found[key] = _guests_column(source, key, name)
+            found[key] = guests_column(source, key, name)
             if key == "label" and wanted.loss is not None:
-                _check_label(source, name, found[key], wanted.loss, wanted.agreed)
+                check_label(source, name, found[key], wanted.loss, wanted.agreed)
     split = _split_columns(source, data, wanted, faults)
     of_ids = _ids(source, ids, faults, wanted.scratch)
     if faults:
@@ -270,11 +271,13 @@ def examine_table(
     if expect is None:
         label = found.get("label")
         if label is None and data.label is not None:
-            label = _label_if_fine(source, data.label)
+            label = label_if_fine(source, data.label)
         order = None if label is None else LabelOrder.of(label)
-        for name, values in kept.features.items():
-            found_in = suspicions(values, order, agreed=wanted.agreed)
-            warnings += [f"{path.name}: column '{name}' {why}" for why in found_in]
+        found_in = _suspicions(kept.features, order, wanted.agreed)
+        for name, whys in zip(kept.features, found_in, strict=True):
+            warnings += [f"{path.name}: column '{name}' {why}" for why in whys]
+    if isinstance(source, HeldTable):
+        source.keep(kept.features)
     table = Table(
         path=path,
         ids=of_ids,
@@ -291,6 +294,68 @@ def examine_table(
         order=source.order,
     )
     return table, []
+
+
+def _read(source: Source, names: list[str], columns: Columns, by: Sequence[str]) -> Source:
+    """Have columns of an open table read, by workers where there are some that can. names: of all of
+    them. by: those by which rows are split. Raises DataError."""
+    held = hold_columns(source, columns)
+    if held is None:
+        source.read(names)
+        return source
+    held.read(held.lacks(names, by))
+    return held
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """Features, and what the table's owner should know of how they are kept, after its name."""
+
+    features: Features
+    notes: Sequence[str] = ()
+
+
+def _features(
+    source: Source,
+    data: DataSection,
+    wanted: Wanted,
+    columns: Sequence[str],
+    filled: bool,
+    faults: list[DataError],
+    aside: dict[str, DataError],
+) -> _Kept:
+    """The features, as far as they can be used; what is wrong with others is a fault, or goes
+    `aside`."""
+    # A batch is scored some rows at a time, for which its columns are here.
+    if isinstance(source, HeldTable) and wanted.expect is None:
+        held = source.held_features(columns, data.categorical, filled=filled)
+        if held is not None:
+            return _Kept(held)
+    kept = ColumnFile(wanted.scratch, len(columns), source.rows)
+    for name in columns:
+        try:
+            kept.add(name, feature(source, data, name, filled, wanted.agreed))
+        except DataError as error:
+            if wanted.needs(name):
+                faults.append(error)
+            else:
+                aside[name] = error
+    return _Kept(kept.features, kept.notes)
+
+
+def _suspicions(features: Features, order: LabelOrder | None, agreed: bool) -> Iterator[list[str]]:
+    """What speaks against each of the features."""
+    if not isinstance(features, HeldColumns):
+        return (suspicions(values, order, agreed=agreed) for values in features.values())
+    shared = ENGINE.share(order).argument
+    return ENGINE.columns(partial(_suspected, shared, agreed), features)
+
+
+def _suspected(
+    order: LabelOrder | None, agreed: bool, name: str, parts: Sequence[NDArray[np.generic]]
+) -> list[str]:
+    (values,) = parts
+    return suspicions(values, order, agreed=agreed)
 
 
 def _added(offset: Floats | None, exposure: Floats | None, scratch: Scratch) -> Floats | None:
@@ -447,119 +512,3 @@ def _split_columns(
                 else:
                     found[use] = read_times(source, name, data.dates.get(name))
     return SplitColumns(found.get("group"), found.get("time"))
-
-
-def _feature(
-    source: Source, data: DataSection, name: str, filled: bool, agreed: bool
-) -> NDArray[np.generic]:
-    """A column of numbers or categories; if it must be `filled`, with a value in some row."""
-    values: NDArray[np.generic]
-    if name in data.categorical:
-        values = _categories(source, name)
-        missing = values == np.array(None)
-    else:
-        values = _numbers(source, name, agreed)
-        missing = marked(np.isnan, values)
-    if filled and missing.all():
-        raise source.error(
-            f"column '{name}' has no value in any row: ignore it in [data]", {"ignore": [name]}
-        )
-    return values
-
-
-def _numbers(source: Source, name: str, agreed: bool) -> NDArray[np.float64]:
-    advice = "correct it, or leave the cell empty where the value is missing"
-    what = f"column '{name}'"
-    if not agreed:
-        return _finite(source, name, what, advice, feature=True)
-    what += " (a number by the job)"
-    advice += "; dates or query of [data] can make numbers of text"
-    try:
-        return _finite(source, name, what, advice)
-    except DataError as error:
-        error.for_peer = f"in its table column '{name}' is not all numbers, as the job has it"
-        raise
-
-
-def _finite(
-    source: Source, name: str, what: str, advice: str, *, feature: bool = False
-) -> NDArray[np.float64]:
-    values = source.numbers(name, what, advice, feature=feature)
-    infinite = marked(np.isinf, values)
-    if infinite.any():
-        raise source.error(f"{what} has an infinite number {source.in_rows(infinite)}: correct it")
-    return values
-
-
-def _categories(source: Source, name: str) -> NDArray[np.object_]:
-    """A categorical column as shared text objects, None where missing."""
-    coded = source.text(name).dictionary_encode()
-    if isinstance(coded, pa.ChunkedArray):  # joined as codes: texts of over 2 GB cannot be
-        coded = coded.unify_dictionaries().combine_chunks()
-    if isinstance(coded, pa.ChunkedArray):
-        coded = coded.chunk(0)
-    names = coded.dictionary.to_pylist()
-    if len(names) > MAX_CATEGORIES:
-        raise source.error(
-            f"categorical column '{name}' has {len(names):,} categories, over "
-            f"{MAX_CATEGORIES:,}: it looks like an id, ignore it in [data]",
-            {"ignore": [name]},
-        )
-    # The last entry is None: a missing code of -1 finds it.
-    codes = pc.fill_null(coded.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
-    objects: NDArray[np.object_] = np.array([*names, None], dtype=object)
-    return cast(NDArray[np.object_], objects[codes])
-
-
-_GUESTS_ADVICE = {
-    "label": "a label is a number, such as 0 or 1",
-    "weight": "a weight is a positive number",
-    "exposure": "an exposure is a positive number, such as years at risk",
-    "offset": "an offset is a number",
-}
-
-
-def _guests_column(source: Source, key: str, name: str) -> NDArray[np.float64]:
-    what = f"{key} '{name}'"
-    values = _finite(source, name, what, _GUESTS_ADVICE[key])
-    _no_gaps(source, what, values)
-    if key in ("weight", "exposure") and (values <= 0).any():
-        raise source.error(f"{what} must be positive but is not {source.in_rows(values <= 0)}")
-    if key == "weight" and (strange := out_of_range(values)).any():
-        raise source.error(
-            f"{what} must be from {1 / LARGEST:g} to {LARGEST:g} but is not {source.in_rows(strange)}: "
-            "give it in another unit"
-        )
-    return values
-
-
-def _label_if_fine(source: Source, name: str) -> NDArray[np.float64] | None:
-    """A label that nobody needs yet; None where it is missing, or no number, in some row."""
-    if name not in source.names:
-        return None
-    try:
-        return _guests_column(source, "label", name)
-    except DataError:
-        return None
-
-
-def _check_label(
-    source: Source, name: str, values: NDArray[np.float64], loss: Loss, agreed: bool
-) -> None:
-    try:
-        loss.check(values)
-    except BadLabel as error:
-        if error.rows is None and agreed:
-            return  # of all rows together: other parties have others
-        where = "" if error.rows is None else f" {source.in_rows(error.rows)}"
-        told = source.error(f"label '{name}' {error.what}{where}: {error.advice}")
-        if agreed:
-            told.for_peer = "its label does not fit the job's objective (its log has the details)"
-        raise told from None
-
-
-def _no_gaps(source: Source, what: str, values: NDArray[np.float64]) -> None:
-    gaps = np.flatnonzero(marked(np.isnan, values)).tolist()
-    if gaps:
-        rows = rows_in_words(gaps, source.row_numbers)
-        raise source.error(f"{what} is missing in {counted(len(gaps), 'row')} ({rows})")

@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from vfl.arrays import Floats, Mask
+from vfl.arrays import Floats, Integers, Mask
 
 ArrowColumn: TypeAlias = pa.Array | pa.ChunkedArray
 
@@ -39,3 +39,15 @@ def without(text: ArrowColumn, missing: pa.Array) -> ArrowColumn:
     """A column of text, null where a cell, blanks around it aside, is one of these spellings."""
     none = pc.is_in(pc.utf8_trim_whitespace(text), missing)
     return pc.if_else(none, pa.scalar(None, text.type), text)
+
+
+def coded(text: ArrowColumn) -> tuple[list[str], Integers]:
+    """A column of text as different ones, in the order in which they come, and the place of each row's
+    among them, -1 where it is null; int64 (rows,)."""
+    found = text.dictionary_encode()
+    if isinstance(found, pa.ChunkedArray):  # joined as codes: texts of over 2 GB cannot be
+        found = found.unify_dictionaries().combine_chunks()
+    if isinstance(found, pa.ChunkedArray):
+        found = found.chunk(0)
+    codes = pc.fill_null(found.indices.cast(pa.int64()), -1).to_numpy(zero_copy_only=False)
+    return found.dictionary.to_pylist(), codes

@@ -62,6 +62,12 @@ class GroupSigns:
         self._all = reading.decimal == "." and reading.thousands is None
         self._grouped = self._small = False
 
+    def add(self, others: "GroupSigns") -> None:
+        """Take what was seen of further pieces."""
+        self._all = self._all and others._all
+        self._grouped = self._grouped or others._grouped
+        self._small = self._small or others._small
+
     @property
     def may_be_groups(self) -> bool:
         """Whether they may, by all pieces."""

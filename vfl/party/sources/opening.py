@@ -34,12 +34,12 @@ def open_source(path: Path, reading: Reading) -> Source:
     except (OSError, ValueError, NotImplementedError) as error:
         raise _unreadable(path, error) from None
     if parts is None:
-        return _open_file(path, reading)
-    opened = [_open_file(part, reading, part=True) for part in parts]
+        return open_file(path, reading)
+    opened = [open_file(part, reading, part=True) for part in parts]
     return join_parts(path, reading, opened)
 
 
-def _open_file(path: Path, reading: Reading, *, part: bool = False) -> Source:
+def open_file(path: Path, reading: Reading, *, part: bool = False) -> Source:
     """The file at `path`; a `part` of a table may have no rows."""
     try:
         if path.exists() and not path.is_file():

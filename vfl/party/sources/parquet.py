@@ -426,6 +426,17 @@ class Parquet(Columnar):
         else:
             self.table = self._columns(names)
 
+    def _read_part(self, names: list[str], part: slice) -> None:
+        groups = [*range(part.start, part.stop)]
+        read = self._whole(lambda: self._file.read_row_groups(groups, columns=names).select(names))
+        self.table, self.rows = read, read.num_rows
+
+    @property
+    def groups(self) -> list[int]:
+        """The rows of each row group."""
+        about = self._file.metadata
+        return [about.row_group(place).num_rows for place in range(about.num_row_groups)]
+
     def _columns(self, names: list[str]) -> pa.Table:
         # Arrow also takes a name for the prefix of nested ones; select keeps what was asked for.
         read = self._whole(lambda: self._file.read(columns=names).select(names))

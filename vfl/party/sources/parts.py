@@ -178,6 +178,11 @@ def _read(source: Source, parts: Sequence[Source], names: list[str]) -> RowNumbe
         part.shown, part.scratch, part.beside = source.shown, scratch, known
         part.read(names)
     source.notes += [note for part in parts for note in part.notes]
+    return _numbered(source, parts)
+
+
+def _numbered(source: Source, parts: Sequence[Source]) -> RowNumbers:
+    """Count the rows of all parts; what numbers them."""
     source.rows = sum(part.rows for part in parts)
     if not source.rows:
         raise source.error(f"{counted(len(parts), 'file')} with columns but no rows")
@@ -209,6 +214,13 @@ class TextParts(TextColumns):
         self._row_numbers = _read(self, self.parts, names)
         self.table = _Joined(self.parts)
 
+    def number_rows(self, rows: Sequence[int]) -> None:
+        """Say how many rows the parts have, where these were read elsewhere. Raises DataError where
+        there is none."""
+        for part, own in zip(self.parts, rows, strict=True):
+            part.rows = own
+        self._row_numbers = _numbered(self, self.parts)
+
     @property
     def lies_in_file(self) -> bool:
         return all(part.lies_in_file for part in self.parts)
@@ -236,6 +248,13 @@ class TypedParts(Columnar):
 
     def _read(self, names: list[str]) -> None:
         self._row_numbers = _read(self, self.parts, names)
+
+    def number_rows(self, rows: Sequence[int]) -> None:
+        """Say how many rows the parts have, where these were read elsewhere. Raises DataError where
+        there is none."""
+        for part, own in zip(self.parts, rows, strict=True):
+            part.rows = own
+        self._row_numbers = _numbered(self, self.parts)
 
     @property
     def row_numbers(self) -> RowNumbers:

@@ -21,6 +21,7 @@ from vfl.party.sources.content import Content
 from vfl.party.sources.dates import become, days_of
 from vfl.party.sources.folders import file_name
 from vfl.party.sources.misfits import Misfit, about_dates
+from vfl.party.sources.numerals import GroupSigns
 
 # As pandas and R write an index without a name, and as pandas reads that again.
 _ROW_LABELS = r"|Unnamed: [0-9]+(\.[0-9]+)*(_level_[0-9]+)?|__index_level_[0-9]+__"
@@ -99,20 +100,27 @@ class Source:
         self.notes: list[str] = []
         """What looks odd about the columns read but is no error, with what to do."""
         self.missing = pa.array([*MISSING, *reading.missing])
+        self.signs: dict[str, GroupSigns] = {}
+        """Of columns of text that were read as numbers, whether their points may stand between
+        thousands."""
 
     @property
     def row_labels(self) -> frozenset[str]:
         """The columns that hold the labels of a data frame's rows (its index), by their names."""
         return row_labels(self.names)
 
-    def read(self, names: list[str]) -> None:
-        """Read columns. Raises DataError."""
+    def read(self, names: list[str], part: slice | None = None) -> None:
+        """Read columns: of all rows, or of some that lie together, as `_read_part` has them. Raises
+        DataError."""
         for name in names:
             if name in self.lacking:
                 raise self.lacking[name]
         own = [name for name in names if name not in self.folders]
         try:
-            self._read(own)
+            if part is None:
+                self._read(own)
+            else:
+                self._read_part(own, part)
         except TableError:
             self.check_unchanged()  # if it has, that is why
             raise
@@ -122,6 +130,11 @@ class Source:
 
     def _read(self, names: list[str]) -> None:
         """Read columns that the file itself has."""
+        raise NotImplementedError
+
+    def _read_part(self, names: list[str], part: slice) -> None:
+        """The same of some rows: those of row groups, or of lines that begin at bytes from the first one
+        to before the last."""
         raise NotImplementedError
 
     @property

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -22,7 +22,7 @@ from vfl.errors import DataError
 from vfl.party.reading import DateColumn, Reading
 from vfl.party.rows import RowNumbers
 from vfl.party.sources.arrow import ArrowColumn, without
-from vfl.party.sources.content import Content
+from vfl.party.sources.content import HEAD, Content
 from vfl.party.sources.dialect import (
     Dialect,
     bare_zero,
@@ -46,7 +46,7 @@ def numbers_of_text(
     """The numbers of a column of text, NaN where missing; words and errors as of `Source.numbers`."""
     values = source.scratch.of_rows(len(text), np.float64, "a column of the table")
     bad = np.zeros(len(text), np.bool_)
-    signs = GroupSigns(source.reading)
+    signs = source.signs[name] = GroupSigns(source.reading)
     for start in range(0, len(text), PIECE):
         piece = without(text.slice(start, PIECE), source.missing)
         here = slice(start, start + len(piece))
@@ -114,31 +114,13 @@ class Csv(TextColumns):
     def _read(self, names: list[str]) -> None:
         # Everything is read as text, so that what is no number is found and named here.
         encoding = self._dialect.encoding
-        blank = [f"\0{number}" for number in range(self._unnamed)]
-        all_names = [*self.own_names, *blank]
         if not self._has_rows:
             self.table, self.rows = pa.table({name: pa.array([], pa.string()) for name in names}), 0
             return
         try:
             with self.content.open() as file:
                 text = _Utf8(file, encoding)
-                self.table = self._read_all(
-                    text,
-                    read_options=pa.csv.ReadOptions(
-                        column_names=all_names,
-                        skip_rows=self._blank_lines + self._dialect.directive,
-                        skip_rows_after_names=1,
-                        block_size=4 << 20,
-                    ),
-                    parse_options=pa.csv.ParseOptions(
-                        delimiter=self._dialect.separator, newlines_in_values=True
-                    ),
-                    convert_options=pa.csv.ConvertOptions(
-                        column_types=dict.fromkeys(all_names, pa.string()),
-                        include_columns=[*names, *blank],
-                        strings_can_be_null=False,
-                    ),
-                )
+                self.table = self._read_all(text, **self._options(names, header=True))
         except UnicodeDecodeError:
             raise undecodable(self.content, encoding) from None
         except pa.ArrowInvalid:
@@ -157,14 +139,65 @@ class Csv(TextColumns):
             self.notes.append(
                 f"{self.called}: letters were lost or changed by an earlier conversion: export it anew"
             )
-        for name in blank:
-            if not pc.all(pc.equal(pc.utf8_trim_whitespace(self.table[name]), "")).as_py():
-                number = len(self.own_names) + 1
-                raise self.error(f"column {number} has no name in the header: name it or remove it")
+        self._check_blank_columns()
         # A quote without a partner, or with text behind it, could have swallowed rows unseen.
         more_lines = text.lines > self._blank_lines + self._dialect.directive + 1 + self.rows
         if text.quotes % 2 or (text.quotes and more_lines and self._has_breaks_in_quotes()):
             self._check_quotes()
+
+    def _read_part(self, names: list[str], part: slice) -> None:
+        """As of `Source`. Raises PartOfMore where these lines alone do not tell all that there is to say
+        of them: where cells are in quotes, something is wrong or looks odd."""
+        header, encoding = not part.start, self._dialect.encoding
+        try:
+            with self.content.open() as file:
+                start, stop = (_line_from(file, place) for place in (part.start, part.stop))
+                text = _Utf8(_Stretch(file, start, stop), encoding)
+                if start == stop:
+                    none = [*names, *self._blank_names]
+                    self.table = pa.table({name: pa.array([], pa.string()) for name in none})
+                else:
+                    self.table = pa.csv.read_csv(text, **self._options(names, header=header))
+        except (UnicodeDecodeError, pa.ArrowInvalid):
+            raise PartOfMore(quotes=False) from None
+        self.rows = self.table.num_rows
+        odd = text.zeros or text.controls or text.lost or text.is_utf8
+        # What some programs leave at the end of a file is known as such by the line before it.
+        if odd or text.quotes or (start < stop and not text.lines):
+            raise PartOfMore(quotes=text.quotes > 0 and not odd)
+        self._check_blank_columns()
+
+    @property
+    def _blank_names(self) -> list[str]:
+        """What columns without a name, behind all others, are called while the file is read."""
+        return [f"\0{number}" for number in range(self._unnamed)]
+
+    def _options(self, names: Sequence[str], *, header: bool) -> dict[str, object]:
+        """How Arrow reads columns of lines, of which the header is one or not."""
+        all_names = [*self.own_names, *self._blank_names]
+        return {
+            "read_options": pa.csv.ReadOptions(
+                column_names=all_names,
+                skip_rows=self._blank_lines + self._dialect.directive if header else 0,
+                skip_rows_after_names=int(header),
+                block_size=4 << 20,
+            ),
+            "parse_options": pa.csv.ParseOptions(
+                delimiter=self._dialect.separator, newlines_in_values=True
+            ),
+            "convert_options": pa.csv.ConvertOptions(
+                column_types=dict.fromkeys(all_names, pa.string()),
+                include_columns=[*names, *self._blank_names],
+                strings_can_be_null=False,
+            ),
+        }
+
+    def _check_blank_columns(self) -> None:
+        """Raises TableError for a cell in a column without a name."""
+        for name in self._blank_names:
+            if not pc.all(pc.equal(pc.utf8_trim_whitespace(self.table[name]), "")).as_py():
+                number = len(self.own_names) + 1
+                raise self.error(f"column {number} has no name in the header: name it or remove it")
 
     def _read_all(self, text: "_Utf8", **options: object) -> pa.Table | Spooled:
         """All rows, in a file of the job where they are many."""
@@ -172,6 +205,12 @@ class Csv(TextColumns):
         if folder is None or not self.scratch.takes(size):
             return pa.csv.read_csv(text, **options)
         return Spooled(folder, pa.csv.open_csv(text, **options))
+
+    @property
+    def can_be_cut(self) -> bool:
+        """Whether lines can be told from any byte of the file on, as far as its beginning shows."""
+        plain = self.content.packing is None and _CUT.fullmatch(self._dialect.encoding) is not None
+        return plain and b'"' not in self.content.head
 
     @property
     def row_numbers(self) -> RowNumbers:
@@ -288,6 +327,53 @@ _TWICE = re.compile(b"\xc3[\x82\x83]\xc2[\x80-\xbf]")
 _LAST = re.compile("[ \x1a]+")  # what some programs leave at the end of a file
 
 
+class PartOfMore(Exception):
+    """Lines of a file that have to be seen with all others; `quotes`: for their quotes alone."""
+
+    def __init__(self, *, quotes: bool) -> None:
+        super().__init__("a part of a file that has to be read as a whole")
+        self.quotes = quotes
+
+
+_CUT = re.compile("utf-8|ascii|iso8859-[0-9]+|cp125[0-8]|cp437|cp85[0-9]|mac-roman|koi8-[ru]")
+"""Encodings in which a byte 10 is a line end, whatever was before."""
+_LONGEST = 16 << 20  # bytes of a line
+
+
+def _line_from(file: BinaryIO, place: int) -> int:
+    """Where the first line begins that does so at this byte or behind it. Raises PartOfMore where none
+    does for long: lines may end otherwise than in LF."""
+    if place == 0:
+        return 0
+    at = place - 1
+    file.seek(at)
+    while piece := file.read(HEAD):
+        if (end := piece.find(b"\n")) >= 0:
+            return at + end + 1
+        at += len(piece)
+        if at - place > _LONGEST:
+            raise PartOfMore(quotes=False)
+    return at
+
+
+class _Stretch:
+    """Some bytes of a file, as a file."""
+
+    def __init__(self, file: BinaryIO, start: int, stop: int) -> None:
+        self._file, self._left = file, stop - start
+        file.seek(start)
+
+    def read(self, size: int) -> bytes:
+        """The next of them, so many at most."""
+        piece = self._file.read(min(size, self._left))
+        self._left -= len(piece)
+        return piece
+
+
+class _Bytes(Protocol):
+    def read(self, size: int, /) -> bytes: ...
+
+
 class _Utf8:
     """A text file as UTF-8 for Arrow, and what was seen on the way.
 
@@ -297,7 +383,7 @@ class _Utf8:
 
     closed = False
 
-    def __init__(self, file: BinaryIO, encoding: str) -> None:
+    def __init__(self, file: _Bytes, encoding: str) -> None:
         self._file = file
         self._encoding = encoding
         self._decoder = codecs.getincrementaldecoder(encoding)()

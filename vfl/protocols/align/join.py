@@ -136,8 +136,34 @@ class Matched:
     @property
     def rows(self) -> Integers:
         """The matched rows by their ids, those of one id in the table's order: int64."""
-        rows = np.flatnonzero(self.of_row >= 0)
-        return rows[np.argsort(self.of_row[rows], kind="stable")]
+        return self.rows_in(Scratch())
+
+    def rows_in(self, scratch: Scratch) -> Integers:
+        """The same, with room of `scratch`. Raises DataError where the disk has none."""
+        what = "matched rows"
+        pieces = in_pieces(len(self.of_row), self.of_row)
+        most = max((int(self.of_row[some].max()) for some in pieces), default=-1)
+        next_of = scratch.of_rows(most + 2, np.int64, what)  # where the next row of each id goes
+        next_of[:] = 0
+        for some in in_pieces(len(self.of_row), self.of_row, next_of):
+            own = self.of_row[some]
+            np.add.at(next_of, own[own >= 0] + 1, 1)
+        known = 0
+        for some in in_pieces(len(next_of), next_of):
+            np.cumsum(next_of[some], out=next_of[some])
+            next_of[some] += known
+            known = int(next_of[some][-1])
+        rows = scratch.of_rows(known, np.int64, what)
+        for some in in_pieces(len(self.of_row), self.of_row, next_of, rows):
+            here = np.flatnonzero(self.of_row[some] >= 0)
+            here = here[np.argsort(self.of_row[some][here], kind="stable")]
+            ids, first, counts = np.unique(
+                self.of_row[some][here], return_index=True, return_counts=True
+            )
+            within = np.arange(len(here)) - np.repeat(first, counts)
+            rows[np.repeat(next_of[ids], counts) + within] = some.start + here
+            next_of[ids] += counts
+        return rows
 
 
 def _of_key(context: bytes, number: int) -> bytes:

@@ -81,7 +81,7 @@ class Training:
 
     def release_pages(self) -> None:
         """Let what lies in files leave this process's memory until it is needed."""
-        for values in (self.label, self.weight, self.offset):
+        for values in (self.label, self.weight, self.offset, self.train, self.validation):
             if values is not None:
                 release_pages(values)
 
@@ -94,9 +94,9 @@ def chosen_rows(values: Floats, mask: Mask, scratch: Scratch = Scratch()) -> Flo
     return scratch.chosen(values, mask, "numbers of rows")
 
 
-def each_of(values: Floats, mask: Mask) -> Floats:
+def each_of(values: Floats, mask: Mask, scratch: Scratch = Scratch()) -> Floats:
     """`values[mask]`, with no more of a file in memory than is needed at a time."""
-    return np.ascontiguousarray(chosen_rows(values, mask))
+    return np.ascontiguousarray(chosen_rows(values, mask, scratch))
 
 
 def _half_deviance(

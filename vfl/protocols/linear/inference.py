@@ -10,8 +10,9 @@ what is rounded is the same everywhere.
 
  1. The guest sends a public key of Paillier's, and how many columns each party has.
  2. With each host, by products that both only share (shared_products.py), which the host puts together
-    under the guest's key: the guest's columns times w with the host's columns; and the host's columns
-    with each other, the products of each two being vectors of the host's, w the guest's column.
+    under the guest's key: the guest's columns times w with the host's columns; w with the pairs of the
+    host's levels (level_pairs.py); and of a host's number with each of its columns the products, vectors
+    of the host's, with w, the guest's column.
  3. Each two hosts, through the guest (relayed.py): it splits w into two numbers a row, of which one is
     uniform below 2^75, and gives each host one. What one host's columns times its part of w come to with
     the other's columns, both ways, adds up to the block of both. So neither sees w, nor the guest, under
@@ -97,6 +98,7 @@ from vfl.protocols.linear.inference_messages import (
 )
 from vfl.protocols.linear.inference_progress import InferenceProgress
 from vfl.protocols.linear.inferred import NOTHING, FitEnded, Inferred
+from vfl.protocols.linear.level_pairs import OwnProductsFollow
 from vfl.protocols.linear.products import unpacked
 from vfl.protocols.linear.relayed import relay
 from vfl.protocols.linear.rotation import (
@@ -302,9 +304,14 @@ class _Guest:
         ]
         across = await share_vectors(host, pieces, rows, self._resources)
         await self._send_shares(host, across)
-        column = weights.astype(np.int32)[np.newaxis]
-        own = Matrix(np.zeros((0, rows), np.uint16), (), column)
-        await self._send_shares(host, await share_columns(host, own, self._resources))
+        follow = await host.recv(OwnProductsFollow)
+        for _ in range(follow.matrices):
+            piece = Piece(0, 0, WEIGHT_BITS, lambda: weights)
+            await self._send_shares(host, await share_vectors(host, [piece], rows, self._resources))
+        if follow.numbers:
+            column = weights.astype(np.int32)[np.newaxis]
+            own = Matrix(np.zeros((0, rows), np.uint16), (), column)
+            await self._send_shares(host, await share_columns(host, own, self._resources))
 
     async def _send_shares(self, host: Peer, sums: SharedSums) -> None:
         total = await asyncio.to_thread(lambda: sums.total)

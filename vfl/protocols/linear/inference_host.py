@@ -45,6 +45,7 @@ from vfl.protocols.linear.inference_messages import (
     units_of,
 )
 from vfl.protocols.linear.inference_progress import InferenceProgress
+from vfl.protocols.linear.level_pairs import OwnProductsFollow, level_pairs, number_pairs
 from vfl.protocols.linear.products import unpacked
 from vfl.protocols.linear.relayed import RelayedPeer
 from vfl.protocols.linear.rotation import (
@@ -166,24 +167,39 @@ class _Host:
             raise guest.breach("VectorsFollow of other columns than it said")
         self._blocks[0, party] = await self._put_together(guest, across)
 
+        size = self._matrix.columns
+        self._blocks[party, party] = own = np.full((size, size), mpz(1), object)
+        matrices, numbers = level_pairs(self._matrix), number_pairs(self._matrix)
+        await guest.send(OwnProductsFollow(len(matrices), bool(numbers)))
+        for pairs in matrices:
+            cells = await asyncio.to_thread(pairs.matrix, self._matrix)
+            sums = await share_columns(guest, cells, self._resources)
+            if sums.columns[0] != 1:
+                raise guest.breach("VectorsFollow of other columns than the weights")
+            (weights,) = await self._put_together(guest, sums)
+            for (i, j), found in zip(pairs.columns, weights, strict=True):
+                own[i, j] = own[j, i] = found
+        if numbers:
+            sums = await share_vectors(
+                guest, self._products(numbers), self._matrix.rows, self._resources
+            )
+            if sums.columns[1] != 1:
+                raise guest.breach("ColumnsFollow of other columns than the weights")
+            products = await self._put_together(guest, sums)
+            for (i, j), found in zip(numbers, products[:, 0], strict=True):
+                own[i, j] = own[j, i] = found
+
+    def _products(self, pairs: Sequence[tuple[int, int]]) -> list[Piece]:
+        """Of each two columns the products."""
         makers = columns_of(self._matrix)
-        pairs = _pairs(self._matrix)
 
         def product(i: int, j: int) -> Callable[[], Integers]:
             return lambda: makers[i][1]() * makers[j][1]()
 
-        pieces = [
+        return [
             Piece(column, 0, max(1, makers[i][0] + makers[j][0]), product(i, j))
             for column, (i, j) in enumerate(pairs)
         ]
-        sums = await share_vectors(guest, pieces, self._matrix.rows, self._resources)
-        if sums.columns[1] != 1:
-            raise guest.breach("ColumnsFollow of other columns than the weights")
-        products = await self._put_together(guest, sums)
-        own = np.full((self._matrix.columns, self._matrix.columns), mpz(1), object)
-        for column, (i, j) in enumerate(pairs):
-            own[i, j] = own[j, i] = products[column, 0]
-        self._blocks[party, party] = own
 
     async def share_with_fellows(self) -> None:
         """3. The blocks of each two hosts, of which the later one gets the outcome."""
@@ -457,10 +473,3 @@ def _conceal_numbers(key: PublicKey, numbers: Sequence[int]) -> Ciphertexts:
 
 def _pack(key: PublicKey, ciphertexts: Ciphertexts, slot: int, slots: int) -> Ciphertexts:
     return key.rerandomise(key.pack(ciphertexts, slot, slots))
-
-
-def _pairs(matrix: Matrix) -> list[tuple[int, int]]:
-    """The columns of which some row may be in both: no two levels of a factor."""
-    of = [factor for factor, size in enumerate(matrix.levels) for _ in range(size)]
-    of += [-1 - number for number in range(matrix.numbers.shape[0])]
-    return [(i, j) for i in range(len(of)) for j in range(i, len(of)) if i == j or of[i] != of[j]]

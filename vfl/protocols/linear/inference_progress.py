@@ -11,7 +11,7 @@ OF = 100
 
 # Milliseconds on one core, measured with a key of 2048 bits; only their proportions count.
 _ENCRYPTED = 0.4  # a share
-_PRODUCT = 0.07  # of an entry with one of a basis
+_PRODUCT = 0.03  # of an entry with one of a basis
 _SUMMED = 1e-4  # of a vector, a row
 
 
@@ -27,8 +27,8 @@ class InferenceProgress:
             return _SUMMED * rows * vectors + _ENCRYPTED * ciphertexts
 
         self._weights: dict[Stage, list[float]] = {
-            "with guest": [shared(3 * own + one**2, 3 * own * one + 14 * one**2) for one in hosts],
-            "between hosts": [shared(6 * (a + b), 12 * a * b) for a, b in combinations(hosts, 2)],
+            "with guest": [shared(4 * own + 4, 4 * own * one + 2 * one**2) for one in hosts],
+            "between hosts": [shared(9 * (a + b), 18 * a * b) for a, b in combinations(hosts, 2)],
             "gathered": [_PRODUCT * one**2 * (own + size) for one in hosts[1:]],
             "rotated": [rotation for _ in hosts],
             "back": [rotation for _ in hosts],

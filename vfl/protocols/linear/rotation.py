@@ -1,5 +1,6 @@
 """Matrices under Paillier's encryption, and changes of basis that only who makes them knows."""
 
+import math
 import secrets
 from collections.abc import Sequence
 
@@ -15,7 +16,6 @@ _ENTRY_BITS = 32  # of an entry of a basis, before its row is stretched
 _STRETCH_BITS = 12  # of what a row is stretched by, at most
 BASIS_BITS = _ENTRY_BITS + _STRETCH_BITS
 """Of an entry of a basis, its sign not counted."""
-_WINDOW = 4
 
 
 def secret_basis(size: int) -> Table:
@@ -35,49 +35,76 @@ def secret_basis(size: int) -> Table:
 
 async def times(workers: Workers[PublicKey], encrypted: Table, matrix: Table) -> Table:
     """The encrypted product of an encrypted matrix and one of whole numbers."""
-    columns = [[int(entry) for entry in column] for column in matrix.T]
-    rows = [([*row], columns) for row in encrypted]
-    found = np.empty((len(encrypted), len(columns)), object)
-    for place, row in enumerate(await workers.map(_row_times, rows)):
-        found[place] = row
-    return found
+    return await _times(workers, encrypted, matrix, [0] * len(encrypted))
 
 
 async def congruent(workers: Workers[PublicKey], encrypted: Table, basis: Table) -> Table:
     """Basis' E basis, encrypted, of a symmetric encrypted E."""
     half = await times(workers, encrypted, basis)
-    return await times(workers, half.T, basis)
+    size = basis.shape[1]
+    whole = await _times(workers, half.T, basis, range(size))
+    return symmetric(upper(whole), size)
 
 
-def _row_times(key: PublicKey, row: Sequence[mpz], columns: Sequence[Sequence[int]]) -> list[mpz]:
-    """A row's products with all columns: powers by windows, whose squarings are shared."""
+async def _times(
+    workers: Workers[PublicKey], encrypted: Table, matrix: Table, begin: Sequence[int]
+) -> Table:
+    """The product without what is before `begin` of each row, which is left empty."""
+    # What all entries of a row or column of the matrix are multiples of is a power taken once.
+    rows = [max(1, math.gcd(*map(int, row))) for row in matrix]
+    reduced = matrix // np.array([*rows, None], object)[:-1, np.newaxis]
+    columns = [max(1, math.gcd(*map(int, column))) for column in reduced.T]
+    reduced //= np.array([*columns, None], object)[:-1]
+    entries = [[int(entry) for entry in column] for column in reduced.T]
+    tasks = [
+        ([*row], rows, entries[first:], columns[first:])
+        for row, first in zip(encrypted, begin, strict=True)
+    ]
+    found = np.empty((len(encrypted), len(entries)), object)
+    for place, (row, first) in enumerate(zip(await workers.map(_row_times, tasks), begin, strict=True)):
+        found[place, first:] = row
+    return found
+
+
+def _row_times(
+    key: PublicKey,
+    row: Sequence[mpz],
+    before: Sequence[int],
+    columns: Sequence[Sequence[int]],
+    after: Sequence[int],
+) -> list[mpz]:
+    """A row's products with all columns, whose entries count `before` times by row and `after` times by
+    column.
+
+    Powers by windows, whose squarings are shared (Straus, American Mathematical Monthly 71, 1964).
+    """
     square = key.n_squared
+    lifted = [gmpy2.powmod(c, factor, square) for c, factor in zip(row, before, strict=True)]
+    # All entries become positive by a number that is taken off again.
+    bits = 1 + max((abs(entry).bit_length() for column in columns for entry in column), default=0)
+    offset = 1 << (bits - 1)
+    whole = mpz(1)
+    for c in lifted:
+        whole = whole * c % square
+    less = gmpy2.powmod(whole, -offset, square)
+    window = min(range(2, 9), key=lambda w: (1 << w) / max(1, len(columns)) + -(-bits // w))
     tables = []
-    for c in row:
+    for c in lifted:
         powers = [mpz(1)]
-        for _ in range((1 << _WINDOW) - 1):
+        for _ in range((1 << window) - 1):
             powers.append(powers[-1] * c % square)
         tables.append(powers)
-    inverses = [gmpy2.invert(c, square) for c in row]
-    negative = []
-    for c in inverses:
-        powers = [mpz(1)]
-        for _ in range((1 << _WINDOW) - 1):
-            powers.append(powers[-1] * c % square)
-        negative.append(powers)
-    found = []
-    for column in columns:
-        most = max((abs(entry).bit_length() for entry in column), default=0)
+    mask, found = (1 << window) - 1, []
+    for column, factor in zip(columns, after, strict=True):
+        exponents = [entry + offset for entry in column]
         total = mpz(1)
-        for window in reversed(range(-(-most // _WINDOW))):
-            for _ in range(_WINDOW):
-                total = total * total % square
-            for place, entry in enumerate(column):
-                digit = abs(entry) >> (window * _WINDOW) & ((1 << _WINDOW) - 1)
+        for shift in range((bits - 1) // window * window, -1, -window):
+            total = gmpy2.powmod(total, 1 << window, square)
+            for powers, exponent in zip(tables, exponents, strict=True):
+                digit = exponent >> shift & mask
                 if digit:
-                    powers = tables[place] if entry > 0 else negative[place]
                     total = total * powers[digit] % square
-        found.append(total)
+        found.append(gmpy2.powmod(total * less % square, factor, square))
     return found
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from itertools import accumulate, pairwise
 from typing import ClassVar
 
 import numpy as np
@@ -16,9 +17,12 @@ from vfl.learn.splits import Candidates, Cells, Side, Split, level_histograms
 from vfl.learn.tree import FREE, Bounds, Branch, Choice, Frontier, Nodes, Sums, slots_of
 from vfl.net.peer import Peer, either, one_line
 from vfl.net.wire import MIB, Message, RecordNumber
-from vfl.protocols.common.bits import unpack_bits
+from vfl.protocols.common.bits import bits_between, check_bits, pack_bits
 from vfl.protocols.common.clock import Clock
 from vfl.protocols.trees.paths import Paths
+
+Packed = bytes
+"""A bit a row of a node in a block."""
 
 
 class Direction(Message, frozen=True):
@@ -92,7 +96,7 @@ class Growth:
             return ENGINE.make(_nowhere, self.frontier.node_of_row)
         left: Rows | None = None
         own: dict[int, tuple[Rows, dict[int, Side]]] = {}
-        told: dict[int, Pieces[Mask]] = {}
+        told: dict[int, Pieces[Packed]] = {}
         for node, split in taken.items():
             if isinstance(split.left, Told):
                 told[node] = split.left.rows
@@ -151,11 +155,12 @@ def _own_left(sides: Mapping[int, Side], node: Nodes, codes: NDArray[np.uint8], 
     return left
 
 
-def _told_left(nodes: Sequence[int], node: Nodes, told: Sequence[Mask], *before: Mask) -> Mask:
+def _told_left(nodes: Sequence[int], node: Nodes, told: Sequence[Packed], *before: Mask) -> Mask:
     """Which rows go left as hosts say, of each node's rows in their order."""
     left = before[0].copy() if before else np.zeros(len(node), np.bool_)
     for split, rows in zip(nodes, told, strict=True):
-        left[node == split] = rows
+        inside = np.flatnonzero(node == split)
+        left[inside] = bits_between(rows, 0, len(inside))
     return left
 
 
@@ -171,7 +176,7 @@ class Own:
 class Told:
     """Rows go left as a host says."""
 
-    rows: Pieces[Mask]  # an entry a row of the node
+    rows: Pieces[Packed]  # of each block a bit a row of the node
 
 
 @dataclass(frozen=True)
@@ -234,10 +239,11 @@ class HostColumns:
         frontier, what = growth.frontier, type(answer).__name__
         counts = frontier.by_block(answer.node)
         try:
-            left = unpack_bits(answer.left, sum(counts))
+            check_bits(answer.left, sum(counts))
         except ValueError as error:
             raise self.host.breach(f"a {what} with {error}") from None
-        told = Pieces(np.split(left, np.cumsum(counts)[:-1]))
+        ends = accumulate(counts, initial=0)
+        told = Pieces([pack_bits(bits_between(answer.left, *ends_of)) for ends_of in pairwise(ends)])
         kernel = partial(_sides_of, answer.node)
         given = frontier.node_of_row, frontier.active, growth.g, growth.h, told
         *sides, g, h = ENGINE.total(kernel, *given)
@@ -249,11 +255,11 @@ class HostColumns:
         return Branch(self.party, answer.record, one_line(answer.column, 100), gain)
 
 
-def _sides_of(split: int, node: Nodes, active: Mask, g: Integers, h: Integers, left: Mask) -> Integers:
+def _sides_of(split: int, node: Nodes, active: Mask, g: Integers, h: Integers, left: Packed) -> Integers:
     """How many drawn rows of a node go left and right, and the sums of those that go left."""
     inside = np.flatnonzero(node == split)
     drawn = active[inside]
-    went = inside[left & drawn]
+    went = inside[bits_between(left, 0, len(inside)) & drawn]
     return np.array([len(went), int(drawn.sum()) - len(went), g[went].sum(), h[went].sum()])
 
 

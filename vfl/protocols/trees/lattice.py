@@ -43,6 +43,7 @@ from functools import partial
 from typing import ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers, Mask, Words
 from vfl.blocks.engine import ENGINE, Rows
@@ -50,7 +51,7 @@ from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
 from vfl.errors import ConfigError, Refused
 from vfl.learn.binning import Binned
 from vfl.learn.params import BoostParams
-from vfl.learn.splits import Candidates, histograms
+from vfl.learn.splits import Candidates, Cells, block_histograms
 from vfl.learn.told_sums import equations_a_tree
 from vfl.learn.tree import Nodes, Sums, slots_of
 from vfl.net.peer import Peer, together
@@ -327,7 +328,8 @@ async def lattice_host_train(
     records = Records(guest, params, shown, course)
 
     # 1. The hint.
-    offered = await asyncio.to_thread(_Offered.of, binned, params)
+    codes = await asyncio.to_thread(ENGINE.hold, binned.codes.reshape(-1, binned.rows))
+    offered = await asyncio.to_thread(_Offered.of, binned, params, codes)
     if len(offered.candidates) > MOST_OUTPUTS:
         raise Refused(
             f"{len(offered.candidates):,} split candidates are more than {MOST_OUTPUTS:,}, which "
@@ -336,7 +338,6 @@ async def lattice_host_train(
     hidden = None if coordinator is None else HiddenHost(coordinator)
     if hidden is not None:
         await hidden.begin()
-    codes = ENGINE.hold(binned.codes.reshape(-1, binned.rows))
     products = await host_meet(
         guest,
         lambda secret: offered.matrix(secret, codes),
@@ -388,6 +389,11 @@ async def lattice_host_train(
     return await records.end(start.trees)
 
 
+def _counts(flat: Cells, work: int, codes: NDArray[np.uint8]) -> Integers:
+    """How many rows are in each cell, shape (1, cells)."""
+    return block_histograms(codes, flat, np.zeros(codes.shape[1], np.int64), 1, None, work)
+
+
 @dataclass(frozen=True)
 class _Offered:
     """The candidates that a host offers in a job."""
@@ -397,10 +403,10 @@ class _Offered:
     candidates: Integers  # of all, in canonical order
 
     @classmethod
-    def of(cls, binned: Binned, params: BoostParams) -> "_Offered":
-        """The candidates that may have enough rows in a node."""
+    def of(cls, binned: Binned, params: BoostParams, codes: Rows) -> "_Offered":
+        """The candidates that may have enough rows in a node; `codes` are those of `binned`, held."""
         every = Candidates.of(binned.columns)
-        counts = histograms(binned, every, np.zeros(binned.rows, np.int64), 1)
+        counts = ENGINE.total(partial(_counts, every.flat, binned.codes.size), codes)
         return cls(binned, every, np.flatnonzero(every.valid(counts, params.min_child_rows)[0]))
 
     def order(self, secret: bytes) -> Integers:

@@ -28,13 +28,14 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers, Mask
 from vfl.blocks.engine import ENGINE, Rows
+from vfl.blocks.scratch import in_pieces
 from vfl.learn.binning import Binned
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Candidates, Cells, Split, block_histograms
-from vfl.learn.tree import Choice, Frontier, Nodes
+from vfl.learn.tree import Choice, Frontier, Nodes, slots_of
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MAX_MESSAGE, Message
-from vfl.protocols.common.bits import pack_bits, unpack_bits
+from vfl.protocols.common.bits import BitPacker, bits_between, check_bits
 from vfl.protocols.common.clock import Clock
 from vfl.protocols.common.lattice_sums import MOST_OUTPUTS
 from vfl.protocols.trees.columns import (
@@ -182,10 +183,12 @@ class Questions:
         self._told[party].update(new)
         place = frontier.slot_of_node(new) + 1
         kernel = partial(_places, place.astype(np.min_scalar_type(len(new))))
-        found = [*ENGINE.results(kernel, frontier.node_of_row, frontier.active)]
-        rows = np.concatenate([rows for rows, _ in found])
-        planes = b"".join(pack_bits(rows >> bit & 1 > 0) for bit in range(len(new).bit_length()))
-        return new, planes, pack_bits(np.concatenate([drawn for _, drawn in found]))
+        planes, inside = [BitPacker() for _ in range(len(new).bit_length())], BitPacker()
+        for rows, drawn in ENGINE.results(kernel, frontier.node_of_row, frontier.active):
+            for bit, plane in enumerate(planes):
+                plane.add((rows >> bit & 1).astype(np.bool_))
+            inside.add(drawn)
+        return new, b"".join(plane.packed() for plane in planes), inside.packed()
 
     async def ask_rows(
         self,
@@ -241,11 +244,13 @@ class Answers:
         drawn = np.array([column.name in columns for column in candidates.columns], np.bool_)
         self._in_tree = drawn[candidates.column[order]]
         rows = binned.rows
-        # By level: the node of each row, where it is known, else -1.
+        # Of each row the deepest node that it is known to be in, -1 for none, and if it is in one
+        # whether it is drawn. Nodes above follow from it.
         self._kind = np.min_scalar_type(-(2 << params.depth))
-        self._nodes = np.full((params.depth + 1, rows), -1, self._kind)
-        self._known = np.zeros(rows, np.bool_)  # rows of which it is known whether they are drawn
+        self._node: Nodes = np.full(rows, -1, self._kind)
         self._drawn = np.zeros(rows, np.bool_)
+        numbers = np.arange((4 << params.depth) + 1)  # of nodes, from -1 on
+        self._level_of = np.array([max(number.bit_length(), 1) - 1 for number in numbers.tolist()])
         self._level = 0  # of the last question
         # By node asked about: which candidates have enough rows, and which were asked about.
         self._valid: dict[int, Mask] = {}
@@ -284,13 +289,11 @@ class Answers:
     def _learn(self, message: Asked | AskedRows) -> None:
         """Learn the rows of the nodes asked about for the first time, and which candidates have
         enough."""
-        what = type(message).__name__
-        nodes, drawn = np.array(message.nodes, np.int64), self._drawn
+        what, nodes = type(message).__name__, np.array(message.nodes, np.int64)
         if not len(nodes):
             if message.rows or message.drawn:
                 raise self._guest.breach(f"{what} with rows of no node")
             return
-        rows, planes = len(drawn), len(nodes).bit_length()
         level = (int(nodes.max()) + 1).bit_length() - 1
         if (
             not self._level <= level < self._params.depth
@@ -299,45 +302,83 @@ class Answers:
             or set(message.nodes) & set(self._valid)
         ):
             raise self._guest.breach(f"{what} about nodes out of turn")
-        size = -(-rows // 8)
         try:
-            place = np.zeros(rows, self._kind)
-            for bit in range(planes):
-                part = message.rows[bit * size : (bit + 1) * size]
-                place |= unpack_bits(part, rows).astype(self._kind) << bit
-            inside = place > 0
-            given = unpack_bits(message.drawn, int(inside.sum()))
+            inside = self._check_places(message)
+            check_bits(message.drawn, inside)
         except ValueError as error:
             raise self._guest.breach(f"{what} with {error}") from None
-        if len(message.rows) != planes * size or place.max() > len(nodes):
-            raise self._guest.breach(f"{what} with rows of no node")
-
-        # It must be a tree: rows stay below the nodes where they were known to be, drawn or not.
-        node = nodes.astype(self._kind)[place[inside] - 1]
-        for above in range(level + 1):
-            known = self._nodes[above][inside]
-            expected = ((node + 1) >> (level - above)) - 1
-            if ((known >= 0) & (known != expected)).any():
-                raise self._guest.breach(f"{what} with rows that are in another node")
-        left_out = np.isin(self._nodes[level][~inside], nodes).any() or (level == 0 and not inside.all())
-        if left_out or (given != drawn[inside])[self._known[inside]].any():
+        if level == 0 and inside < len(self._node):
             raise self._guest.breach(f"{what} with other rows of a node than it has")
-        counted = np.bincount(place[inside][given], minlength=len(nodes) + 1)[1:]
+
+        table = np.full(4 << self._params.depth, -1)  # by node its place; the last is that of -1
+        table[nodes] = np.arange(len(nodes))
+        counted, known = np.zeros(len(nodes), np.int64), 0
+        for some in in_pieces(len(self._node)):
+            place = self._places_of(message, some)
+            drawn = bits_between(message.drawn, known, known + int(np.count_nonzero(place)))
+            counted += self._learn_rows(what, (nodes, level, table), some, place, drawn)
+            known += len(drawn)
         if counted.min() < 2 * self._params.min_child_rows:
             raise self._guest.breach(f"{what} about a node of too few rows")
 
         self._level = level
-        self._nodes[level][inside] = node
-        self._known |= inside
-        drawn[inside] = given
         own = self._candidates
-        kernel = partial(_counts, own.flat, len(nodes), self._binned.codes.size)
-        counts = ENGINE.total(kernel, self._codes, drawn & inside, place)
+        kernel = partial(_counts, own.flat, table, len(nodes), self._binned.codes.size)
+        counts = ENGINE.total(kernel, self._codes, self._node, self._drawn)
         valid = own.valid(counts, self._params.min_child_rows)[:, self._order] & self._in_tree
         self._valid.update(zip(message.nodes, valid, strict=True))
         self._tried.update(
             (node, np.zeros_like(of)) for node, of in zip(message.nodes, valid, strict=True)
         )
+
+    def _check_places(self, message: Asked | AskedRows) -> int:
+        """How many rows are in the nodes asked about. Raises ValueError, saying what it has, where they
+        are in no node."""
+        size, planes = -(-len(self._node) // 8), len(message.nodes).bit_length()
+        if len(message.rows) < planes * size:
+            raise ValueError("a wrong number of bits")
+        inside = 0
+        for some in in_pieces(len(self._node)):
+            place = self._places_of(message, some)
+            if len(message.rows) > planes * size or place.max() > len(message.nodes):
+                raise ValueError("rows of no node")
+            inside += int(np.count_nonzero(place))
+        return inside
+
+    def _places_of(self, message: Asked | AskedRows, some: slice) -> Nodes:
+        """Of some rows the place of their node among those asked about, from 1; 0 in none."""
+        place = np.zeros(some.stop - some.start, self._kind)
+        first, size = some.start, -(-len(self._node) // 8)
+        for bit in range(len(message.nodes).bit_length()):
+            plane = bits_between(message.rows, 8 * size * bit + first, 8 * size * bit + some.stop)
+            place |= plane.astype(self._kind) << bit
+        return place
+
+    def _learn_rows(
+        self,
+        what: str,
+        asked: tuple[Integers, int, Integers],
+        some: slice,
+        place: Nodes,
+        drawn: Mask,
+    ) -> Integers:
+        """Learn of some rows in which of the nodes asked about they are (these, their level, and by node
+        its place), and of those inside whether they are drawn. How many of these are in each node."""
+        nodes, level, table = asked
+        inside = np.flatnonzero(place)
+        node = nodes.astype(self._kind)[place[inside] - 1]
+        before = self._node[some]
+        # It must be a tree: rows stay below the nodes where they were known to be, drawn or not.
+        known = before[inside]
+        above = np.maximum(level - self._level_of[known + 1], 0)
+        if ((known >= 0) & (known + 1 != (node.astype(np.int64) + 1) >> above)).any():
+            raise self._guest.breach(f"{what} with rows that are in another node")
+        left_out = (table[before] >= 0) & (place == 0)
+        if left_out.any() or (drawn != self._drawn[some][inside])[known >= 0].any():
+            raise self._guest.breach(f"{what} with other rows of a node than it has")
+        before[inside] = node
+        self._drawn[some][inside] = drawn
+        return np.bincount(place[inside][drawn] - 1, minlength=len(nodes))
 
     def _take(self, node: int, groups: list[list[int]]) -> Direction | TooFew:
         """The answer about a node."""
@@ -369,31 +410,45 @@ class Answers:
         else:
             return None
         number = min(fit, key=lambda i: int(self._order[i]))
-        level = (node + 1).bit_length() - 1
-        inside = self._nodes[level] == node
-        split, left = self._split(int(self._order[number]), inside)
+        split, left = self._split(int(self._order[number]), node)
         self._taken.add(node)
-        self._nodes[level + 1][inside] = np.where(left, 2 * node + 1, 2 * node + 2)
+        known = 0
+        for some in in_pieces(len(self._node)):
+            own = self._node[some]
+            inside = np.flatnonzero(own == node)
+            goes_left = left[known : known + len(inside)]
+            own[inside] = 2 * node + 2 - goes_left
+            known += len(inside)
         return number, split, left
 
-    def _split(self, candidate: int, inside: Mask) -> tuple[Split, Mask]:
-        """A candidate's split of the node of these rows, and which of them go left."""
+    def _split(self, candidate: int, node: int) -> tuple[Split, Mask]:
+        """A candidate's split of a node that no row is known to be below, and which of its rows go
+        left."""
         own = self._candidates
         place = int(own.column[candidate])
-        codes = np.concatenate([*ENGINE.results(partial(_codes_of, place), self._codes, inside)])
-        bins = own.columns[place].bins
-        counts = np.bincount(codes[self._drawn[inside]], minlength=bins + 1)
+        found, counts = list[NDArray[np.uint8]](), np.zeros(own.columns[place].bins + 1, np.int64)
+        codes_of = ENGINE.results(partial(_codes_of, place, node), self._codes, self._node)
+        for some, codes in zip(ENGINE.cuts(len(self._node)), codes_of, strict=True):
+            drawn = self._drawn[some][self._node[some] == node]
+            counts += np.bincount(codes[drawn], minlength=len(counts))
+            found.append(codes)
         missing_left = own.sends_missing_left(candidate, counts)
-        return own.split(candidate, missing_left), own.goes_left(candidate, codes, missing_left)
+        left = np.concatenate([own.goes_left(candidate, codes, missing_left) for codes in found])
+        return own.split(candidate, missing_left), left
 
 
 def _counts(
-    flat: Cells, nodes: int, work: int, codes: NDArray[np.uint8], counts: Mask, place: Nodes
+    flat: Cells,
+    table: Integers,
+    nodes: int,
+    work: int,
+    codes: NDArray[np.uint8],
+    node: Nodes,
+    drawn: Mask,
 ) -> Integers:
-    """How many rows that count each node has in each cell; places begin with 1."""
-    slot = np.where(counts, place.astype(np.int64) - 1, -1)
-    return block_histograms(codes, flat, slot, nodes, None, work)
+    """How many drawn rows each node has in each cell."""
+    return block_histograms(codes, flat, slots_of(table, node, drawn), nodes, None, work)
 
 
-def _codes_of(column: int, codes: NDArray[np.uint8], inside: Mask) -> NDArray[np.uint8]:
-    return np.asarray(codes[column][inside])
+def _codes_of(column: int, split: int, codes: NDArray[np.uint8], node: Nodes) -> NDArray[np.uint8]:
+    return np.asarray(codes[column][node == split])
