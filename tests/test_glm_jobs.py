@@ -27,6 +27,7 @@ from vfl.jobs.alignments import load_alignment
 from vfl.jobs.record import load_record
 from vfl.models.halves import GuestHalf, HostHalf
 from vfl.models.kinds import load_half
+from vfl.models.own_penalties import said_bands
 from vfl.party.config import load_party
 from vfl.party.spreadsheet import unescaped
 from vfl.party.store import Store
@@ -241,6 +242,34 @@ def test_each_party_hears_which_of_its_coefficients_are_zero(
         many = f"{zeros[name]} of {len(part.coefficients)} coefficient"
         all_zero = zeros[name] == len(part.coefficients)
         assert (many in said) == (zeros[name] > 0 and not (name and all_zero)), said
+
+
+def test_an_owner_hears_which_of_its_bands_are_one(federation: Federation, insurer: Party) -> None:
+    """And of rules that a job leaves without effect; the half knows what its rules were."""
+    insurer.settings["glm"] = {
+        "bands": {"density": [-1, -0.6, -0.3, 0, 0.3, 0.6, 1]},
+        "fuse": ["density"],
+        "credible": {"area": 10.0},
+    }
+    settings = {"alpha": 0.06, "l1_ratio": 0.9, "l1_on": "steps", "tolerance": 1e-4}
+    done = insurer.train(job(name="fused", **settings, credibility=True)).ok()
+    half = load_half(Store(insurer.store), done.json["model"], GuestHalf)
+    part = half.model.part
+    by_name = {factor.name: factor for factor in part.design.factors}
+    assert by_name["density"].fused and by_name["area"].credible == 10.0
+    (said,) = said_bands(part)
+    assert said in done.err
+    shown = insurer.run("relativities", "--model", "fused", "--json").ok()
+    # Levels are this party's own.
+    insurer.processes[-1].own = [cell for cell in private_words(federation.tables) if cell.isalnum()]
+    assert shown.json["notes"] == [said]
+    plain = insurer.train(job(name="plain", tolerance=1e-2)).ok()
+    assert "fuse in [glm] has no effect: the job's alpha is 0" in plain.err
+    assert "credible in [glm] has no effect: the job lacks credibility = true" in plain.err
+    stored = Store(insurer.store).read("model", plain.json["model"])
+    factors = stored["model"]["part"]["design"]["factors"]
+    assert not any({"fused", "credible"} & factor.keys() for factor in factors)
+    del insurer.settings["glm"]
 
 
 def test_a_fit_that_does_not_converge_is_kept_and_says_so(

@@ -57,7 +57,8 @@ POOLED_TREES = {**POOLED, "monotone": None, "random_state": None}
 ENCRYPTED = {"encryption", "key_bits", "obfuscators"}
 BY_COLUMNS = {"sums", "coordinator", "goss_top", "goss_other", "guest_trees", *UNSAID, *ENCRYPTED}
 SEVERAL = {"alphas", "folds", "one_standard_error", "theta", "profile", "dispersion"}
-HIDDEN = {"scores", "coordinator", "seed", "max_labels", "inference", *SEVERAL, *ENCRYPTED}
+OWN = {"l1_on", "credibility"}
+HIDDEN = {"scores", "coordinator", "seed", "max_labels", "inference", *SEVERAL, *OWN, *ENCRYPTED}
 
 
 def defaults(model, left_out=frozenset()) -> dict:

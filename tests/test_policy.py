@@ -184,6 +184,12 @@ HIDDEN = job("glm", scores="hidden", coordinator="umpire")
         ({"max_trees": 40}, {"max_trees": 39}, TREES, "trees = 40"),
         ({"max_iterations": 50}, {"max_iterations": 49}, LINEAR, "max_iterations = 50"),
         (
+            {"exact_zeros": True},
+            {"exact_zeros": False},
+            job("glm", max_iterations=50, alpha=0.1, l1_ratio=0.5),
+            "l1_ratio = 0.5",
+        ),
+        (
             {"max_iterations": 350},
             {"max_iterations": 349},
             SEVERAL,

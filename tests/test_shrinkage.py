@@ -13,6 +13,7 @@ import vfl
 from vfl.learn.design import MISSING, Design, Rules
 from vfl.learn.glm import Block
 from vfl.learn.losses import loss_of
+from vfl.learn.matrix import Penalty
 from vfl.learn.params import GlmParams
 from vfl.learn.shrinkage import level_sizes, stored_sizes, towards_means
 from vfl.protocols.common.rows import Training
@@ -63,7 +64,7 @@ def fitted(rules: Rules, alpha: float = 0.02):
         design = Design.fit(features, of, exposure)
         matrix = design.matrix(features, ROWS)
         form = towards_means(design, level_sizes(design, matrix, exposure))
-        found[name] = design, matrix.shrunk_by(form), form
+        found[name] = design, matrix.shrunk_by(Penalty(form)), form
     params = GlmParams(alpha=alpha, shrink_to="mean", tolerance=1e-11)
     matrices = {name: matrix for name, (_, matrix, _) in found.items()}
     guest = {"guest": matrices.pop("guest")}
@@ -155,7 +156,7 @@ def test_a_constant_in_the_block_is_not_penalised() -> None:
     design = Design.fit(own, Rules())
     matrix = design.matrix(own, ROWS)
     form = towards_means(design, stored_sizes(design))
-    block = Block(matrix.shrunk_by(form).with_intercept(), 0.5, centred=False, free=1)
+    block = Block(matrix.shrunk_by(Penalty(form)).with_intercept(), 0.5, centred=False, free=1)
     block.beta = np.arange(1.0, matrix.columns + 2)
     found = block.gradient(0.0, np.zeros(matrix.columns + 1))
     np.testing.assert_allclose(found, [0.0, *(0.5 * form @ block.beta[1:])])

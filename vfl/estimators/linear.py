@@ -24,6 +24,7 @@ from vfl.learn.params import GlmParams
 from vfl.models.inference import column_tests, said_aliases
 from vfl.models.kind import ColumnRules
 from vfl.models.linear import Linear
+from vfl.models.own_penalties import credible_by_fit
 from vfl.models.relativities import INTERCEPT, lines, table_of
 from vfl.party.linear_rules import GlmSection
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm, LinearPart
@@ -54,6 +55,7 @@ class _Linear(Federation):
     p_values_: "dict[str, pd.Series[float]]"
     confidence_intervals_: dict[str, pd.DataFrame]
     type_iii_: dict[str, pd.DataFrame]
+    credible_: dict[str, dict[str, float]]
     fit_summary_: FitSummary | None
 
     _SETTINGS = GlmParams
@@ -80,6 +82,7 @@ class _Linear(Federation):
 
     def _publish_inference(self, parties: Mapping[str, GuestGlm | HostGlm]) -> None:
         self.fit_summary_ = self.model_.summary
+        self.credible_ = {name: credible_by_fit(half) for name, half in parties.items()}
         tables = {name: inferred_of(half) for name, half in parties.items()}
         self.std_errors_ = {name: table["standard_error"] for name, table in tables.items()}
         self.p_values_ = {name: table["p_value"] for name, table in tables.items()}
@@ -187,7 +190,7 @@ class FederatedGLM(Regressor, _Linear):
     rules : dict of dicts, default=None
         by party, the guest being "guest", what its party file would say under [glm]: binned, bins,
         missing, bands, splines, polynomials, group, interactions, base, min_level_rows,
-        min_level_exposure (the guest's), step
+        min_level_exposure (the guest's), fuse, credible, step
     engine : {'plain', 'protocol'}, default='plain'
         how the model is computed: "plain" on all columns in one place, which is fastest; "protocol" by
         the messages that the parties would send, encryption and all, over memory. The model is the same,
@@ -200,6 +203,12 @@ class FederatedGLM(Regressor, _Linear):
     shrink_to : {'base', 'mean'}, default='base'
         what alpha draws levels to: the base level, or the mean of the factor's levels, weighted by its
         owner's rows or exposure, so that no base level matters
+    l1_on : {'all', 'steps'}, default='all'
+        what l1_ratio's share is on: all coefficients, or only the steps between bands that their owners
+        fuse; the others have the squares alone, times 1 - l1_ratio
+    credibility : bool, default=False
+        whether levels of columns that owners list under credible in [glm] of their party files are drawn
+        to their column's mean by that, in place of alpha
     alphas : sequence of float, default=()
         penalties in place of alpha, of which the one of least deviance on rows left out of fits, by
         folds, is taken
@@ -262,6 +271,9 @@ class FederatedGLM(Regressor, _Linear):
     type_iii_ : dict of DataFrames, by party
         with inference, of each column Wald's test that all its coefficients are zero: statistic (chi
         squared, or F where residual_freedom is known), freedom, residual_freedom, p_value
+    credible_ : dict of dicts, by party
+        with inference and credibility, by column under credible the k that the fit says; fit again with
+        it until it stays. Of counts and probabilities alone
     fit_summary_ : object
         with inference: deviances, dispersions, likelihood, AIC, BIC and likelihood ratio tests
     alpha_ : float
@@ -310,6 +322,8 @@ class FederatedGLM(Regressor, _Linear):
         alpha: float = 0.0,
         l1_ratio: float = 0.0,
         shrink_to: Literal["base", "mean"] = "base",
+        l1_on: Literal["all", "steps"] = "all",
+        credibility: bool = False,
         alphas: tuple[float, ...] = (),
         folds: int = 5,
         one_standard_error: bool = False,
@@ -338,6 +352,8 @@ class FederatedGLM(Regressor, _Linear):
         self.alpha = alpha
         self.l1_ratio = l1_ratio
         self.shrink_to = shrink_to
+        self.l1_on = l1_on
+        self.credibility = credibility
         self.alphas = alphas
         self.folds = folds
         self.one_standard_error = one_standard_error
@@ -381,7 +397,7 @@ class FederatedLogisticRegression(Classifier, _Linear):
     rules : dict of dicts, default=None
         by party, the guest being "guest", what its party file would say under [glm]: binned, bins,
         missing, bands, splines, polynomials, group, interactions, base, min_level_rows,
-        min_level_exposure (the guest's), step
+        min_level_exposure (the guest's), fuse, credible, step
     engine : {'plain', 'protocol'}, default='plain'
         how the model is computed: "plain" on all columns in one place, which is fastest; "protocol" by
         the messages that the parties would send, encryption and all, over memory. The model is the same,
@@ -394,6 +410,12 @@ class FederatedLogisticRegression(Classifier, _Linear):
     shrink_to : {'base', 'mean'}, default='base'
         what alpha draws levels to: the base level, or the mean of the factor's levels, weighted by its
         owner's rows or exposure, so that no base level matters
+    l1_on : {'all', 'steps'}, default='all'
+        what l1_ratio's share is on: all coefficients, or only the steps between bands that their owners
+        fuse; the others have the squares alone, times 1 - l1_ratio
+    credibility : bool, default=False
+        whether levels of columns that owners list under credible in [glm] of their party files are drawn
+        to their column's mean by that, in place of alpha
     alphas : sequence of float, default=()
         penalties in place of alpha, of which the one of least deviance on rows left out of fits, by
         folds, is taken
@@ -456,6 +478,9 @@ class FederatedLogisticRegression(Classifier, _Linear):
     type_iii_ : dict of DataFrames, by party
         with inference, of each column Wald's test that all its coefficients are zero: statistic (chi
         squared, or F where residual_freedom is known), freedom, residual_freedom, p_value
+    credible_ : dict of dicts, by party
+        with inference and credibility, by column under credible the k that the fit says; fit again with
+        it until it stays. Of counts and probabilities alone
     fit_summary_ : object
         with inference: deviances, dispersions, likelihood, AIC, BIC and likelihood ratio tests
     alpha_ : float
@@ -501,6 +526,8 @@ class FederatedLogisticRegression(Classifier, _Linear):
         alpha: float = 0.0,
         l1_ratio: float = 0.0,
         shrink_to: Literal["base", "mean"] = "base",
+        l1_on: Literal["all", "steps"] = "all",
+        credibility: bool = False,
         alphas: tuple[float, ...] = (),
         folds: int = 5,
         one_standard_error: bool = False,
@@ -528,6 +555,8 @@ class FederatedLogisticRegression(Classifier, _Linear):
         self.alpha = alpha
         self.l1_ratio = l1_ratio
         self.shrink_to = shrink_to
+        self.l1_on = l1_on
+        self.credibility = credibility
         self.alphas = alphas
         self.folds = folds
         self.one_standard_error = one_standard_error

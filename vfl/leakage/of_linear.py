@@ -128,7 +128,9 @@ def _in_fits(params: GlmParams) -> str:
 
 def _of_zeros(params: GlmParams) -> str:
     """What to add where an iteration may have several directions."""
-    return f", up to {DIRECTIONS} by each under l1_ratio" if params.l1_ratio else ""
+    if not params.l1_ratio:
+        return ""
+    return f", up to {DIRECTIONS} by each under l1_ratio, some of them of a single column"
 
 
 def _limit(params: GlmParams) -> list[str]:

@@ -30,6 +30,7 @@ from vfl.learn.matrix import FRACTION_BITS as FRACTION_BITS
 from vfl.learn.matrix import SCALE, Matrix, Parted
 from vfl.learn.small_levels import MISSING as MISSING
 from vfl.learn.small_levels import OTHER as OTHER
+from vfl.learn.steps import Steps, chains_of
 
 _AT_ONCE = 1 << 20  # rows whose numbers are made at a time
 _MOST_INTEGER = 2.0**31
@@ -142,6 +143,19 @@ class Design:
             *((covariate.name, "") for covariate in self.covariates),
             *((curve.name, term) for curve in self.curves for term in curve.terms),
         ]
+
+    @property
+    def steps(self) -> Steps:
+        """The columns of the matrix that are fitted by their steps."""
+        chains: list[tuple[int, ...]] = []
+        first = 0
+        for factor in self.factors:
+            if factor.fused:
+                bands = factor.bands
+                places = range(first, first + len(bands) - 1)
+                chains += chains_of(bands.index(factor.base), places)
+            first += len(factor.others)
+        return Steps(tuple(chains))
 
     @property
     def levels(self) -> tuple[int, ...]:
@@ -262,11 +276,19 @@ class Design:
         return {name: rows for name, rows in found.items() if rows}
 
     def dependent(self, matrix: Matrix) -> list[tuple[str, str]]:
-        """The coefficients whose columns are linear combinations of earlier ones and of the intercept.
+        """The coefficients whose columns are linear combinations of earlier ones and of the intercept,
+        but for those that have a penalty whatever alpha is.
 
         Without them the others have full rank. Found by Cholesky's decomposition of the Gram matrix.
         """
-        return self.dependent_by(matrix.with_intercept().gram(), intercept=True)
+        gram = matrix.with_intercept().gram()
+        credible = {factor.name for factor in self.factors if factor.credible}
+        if not credible:
+            return self.dependent_by(gram, intercept=True)
+        free = [at for at, (name, _) in enumerate(self.coefficients) if name not in credible]
+        columns = [0, *(at + 1 for at in free)]
+        found = _dependent(gram[np.ix_(columns, columns)])
+        return [self.coefficients[free[column - 1]] for column in found if column]
 
     def dependent_by(self, gram: Floats, intercept: bool) -> list[tuple[str, str]]:
         """The same by a Gram matrix, with or without an intercept before the design's columns."""

@@ -48,6 +48,9 @@ class Rules:
     """By numeric column, the number of inner knots, at quantiles, or where they are."""
     polynomials: Mapping[str, int] = field(default_factory=dict)  # degree by numeric column
     interactions: tuple[tuple[str, str], ...] = ()  # pairs of columns with levels
+    fuse: tuple[str, ...] = ()  # columns of bins or bands that are fitted by their steps
+    credible: Mapping[str, float] = field(default_factory=dict)
+    """By column with levels, how much a level must tell for a credibility of one half."""
 
     @property
     def least(self) -> Least:
@@ -68,13 +71,14 @@ class Rules:
         """Raises ValueError, naming the column, for rules that do not fit these; whether each is of
         categories is said by name."""
         crossed = [name for pair in self.interactions for name in pair]
-        for name in (*self.of_numbers, *self.base, *self.group, *crossed):
+        for name in (*self.of_numbers, *self.base, *self.group, *crossed, *self.fuse, *self.credible):
             if name not in categorical:
                 rule = "interactions has" if name in crossed else "binned or base has"
                 rule = "group has" if name in self.group else rule
                 how = self.of_numbers.get(name, "")
                 rule = "bands has" if "bands" in how else rule
                 rule = "splines or polynomials has" if "made" in how else rule
+                rule = "credible has" if name in self.credible else rule
                 raise ValueError(f"there is no column '{name}', for which {rule} a rule")
         for name, what in self.of_numbers.items():
             if categorical[name]:
@@ -87,6 +91,12 @@ class Rules:
                 raise ValueError(
                     f"column '{name}' is numeric and has no levels, which interactions are of: cut it "
                     "into bands"
+                )
+        for name in self.credible:
+            if not (categorical[name] or name in self.binned or name in self.bands):
+                raise ValueError(
+                    f"column '{name}' is numeric and has no levels, which credible is of: cut it into "
+                    "bands"
                 )
         for pair in self.interactions:
             if (name := crossing_name(pair)) in categorical:
@@ -116,11 +126,18 @@ class Factor:
     rest: str = OTHER  # the level of categories that no row had, if it is one; else they are at the base
     joined_rows: tuple[int, ...] = ()  # of `joined`; none in models of earlier versions
     absent: tuple[str, ...] = ()  # levels that no row had, and that are at the base whatever `rest` is
+    fused: bool = False  # whether it is fitted by the steps between its bins or bands
+    credible: float = 0.0  # how much a level must tell for a credibility of one half; 0: no such penalty
 
     @property
     def others(self) -> tuple[str, ...]:
         """The levels that have a coefficient."""
         return tuple(level for level in self.levels if level != self.base)
+
+    @property
+    def bands(self) -> tuple[str, ...]:
+        """The levels that have an order, of bins or bands."""
+        return tuple(level for level in self.levels if level != MISSING)
 
     @property
     def code_of(self) -> dict[str, int]:
@@ -220,6 +237,11 @@ def factor_of(
         joined = join_small(joined, base, rules.least)
     except ValueError:
         joined = Joined({base: joined.sizes[base]})
+    if name in rules.fuse and joined.grouped:
+        raise ValueError(
+            f"column '{name}' has bins with too little exposure (min_level_exposure), which have no "
+            "order once they count as one: take fewer bins, or cut it into bands"
+        )
     if len(joined.sizes) == 1:
         enough = counted(rules.min_level_rows, "row")
         if rules.min_level_exposure:
@@ -241,12 +263,21 @@ def factor_of(
         joined.rest or OTHER,
         () if few is None else (few.rows,),
         (MISSING,) if joined.rest in joined.sizes and MISSING not in rows else (),
+        name in rules.fuse,
+        rules.credible.get(name, 0.0),
     )
 
 
 def _base(name: str, sizes: Mapping[str, Size], rules: Rules) -> str:
     """The owner's base level, or the one with the largest exposure."""
     base = rules.base.get(name)
+    if name in rules.fuse:
+        if base == MISSING:
+            raise ValueError(
+                f"column '{name}' has missing values as the base, which are no band's neighbour (fuse): "
+                "name a band"
+            )
+        sizes = {level: size for level, size in sizes.items() if level != MISSING}
     if base is None:
         return max(sizes, key=lambda level: sizes[level].exposure)
     if base not in sizes:

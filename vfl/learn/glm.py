@@ -79,7 +79,7 @@ class Move:
 
     scores: Floats  # X p, shape (rows,)
     linear: float  # beta . P p, where P is the identity without another penalty
-    square: float  # p . P p
+    square: float  # p . P p; both times alpha, of jobs with penalties beside alpha's
 
 
 @dataclass(frozen=True)
@@ -96,16 +96,23 @@ class Block:
     """One party's columns of the rows that train, its coefficients and its part of the history."""
 
     def __init__(
-        self, matrix: Matrix, alpha: float, centred: bool, curvature: float = 1.0, free: int = 0
+        self,
+        matrix: Matrix,
+        alpha: float,
+        centred: bool,
+        curvature: float = 1.0,
+        free: int = 0,
+        weighed: bool = False,
     ) -> None:
         """`centred`: whether the model has an intercept outside of the blocks.
 
         `curvature`: about the mean second derivative of the loss by the score, the same at all blocks.
-        The first `free` columns bear no penalty: an intercept inside of this block.
+        The first `free` columns bear no penalty: an intercept inside of this block. `weighed`: whether
+        what a move tells for the penalty has alpha in it, as where there are penalties beside alpha's.
         """
         self.matrix = matrix = matrix.held()
-        self._free = free
-        self._form = None if matrix.shrinkage is None else matrix.penalised(free)
+        self._free, self._weighed = free, weighed
+        self._form: Floats | None = None
         self._curved = curvature * _mean_gram(matrix, centred)
         self.beta = np.zeros(matrix.columns)
         self._penalise(alpha)
@@ -122,7 +129,8 @@ class Block:
     def gradient(self, size: float, product: Floats) -> Floats:
         """The gradient so far along the direction, where X^T r is `product`; shape (columns,)."""
         beta = self.beta + size * (self._to_beta @ self._direction)
-        drawn = self._alpha * beta if self._form is None else self._alpha_form @ beta
+        plain = self.matrix.penalty.is_plain
+        drawn = self._alpha * beta if plain else self._alpha_form @ beta
         return np.asarray(product + drawn)
 
     def slope(self, gradient: Floats) -> float:
@@ -157,7 +165,11 @@ class Block:
     def _penalise(self, alpha: float) -> None:
         columns = self.matrix.columns
         self._alpha = np.where(np.arange(columns) < self._free, 0.0, alpha)
-        self._alpha_form = alpha * self.matrix.penalised(self._free)
+        self._alpha_form = self.matrix.penalised_by(alpha, self._free)
+        if self._weighed:
+            self._form = self._alpha_form
+        elif self.matrix.penalty.shrinkage is not None:
+            self._form = self.matrix.penalised(self._free)
         self._to_beta = _inverse_root(self._curved + self._alpha_form)
 
     def direction(self, weights: Floats) -> Move:
@@ -171,6 +183,11 @@ class Block:
         """Go so far along the direction."""
         self._step = size * self._direction
         self.beta = self.beta + self._to_beta @ self._step
+
+    @property
+    def coefficients(self) -> Floats:
+        """Of the matrix's columns, shape (columns,)."""
+        return self.beta
 
     @property
     def root(self) -> Floats:

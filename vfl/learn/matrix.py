@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from vfl.arrays import Floats, Integers, Mask
 from vfl.blocks.engine import ENGINE, Array, Rows
 from vfl.learn.exact import Fixed, sums_by_code, sums_of_products
+from vfl.learn.steps import NO_STEPS, Steps
 
 FRACTION_BITS = 24
 SCALE = 2.0**FRACTION_BITS
@@ -32,8 +33,34 @@ class Whole(Protocol):
     def with_intercept(self) -> "Whole":
         """The matrix with a column of ones before all others."""
 
-    def shrunk_by(self, shrinkage: Floats) -> "Whole":
+    def shrunk_by(self, penalty: "Penalty") -> "Whole":
         """The matrix whose coefficients are penalised together."""
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """How a party's own columns are penalised, if not each for itself."""
+
+    shrinkage: Floats | None = None
+    """The matrix P, shape (columns, columns), of which beta' P beta is penalised; where there is none,
+    the squares of coefficients, or of steps, are."""
+    credible: Floats | None = None
+    """A matrix as P of which beta' C beta is penalised as well, whatever alpha is."""
+    steps: Steps = NO_STEPS
+    """The columns that are fitted by their steps."""
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether each coefficient is penalised for itself."""
+        return self.shrinkage is None and self.credible is None and not self.steps.chains
+
+    def after(self, free: int) -> "Penalty":
+        """The same behind so many columns without a penalty."""
+        shrinkage, credible = (
+            None if form is None else np.pad(form, ((free, 0), (free, 0)))
+            for form in (self.shrinkage, self.credible)
+        )
+        return Penalty(shrinkage, credible, self.steps.after(free))
 
 
 @dataclass(frozen=True)
@@ -59,8 +86,8 @@ class Parted:
         first, second = (part.with_intercept() for part in self.parts)
         return Parted(self.training, (first, second))
 
-    def shrunk_by(self, shrinkage: Floats) -> "Parted":
-        first, second = (part.shrunk_by(shrinkage) for part in self.parts)
+    def shrunk_by(self, penalty: Penalty) -> "Parted":
+        first, second = (part.shrunk_by(penalty) for part in self.parts)
         return Parted(self.training, (first, second))
 
 
@@ -76,9 +103,7 @@ class Matrix:
     levels: tuple[int, ...]  # columns of each factor: the largest code it can have
     numbers: Rows
     """Shape (covariates, rows), multiples of 2^-FRACTION_BITS; or int32, these multiples."""
-    shrinkage: Floats | None = None
-    """The matrix P, shape (columns, columns), of which beta' P beta is penalised; where there is none,
-    the squares of coefficients are."""
+    penalty: Penalty = Penalty()
 
     @property
     def rows(self) -> int:
@@ -96,7 +121,7 @@ class Matrix:
     def held(self) -> "Matrix":
         """The same where the engine of blocks has rows."""
         codes, numbers = (ENGINE.hold(ENGINE.gather(rows)) for rows in (self.codes, self.numbers))
-        return Matrix(codes, self.levels, numbers, self.shrinkage)
+        return Matrix(codes, self.levels, numbers, self.penalty)
 
     @property
     def integers(self) -> Rows:
@@ -179,22 +204,31 @@ class Matrix:
         """The matrix with a column of ones before all others."""
         ones = np.ones((1, self.rows), np.uint16)
         codes = np.vstack([ones, ENGINE.gather(self.codes)])
-        form = None if self.shrinkage is None else np.pad(self.shrinkage, ((1, 0), (1, 0)))
-        return Matrix(codes, (1, *self.levels), self.numbers, form)
+        return Matrix(codes, (1, *self.levels), self.numbers, self.penalty.after(1))
 
-    def shrunk_by(self, shrinkage: Floats) -> "Matrix":
-        return replace(self, shrinkage=shrinkage)
+    def shrunk_by(self, penalty: Penalty) -> "Matrix":
+        return replace(self, penalty=penalty)
 
     def penalised(self, free: int = 0) -> Floats:
         """The matrix P of which beta' P beta is penalised, where the first `free` columns are not."""
-        form = np.eye(self.columns) if self.shrinkage is None else self.shrinkage.copy()
+        own = self.penalty.shrinkage
+        form = np.eye(self.columns) if own is None else own.copy()
         form[:free] = form[:, :free] = 0.0
         return form
+
+    def under(self, alpha: float) -> "Matrix":
+        """The matrix whose penalty is, times 1, the whole one under this alpha."""
+        return self.shrunk_by(Penalty(self.penalised_by(alpha)))
+
+    def penalised_by(self, alpha: float, free: int = 0) -> Floats:
+        """The matrix A, under this alpha, of which beta' A beta / 2 is the whole penalty."""
+        form = alpha * self.penalised(free)
+        return form if self.penalty.credible is None else form + self.penalty.credible
 
     def take(self, rows: Mask) -> "Matrix":
         """The matrix of some of the rows."""
         codes, numbers = (ENGINE.gather(of)[:, rows] for of in (self.codes, self.numbers))
-        return Matrix(codes, self.levels, numbers, self.shrinkage)
+        return Matrix(codes, self.levels, numbers, self.penalty)
 
     @property
     def floats(self) -> Floats:

@@ -200,6 +200,16 @@ class GlmParams(BaseModel):
         description="what alpha draws levels to: the base level, or the mean of the factor's levels, "
         "weighted by its owner's rows or exposure, so that no base level matters",
     )
+    l1_on: Literal["all", "steps"] = Field(
+        "all",
+        description="what l1_ratio's share is on: all coefficients, or only the steps between bands "
+        "that their owners fuse; the others have the squares alone, times 1 - l1_ratio",
+    )
+    credibility: bool = Field(
+        False,
+        description="whether levels of columns that owners list under credible in [glm] of their party "
+        "files are drawn to their column's mean by that, in place of alpha",
+    )
     alphas: tuple[float, ...] = Field(
         (),
         max_length=50,
@@ -274,6 +284,12 @@ class GlmParams(BaseModel):
         return min(self.alphas, default=self.alpha)
 
     @property
+    def penalty_unit(self) -> float:
+        """What the penalty on a direction is told in units of: with penalties beside alpha's in that of
+        the loss."""
+        return 1.0 if self.credibility else self.alpha
+
+    @property
     def fits(self) -> int:
         """How many fits there are, the one that is kept among them."""
         return 1 + self.folds * len(self.path) + PROFILE_FITS * self.profile
@@ -314,14 +330,19 @@ class GlmParams(BaseModel):
 
     @model_validator(mode="after")
     def _of_magnitudes(self) -> "GlmParams":
+        if self.l1_on == "steps" and not 0 < self.l1_ratio < 1:
+            raise ValueError(
+                'l1_on = "steps" needs an l1_ratio above 0 and below 1: what is left of alpha is the '
+                "other coefficients' penalty"
+            )
         if not self.l1_ratio:
             return self
         if not self.alpha and not self.alphas:
             raise ValueError("l1_ratio is a share of alpha: set alpha, or alphas, above 0")
-        if self.shrink_to == "mean":
+        if self.shrink_to == "mean" and self.l1_on == "all":
             raise ValueError(
                 'l1_ratio is for shrink_to = "base": about the mean of its levels no coefficient of a '
-                "factor is zero by itself, leave one of them out"
+                'factor is zero by itself, leave one of them out or set l1_on = "steps"'
             )
         if self.inference:
             raise ValueError(
@@ -331,6 +352,18 @@ class GlmParams(BaseModel):
         if self.scores == "hidden":
             raise ValueError(
                 'l1_ratio is for scores = "guest", who finds steps that end at zeros: leave it out'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _credible(self) -> "GlmParams":
+        if self.credibility and self.scores == "hidden":
+            raise ValueError(
+                'credibility is for scores = "guest": with hidden scores alpha is the one penalty'
+            )
+        if self.credibility and not self.fit_intercept:
+            raise ValueError(
+                "credibility needs fit_intercept: without a constant the base level matters, too"
             )
         return self
 

@@ -52,7 +52,10 @@ _SMALL = 1e-20  # square of a change, relative to the direction's, below which s
 def block_of(matrix: Matrix, params: GlmParams, curvature: float) -> Block:
     """A block of columns beside which there is an intercept, if there is one, under the penalty."""
     given = matrix, params.alpha, params.fit_intercept, curvature
-    return SparseBlock(*given, params.l1_ratio) if params.l1_ratio else Block(*given)
+    if not params.l1_ratio:
+        return Block(*given, weighed=params.credibility)
+    steps_alone = params.l1_on == "steps"
+    return SparseBlock(*given, params.l1_ratio, steps_alone=steps_alone, weighed=params.credibility)
 
 
 @dataclass(frozen=True)
@@ -60,7 +63,7 @@ class _Open:
     """The columns whose coefficients may change in an iteration."""
 
     columns: Integers  # their places
-    signs: Floats  # of their coefficients, or of what these will be
+    signs: Floats  # of their coefficients, or of what these will be; 0 where there is no kink
     gradient: Floats  # the pseudo-gradient
     metric: Floats  # C of them
     to_white: Floats  # the transpose of its lower root
@@ -68,18 +71,45 @@ class _Open:
 
 
 class SparseBlock(Block):
-    """One party's columns under a penalty on the sum of magnitudes as well."""
+    """One party's columns under a penalty on the sum of magnitudes as well.
+
+    What is called beta and gradient here is by steps for columns that are fitted by them (steps.py).
+    """
 
     def __init__(
-        self, matrix: Matrix, alpha: float, centred: bool, curvature: float, l1_ratio: float
+        self,
+        matrix: Matrix,
+        alpha: float,
+        centred: bool,
+        curvature: float,
+        l1_ratio: float,
+        *,
+        steps_alone: bool = False,
+        weighed: bool = False,
     ) -> None:
+        """`steps_alone`: whether magnitudes of steps alone are penalised; the rest as of `Block`."""
         self._l1_ratio = l1_ratio
-        super().__init__(matrix, alpha, centred, curvature)
+        own, self._by = matrix.penalty, matrix.penalty.steps
+        self._kinks = np.ones(matrix.columns)
+        if steps_alone:
+            self._kinks = self._by.of(matrix.columns).astype(np.float64)
+        if own.credible is not None:
+            self._kinks[np.diag(own.credible) > 0] = 0.0
+        self._plain = own.shrinkage is None and own.credible is None
+        super().__init__(matrix, alpha, centred, curvature, weighed=weighed)
+        self.alone = set[int]()
+        """Places of columns of which alone a direction was made: whose values its scores are, times a
+        number."""
         self._found: _Open | None = None
         self._way = self._target = self.beta
 
+    @property
+    def coefficients(self) -> Floats:
+        return self._by.coefficients(self.beta)
+
     def report(self, product: Floats) -> BlockReport:
-        return self.take(product + self._ridge * self.beta)
+        drawn = self._ridge * self.beta if self._plain else self._ridge_form @ self.beta
+        return self.take(self._by.gradient(product) + drawn)
 
     def take(self, gradient: Floats) -> BlockReport:
         """Take the gradient of all but the kinks at the present coefficients, shape (columns,)."""
@@ -107,9 +137,18 @@ class SparseBlock(Block):
             ends = np.where(way == -beta, 0.0, beta + way)
         self._way, self._target = np.zeros(len(self.beta)), np.zeros(len(self.beta))
         self._way[free.columns], self._target[free.columns] = way, ends
-        ratio = self._l1_ratio
-        linear = (1 - ratio) * float(beta @ way) + ratio * float(free.signs @ way)
-        return Move(self.matrix.times(self._way), linear, (1 - ratio) * float(way @ way))
+        if len(moved := free.columns[way != 0]) == 1:
+            self.alone.add(int(moved[0]))
+        scores = self.matrix.times(self._by.coefficients(self._way))
+        magnitudes = float(free.signs @ way)
+        if not self._plain:
+            drawn = self._ridge_form @ self._way
+            unit = 1.0 if self._weighed else 1 / self._alpha_now
+            linear = unit * (float(self.beta @ drawn) + self._lasso_now * magnitudes)
+            return Move(scores, linear, unit * float(self._way @ drawn))
+        ratio, unit = self._l1_ratio, self._alpha_now if self._weighed else 1.0
+        linear = unit * ((1 - ratio) * float(beta @ way) + ratio * magnitudes)
+        return Move(scores, linear, unit * ((1 - ratio) * float(way @ way)))
 
     def step(self, size: float) -> None:
         self._step = size * self._way
@@ -120,10 +159,17 @@ class SparseBlock(Block):
         raise ValueError("a penalty with kinks has no second derivative")
 
     def _penalise(self, alpha: float) -> None:
-        self._lasso, self._ridge = alpha * self._l1_ratio, alpha * (1 - self._l1_ratio)
-        diagonal = np.diag(self._curved) + self._ridge
+        self._alpha_now, self._lasso_now = alpha, alpha * self._l1_ratio
+        self._lasso, self._ridge = self._lasso_now * self._kinks, alpha * (1 - self._l1_ratio)
+        curved = self._by.form(self._curved)
+        if not self._plain:
+            self._ridge_form = self._by.form(self.matrix.penalised_by(self._ridge))
+            curved, ridge = curved + self._ridge_form, 0.0
+        else:
+            ridge = self._ridge
+        diagonal = np.diag(curved) + ridge
         floor = _FLOOR * max(float(diagonal.max(initial=0.0)), 1e-300)
-        self._metric = self._curved + np.diag(np.full(len(diagonal), self._ridge + floor))
+        self._metric = curved + np.diag(np.full(len(diagonal), ridge + floor))
 
     @property
     def _open(self) -> _Open:
@@ -135,8 +181,8 @@ class SparseBlock(Block):
         signs = np.sign(self.beta)
         beyond = np.sign(gradient) * np.maximum(np.abs(gradient) - self._lasso, 0.0)
         pseudo = np.where(signs != 0, gradient + self._lasso * signs, beyond)
-        signs = np.where(signs != 0, signs, -np.sign(pseudo))
-        columns = np.flatnonzero(signs).astype(np.int64)
+        signs = np.where(signs != 0, signs, -np.sign(pseudo)) * (self._kinks > 0)
+        columns = np.flatnonzero((signs != 0) | (self._kinks == 0)).astype(np.int64)
         metric = self._metric[np.ix_(columns, columns)]
         to_white = np.asarray(np.linalg.cholesky(metric).T, np.float64)
         to_beta = np.asarray(np.linalg.inv(to_white), np.float64)
@@ -194,7 +240,7 @@ def _descend(
         most = 0.0
         for j in range(len(way)):
             new = way[j] + rest[j] / metric[j, j]
-            if (beta[j] + new) * signs[j] <= 0:
+            if signs[j] != 0.0 and (beta[j] + new) * signs[j] <= 0:
                 new = -beta[j]
             change = new - way[j]
             if change != 0.0:

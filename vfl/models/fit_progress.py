@@ -69,12 +69,15 @@ def said_choice(model: GuestGlm, family: Family) -> str:
 
 def said_zeros(part: LinearPart) -> str | None:
     """What the owner of a half under an l1_ratio is told: how many of its coefficients are zero, and
-    which columns have no other; None where none is zero."""
-    zeros = sum(coefficient == 0 for coefficient in part.coefficients)
+    which columns have no other; None where none is zero. Bands that are fused are not among them."""
+    fused = {factor.name for factor in part.design.factors if factor.fused}
+    of = zip(part.design.coefficients, part.coefficients, strict=True)
+    coefficients = [(name, value) for (name, _), value in of if name not in fused]
+    zeros = sum(value == 0 for _, value in coefficients)
     if not zeros:
         return None
-    names = part.design.coefficients
-    used = {name for (name, _), own in zip(names, part.coefficients, strict=True) if own != 0}
-    unused = [name for name in dict.fromkeys(name for name, _ in names) if name not in used]
+    names = [name for name, _ in coefficients]
+    used = {name for name, value in coefficients if value != 0}
+    unused = [name for name in dict.fromkeys(names) if name not in used]
     said = f"{zeros:,} of {counted(len(names), 'coefficient')} of this party's columns are exactly zero"
     return f"{said}, among them all of {in_words(unused)}" if unused else said

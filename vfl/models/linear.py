@@ -46,6 +46,7 @@ from vfl.models.linear_columns import (
     shorten_design,
 )
 from vfl.models.linear_parts import LinearAnswers, LinearPacker, LinearScorer
+from vfl.models.own_penalties import said_alone, said_bands, said_credible, said_idle
 from vfl.models.relativities import Line, lines
 from vfl.models.unbounded import (
     HELP,
@@ -95,6 +96,7 @@ class _LinearGuest(GuestRole[GuestGlm]):
             *(own.table, own.features, rows.train, own.rules.glm, kind.params, own.scratch),
             exposure=rows.sizes,
         )
+        self._idle = said_idle(own.rules.glm, kind.params)
 
     async def train(self, hosts: Sequence[Peer], run: GuestRun) -> tuple[GuestGlm, Floats]:
         try:
@@ -167,6 +169,8 @@ class _LinearGuest(GuestRole[GuestGlm]):
         at += said_choice(model, self._kind.family)
         if self._params.l1_ratio and (zeros := said_zeros(model.part)):
             at += f", {zeros}"
+        own = [*(said_bands(model.part) if self._params.l1_ratio else ()), *self._idle]
+        at += "".join(f", {text}" for text in own)
         if model.converged:
             ended = f"converged after {many}: {at}"
             return ended if not self._params.inference else f"{ended}{said_errors(model)}"
@@ -186,6 +190,7 @@ class _LinearHost(HostRole[HostGlm]):
     async def train(self, guest: Peer, run: HostRun[HostGlm]) -> HostOutcome:
         designs: list[Design] = []
         kept: list[HostGlm] = []
+        alone: list[str] = []  # columns that the guest may have seen
 
         def prepare(training: Mask) -> Whole:
             run.admit(training)
@@ -200,6 +205,8 @@ class _LinearHost(HostRole[HostGlm]):
             (design,) = designs
             part = LinearPart(design, tuple(fit.coefficients.tolist()))
             kept.append(HostGlm(part, fit.converged, fit.inference))
+            names = dict.fromkeys(design.coefficients[place][0] for place in fit.alone)
+            alone.extend(names)
             run.keep(kept[-1])
 
         def follow(iteration: int, of: int) -> None:
@@ -228,6 +235,8 @@ class _LinearHost(HostRole[HostGlm]):
         said = [remark, *(text for half in kept for text in said_aliases(half))]
         if self._params.l1_ratio and not remark:
             said += [said_zeros(half.part) for half in kept]
+            said += [text for half in kept for text in said_bands(half.part)]
+        said += [said_alone(alone, guest.name), *said_idle(self._own.rules.glm, self._params)]
         remarks = "; ".join(text for text in said if text) or None
         return HostOutcome(counted(len(coefficients), "coefficient"), remarks)
 
@@ -506,7 +515,8 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
 
     @classmethod
     def inferred(cls, half: GuestGlm | HostGlm) -> tuple[Mapping[str, JointTest], Sequence[str]]:
-        return column_tests(half), said_inference(half)
+        own = *said_bands(half.part), *said_credible(half)
+        return column_tests(half), [*said_inference(half), *own]
 
     @classmethod
     def ending(cls, model: GuestGlm) -> Mapping[str, float | None]:
@@ -583,4 +593,5 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
 
 
 def _explained(half: GuestGlm | HostGlm, own: Sequence[Line]) -> Explanation:
-    return Explanation(own, tests=column_tests(half), inferred=said_inference(half))
+    tests, said = Linear.inferred(half)
+    return Explanation(own, tests=tests, inferred=said)

@@ -1,6 +1,7 @@
 """A party's columns for a linear model, by the rules of its own party file."""
 
 from collections.abc import Collection
+from dataclasses import replace
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from vfl.learn.design import MISSING, OTHER, Design, Rules, listed
 from vfl.learn.levels import Levels
 from vfl.learn.matrix import Whole
 from vfl.learn.params import GlmParams
-from vfl.learn.shrinkage import level_sizes, towards_means
+from vfl.learn.shrinkage import level_sizes, penalty_of
 from vfl.learn.small_levels import EVERY_OTHER
 from vfl.models.kind import OwnScores
 from vfl.party.documents import Body
@@ -40,6 +41,10 @@ def prepare_columns(
     are told no name.
     """
     rules = Rules(**section.rules)
+    if not params.credibility:
+        rules = replace(rules, credible={})
+    if not params.least_alpha:
+        rules = replace(rules, fuse=())
     for name in section.step:
         if name not in features:
             raise DataError(
@@ -66,10 +71,11 @@ def prepare_columns(
             for_peer="some of its columns are linear combinations of others: it must leave them out, or "
             "the job needs alpha above 0",
         )
+    sizes = None
     if params.shrink_to == "mean" and params.least_alpha:
         sizes = level_sizes(design, matrix.take(training), weights)
-        matrix = matrix.shrunk_by(towards_means(design, sizes))
-    return design, matrix
+    penalty = penalty_of(design, sizes, int(training.sum()), by_steps=params.l1_ratio > 0)
+    return design, matrix if penalty.is_plain else matrix.shrunk_by(penalty)
 
 
 def check_rules(section: GlmSection, features: Collection[str], table: str) -> None:
@@ -115,7 +121,10 @@ def shorten_design(design: Body) -> None:
     that was read has it left out already."""
     for one, names in (
         (design, ("curves", "crossings")),
-        *((factor, ("labels", "grouped", "joined_rows", "absent")) for factor in design["factors"]),
+        *(
+            (factor, ("labels", "grouped", "joined_rows", "absent", "fused", "credible"))
+            for factor in design["factors"]
+        ),
     ):
         for name in names:
             if not one.get(name):

@@ -19,7 +19,10 @@ from vfl.protocols.linear.start import SeparableLabel
 _FAR = 8.0  # a relativity of 3,000 against the level that most rows have, or a 3,000th
 _NAMED = 3  # levels that a line names at most
 
-HELP = "join such a level to another (group or min_level_rows in [glm]), or set the job's alpha above 0"
+HELP = (
+    "join such a level to another (group or min_level_rows in [glm]), list its column under credible in "
+    "[glm] for a job with credibility = true, or set the job's alpha above 0"
+)
 
 Names = list[tuple[str, str]]
 
@@ -82,7 +85,8 @@ def name_own_levels(error: SeparableLabel, names: Names) -> SeparableLabel:
         )
     return SeparableLabel(
         f"the label is separable: {say(names)}, so that its best coefficient is infinite: set alpha "
-        "above 0 in [glm], or join levels (group or min_level_rows)",
+        "above 0 in [glm], or join levels (group or min_level_rows), or list the column under "
+        "credible in [glm] for a job with credibility = true",
         for_peer="columns of the guest's own separate the label without error: the job needs alpha "
         "above 0",
     )

@@ -94,6 +94,8 @@ _OF_COLUMNS = frozenset(
         "theta",
         "profile",
         "dispersion",
+        "l1_on",
+        "credibility",
     }
 )
 """Settings of models over columns alone."""

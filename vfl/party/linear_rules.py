@@ -58,6 +58,16 @@ class GlmSection(Section):
         ge=0,
         description="the same of exposure, or of weights (guest)",
     )
+    fuse: ColumnNames = Field(
+        default=(),
+        description="columns of binned or bands whose neighbouring levels are drawn together by alpha, "
+        "and under a job's l1_ratio become one where little tells them apart",
+    )
+    credible: dict[ColumnName, Annotated[float, Field(gt=0, le=1e9)]] = Field(
+        default_factory=dict,
+        description="by column with levels, the expected claims (rows where the label is no count) with "
+        "which a level has a credibility of one half, in jobs with credibility = true",
+    )
     step: dict[str, Annotated[float, Field(gt=0)]] = Field(
         default_factory=dict,
         description="by numeric column, of how many units relativities are shown; a standard deviation "
@@ -77,10 +87,34 @@ class GlmSection(Section):
                 seen[name] = form
         return self
 
+    @model_validator(mode="after")
+    def _one_penalty_a_column(self) -> "GlmSection":
+        for name in self.fuse:
+            if name not in (*self.binned, *self.bands):
+                raise ValueError(
+                    f"fuse has '{plain_key(name)}', whose levels have no order: neither binned nor "
+                    "bands has it"
+                )
+        crossed = {name for pair in self.interactions for name in pair}
+        for key, others, other in (
+            ("fuse", crossed, "interactions"),
+            ("credible", crossed, "interactions"),
+            ("credible", {*self.fuse}, "fuse"),
+        ):
+            for name in getattr(self, key):
+                if name in others:
+                    raise ValueError(
+                        f"{key} has '{plain_key(name)}', which {other} has, too: leave it in one"
+                    )
+        return self
+
     @property
     def named(self) -> dict[str, tuple[str, ...]]:
         """The columns that each key names."""
-        keys = ("binned", "bands", "splines", "polynomials", "group", "base", "step")
+        keys = (
+            *("binned", "bands", "splines", "polynomials", "group", "base", "step"),
+            *("fuse", "credible"),
+        )
         crossed = tuple(dict.fromkeys(name for pair in self.interactions for name in pair))
         return {**{key: tuple(getattr(self, key)) for key in keys}, "interactions": crossed}
 
@@ -112,9 +146,9 @@ def check_columns_of(glm: GlmSection, data: DataSection, *, is_guest: bool) -> N
                     "[glm] group names a column that [data] does not list under categorical: names are "
                     "grouped, numbers are cut into bands"
                 )
-            if key == "interactions" and name not in with_levels:
+            if key in ("interactions", "credible") and name not in with_levels:
                 raise ValueError(
-                    "[glm] interactions names a column without levels: neither [data] categorical nor "
+                    f"[glm] {key} names a column without levels: neither [data] categorical nor "
                     "[glm] binned or bands lists it"
                 )
             if key == "base" and name not in (*with_levels, *glm.splines, *glm.polynomials):

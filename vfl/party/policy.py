@@ -96,6 +96,8 @@ def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) 
     ]
     if not job.over_rows and params.encryption not in policy.encryptions:
         broken.append(_broken("encryption", params.encryption, policy, "encryptions", sides))
+    if not (job.over_rows or policy.exact_zeros) and isinstance(params, GlmParams) and params.l1_ratio:
+        broken.append(_broken("l1_ratio", params.l1_ratio, policy, "exact_zeros", sides))
     if not job.over_rows and isinstance(params, GlmParams) and params.inference:
         if not policy.inference:
             broken.append(_broken("inference", True, policy, "inference", sides))
@@ -395,6 +397,7 @@ _REMEDIES = {
     "min_child_rows": _RAISE,
     "encryptions": "use one of these, or the {allows} adds it there if it trusts the {starts} with it",
     "key_bits": _RAISE,
+    "exact_zeros": "leave it out of [glm], or the {allows} sets it to true",
     "inference": "leave it out of [glm], or the {allows} sets it to true, with lattice among its "
     "encryptions",
     "min_parties": "as many parties, and min_parties in [rows], or the {allows} lowers the rule",

@@ -63,7 +63,10 @@ class JobGlmSection(GlmParams, GlmSection):
     @property
     def unsaid(self) -> set[str]:
         """Rules that the job says nothing of, and that are no part of it then."""
-        keys = "bands", "splines", "polynomials", "group", "interactions", "min_level_exposure"
+        keys = (
+            *("bands", "splines", "polynomials", "group", "interactions", "min_level_exposure"),
+            *("fuse", "credible"),
+        )
         return {key for key in keys if not getattr(self, key)}
 
     @property
@@ -72,7 +75,7 @@ class JobGlmSection(GlmParams, GlmSection):
         fields = GlmParams.model_fields
         later = (
             *("inference", "shrink_to", "alphas", "one_standard_error"),
-            *("theta", "profile", "dispersion", "l1_ratio"),
+            *("theta", "profile", "dispersion", "l1_ratio", "l1_on", "credibility"),
         )
         found = {key for key in later if getattr(self, key) == fields[key].default}
         return found | (set() if self.alphas else {"folds"})
@@ -107,7 +110,7 @@ def check_shared_rules(
             raise ValueError(
                 f'[columns.{plain_key(name)}] monotone is for model = "secureboost": remove the line'
             )
-    for key in ("splines", "polynomials", "interactions", "min_level_exposure"):
+    for key in ("splines", "polynomials", "interactions", "min_level_exposure", "fuse", "credible"):
         if getattr(glm, key):
             raise ValueError(f'[glm] {key} is not for partition = "rows": remove it')
     for key, named in glm.named.items():

@@ -471,6 +471,11 @@ class PolicySection(Section):
     max_iterations: Limit = Field(
         default=100, description="most iterations of a linear model, in all its fits"
     )
+    exact_zeros: bool = Field(
+        default=True,
+        description="linear models over columns may have an l1_ratio, by which a guest may see "
+        "the values of single columns",
+    )
     inference: bool = Field(
         default=False,
         description="linear models may have standard errors (inference = true in [glm]), for which "

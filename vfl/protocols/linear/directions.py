@@ -36,7 +36,7 @@ async def next_move(
         if not params.l1_ratio:
             return move, precision
         scales.append(scale)
-        best = await asyncio.to_thread(scores.best_size, move, params.alpha, params.fit_intercept)
+        best = await asyncio.to_thread(scores.best_size, move, params.penalty_unit, params.fit_intercept)
         further = another_scale(scales, best)
         if further is None:
             return move, precision

@@ -86,6 +86,9 @@ class HostFit:
     coefficients: Floats  # shape (columns,)
     converged: bool
     inference: Inference | None = None
+    alone: tuple[int, ...] = ()
+    """Places of columns that were alone in a direction, whose values the guest has so seen, if no other
+    host's columns moved."""
 
 
 @dataclass(frozen=True)

@@ -385,7 +385,7 @@ class FitLoop:
     async def _go(self, move: Move) -> float:
         """Take the best step along a direction; returns its size."""
         params = self.params
-        given = move, params.alpha, params.fit_intercept
+        given = move, params.penalty_unit, params.fit_intercept
         return await asyncio.to_thread(self.scores.go, *given, bounded=params.l1_ratio > 0)
 
     async def _own_reports(self, residuals: Floats) -> list[BlockReport]:
@@ -512,10 +512,10 @@ class FitLoop:
         score[self.rows.train] = self.scores.score
         score[held_out] = self.offset[held_out] + self.scores.intercept + theirs
         for name, block in self.own.items():
-            score[held_out] += self.whole[name].take(held_out).times(block.beta)
+            score[held_out] += self.whole[name].take(held_out).times(block.coefficients)
         return Fit(
             self.scores.intercept,
-            {name: block.beta for name, block in self.own.items()},
+            {name: block.coefficients for name, block in self.own.items()},
             score,
             reached.iterations,
             reached.converged,

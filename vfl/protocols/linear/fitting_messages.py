@@ -47,7 +47,7 @@ class PenaltyProducts(Message, frozen=True):
     """host -> guest, behind masks that cancel in the sum of all hosts. Reveals: the products of the
     hosts' direction with their coefficients and with itself, which the penalty needs, all hosts
     together (with one host, this host's); under an l1_ratio with the change of the sum of their
-    magnitudes."""
+    magnitudes; with credibility times the hosts' own penalties."""
 
     products: bytes
 

@@ -11,7 +11,7 @@ from vfl.arrays import Floats, Mask
 from vfl.learn.glm import Block
 from vfl.learn.matrix import Whole
 from vfl.learn.params import GlmParams
-from vfl.learn.sparse import DIRECTIONS
+from vfl.learn.sparse import DIRECTIONS, SparseBlock
 from vfl.net.peer import Peer
 from vfl.protocols.common.course import HostCourse
 from vfl.protocols.common.key import receive_key
@@ -116,14 +116,15 @@ async def host_fit(
             way += await _take_step(guest, begun, combine, len(report.products), params)
             iteration += 1
 
-    held_out = begun.held_out.times(block.beta)
+    held_out = begun.held_out.times(block.coefficients)
     await send_scores(guest, HeldOutScores, held_out, precision_of(way), begun.masks)
     inference = await host_inference(
         guest, begun, penalties.params, participant, end.converged, course.inference_progress
     )
-    course.keep(HostFit(block.beta, end.converged, inference))
+    alone = tuple(sorted(block.alone)) if isinstance(block, SparseBlock) else ()
+    course.keep(HostFit(block.coefficients, end.converged, inference, alone))
     await guest.send(FitKept())
-    return block.beta
+    return block.coefficients
 
 
 class _Penalties:

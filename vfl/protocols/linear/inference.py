@@ -165,7 +165,8 @@ async def guest_inference(
         await together([host.send(NoInference()) for host in hosts])
         return NOTHING
     rows = Curved(ended.rows.information, weight, summary.dispersion, summary.residuals)
-    found = await guest_covariance(hosts, columns, block.matrix, rows, params, resources, key, progress)
+    matrix = block.matrix.under(params.alpha) if params.credibility else block.matrix
+    found = await guest_covariance(hosts, columns, matrix, rows, params, resources, key, progress)
     return Inferred({} if found is None else {name: found}, summary)
 
 
@@ -197,7 +198,7 @@ async def guest_covariance(
     mine = await asyncio.to_thread(coarse, matrix, bool(free))
     names = [host.name for host in with_columns]
     sizes = [mine.columns, *(columns[name] for name in names)]
-    penalty = params.alpha * scale.sums * 2.0**scale.weight
+    penalty = params.penalty_unit * scale.sums * 2.0**scale.weight
     start = InferenceStart(names, sizes, unit, penalty, fraction, rows.freedom)
     # 1. Key, columns.
     await together([host.send(start) for host in hosts])
@@ -229,7 +230,7 @@ async def guest_covariance(
     # 6. Whose columns others' make up as well.
     gram = (await asyncio.to_thread(_exact_gram, mine, weights)).astype(np.float64)
     gram = gram * np.outer(units, units) * 2.0**-scale.weight
-    gram += params.alpha * scale.sums * mine.penalised(free)
+    gram += params.penalty_unit * scale.sums * mine.penalised(free)
     root = np.linalg.cholesky(gram)
     places = aliased_places(covariance / rows.dispersion, root, params.alpha)
     told = await together([host.recv(AliasFound) for host in with_columns])

@@ -90,7 +90,8 @@ async def host_inference(
         return Inference.of(np.zeros((0, 0)), start.freedom)
     _check_start(guest, start, block.matrix.columns, participant)
     key = await receive_key(guest, params)
-    mine = await asyncio.to_thread(coarse, block.matrix)
+    matrix = block.matrix.under(params.alpha) if params.credibility else block.matrix
+    mine = await asyncio.to_thread(coarse, matrix)
     resources = participant.resources
     async with Workers(key, resources.machine, resources.operations) as workers:
         follow = InferenceProgress(progress, start.columns, mine.rows)

@@ -117,7 +117,7 @@ def coarse(matrix: Matrix, intercept: bool = False) -> Matrix:
     shift = FRACTION_BITS - number_bits(matrix.rows)
     integers = np.asarray(ENGINE.gather(own.integers)).astype(np.int64)
     numbers = ((integers + (1 << (shift - 1))) >> shift).astype(np.int32)
-    return Matrix(np.asarray(ENGINE.gather(own.codes)), own.levels, numbers, own.shrinkage)
+    return Matrix(np.asarray(ENGINE.gather(own.codes)), own.levels, numbers, own.penalty)
 
 
 def coarse_penalty(matrix: Matrix, penalty: float, free: int = 0) -> Table:

@@ -48,7 +48,7 @@ class FitEnded:
         return self.rows.summary(
             free + self.columns,
             smaller,
-            params.alpha > 0,
+            params.alpha > 0 or params.credibility,
             quasi=params.dispersion == "pearson",
             profiled=params.profile,
         )
@@ -67,7 +67,8 @@ def pooled_inferences(blocks: Mapping[str, Block], ended: FitEnded, params: GlmP
     penalty = np.zeros_like(information)
     ends = np.cumsum([free, *(matrix.columns for matrix in matrices)]).tolist()
     for matrix, first, end in zip(matrices, ends, ends[1:], strict=False):
-        own = params.alpha * float(ended.scores.weight.sum()) * matrix.penalised()
+        matrix = matrix.under(params.alpha) if params.credibility else matrix
+        own = params.penalty_unit * float(ended.scores.weight.sum()) * matrix.penalised()
         penalty[first:end, first:end] = own
     found = inferences(information, sizes, penalty, summary.dispersion, summary.residuals)
     return Inferred({**found, guest: replace(found[guest], constants=free)}, summary)

@@ -25,7 +25,8 @@ _FIXED_BITS = 40  # scores are integers modulo 2^64: their precision, relative t
 
 class ScoreChange(Message, frozen=True):
     """host -> guest, scores behind masks that cancel in the sum of all hosts. Reveals: how the hosts'
-    columns together change each row's score along the direction (with one host, this host's)."""
+    columns together change each row's score along the direction (with one host, this host's); under
+    an l1_ratio a direction may be of a single column, whose values it then is up to a factor."""
 
     scores: bytes  # uint64 little-endian, fixed point modulo 2^64
     limit: ClassVar[int] = 8 * _ROWS + KIB

@@ -63,7 +63,7 @@ async def plain_fit(
     """
     loop = _PlainLoop(own, hosts, rows, params)
     fit = await loop.fit(progress, Checkpoints())
-    return fit, {name: block.beta for name, block in loop.theirs.items()}
+    return fit, {name: block.coefficients for name, block in loop.theirs.items()}
 
 
 class _PlainLoop(FitLoop):
@@ -131,7 +131,7 @@ class _PlainLoop(FitLoop):
 
     async def end(self, converged: bool, held_out: int, precision: float) -> Floats:
         shares = [
-            fixed_point(self._held_out[name].times(block.beta), precision)
+            fixed_point(self._held_out[name].times(block.coefficients), precision)
             for name, block in self.theirs.items()
         ]
         return total_of(shares, held_out, precision)

@@ -92,6 +92,8 @@ def _check_rules(schema: Schema, rules: Rules) -> None:
         ("a spline", rules.splines),
         ("a polynomial", rules.polynomials),
         ("an interaction", rules.interactions),
+        ("fuse", rules.fuse),
+        ("credible", rules.credible),
     ):
         if named:
             raise ValueError(f"{kind} is not for a model over rows: leave it out")
