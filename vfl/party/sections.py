@@ -535,8 +535,7 @@ class PolicySection(Section):
     )
     oneway_pairs: bool = Field(
         default=False,
-        description="such a table may be by another host's factor as well; the guest and that host, if "
-        "they work together, read each row's level at this party",
+        description="also by another host's factor: it and the guest together see all levels",
     )
     min_cell_rows: int = Field(
         default=50,
@@ -544,10 +543,7 @@ class PolicySection(Section):
         description="least rows of a level in such a table, or of a cell by two factors",
     )
     screen: YesNoOrColumns = Field(
-        default=False,
-        description="the guest may find out how strong any column, or one that is named here, is by "
-        "itself, as a figure, if its job tells this party the sums by its own levels; columns of oneway "
-        "may be screened in any case",
+        default=False, description="how strong columns are may be told, for sums by this party's levels"
     )
     worth: bool = Field(
         default=False,
