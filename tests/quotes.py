@@ -175,16 +175,20 @@ def made(model: str = "secureboost", label: str = "binary", hosts: tuple[str, ..
         "tweedie": rng.gamma(2, np.exp(risk)) * (rng.random(ROWS) < 0.5),
         "squared": risk + rng.normal(size=ROWS),
     }
+    classes = ("none", "small", "big") if label == "multiclass" else ()
+    if classes:
+        labels["multiclass"] = np.digitize(risk + rng.logistic(size=ROWS), [-0.7, 0.7]).astype(float)
     labels |= {"logistic": labels["binary"], "gaussian": labels["squared"]}
     key = "objective" if model == "secureboost" else "family"
     params = {
         "secureboost": {"trees": 5, "depth": 3, "max_bins": 8, "min_child_rows": 5},
         "glm": {"alpha": 0.01},
     }
+    several = {"classes": len(classes)} if classes else {}
     job = Job.model_validate(
         {
             "job": {"name": "claims", "purpose": "a test", "model": model, key: label, "holdout": 0.0},
-            model: params[model],
+            model: params[model] | several,
         }
     )
     every = np.ones(ROWS, bool)
@@ -205,6 +209,7 @@ def made(model: str = "secureboost", label: str = "binary", hosts: tuple[str, ..
         exposure=counts,
         offset=counts,
         levels=levels_of(own),
+        classes=classes,
     )
     # Their tables as they are now: other rows than those of training, some of them unknown.
     now = {

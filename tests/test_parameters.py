@@ -84,12 +84,12 @@ def section(kind: type, title: str) -> dict[str, str]:
         (
             vfl.SecureBoost,
             TREES,
-            defaults(BoostParams, {"sums", "coordinator", "init_model", "quantile"}),
+            defaults(BoostParams, {"sums", "coordinator", "init_model", "quantile", "classes"}),
         ),
         (
             vfl.SecureBoostRegressor,
             {**TREES, "objective": "squared"},
-            defaults(BoostParams, {"sums", "coordinator", "init_model"}),
+            defaults(BoostParams, {"sums", "coordinator", "init_model", "classes"}),
         ),
         (
             vfl.FederatedGLM,

@@ -295,7 +295,7 @@ async def idle_of(
     model, own = trained
     label = training.label[training.train]
     size = float(np.std(label)) if training.loss.link == "identity" else 1.0
-    if float(np.ptp(own)) > _ROUNDING * max(float(np.abs(own).max()), size):
+    if float(np.ptp(own, axis=0).max()) > _ROUNDING * max(float(np.abs(own).max()), size):
         return None
     if len(label) == 1:
         return "there is one row to train on"
@@ -369,10 +369,14 @@ def check_drawn(kind: AnyKind, drawn: Training, row: str) -> None:
             f"validation_share={share} keeps none of the {counted(rows, row)} for "
             "early_stopping_rounds to stop by: raise it"
         )
-    for mask, what in ((drawn.train, "train on"), (drawn.validation, "stop by")):
+    loss = drawn.loss
+    for mask, what, check in (
+        (drawn.train, "train on", loss.check),
+        (drawn.validation, "stop by", loss.check_held_out),
+    ):
         if mask.any():
             try:
-                drawn.loss.check(drawn.label[mask])
+                check(drawn.label[mask])
             except BadLabel as error:
                 said = f"in the {counted(int(mask.sum()), row)} to {what}, y {error}"
                 if what == "stop by":

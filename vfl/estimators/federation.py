@@ -222,7 +222,7 @@ class Federation(Learner):
         engine = self._engine()
         check_share("unknown_levels", self.unknown_levels)
         rules = self._rules([GUEST, *hosts])
-        kind = self._kind()
+        kind = self._kind().with_classes(target.loss.classes)
         if not self._holdout:
             check_split(kind, target.split)
         frames = {GUEST: guest} | {name: frame_of(table, name) for name, table in hosts.items()}
@@ -308,7 +308,8 @@ class Federation(Learner):
 
     def decision_function(self, X: object, hosts: object = None) -> Floats:
         """The score of every row, shape (rows,), in the rows' order: log-odds, the logarithm of the
-        mean or the mean, by the loss's link, without any offset.
+        mean or the mean, by the loss's link, without any offset; of three classes or more the score of
+        each, shape (rows, classes), whose softmax is their probabilities.
 
         A row that a host does not know counts as one of missing values there. `hosts` takes the place of
         the tables given to the constructor; a host's may be empty, of the same columns, where it knows

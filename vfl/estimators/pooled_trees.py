@@ -36,7 +36,7 @@ class _Trees(Pool):
     _LEFT_OUT = frozenset(
         {
             *("sums", "coordinator", "goss_top", "goss_other", "guest_trees"),
-            *("encryption", "key_bits", "obfuscators", "init_model", "quantile"),
+            *("encryption", "key_bits", "obfuscators", "init_model", "quantile", "classes"),
             "interaction_constraints",
         }
     )

@@ -25,7 +25,7 @@ from vfl.frames.features import FrameTable, suggest_name
 from vfl.frames.tables import Frame
 from vfl.learn.binning import Monotone
 from vfl.learn.losses import OBJECTIVES
-from vfl.learn.params import BoostParams
+from vfl.learn.params import MOST_CLASSES, BoostParams
 from vfl.models.kind import ColumnRules
 from vfl.models.kinds import kind_of_model
 from vfl.models.trees import Trees
@@ -45,7 +45,7 @@ class _Trees(Federation):
 
     _SETTINGS = BoostParams
     _SAVED = SavedTrees
-    _LEFT_OUT = frozenset({"sums", "coordinator", "init_model", "quantile"})
+    _LEFT_OUT = frozenset({"sums", "coordinator", "init_model", "quantile", "classes"})
 
     def _kind(self) -> Trees:
         begun = self._begun()
@@ -158,7 +158,11 @@ def ways_of(what: str, columns: Mapping[str, object]) -> dict[str, Monotone]:
 
 @saved_by_name
 class SecureBoost(Classifier, _Trees):
-    """A classifier by gradient-boosted trees over the columns of several parties.
+    """A classifier by gradient-boosted trees over the columns of several parties, for two classes or up
+    to 20.
+
+    Of three classes or more a round grows a tree for each class (LightGBM's multiclass): trees,
+    guest_trees and early_stopping_rounds then count rounds.
 
     Numbers and bools are numeric columns; text, objects and categories are categorical; dates are
     refused. None and NaN are missing.
@@ -245,8 +249,8 @@ class SecureBoost(Classifier, _Trees):
 
     Attributes
     ----------
-    classes_ : array of shape (2,)
-        the two classes in order; probabilities and scores are of the second
+    classes_ : array of shape (classes,)
+        the classes in order; of two, scores are of the second
     feature_importances_ : array of shape (n_features_in_,)
         share of the total gain of each column of the guest's table; hosts' columns have the rest
     importance_table_ : DataFrame
@@ -270,6 +274,8 @@ class SecureBoost(Classifier, _Trees):
     >>> model = SecureBoost(hosts={"registry": cars}, id="plate", trees=30)
     >>> cross_val_score(model, policies, claim, scoring="roc_auc")
     """
+
+    _MOST_CLASSES = MOST_CLASSES
 
     def __init__(
         self,

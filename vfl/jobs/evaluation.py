@@ -41,6 +41,8 @@ def evaluate(
 
     def predicted(score: NDArray[np.float64]) -> NDArray[np.float64]:
         own = chosen_rows(score, held_out, scratch)
+        if own.ndim > 1:
+            return rows.loss.predict(own)
         return scratch.each(rows.loss.predict, np.float64, what, own)
 
     evaluation = Evaluation(
@@ -60,7 +62,9 @@ def score_profile(
     score: NDArray[np.float64], rows: Training, held_out: NDArray[np.bool_]
 ) -> Profile | None:
     """The profile of scores without offset: those of rows held out, which are as those of other rows
-    will be, or of all rows if none is held out. None if nobody knows them."""
+    will be, or of all rows if none is held out. None if nobody knows them, or a row has several."""
+    if score.ndim > 1:
+        return None
     every, scratch = not held_out.any(), rows.scratch
     chosen = scratch.of_rows(len(score), np.bool_, "rows with a score")
     for some in in_pieces(len(score), score, chosen, held_out):
@@ -118,12 +122,16 @@ def split_rows(
             f"{said} in [job]{_or_validation(share, ' or ')}",
             for_peer="no aligned row is left to train on (holdout, validation_share)",
         )
-    parts = ((split.train, "train on"), (split.validation, "stop by"), (split.held_out, "evaluate on"))
-    for mask, what in parts:
+    parts = (
+        (split.train, "train on", loss.check),
+        (split.validation, "stop by", loss.check_held_out),
+        (split.held_out, "evaluate on", loss.check_held_out),
+    )
+    for mask, what, check in parts:
         if not mask.any():
             continue
         try:
-            loss.check(scratch.chosen(label, mask, "labels"))
+            check(scratch.chosen(label, mask, "labels"))
         except BadLabel as error:
             raise DataError(
                 f"{table.path.name}: in the {counted(int(mask.sum()), 'aligned row')} to {what}, the "

@@ -295,7 +295,10 @@ def _drawn(party: str, rows: int, columns: int, draw: np.random.Generator) -> Fe
 
 
 def _label(loss: Loss, score: Floats, draw: np.random.Generator) -> Floats:
-    """A label of the loss's kind: of two values one in five, counts, or amounts."""
+    """A label of the loss's kind: of two values one in five, classes, counts, or amounts."""
+    if loss.classes > 1:
+        ranks = np.argsort(np.argsort(score + draw.logistic(size=len(score))))
+        return np.floor(ranks * loss.classes / len(ranks))
     if loss.link == "logit":
         risk = score + draw.logistic(size=len(score))
         return (risk > np.quantile(risk, 0.8)).astype(np.float64)

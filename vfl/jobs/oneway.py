@@ -284,6 +284,11 @@ def _read_rows(site: Site, request: TableRequest, own: Sequence[str], show: Show
             raise ConfigError(
                 f"model {record.model} predicts a quantile, which adds up to no total: leave --model out"
             )
+        if objective_of(record.job) == "multiclass":
+            raise ConfigError(
+                f"model {record.model} predicts several classes, where a table has one number of each "
+                "row: leave --model out"
+            )
     named = request.alignment or (None if record is None else record.alignment)
     alignment = guest_alignment(site, store, named)
     if record is not None and alignment.name != record.alignment:

@@ -148,7 +148,7 @@ def _sums_note(
 ) -> str:
     """What open sums come to, or on how many rows they may be."""
     rule = f"max_sums_a_row = {rule_text(policy.max_sums_a_row)}"
-    trees = counted(params.trees, "tree")
+    trees = counted(params.most_trees, "tree")
     if params.sums == "hidden":
         return f"hidden sums of {trees} count nothing against {rule}"
     if alignment is not None and sums is not None:
@@ -160,7 +160,7 @@ def _sums_note(
     if isinstance(policy.max_sums_a_row, str):
         return f"no alignment is here yet; {rule}"
     # A tree tells most where rows are many, and then the same of all of them.
-    most = params.trees * equations_a_tree(2**40, params)
+    most = params.most_trees * equations_a_tree(2**40, params)
     least = math.ceil(most / policy.max_sums_a_row)
     return f"no alignment is here yet: open sums of {trees} need {counted(least, 'row')}, by {rule}"
 

@@ -82,7 +82,7 @@ class Scored:
     seconds: dict[str, float]  # of this run by phase: reading, alignment, scoring, writing
     drift: dict[str, float]  # PSI of the guest's own columns against the rows of training
     unknown_levels: dict[str, int]  # rows with a level that was not in training, by own column and host
-    score_psi: float | None  # of the scores; None of a model of an earlier version
+    score_psi: float | None  # of the scores; None of several classes, or of an earlier version's model
     replaced: bool  # whether earlier scores were there
     escaped: dict[str, int]  # rows whose text got an apostrophe before it, by column; in CSV alone
 
@@ -134,9 +134,9 @@ async def score(
     Each is a file, a folder (as text that ends in a slash, `out` gets parts of Parquet) or a table of a
     database (postgresql://user@host/name#table); `data` may be a pattern.
 
-    A probability for a 0/1 label, else a prediction; with an exposure the prediction is per unit, and
-    `expected` is that of the row's exposure. With `explain` also the score of that prediction on the
-    scale of the model's link, what each column or party adds to it, and reasons in words.
+    A probability for a 0/1 label, of each class for several, else a prediction; with an exposure that is
+    per unit, and `expected` is that of the row's exposure. With `explain` also the score of that
+    prediction on the link's scale, what each column or party adds to it, and reasons in words.
 
     Parts that are done are kept in the store until the output is written: the same call after a kill
     goes on behind them, unless `fresh`, to the same output. Earlier scores there are replaced, any other
@@ -154,7 +154,7 @@ async def score(
     if explain:
         kind_of_model(half.model).check_explains(half.model)
     section = section_as_trained(with_query_of(party.data, half, show), half)
-    check_names(section.id_columns, explain)
+    check_names(section.id_columns, explain, half.classes)
     name = batch_name(target.name)
     with store.locked("batch", name, f"another run of vfl that writes {target.name}"):
         target.clean()

@@ -338,6 +338,7 @@ class _GuestTraining:
             fallback=aligned.fallback,
             levels=levels_of(features),
             query=self.query,
+            classes=table.classes,
         )
         save_half(store, half)
         relativities = save_relativities(store, half, party.glm.step) if kind.has_relativities else None

@@ -76,31 +76,36 @@ def _after(of: Circumstances) -> str:
 
 
 def _joint(of: Circumstances, params: BoostParams) -> int:
-    return params.trees - params.guest_trees if of.ran is None else of.ran.joint
+    return params.most_trees - params.first_joint if of.ran is None else of.ran.joint
 
 
 def _fewer(of: Circumstances, params: BoostParams, told: Callable[[float], float]) -> str:
     """The line that halves what the model tells, and what it then tells: by the part of the joint trees
     that are left."""
-    joint = _joint(of, params)
-    if joint < 2:
+    joint, of_round = _joint(of, params), params.round
+    if joint < 2 * of_round:
         flatter = f"[secureboost] depth = {params.depth - 1}"
-        return flatter if params.depth > 1 else _without_hosts(joint + params.guest_trees)
-    # At least one tree is left, even if that tells more than half.
-    left = max(1, bisect_right(range(joint), told(1) / 2, key=lambda trees: told(trees / joint)) - 1)
-    trees = f"trees = {params.guest_trees + left} ({percent(told(left / joint))} by the curve)"
+        return flatter if params.depth > 1 else _without_hosts(joint // of_round + params.guest_trees)
+    # At least one tree is left, or one round, even if that tells more than half.
+    fit = bisect_right(range(joint), told(1) / 2, key=lambda trees: told(trees / joint)) - 1
+    left = max(1, fit // of_round)
+    trees = (
+        f"trees = {params.guest_trees + left} ({percent(told(left * of_round / joint))} by the curve)"
+    )
     return f"[secureboost] {trees}, or less depth ([policy] max_trees)"
 
 
 def _fewer_nodes(of: Circumstances, params: BoostParams, some_known: bool) -> str:
     """The line that lowers what nodes tell of labels: one joint tree tells nearly what many do."""
-    joint = _joint(of, params)
-    trees = joint + params.guest_trees
-    if joint < 2:
+    joint, of_round = _joint(of, params), params.round
+    trees = joint // of_round + params.guest_trees
+    if joint < 2 * of_round:
         return _without_hosts(trees)
-    left = f"{AUC} {told_by_nodes(1, some_known):.2f} by the curve"
+    left = f"{AUC} {told_by_nodes(of_round, some_known):.2f} by the curve"
+    still = "tree" if of_round == 1 else "round"
     return (
-        f"[secureboost] guest_trees = {trees - 1}: {left}, one joint tree; fewer trees alone do little"
+        f"[secureboost] guest_trees = {trees - 1}: {left}, one joint {still}; fewer {still}s alone do "
+        "little"
     )
 
 
@@ -146,7 +151,7 @@ def _table_by_sums(of: Circumstances, params: BoostParams, host: str) -> Disclos
         if of.ran is None:
             whose = "a host's default" if of.allowed is None else f"{host}'s"
             refused = f"; {whose} max_sums_a_row = {limit:g} refuses the job"
-        fit = sums.joint_within(max(0.0, limit - of.given)) + params.guest_trees
+        fit = sums.joint_within(max(0.0, limit - of.given)) // params.round + params.guest_trees
         if fit > params.guest_trees:
             fewer = [f"[secureboost] trees = {fit}"]
             refused += f", of which trees = {fit} would pass" if refused else ""

@@ -152,7 +152,7 @@ class _Recorder(Pooled):
         self._g, self._h = np.asarray(growth.g, np.int64), np.asarray(growth.h, np.int64)
         self._nodes = [[] for _ in self.seen]
         self._splits = [[] for _ in self.seen]
-        if number >= self.params.guest_trees:
+        if number >= self.params.first_joint:
             for host in self.seen:
                 host.begin_tree(growth.frontier.drawn)
         return []

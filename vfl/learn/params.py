@@ -58,7 +58,10 @@ PROFILE_FITS = 10
 """Fits at most by which the parameter of a variance is found."""
 
 
-UNSAID = ("init_model", "interaction_constraints", "quantile")
+MOST_CLASSES = 20
+"""Of a label of several classes."""
+
+UNSAID = ("init_model", "interaction_constraints", "quantile", "classes")
 """Settings of trees that are no part of a job that says nothing of them."""
 
 
@@ -87,6 +90,13 @@ class BoostParams(BaseModel):
         gt=0,
         lt=1,
         description="of quantile: the share of labels that is to lie below the prediction",
+    )
+    classes: int | None = Field(
+        None,
+        ge=3,
+        le=MOST_CLASSES,
+        description="of multiclass: how many classes the label has. Each round grows a tree for each "
+        "class: trees, guest_trees and early_stopping_rounds count rounds",
     )
     subsample: float = Field(1.0, gt=0, le=1, description="share of rows drawn for each tree")
     goss_top: float = Field(
@@ -139,6 +149,21 @@ class BoostParams(BaseModel):
     )
 
     @property
+    def round(self) -> int:
+        """How many trees grow from the same gradients: one, or one of each class."""
+        return self.classes or 1
+
+    @property
+    def most_trees(self) -> int:
+        """How many trees all rounds have at most."""
+        return self.trees * self.round
+
+    @property
+    def first_joint(self) -> int:
+        """The number of the first tree of all parties' columns."""
+        return self.guest_trees * self.round
+
+    @property
     def unsaid(self) -> set[str]:
         """The keys that are no part of a job that says nothing of them."""
         unsaid = {name for name in UNSAID if getattr(self, name) is None}
@@ -179,6 +204,8 @@ class BoostParams(BaseModel):
             raise ValueError("subsample and goss_top both draw rows: keep one of them")
         if (self.sums == "hidden") != (self.coordinator is not None):
             raise ValueError('sums = "hidden" and coordinator go together: give both or neither')
+        if self.classes and self.init_model is not None:
+            raise ValueError("init_model is not for several classes (multiclass): leave it out")
         return self
 
 

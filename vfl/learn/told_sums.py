@@ -9,8 +9,8 @@ from vfl.learn.params import BoostParams
 
 def takes_largest(params: BoostParams, tree: int) -> bool:
     """Whether a tree is drawn by the size of gradients (GOSS): as in LightGBM not in the first
-    1 / learning_rate trees, whose gradients say little yet."""
-    return params.goss_top > 0 and tree + 1 > 1 / params.learning_rate
+    1 / learning_rate trees, or rounds of them, whose gradients say little yet."""
+    return params.goss_top > 0 and tree // params.round + 1 > 1 / params.learning_rate
 
 
 def most_drawn(rows: int, params: BoostParams, tree: int) -> int:

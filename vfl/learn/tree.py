@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers
 from vfl.blocks.engine import ENGINE, Rows
-from vfl.learn.losses import Scales
 from vfl.learn.params import BoostParams
+from vfl.learn.quantiser import Scales
 
 # A gain below this is rounding.
 _LEAST_GAIN = 1e-10

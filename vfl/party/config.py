@@ -37,7 +37,7 @@ from vfl.party.config_values import (
 )
 from vfl.party.config_words import Schema
 from vfl.party.documents import canonical_json
-from vfl.party.label_rules import check_family, check_quantile
+from vfl.party.label_rules import check_family, check_objective
 from vfl.party.linear_rules import GlmSection, check_columns_of
 from vfl.party.online_section import OnlineSection
 from vfl.party.relay_file import RelayFile
@@ -369,9 +369,10 @@ class Job(Section):
     def _one_model(self) -> "Job":
         if self.job.model == "glm":
             check_family(self.job.family, self.linear, over_rows=self.over_rows)
-        check_quantile(self.job.objective, self.secureboost, over_rows=self.over_rows)
-        if self.job.exposure and (reason := self.loss.no_exposure):
-            raise ValueError(f"[job] exposure {reason}")
+        check_objective(self.job.objective, self.secureboost, over_rows=self.over_rows)
+        for key in ("exposure", "offset"):
+            if getattr(self.job, key) and (reason := getattr(self.loss, f"no_{key}")):
+                raise ValueError(f"[job] {key} {reason}")
         by = [key for key in SPLITS if getattr(self.job, key) is not None]
         if by and not self.job.holdout and not getattr(self.params, "validation_share", 0):
             stop = "" if self.job.model != "secureboost" else " or a validation_share in [secureboost]"
@@ -408,8 +409,8 @@ class Job(Section):
     @property
     def loss(self) -> Loss:
         """What the model minimises."""
-        quantile = self.secureboost.quantile
-        return loss_of(self.objective, self.params.tweedie_power, self.linear.theta, quantile)
+        of_trees = self.secureboost.quantile, self.secureboost.classes
+        return loss_of(self.objective, self.params.tweedie_power, self.linear.theta, *of_trees)
 
     def uses(self, data: DataSection) -> dict[str, str]:
         """The columns of exposure, offset and weight that the job uses of a guest's, by use.
@@ -424,7 +425,8 @@ class Job(Section):
                     f"[job] {key} = true, but [data] of the party file names no column for it: add "
                     f"{key} there, or take the line out of the job"
                 )
-            by_default = not self.over_rows and (key != "exposure" or self.loss.no_exposure is None)
+            meaningless = {"exposure": self.loss.no_exposure, "offset": self.loss.no_offset}.get(key)
+            by_default = not self.over_rows and meaningless is None
             if name is not None and (by_default if said is None else said):
                 used[key] = name
         return used

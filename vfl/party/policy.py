@@ -107,6 +107,14 @@ def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) 
         if exceeds(params.iterations, policy.max_iterations):
             broken.append(_too_many_fits(policy, params, sides))
         limits: tuple[tuple[str, str], ...] = ()
+    elif isinstance(params, BoostParams) and params.round > 1:
+        limits = ()
+        if exceeds(params.most_trees, policy.max_trees):
+            what = f"{counted(params.most_trees, 'tree')} (trees = {params.trees}, each of which is of "
+            what += f"{params.round} classes)"
+            broken.append(
+                f"{what} break {rule_words(policy, 'max_trees')}: {_remedy('max_trees', sides)}"
+            )
     else:
         limits = (("trees", "max_trees"), ("max_iterations", "max_iterations"))
     for key, rule in limits:

@@ -3,6 +3,10 @@
 Gradients, quantised to integers; level by level the sums of all candidates, the best split of each node,
 who goes left; leaf weights. What is said to hosts is the protocol's own: paillier.py, lattice.py.
 Without hosts this is the plaintext oracle that both equal, bit for bit.
+
+Of several classes trees grow in rounds, as in LightGBM: one of each class in turn, all of them from the
+gradients of the scores that the round begins with, and from the same rows. To hosts each is a tree.
+Scores, gradients and hessians then have shape (classes, rows).
 """
 
 import asyncio
@@ -21,9 +25,10 @@ from vfl.blocks.engine import ENGINE, Pieces, Rows
 from vfl.blocks.scratch import release_pages
 from vfl.errors import ConfigError
 from vfl.learn.binning import Binned
-from vfl.learn.losses import Loss, Quantiser, Scales
+from vfl.learn.losses import Loss
 from vfl.learn.params import BoostParams
 from vfl.learn.quantiles import LeafRows, renewed_leaves
+from vfl.learn.quantiser import Quantiser, Scales
 from vfl.learn.splits import Split
 from vfl.learn.tree import (
     Branch,
@@ -66,9 +71,11 @@ def diverges() -> ConfigError:
 
 def is_enough(params: BoostParams, trees: int, best: int) -> bool:
     """Whether so many trees are all, where rows decide and the best loss was with `best` of them.
-    Rounds count from the trees on in which hosts' columns come in."""
-    rounds = params.early_stopping_rounds
-    return bool(rounds) and trees - max(best, params.guest_trees) >= rounds
+    Rounds count from the trees on in which hosts' columns come in, and only whole ones do."""
+    rounds, of_round = params.early_stopping_rounds, params.round
+    if not rounds or trees % of_round:
+        return False
+    return trees // of_round - max(best // of_round, params.guest_trees) >= rounds
 
 
 class TreeEnd(Message, frozen=True):
@@ -105,13 +112,14 @@ class TreeDone:
 
 @dataclass(frozen=True)
 class GuestTrees:
-    """What the guest keeps of training after a tree; scores have shape (rows,)."""
+    """What the guest keeps of training after a tree; scores have shape (rows,) or (classes, rows)."""
 
     done: int  # trees, without those of the model that the training began with
     trees: list[Tree]
     splits: list[Split]
     score: Floats
     best: tuple[float, int, Floats] | None  # validation loss, its number of trees, their score
+    round_score: Floats | None = None  # what the round that is not whole yet began with
 
 
 @dataclass(frozen=True)
@@ -146,6 +154,8 @@ class Grower(ABC):
         self.withheld = Counter[str]()  # in the last tree, by host: nodes whose sums it kept to itself
         self.obstacle: Obstacle | None = None  # of the last tree
         self.told_obstacle: Obstacle | None = None  # of hosts' candidates, by who opens their sums
+        self._of_round: tuple[Rows, Mask, Floats] | None = None
+        """Of the round that grows: gradients and hessians, the rows drawn, for how many each counts."""
         self._held = [ENGINE.hold(block.codes.reshape(-1, len(rows.label))) for block in blocks.values()]
         self._label, self._weight = ENGINE.hold(rows.label), ENGINE.hold(rows.weight)
         self._counts_for: Rows  # for how many rows each counts in the tree that grows
@@ -187,9 +197,11 @@ class Grower(ABC):
     async def train(
         self, progress: Callable[[TreeDone], None], checkpoints: Checkpoints[GuestTrees]
     ) -> tuple[GuestModel, Floats]:
-        """Grow all trees; returns the guest's half and every row's score."""
+        """Grow all trees; returns the guest's half and every row's score, shape (rows,), or of several
+        classes (rows, classes)."""
         rows, params = self.rows, self.params
         start, score = self.start()
+        starts, score = rows.class_starts(), score.T  # the rows last
         trees: list[Tree] = []
         best = (np.inf, 0, np.empty(0))  # validation loss, trees, score
         if (last := checkpoints.last) is not None:
@@ -199,28 +211,33 @@ class Grower(ABC):
             best = last.best or best
         begun = self.begun = len(trees) - checkpoints.done
         held = ENGINE.hold(score)
+        of_round = score if last is None or last.round_score is None else last.round_score
+        before = ENGINE.hold(of_round)
 
         if self.hosts:
             await self.meet()
-        for number in range(checkpoints.done, params.trees):
+        for number in range(checkpoints.done, params.most_trees):
+            own = number % params.round  # which class it is of
             if rows.validation.any() and is_enough(params, number, best[1]):
                 break
             self.clock.seconds.clear()
             self.withheld.clear()
             with self.clock.timed(WHOLE):
-                tree, node_of_row = await self.grow(number, held)
+                tree, node_of_row = await self.grow(number, before)
             trees.append(tree)
-            add = partial(_add_leaves, tree.weights())
+            add = partial(_add_leaves, tree.weights(), own if starts else None)
             held = await asyncio.to_thread(ENGINE.make, add, held, node_of_row)
             del node_of_row  # rows are many
             score = np.asarray(await asyncio.to_thread(ENGINE.keep, held), np.float64)
+            if whole := own + 1 == params.round:
+                before, of_round = held, score
             losses = [rows.mean_loss(score, mask) for mask in (rows.train, rows.validation)]
             release_pages(score)
             seconds, loss = dict(self.clock.seconds), losses[0] or 0.0
             progress(
                 TreeDone(
                     number + 1,
-                    params.trees,
+                    params.most_trees,
                     loss,
                     losses[1],
                     seconds,
@@ -228,11 +245,13 @@ class Grower(ABC):
                     dict(self.withheld),
                 )
             )
-            if params.early_stopping_rounds and losses[1] is not None and losses[1] < best[0]:
+            stops = params.early_stopping_rounds and whole
+            if stops and losses[1] is not None and losses[1] < best[0]:
                 best = (losses[1], number + 1, score)
-            if number >= params.guest_trees:  # else hosts know nothing of the tree
-                known = best if best[1] else None
-                await checkpoints.keep(GuestTrees(number + 1, [*trees], [*self.splits], score, known))
+            if number >= params.first_joint:  # else hosts know nothing of the tree
+                known, began = best if best[1] else None, None if whole else of_round
+                now = GuestTrees(number + 1, [*trees], [*self.splits], score, known, began)
+                await checkpoints.keep(now)
         if best[1]:
             _, kept, score = best
             trees = trees[: begun + kept]
@@ -240,14 +259,15 @@ class Grower(ABC):
         await self.finish(len(trees) - begun)
         await together([host.send(Finish(len(trees) - begun)) for host in self.hosts])
         await together([host.recv(Finished) for host in self.hosts])
-        return GuestModel(self.names, start, tuple(trees), tuple(self.splits)), score
+        return GuestModel(self.names, start, tuple(trees), tuple(self.splits), starts), score.T
 
     def _hosts_of(self, number: int) -> list[Peer]:
         """The hosts that grow a tree."""
-        return [] if number < self.params.guest_trees else self.hosts
+        return [] if number < self.params.first_joint else self.hosts
 
     async def grow(self, number: int, score: Rows) -> tuple[Tree, Rows]:
-        """Grow a tree from every row's score so far; returns it and the leaf of every row."""
+        """Grow a tree from every row's score so far, of several classes those that its round began with;
+        returns it and the leaf of every row."""
         params = self.params
         hosts = self._hosts_of(number)
         # In threads: of millions of rows each takes seconds, in which hosts must hear something.
@@ -318,17 +338,21 @@ class Grower(ABC):
                 codes = ENGINE.make(partial(_chosen, drawn), codes)
             given = columns, codes, gradients, params.min_child_rows
             found.append(OwnColumns(len(found), *given, self.splits, self.clock))
-            if number < params.guest_trees:
+            if number < params.first_joint:
                 break  # a tree of the guest alone
         return found
 
     def _gradients(self, number: int, score: Rows) -> tuple[Rows, Rows, Rows]:
         """The rows drawn for a tree, and every row's gradient and hessian as integers."""
-        rows = self.rows
-        both = ENGINE.make(partial(_both, rows.loss), score, self._label, self._weight)
-        # Of many rows they stay where they are, unless it is by them that rows are drawn.
-        tree = self.begun + number
-        drawn, counts_for = self.draw(rows.train, tree, partial(_sizes_here, both))
+        rows, tree, own = self.rows, self.begun + number, number % self.params.round
+        found = self._of_round if own else None
+        if found is None:
+            both = ENGINE.make(partial(_both, rows.loss), score, self._label, self._weight)
+            # Of many rows they stay where they are, unless it is by them that rows are drawn.
+            found = both, *self.draw(rows.train, tree, partial(_sizes_here, both))
+        both, drawn, counts_for = found
+        if rows.loss.classes > 1:
+            self._of_round, both = found, ENGINE.make(partial(_of_class, own), both)
         active, count = self._train, self._ones
         if drawn is not rows.train:
             active, count = ENGINE.hold(drawn), ENGINE.hold(counts_for)
@@ -434,9 +458,13 @@ class Grower(ABC):
         return furthest(obstacles)
 
 
-def _add_leaves(weights: Floats, score: Floats, node_of_row: Nodes) -> Floats:
-    """Scores with the weight of each row's leaf."""
-    return np.asarray(score + weights[node_of_row])
+def _add_leaves(weights: Floats, of_class: int | None, score: Floats, node_of_row: Nodes) -> Floats:
+    """Scores with the weight of each row's leaf: those of a class, or the only ones."""
+    if of_class is None:
+        return np.asarray(score + weights[node_of_row])
+    scores = score.copy()
+    scores[of_class] += weights[node_of_row]
+    return scores
 
 
 def _at_root(active: Mask) -> Nodes:
@@ -448,8 +476,13 @@ def _chosen(columns: Integers, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _both(loss: Loss, score: Floats, label: Floats, weight: Floats) -> Floats:
-    """Gradients and hessians, shape (2, rows)."""
-    return np.stack(loss.damped_gradients(score, label, weight))
+    """Gradients and hessians, shape (2, rows); of several classes (2, classes, rows)."""
+    return np.stack([each.T for each in loss.damped_gradients(score.T, label, weight)])
+
+
+def _of_class(number: int, both: Floats) -> Floats:
+    """Those of a class, shape (2, rows)."""
+    return both[:, number]
 
 
 def _sizes_here(both: Rows) -> Floats:

@@ -56,8 +56,8 @@ import numpy as np
 
 from vfl.arrays import Mask
 from vfl.errors import PeerError, Refused
-from vfl.learn.losses import Scales
 from vfl.learn.params import BoostParams
+from vfl.learn.quantiser import Scales
 from vfl.learn.tree import Choice, Obstacle, Sums, gains
 from vfl.net.peer import Peer, either, together
 from vfl.net.wire import KIB, MAX_MESSAGE, MIB, Message, Rows

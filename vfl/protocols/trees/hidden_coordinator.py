@@ -13,8 +13,8 @@ from vfl.arrays import Mask
 from vfl.crypto.lattice.answers import rounded
 from vfl.crypto.packing import SumPacking
 from vfl.errors import Refused
-from vfl.learn.losses import Scales
 from vfl.learn.params import BoostParams
+from vfl.learn.quantiser import Scales
 from vfl.learn.tree import Bounds, Obstacle, Sums, furthest, level_gains, obstacle
 from vfl.net.peer import Peer, either, together
 from vfl.protocols.common.bits import unpack_bits
@@ -66,7 +66,7 @@ async def coordinate_trees(
             raise host.breach("a MaskSeed of another size")
     openers = [_opener(guest, begin, params, MaskStream(seed.seed)) for seed in seeds]
     tried: set[int] = set()
-    number = first = params.guest_trees - 1
+    number = first = params.first_joint - 1
     while not isinstance(tree := await guest.recv(MaskedZeros, SumsTree, SumsEnd), SumsEnd):
         if isinstance(tree, MaskedZeros):
             if number > first or tree.host in tried or not 0 <= tree.host < len(hosts):
@@ -75,13 +75,13 @@ async def coordinate_trees(
             _check_zeros(guest, hosts[tree.host], openers[tree.host], tree.data)
             await guest.send(ZerosPassed(tree.host))
             continue
-        if not number < tree.tree < params.trees:
+        if not number < tree.tree < params.most_trees:
             raise guest.breach("a SumsTree out of turn")
         number = tree.tree
         scales = Scales(tree.gradient, tree.hessian)
         if not all(np.isfinite(scale) and scale > 0 for scale in scales):
             raise guest.breach("a SumsTree with scales that are none")
-        progress(number + 1, params.trees)
+        progress(number + 1, params.most_trees)
         # 2. The candidates.
         offers = await together([_receive(host, guest, TreeCandidates) for host in hosts])
         columns = [
@@ -90,7 +90,7 @@ async def coordinate_trees(
         ]
         _check_memory(sum(offer.count for offer in offers), begin.rows, params)
         await _Tree(guest, columns, params, scales).grow()
-    if not 0 <= tree.trees <= params.trees:
+    if not 0 <= tree.trees <= params.most_trees:
         raise guest.breach("a SumsEnd with more trees than the job has")
     return tree.trees
 

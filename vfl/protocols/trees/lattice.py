@@ -88,7 +88,8 @@ class Offering(Message, frozen=True):
 
 
 class NextTree(Message, frozen=True):
-    """guest -> host. Reveals: that a tree begins."""
+    """guest -> host. Reveals: that a tree begins; of a job of several classes which class it is of, by
+    its number, not its name."""
 
     tree: int
 

@@ -159,7 +159,7 @@ class _PaillierGrower(Grower):
             with self.clock.timed("transfer"):
                 message = Gradients(ciphertexts.tobytes())
                 await together([host.send(message) for host in hosts])
-        if number + 1 < self.params.trees:
+        if number + 1 < self.params.most_trees:
             self.reserve.begin()
 
     async def sums(self, parties: Sequence[OwnColumns | HostColumns], growth: Growth) -> None:

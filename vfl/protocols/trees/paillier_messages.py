@@ -14,9 +14,10 @@ _MOST_NODES = 1 << 10  # of a level
 
 
 class TreeStart(Message, frozen=True):
-    """guest -> host. Reveals: which aligned rows are drawn for this tree (and so which are held out).
-    With goss_top these are the rows with large gradients and some others: over the trees hosts see which
-    rows the model finds hard, with rare claims those that claimed."""
+    """guest -> host. Reveals: which aligned rows are drawn for this tree (and so which are held out); of
+    a job of several classes which class the tree is of, by its number, not its name. With goss_top these
+    are the rows with large gradients and some others: over the trees hosts see which rows the model
+    finds hard, with rare claims those that claimed."""
 
     tree: int
     active: bytes  # a bit an aligned row

@@ -42,7 +42,7 @@ def lattice_shape(rows: int, params: BoostParams) -> Shape:
     """The vectors of a job over the lattice engine: those that trees of its depth need, of the most
     precise gradients that go into the shortest words. Raises ValueError, with the numbers, for too many
     rows."""
-    vectors = params.trees << params.depth
+    vectors = params.most_trees << params.depth
     bits = min(_MOST_BITS + 1, Shape.most_bits(rows, vectors))
     if bits < _LEAST_BITS + 1:
         raise ValueError(
