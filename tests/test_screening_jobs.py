@@ -157,6 +157,13 @@ def test_jobs_that_nothing_is_screened_for(parties: Federation) -> None:
     (parties.guest.folder / "quantile.toml").write_text(toml(quantile))
     done = parties.guest.run("screen", "quantile.toml", *WAIT)
     assert done.failed(2, "name another objective than quantile")
+    classes = {
+        "job": {**JOB["job"], "objective": "multiclass"},
+        "secureboost": {**JOB["secureboost"], "classes": 3},
+    }
+    (parties.guest.folder / "classes.toml").write_text(toml(classes))
+    done = parties.guest.run("screen", "classes.toml", *WAIT)
+    assert done.failed(2, "name another objective than multiclass")
     done = screen(parties, {"min_iv": -1})
     assert done.failed(2, "min_iv")
     assert screen(parties, {}, "--out", "woe.txt").failed(2, "--out must end in .csv")

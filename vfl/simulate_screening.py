@@ -71,8 +71,8 @@ def screen_each(
     tables = [guest, *hosts]
     aligned = Aligned.of(task, tables, common_rows(tables))
     rows = aligned.training
-    if rows.loss.quantile is not None:
-        raise ConfigError("columns are screened for the mean of a label, and not for a quantile")
+    if rows.loss.quantile is not None or rows.loss.classes > 1:
+        raise ConfigError("columns are screened for the mean of a label: no quantile, no classes")
     train = rows.train
     exposure, actual = rows.sizes[train], (rows.weight * rows.label)[train]
     everything = Everything.of(rows.loss, exposure, actual)

@@ -120,9 +120,9 @@ def _check(job: Job) -> None:
         raise ConfigError(
             'with partition = "rows" no party brings columns: `vfl screen` is for partition = "columns"'
         )
-    if job.objective == "quantile":
+    if job.objective in ("quantile", "multiclass"):
         raise ConfigError(
-            "columns are screened for the mean of a label: name another objective than quantile"
+            f"columns are screened for the mean of a label: name another objective than {job.objective}"
         )
 
 

@@ -130,7 +130,7 @@ def _asked(peer: Peer, offer: Offer) -> AskedScreen:
         asked = msgspec.json.decode(offer.job, type=AskedScreen)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         raise peer.breach("an Offer of a screening that is none") from None
-    if not asked.job.purpose.isprintable() or asked.label == "quantile":
+    if not asked.job.purpose.isprintable() or asked.label in ("quantile", "multiclass"):
         raise peer.breach("an Offer of a screening that cannot be")
     return asked
 

@@ -349,9 +349,7 @@ class Job(Section):
                 )
             return self
         if "screen" in self.model_fields_set:
-            raise ValueError(
-                'section [screen] is for jobs over columns: remove it, or partition = "rows"'
-            )
+            raise ValueError("section [screen] is for jobs over columns: remove it")
         if self.columns is None:
             raise ValueError(
                 'partition = "rows" needs a section [columns.NAME] for each column that all parties have'
