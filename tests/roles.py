@@ -38,8 +38,9 @@ from vfl.learn.binning import Features, bin_columns
 from vfl.learn.cells import Factor
 from vfl.learn.design import Design, Matrix, Rules
 from vfl.learn.fixed_point import FixedPoint
-from vfl.learn.losses import loss_of
+from vfl.learn.losses import LogisticLoss, loss_of
 from vfl.learn.params import BoostParams, GlmParams
+from vfl.learn.screening import Everything
 from vfl.net.hello import Resume, Resumed, greet
 from vfl.net.peer import MemoryPeer, Peer, Stop, together
 from vfl.net.window import Breach, OldAttempt, Windows
@@ -79,7 +80,16 @@ from vfl.protocols.lookup.lookup import LookupSession, host_lookups
 from vfl.protocols.lookup.sealing import OpenTable, Sealed, Sealing, seal
 from vfl.protocols.oneway.host_cells import HostCells
 from vfl.protocols.oneway.messages import TableShared
-from vfl.protocols.oneway.tables import HostTerms, guest_table, host_table
+from vfl.protocols.oneway.pairs import guest_pair, host_pair
+from vfl.protocols.oneway.screening import (
+    HostColumn,
+    Numbers,
+    ScreenRules,
+    guest_screen,
+    host_screen,
+)
+from vfl.protocols.oneway.sums import HostTerms
+from vfl.protocols.oneway.tables import guest_table, host_table
 from vfl.protocols.pooled.adding import MaskingAdder
 from vfl.protocols.pooled.adding_server import serve_totals
 from vfl.protocols.trees.hidden_coordinator import coordinate_trees
@@ -755,6 +765,53 @@ def table() -> Scenario:
     return Scenario("table", star(HOSTS[:1]), roles, PATTERNS)
 
 
+def pair() -> Scenario:
+    """A table by a factor of each of two hosts."""
+    codes = {HOSTS[0]: np.arange(ROWS) % 2, HOSTS[1]: np.arange(ROWS) * 3 // ROWS}
+    measures = [FixedPoint(np.arange(ROWS), 0)]
+
+    def cells(name: str) -> Callable[[np.ndarray], HostCells]:
+        own = codes[name]
+        levels = [f"{level}" for level in range(own.max() + 1)]
+        return lambda chosen: HostCells([levels], own[chosen], np.bincount(own[chosen]), 2)
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        def host(name: str) -> Awaitable[None]:
+            terms, own = HostTerms("paillier", 2048), Participant(name, HOSTS, b"pair")
+            return host_pair(peers[name][GUEST], ROWS, cells(name), terms, lambda sums: None, own)
+
+        first, second = (peers[GUEST][name] for name in HOSTS)
+        table = guest_pair((first, second), None, measures, Resources())
+        return {GUEST: table, **{name: host(name) for name in HOSTS}}
+
+    relayed = frozenset({"FellowKey", "Relayed"})
+    return Scenario("pair", star(HOSTS), roles, PATTERNS, relayed=relayed)
+
+
+def screening() -> Scenario:
+    """Two columns of a host's, one of which it gives away, and the guest tells it all sums."""
+    halves, thirds = np.arange(ROWS) % 2, np.arange(ROWS) * 3 // ROWS
+    label = (np.arange(ROWS) % 3 > 1).astype(np.float64)
+    numbers = Numbers(FixedPoint.of(label), None)
+    everything = Everything.of(LogisticLoss(), np.ones(ROWS), label)
+
+    def columns(chosen: np.ndarray) -> list[HostColumn]:
+        return [
+            HostColumn("1", ("even", "odd"), ("a", "b"), halves, np.bincount(halves)),
+            HostColumn("2", ("x", "y", "z"), None, thirds, np.bincount(thirds)),
+        ]
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        guest, host = peers[GUEST][HOSTS[0]], peers[HOSTS[0]][GUEST]
+        rules = ScreenRules(HostTerms("paillier", 2048), 5, True, LogisticLoss())
+        return {
+            GUEST: guest_screen(guest, None, numbers, everything, True, Resources()),
+            HOSTS[0]: host_screen(host, ROWS, columns, rules, lambda sums: None, Resources()),
+        }
+
+    return Scenario("screening", star(HOSTS[:1]), roles, PATTERNS)
+
+
 def worth() -> Scenario:
     """The figures of what a host's data is worth."""
     figures = [
@@ -823,6 +880,8 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "linear scoring": linear_scoring,
     "looking up": looking_up,
     "table": table,
+    "pair": pair,
+    "screening": screening,
     "worth": worth,
     "tuning": tuning,
 }

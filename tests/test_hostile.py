@@ -99,6 +99,8 @@ def survived(scenario: Scenario, size: int) -> None:
         ("linear scoring", 40),
         ("looking up", 40),
         ("table", 12),
+        ("screening", 12),
+        ("pair", 6),
         ("worth", 40),
         ("tuning", 40),
     ],

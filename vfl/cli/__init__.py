@@ -13,6 +13,7 @@ from vfl.cli import (  # noqa: F401 - of `main`
     online,
     relay,
     results,
+    screen,
     settings,
     shapes,
     status,

@@ -27,6 +27,7 @@ from vfl.estimators.learner import (
 )
 from vfl.estimators.oneway import factors_of
 from vfl.estimators.parameters import (
+    check_above,
     check_share,
     check_steps,
     check_whole,
@@ -47,6 +48,7 @@ from vfl.frames.features import (
 )
 from vfl.frames.tables import Frame, frame_of
 from vfl.frames.warnings import warn
+from vfl.learn.advice import Thresholds
 from vfl.learn.factor_tables import RowTotals
 from vfl.learn.levels import levels_of, tidy_levels
 from vfl.learn.suspects import LabelOrder, suspicions, tells_label
@@ -60,15 +62,15 @@ from vfl.protocols.linear.plain import DesignTables
 from vfl.protocols.trees.grower import BinnedTables
 from vfl.simulate import (
     GUEST,
-    SimulatedTable,
     SimulatedTask,
     StepProgress,
     TrainedLevels,
-    oneway,
     score,
     tables_of,
     train,
 )
+from vfl.simulate_screening import ScreenedBy
+from vfl.simulate_tables import SimulatedTable, oneway
 from vfl.text import counted
 
 Look = Callable[[BinnedTables | DesignTables], None]
@@ -146,6 +148,45 @@ class Federation(Learner):
             copy._holdout, copy._instead = judged(copy, holdout), compared.train
             copy.fit(X, y, hosts=hosts, **fit_params)
             return compared.table
+
+    def screen(
+        self,
+        X: object,
+        y: object,
+        hosts: Mapping[str, object] | None = None,
+        *,
+        min_iv: float = 0.02,
+        max_vif: float = 10.0,
+        vif: bool = True,
+        bins: int = 10,
+        min_cell_rows: int = 50,
+        **fit_params: object,
+    ) -> pd.DataFrame:
+        """How strong each party's columns are by themselves, and how inflated, as `vfl screen` finds it
+        before a training; nothing is kept.
+
+        A line a column: information value, share of the deviance that its levels explain, variance
+        inflation over the columns of all parties (infinite where others make it up, in which case there
+        is none of the rest), and why to leave it out, if so: "weak" below min_iv, "inflated" beyond
+        max_vif. bins: of columns of numbers. min_cell_rows: least rows of a host's level. fit_params:
+        what else fit takes, but progress. Of the rows that all parties know; `attrs` has their number
+        and, as "woe", a line a level. With engine="protocol" sums are added up under encryption.
+
+        Raises ConfigError and DataError as fit, and Refused where a host's rows are too few.
+        """
+        from vfl.estimators.screening import ColumnScreen
+
+        with translate_errors():
+            thresholds = Thresholds(
+                check_above("min_iv", min_iv, 0.0, equal=True), check_above("max_vif", max_vif, 1.0)
+            )
+            least = check_whole("min_cell_rows", min_cell_rows, 1)
+            by = ScreenedBy(least, check_whole("bins", bins, 2), thresholds, bool(vif))
+            screening = ColumnScreen(by)
+            copy = cast(Self, clone(self))
+            copy._instead = screening.train
+            copy.fit(X, y, hosts=hosts, **fit_params)
+            return screening.table
 
     # Fitting.
 

@@ -278,6 +278,17 @@ def check_whole(name: str, value: object, least: int) -> int:
     return value
 
 
+def check_above(name: str, value: object, least: float, *, equal: bool = False) -> float:
+    """Raises ConfigError for anything but a number above `least`, or `equal` to it."""
+    value = plain_value(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ConfigError(f"{name} must be a number, not {shown(value)}")
+    if not (value > least or (equal and value == least)):
+        most = "of at least" if equal else "above"
+        raise ConfigError(f"{name} must be a number {most} {least:g}, not {shown(value)}")
+    return float(value)
+
+
 def check_share(name: str, value: object) -> float:
     """Raises ConfigError for anything but a number from 0 to 1."""
     value = plain_value(value)

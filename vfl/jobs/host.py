@@ -17,10 +17,11 @@ from vfl.jobs.connect import Site, check_role, warn_daily
 from vfl.jobs.lookups import ready_for_lookups, serve_lookup
 from vfl.jobs.memory import release_memory
 from vfl.jobs.offer import Offer
-from vfl.jobs.oneway import serve_oneway
+from vfl.jobs.oneway_host import serve_oneway
 from vfl.jobs.own_table import read_guest, read_host
 from vfl.jobs.pooled import serve_pooled
 from vfl.jobs.scoring import serve_score
+from vfl.jobs.screening_host import serve_screen
 from vfl.jobs.shared_table import without_features
 from vfl.jobs.show import Once, Show
 from vfl.jobs.storage import serving
@@ -252,4 +253,5 @@ _TASKS: dict[str, Callable[[Site, Peer, Offer, Show], Coroutine[object, None, st
     "oneway": serve_oneway,
     "worth": serve_worth,
     "tune": serve_tune,
+    "screen": serve_screen,
 }

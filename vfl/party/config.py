@@ -43,6 +43,7 @@ from vfl.party.row_sections import (
     SharedColumnSection,
     check_shared_rules,
 )
+from vfl.party.screen_section import ScreenSection
 from vfl.party.sections import (
     USES,
     AlignSection,
@@ -325,6 +326,7 @@ class Job(Section):
     )
     rows: RowsSection = Field(default_factory=RowsSection)
     tune: TuneSection | None = Field(default=None, description="of `vfl tune`: a search for settings")
+    screen: ScreenSection = Field(default_factory=ScreenSection)
 
     @property
     def over_rows(self) -> bool:
@@ -346,6 +348,8 @@ class Job(Section):
                     'for partition = "rows"'
                 )
             return self
+        if "screen" in self.model_fields_set:
+            raise ValueError("section [screen] is for jobs over columns: remove it")
         if self.columns is None:
             raise ValueError(
                 'partition = "rows" needs a section [columns.NAME] for each column that all parties have'
@@ -444,12 +448,12 @@ class Job(Section):
     @property
     def settings(self) -> dict[str, object]:
         """Everything that the job says to all parties, defaults written out, of its own kind of model
-        alone. By which columns a guest splits its rows, and how it searches, is not among it."""
+        alone; not how a guest splits its rows, searches and screens."""
         of_guest = () if self.over_rows else SPLITS
         left_out: dict[str, bool | set[str]] = {
             "job": {*LABEL_KEYS.values(), *self.job.unsaid, *of_guest} - {self.job.label_key}
         }
-        left_out |= dict.fromkeys({*LABEL_KEYS, "tune"} - {self.job.model}, True)
+        left_out |= dict.fromkeys({*LABEL_KEYS, "tune", "screen"} - {self.job.model}, True)
         unsaid = self.secureboost.unsaid if self.job.model == "secureboost" else set[str]()
         left_out[self.job.model] = unsaid
         if self.over_rows:

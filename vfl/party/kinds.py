@@ -19,6 +19,7 @@ DocumentKind = Literal[
     "worth",
     "search",
     "project",
+    "screen",
 ]
 CountKind = Literal["usage", "labels", "fetched"]
 FileKind = DocumentKind | CountKind
@@ -40,6 +41,7 @@ FOLDERS: dict[DocumentKind, str] = {
     "worth": "worth",
     "search": "searches",
     "project": "projects",
+    "screen": "screens",
 }
 COUNTS: dict[CountKind, str] = {
     "usage": "usage.json",

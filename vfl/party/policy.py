@@ -213,11 +213,44 @@ def check_lookup(policy: PolicySection, guest: str, on: date) -> None:
     _refuse(broken)
 
 
-def check_oneway(policy: PolicySection, purpose: str, guest: str, on: date) -> None:
-    """Raises Refused naming the rules that a table by this party's factors breaks before it starts."""
+def check_oneway(
+    policy: PolicySection, purpose: str, guest: str, on: date, *, pair: bool = False
+) -> None:
+    """Raises Refused naming the rules that a table by this party's factors breaks before it starts.
+    pair: whether it is by another host's, too."""
     broken = broken_by_any(policy, guest, on) + _broken_by_purpose(policy, purpose, OVER_COLUMNS)
     if policy.oneway is False:
         broken.append(_breach("a table", policy, "oneway"))
+    if pair and not policy.oneway_pairs:
+        broken.append(_breach("a table with another host's factor", policy, "oneway_pairs"))
+    _refuse(broken)
+
+
+def check_screen(
+    policy: PolicySection, purpose: str, guest: str, on: date, *, tells: bool, inflation: bool
+) -> None:
+    """Raises Refused naming the rules that screening this party's columns breaks before it starts.
+    tells: whether the guest tells sums by the party's levels. inflation: whether that is asked for."""
+    broken = broken_by_any(policy, guest, on) + _broken_by_purpose(policy, purpose, OVER_COLUMNS)
+    if policy.oneway is False and policy.screen is False:
+        broken.append(_breach("screening columns", policy, "screen"))
+    elif policy.oneway is False and not tells:
+        broken.append(
+            f"screening columns without tell_hosts = true in [screen] breaks "
+            f"{rule_words(policy, 'oneway')}: set it in the job, or {_REMEDIES['oneway']}".format(
+                starts=OVER_COLUMNS.starts, allows=OVER_COLUMNS.allows
+            )
+        )
+    if inflation and not policy.inference:
+        broken.append(
+            f"vif = true in [screen] breaks {rule_words(policy, 'inference')}: set it to false in the "
+            "job, or the host sets inference to true, with lattice among its encryptions"
+        )
+    elif inflation and "lattice" not in policy.encryptions:
+        broken.append(
+            f"vif = true in [screen] breaks {rule_words(policy, 'encryptions')}: it needs lattice; set "
+            "vif = false in the job, or the host adds lattice there"
+        )
     _refuse(broken)
 
 
@@ -408,6 +441,10 @@ _REMEDIES = {
     "max_fetches_a_day": _TOMORROW,
     "max_lookups_a_minute": "look up fewer rows at a time, or the {allows} raises the rule",
     "oneway": "the {allows} sets it to true, or names its columns there, if the {starts} may have them",
+    "oneway_pairs": "ask for a factor of one host, or the {allows} sets it to true if the {starts} and "
+    "the other host do not work together",
+    "screen": "the {allows} sets it to true, or names columns there, if the {starts} may know how "
+    "strong they are",
     "worth": "the {allows} sets it to true if the {starts} may train on its columns to judge them",
     "tune_trials": "lower trials in [tune], or the {allows} raises the rule",
     "expires": "the {allows} sets a later day if the agreement goes on",

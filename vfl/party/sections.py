@@ -538,10 +538,17 @@ class PolicySection(Section):
         description="the guest may have its own numbers added up by the levels of any column, or of the "
         "columns that are named here",
     )
+    oneway_pairs: bool = Field(
+        default=False,
+        description="also by another host's factor: it and the guest together see all levels",
+    )
     min_cell_rows: int = Field(
         default=50,
         ge=1,
         description="least rows of a level in such a table, or of a cell by two factors",
+    )
+    screen: YesNoOrColumns = Field(
+        default=False, description="how strong columns are may be told, for sums by this party's levels"
     )
     worth: bool = Field(
         default=False,

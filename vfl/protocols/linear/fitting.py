@@ -393,7 +393,10 @@ class FitLoop:
 
     async def _start(self) -> None:
         await self.gradients.greet()
-        self._theirs = columns = await start_hosts(self.hosts, self.rows, self.curvature, self._deviance)
+        rows = self.rows
+        self._theirs = columns = await start_hosts(
+            self.hosts, rows.train, rows.weighing, self.curvature, self._deviance
+        )
         self._columns += sum(columns.values())
         if not any(columns.values()) and not any(matrix.columns for matrix in self.whole.values()):
             raise no_column()

@@ -22,7 +22,6 @@ from vfl.net.wire import MIB, Message
 from vfl.protocols.common.bits import pack_bits, unpack_bits
 from vfl.protocols.common.fellows import Masks, exchange_keys
 from vfl.protocols.common.participant import Participant
-from vfl.protocols.common.rows import Training
 from vfl.protocols.common.transcript import Transcript
 from vfl.text import counted
 
@@ -49,16 +48,17 @@ class FitReady(Message, frozen=True):
 
 
 async def start_hosts(
-    hosts: Sequence[Peer], rows: Training, curvature: float, deviance: float = 1.0
+    hosts: Sequence[Peer], train: Mask, weighing: int, curvature: float, deviance: float = 1.0
 ) -> dict[str, int]:
-    """Say which rows train; returns how many columns each host has. Raises DataError for too many."""
-    start, count = FitStart(pack_bits(rows.train), curvature, deviance), rows.weighing
+    """Say which rows train, of which `weighing` have weight; returns how many columns each host has.
+    Raises DataError for too many."""
+    start = FitStart(pack_bits(train), curvature, deviance)
     await together([host.send(start) for host in hosts])
     answers = await together([host.recv(FitReady) for host in hosts])
     for host, ready in zip(hosts, answers, strict=True):
         if ready.columns < 0:
             raise host.breach("FitReady with a negative number of columns")
-        check_columns(host.name, ready.columns, count)
+        check_columns(host.name, ready.columns, weighing)
     return {host.name: ready.columns for host, ready in zip(hosts, answers, strict=True)}
 
 
