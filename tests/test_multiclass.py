@@ -43,7 +43,8 @@ from vfl.models.trees import Trees
 from vfl.net.peer import MemoryPeer
 from vfl.party.config import Job
 from vfl.party.policy import broken_by_job
-from vfl.party.sections import DataSection, PolicySection
+from vfl.party.policy_section import PolicySection
+from vfl.party.sections import DataSection
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.rows import Training

@@ -28,7 +28,7 @@ from vfl.models.dependence import dependence_on
 from vfl.net.peer import MemoryPeer
 from vfl.party.config import Job as JobFile
 from vfl.party.policy import broken_by_job
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees.category_sets import ColumnGroups, SetWinners
 from vfl.protocols.trees.columns import Direction

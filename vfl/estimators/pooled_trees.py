@@ -9,11 +9,11 @@ from sklearn.utils.validation import check_is_fitted
 
 from vfl.arrays import Floats
 from vfl.errors import ConfigError
+from vfl.estimators.boosted import shares_of, ways_of
 from vfl.estimators.learner import saved_by_name
 from vfl.estimators.parameters import shown
 from vfl.estimators.pool import Pool, PooledClassifier, PooledRegressor
 from vfl.estimators.saved import SavedTrees
-from vfl.estimators.trees import shares_of, ways_of
 from vfl.learn.binning import Monotone
 from vfl.learn.losses import OBJECTIVES, Loss, QuantileLoss
 from vfl.learn.params import OF_ORDERED, BoostParams

@@ -21,7 +21,8 @@ from vfl.party.policy import (
     sides_of,
     today,
 )
-from vfl.party.sections import DataSection, PolicySection
+from vfl.party.policy_section import PolicySection
+from vfl.party.sections import DataSection
 from vfl.party.store import Store
 from vfl.protocols.align.answered import KeptAnswers
 from vfl.protocols.align.psi import Admit, PsiSettings

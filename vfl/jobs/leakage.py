@@ -31,7 +31,7 @@ from vfl.models.kind import PartyColumns
 from vfl.models.kinds import expected_share, kind_of_job
 from vfl.party.config import Job, Party
 from vfl.party.policy import broken_by_job, broken_by_pool, check_guest, check_intersection, today
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 from vfl.party.table import Wanted, read_wanted
 from vfl.text import counted

@@ -37,7 +37,7 @@ from vfl.learn.levels import tidy_levels
 from vfl.net.peer import Peer
 from vfl.party.documents import canonical_json
 from vfl.party.policy import check_intersection, check_oneway, today
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.party.table import feature_names
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.oneway.host_cells import HostCells, cells_of_factors

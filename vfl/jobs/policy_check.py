@@ -27,7 +27,7 @@ from vfl.party.policy import (
     rule_text,
     today,
 )
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 from vfl.text import counted
 

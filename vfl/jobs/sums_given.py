@@ -30,8 +30,8 @@ from vfl.models.kinds import expected_share
 from vfl.net.peer import Peer
 from vfl.party.config import Job
 from vfl.party.policy import rule_words
+from vfl.party.policy_section import PolicySection
 from vfl.party.row_sums import ALL, JobSums, Places, RowSums, RowSumsFile, numbers_within, share_out
-from vfl.party.sections import PolicySection
 from vfl.party.store import Store
 from vfl.protocols.align.join import number_values
 from vfl.text import counted

@@ -51,8 +51,8 @@ from vfl.party.config import Job
 from vfl.party.documents import canonical_json, convert_document
 from vfl.party.kept_query import KeptQuery
 from vfl.party.policy import check_intersection, check_tune, today
+from vfl.party.policy_section import PolicySection
 from vfl.party.search import Search
-from vfl.party.sections import PolicySection
 from vfl.protocols.common.checkpoints import to_the_end
 from vfl.protocols.common.course import UNCOUNTED, StopTraining, SumsCount
 from vfl.protocols.common.lattice_hints import KeptHints, NoKeptHints

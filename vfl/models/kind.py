@@ -28,7 +28,7 @@ from vfl.net.peer import Peer
 from vfl.party.config_values import ModelName
 from vfl.party.documents import Body
 from vfl.party.linear_rules import GlmSection
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.protocols.common.batches import ScoredPart, ScoringCourse, UnknownLevels
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import NO_HINTS, UNCOUNTED, SumsCount

@@ -59,7 +59,7 @@ from vfl.models.unbounded import say as say_unbounded
 from vfl.net.peer import Peer
 from vfl.party.documents import Body
 from vfl.party.linear_rules import GlmSection
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.protocols.common.batches import ScoredPart
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.key import generate_key

@@ -41,7 +41,7 @@ from vfl.models.tree_parts import TreesAnswers, TreesPacker, TreesScorer
 from vfl.models.unsplit import no_split, none_kept, why_unsplit
 from vfl.net.peer import Peer
 from vfl.party.documents import Body
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.protocols.common.batches import ScoredPart
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import GuestCourse, HostCourse

@@ -35,6 +35,7 @@ from vfl.party.documents import canonical_json
 from vfl.party.label_rules import check_family, check_objective
 from vfl.party.linear_rules import GlmSection, check_columns_of
 from vfl.party.online_section import OnlineSection
+from vfl.party.policy_section import PolicySection
 from vfl.party.relay_file import RelayFile
 from vfl.party.row_sections import (
     MOST_COLUMNS,
@@ -51,7 +52,6 @@ from vfl.party.sections import (
     Lookup,
     PartySection,
     PeerSection,
-    PolicySection,
     ScoreSection,
     Section,
 )
@@ -71,27 +71,10 @@ SPLITS = ("group", "time")
 each party's."""
 _OF_COLUMNS = frozenset(
     {
-        "goss_top",
-        "goss_other",
-        "sums",
-        "coordinator",
-        "guest_trees",
-        *UNSAID,
-        *OF_ORDERED,
-        "encryption",
-        "key_bits",
-        "obfuscators",
-        "scores",
-        "max_labels",
-        "inference",
-        "alphas",
-        "folds",
-        "one_standard_error",
-        "theta",
-        "profile",
-        "dispersion",
-        "l1_on",
-        "credibility",
+        *("goss_top", "goss_other", "sums", "coordinator", "guest_trees", "encryption", "key_bits"),
+        *("obfuscators", "scores", "max_labels", "inference", "alphas", "folds", "one_standard_error"),
+        *("theta", "profile", "dispersion", "l1_on", "credibility"),
+        *(*UNSAID, *OF_ORDERED),
     }
 )
 """Settings of models over columns alone."""

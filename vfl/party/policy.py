@@ -20,7 +20,7 @@ from vfl.learn.params import BoostParams, GlmParams
 from vfl.party.config import Job, Party
 from vfl.party.config_values import Engine, FractionLimit, JoinKind, Limit
 from vfl.party.counts import Counts
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 from vfl.text import counted, nearest_name
 
