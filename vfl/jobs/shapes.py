@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
-import numpy as np
 
 from vfl.arrays import Floats
 from vfl.errors import ConfigError, DataError
@@ -22,7 +21,6 @@ from vfl.jobs.record import Evaluation, load_record, now, save_record
 from vfl.jobs.report_columns import read_held_out
 from vfl.jobs.shape_files import EDITS, PAGE, PAIRS, SHAPES, files_of
 from vfl.jobs.tariff import measured, version_name
-from vfl.learn.binning import Features
 from vfl.learn.metrics import quantile_metrics, regression_metrics
 from vfl.models.halves import AnyGuestHalf, Change, GuestHalf, HostHalf
 from vfl.models.kinds import load_half, save_half
@@ -30,6 +28,7 @@ from vfl.models.shapes import (
     GivenSteps,
     OwnShapes,
     ShapeEdit,
+    added,
     additive,
     edited,
     guest_trees,
@@ -41,7 +40,6 @@ from vfl.party.config import Party
 from vfl.party.output import OutputPlace
 from vfl.party.shape_file import ShapeEditSection, load_shape_edits
 from vfl.party.store import Store
-from vfl.protocols.trees.model import GuestModel
 from vfl.report.evidence import TOGETHER
 from vfl.text import nearest_name
 from vfl.version import __version__
@@ -195,7 +193,7 @@ def _edit(
         if factors is None or evaluation is None:
             evaluation = None
         else:
-            shift = _added(trees, model, factors)
+            shift = added(trees, model, factors)
             made, evaluation = _judged(replace(made, metrics=half.metrics), evaluation, shift)
         record = replace(record, model=made.name, metrics=made.metrics, ended=now())
         save_record(store, record, evaluation)
@@ -219,15 +217,6 @@ def _judged(
         found = quantile_metrics(half.loss, label, new, weight, None)
     finite = {name: value for name, value in found.items() if math.isfinite(value)}
     return replace(half, metrics={**half.metrics, TOGETHER: finite}), evaluation
-
-
-def _added(before: GuestModel, after: GuestModel, factors: Features) -> Floats:
-    """What the trees of edits add to rows."""
-    total = np.zeros(len(next(iter(factors.values()))))
-    for tree in after.trees[len(before.trees) :]:
-        left = after.splits[tree.branches[0].record].goes_left(factors)
-        total += np.where(left, tree.leaves[1], tree.leaves[2])
-    return total
 
 
 def _fitting(one: ShapeEditSection, half: AnyGuestHalf, file: str) -> ShapeEdit:

@@ -302,6 +302,15 @@ def edited(model: GuestModel, edits: Sequence[ShapeEdit], features: Features | N
     return replace(model, splits=tuple(splits), trees=tuple(trees))
 
 
+def added(before: GuestModel, after: GuestModel, features: Features) -> Floats:
+    """What the trees of edits add to rows, shape (rows,)."""
+    total = np.zeros(len(next(iter(features.values()))))
+    for tree in after.trees[len(before.trees) :]:
+        left = after.splits[tree.branches[0].record].goes_left(features)
+        total += np.where(left, tree.leaves[1], tree.leaves[2])
+    return total
+
+
 def _splits_of(edit: ShapeEdit, splits: Sequence[Split]) -> list[tuple[Split, float, float]]:
     """The splits by which an edit reaches its place, and what each adds on either side."""
     categorical = {split.column: split.categorical for split in splits}[edit.column]
