@@ -30,6 +30,7 @@ from row_kernels import (
     shape_and_values,
     sums,
     third,
+    third_once_there,
 )
 from test_boost import Job, make_job
 from test_glm import make_job as make_glm_job
@@ -597,6 +598,28 @@ def test_a_late_worker_of_another_version_is_left_out(mortal: Connection, monkey
     engine.close()
 
 
+def test_all_workers_are_killed_beside_one_that_is_left_out(
+    mortal: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What may run at those alone that fit waits for none of them where others came in their places."""
+    mortal._left_out.add("tls://127.0.0.1:1")
+    begun = Cluster(mortal).do(third_once_there, tmp_path / "go", np.arange(9))
+    wait, killed = mortal.wait, set[str]()
+
+    def kill_and_wait(*given: Any) -> bool:
+        if not killed:
+            killed.update(mortal.workers)
+            for pid in workers_of(mortal).values():
+                os.kill(pid, signal.SIGKILL)
+            until(lambda: len(set(mortal.client.nthreads()) - killed) == 2)
+            (tmp_path / "go").touch()
+        return wait(*given)
+
+    monkeypatch.setattr(mortal, "wait", kill_and_wait)
+    assert begun.result().tolist() == [i / 3 for i in range(9)]
+    assert killed and not killed & mortal.workers.keys()
+
+
 # ------------------------------------------------------------------- as people start a cluster
 
 
@@ -735,6 +758,42 @@ def test_a_cluster_that_stays_away_ends_the_job(processes: Processes, monkeypatc
         engine.gather(held)
     with pytest.raises(ConfigError, match=r"^no scheduler answers at tls://127.0.0.1:\d+ "):
         Connection(processes.access)
+
+
+def test_the_last_worker_is_killed_with_what_was_to_come_here(processes: Processes, monkeypatch):
+    """Dask itself would wait without an end for a worker that makes it anew."""
+    processes.start_scheduler()
+    processes.start_worker()
+    connection = connected(processes, 1)
+    monkeypatch.setattr(scheduler, "_PATIENCE", 0.0)
+    fetch, killed = connection.fetch, list[int]()
+
+    def kill_and_fetch(tasks: Any) -> Any:
+        if not killed:
+            killed.append(processes.workers[0].pid)
+            os.kill(killed[0], signal.SIGKILL)
+            processes.workers[0].wait()
+        return fetch(tasks)
+
+    monkeypatch.setattr(connection, "fetch", kill_and_fetch)
+    begun = Cluster(connection).do(third, np.arange(9))
+    with pytest.raises(ClusterError, match="no worker of it is left, and none came back within 0 s"):
+        begun.result()
+    assert killed
+
+
+def test_all_workers_of_a_scheduler_are_seen(connection: Connection, monkeypatch: pytest.MonkeyPatch):
+    """Some versions of Dask tell of five where nobody asks for more."""
+    client, asked = connection.client, list[int]()
+    ask = client.scheduler_info
+
+    def scheduler_info(n_workers: int = 1) -> Any:
+        asked.append(n_workers)
+        return ask(n_workers=n_workers)
+
+    monkeypatch.setattr(client, "scheduler_info", scheduler_info)
+    connection.look()
+    assert len(connection.workers) == len(connection.memory) == 2 and asked == [-1, -1]
 
 
 @pytest.mark.slow

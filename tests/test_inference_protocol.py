@@ -18,11 +18,18 @@ from vfl.learn.matrix import Matrix
 from vfl.learn.params import GlmParams
 from vfl.net.peer import MemoryPeer
 from vfl.protocols.common.course import GuestCourse
-from vfl.protocols.common.participant import Participant
-from vfl.protocols.linear import inference, inference_host, inference_messages, rotation
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.linear import (
+    inference,
+    inference_host,
+    inference_messages,
+    rotation,
+    shared_products,
+)
 from vfl.protocols.linear.fitting import guest_fit
 from vfl.protocols.linear.host_fitting import host_fit
 from vfl.protocols.linear.lattice_products import BitMatrix
+from vfl.protocols.linear.level_pairs import OwnProductsFollow
 from vfl.protocols.linear.plain import plain_fit
 from vfl.protocols.linear.relayed import Relayed
 
@@ -384,6 +391,45 @@ def test_a_start_that_cannot_be_is_refused(changes, what):
         begun = SimpleNamespace(block=Block(matrix, 0.0, True), fellows={})
         own = Participant("host1", ["host1"])
         await inference_host.host_inference(host, begun, GlmParams(inference=True), own, True)
+
+    with pytest.raises(PeerError, match=what):
+        asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("lie", "what"),
+    [
+        (OwnProductsFollow(2, False), "OwnProductsFollow of more pairs than its columns have"),
+        (OwnProductsFollow(1, False), "ColumnsFollow of other columns than it said"),
+        (OwnProductsFollow(0, True), "VectorsFollow of other columns than it said"),
+    ],
+)
+def test_a_host_has_no_more_products_than_pairs_of_its_columns(monkeypatch, lie, what):
+    """Three columns make six pairs: no matrix of seven, and no seven vectors."""
+    sent = {
+        "OwnProductsFollow": lie,
+        "ColumnsFollow": shared_products.ColumnsFollow(7, []),
+        "VectorsFollow": shared_products.VectorsFollow([*range(7)], [0] * 7),
+    }
+
+    async def met(*_):
+        return SimpleNamespace(total=np.zeros((0, 0), object), low=np.zeros(0, bool), columns=(1, 3))
+
+    async def run():
+        own, host = MemoryPeer.pair("guest", "host1")
+        await host.send(lie)
+        await host.send(sent[what.partition(" ")[0]])
+        matrix = Matrix(np.zeros((0, 9), np.uint16), (), np.zeros((0, 9), np.int32))
+        guest = inference._Guest([own], matrix, np.arange(9), None, Resources())
+        with monkeypatch.context() as patch:
+            given = inference.share_vectors
+
+            async def share_vectors(peer, pieces, *more):
+                return await (given(peer, pieces, *more) if pieces else met())
+
+            patch.setattr(inference, "share_vectors", share_vectors)
+            patch.setattr(guest, "_send_shares", lambda *_: asyncio.sleep(0))
+            await guest.share_with(own, 3)
 
     with pytest.raises(PeerError, match=what):
         asyncio.run(run())

@@ -182,10 +182,15 @@ class Engine(ABC):
         return (kernel(name, [values]) for name, values in columns.items())
 
     def read_parts(
-        self, read: "Callable[..., Part]", of: Sequence[object], keys: Sequence[Hashable]
+        self,
+        read: "Callable[..., Part]",
+        of: Sequence[object],
+        keys: Sequence[Hashable],
+        check: Callable[[], None],
     ) -> "HeldParts | None":
         """Have workers read parts of a table, each by `read` of an argument, and hold their columns,
-        which go by `keys`. None where this process has no workers."""
+        which go by `keys`. check: raises DataError where they cannot be read again. None where this
+        process has no workers."""
         return None
 
     def fill(self, out: Array, kernel: Callable[..., Array], *arrays: Given) -> None:
@@ -369,9 +374,13 @@ class Chosen(Engine):
         return self.chosen.columns(kernel, columns)
 
     def read_parts(
-        self, read: "Callable[..., Part]", of: Sequence[object], keys: Sequence[Hashable]
+        self,
+        read: "Callable[..., Part]",
+        of: Sequence[object],
+        keys: Sequence[Hashable],
+        check: Callable[[], None],
     ) -> "HeldParts | None":
-        return self.chosen.read_parts(read, of, keys)
+        return self.chosen.read_parts(read, of, keys, check)
 
     def fill(self, out: Array, kernel: Callable[..., Array], *arrays: Given) -> None:
         self.chosen.fill(out, kernel, *arrays)

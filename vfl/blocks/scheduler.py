@@ -9,10 +9,10 @@ import importlib.metadata
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -28,6 +28,8 @@ _MOMENT = 0.2  # seconds
 _CANCELLED = (asyncio.CancelledError, concurrent.futures.CancelledError)
 _SAME = ("vfl", "numpy", "numba", "distributed")
 _LEFT_OUT = 8  # workers that are named
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,10 @@ class Client(Protocol):
     status: str
 
     def submit(self, function: Callable[..., object], *arguments: object, **how: object) -> Task: ...
-    def gather(self, tasks: Sequence[Task], **how: object) -> Sequence[object]: ...
+    def gather(self, tasks: Sequence[Task], **how: object) -> Awaitable[Sequence[object]]: ...
+    def sync(self, function: Callable[[], Awaitable[R]]) -> R: ...
     def scatter(self, data: Sequence[object], **how: object) -> Sequence[Task]: ...
-    def scheduler_info(self) -> Mapping[str, Mapping[str, Mapping[str, object]]]: ...
+    def scheduler_info(self, n_workers: int) -> Mapping[str, Mapping[str, Mapping[str, object]]]: ...
     def get_versions(self, packages: Sequence[str]) -> Mapping[str, Mapping[str, object]]: ...
     def run(self, function: Callable[[], object], **how: object) -> Mapping[str, object]: ...
     def as_current(self) -> contextlib.AbstractContextManager[None]: ...
@@ -80,6 +83,8 @@ class Connection:
         """Threads of those that may work, by address."""
         self.direct = False
         """Whether data goes to and from workers without the scheduler."""
+        self.stranded = 0
+        """How often tasks may have been left to workers alone that are gone: none of them will end."""
         self._full: dict[str, float] = {}  # since when workers have no memory left, by address
         self._left_out: set[str] = set()
         self._told: set[str] = set()
@@ -126,11 +131,15 @@ class Connection:
                 f"{self.access.address}), with vfl installed"
             )
 
+    def _there(self) -> Mapping[str, Mapping[str, object]]:
+        """What the scheduler says of each worker, by address."""
+        return self.client.scheduler_info(n_workers=-1)["workers"]  # some versions say of five
+
     @property
     def memory(self) -> dict[str, int]:
         """Bytes that each worker may take, by address; of those that have a limit."""
         with self._losses():
-            found = self.client.scheduler_info()["workers"]
+            found = self._there()
         return {a: int(str(i["memory_limit"])) for a, i in found.items() if a in self.workers}
 
     @property
@@ -150,12 +159,14 @@ class Connection:
     def look(self) -> None:
         """See which workers are there. Raises Lost where the scheduler is not."""
         with self._losses():
-            found = self.client.scheduler_info()["workers"]
+            found = self._there()
         there = {address: int(str(about["nthreads"])) for address, about in found.items()}
         full = [address for address, about in found.items() if about["status"] == _FULL]
         self._full = {address: self._full.get(address, time.monotonic()) for address in full}
         new = [address for address in there if address not in self.workers]
         if new or len(there) < len(self.workers):
+            if self._left_out and not there.keys() >= self.workers.keys():
+                self.stranded += 1
             self.workers = {a: threads for a, threads in there.items() if a in self.workers}
             if fits := self._fitting([address for address in new if address not in self._left_out]):
                 self.workers.update({address: there[address] for address in fits})
@@ -236,9 +247,20 @@ class Connection:
         return True
 
     def fetch(self, tasks: Sequence[Task]) -> Sequence[object]:
-        """What tasks that are done came to."""
+        """What tasks that are done came to. Raises Lost where a worker is gone that had some of it."""
+        client, direct = self.client, self.direct
+
+        async def gather() -> Sequence[object]:
+            whole = asyncio.ensure_future(client.gather(tasks, direct=direct, asynchronous=True))
+            # Dask would wait for as long as it takes some worker to come and make what is gone.
+            while not (await asyncio.wait([whole], timeout=_PAUSE))[0]:
+                if any(task.status != "finished" for task in tasks):
+                    whole.cancel()
+                    raise Lost
+            return whole.result()
+
         with self._losses():
-            return self.client.gather(tasks, direct=self.direct) if tasks else []
+            return client.sync(gather) if tasks else []
 
     def close(self) -> None:
         """End the connection."""

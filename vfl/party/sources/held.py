@@ -24,11 +24,12 @@ from vfl.blocks.scratch import release_pages
 from vfl.party.reading import DateColumn, Reading
 from vfl.party.rows import RowNumbers
 from vfl.party.sources.arrow import ArrowColumn, is_exact, is_text
+from vfl.party.sources.content import Content
 from vfl.party.sources.misfits import MAX_CATEGORIES
 from vfl.party.sources.numerals import GroupSigns
 from vfl.party.sources.parquet import Parquet
 from vfl.party.sources.parts import TextParts, TypedParts
-from vfl.party.sources.source import Source
+from vfl.party.sources.source import Source, TableError
 from vfl.party.sources.stretches import (
     FACTS,
     ID,
@@ -114,10 +115,13 @@ def hold_columns(source: Source, columns: Columns) -> "HeldTable | None":
         return None
     given = {name: getattr(source.reading, name) for name in Reading.model_fields}
     read = partial(read_stretch, Reading.model_construct(**given), columns)
+    # Not the source, which has columns that are read here.
+    contents = [part.content for part in _files(source) or () if part.content is not None]
+    check = partial(_check_unchanged, contents)
     whole = frozenset[int]()
     while True:
         stretches = [*_stretches(source, known, whole)]
-        parts = ENGINE.read_parts(read, [stretch for _, stretch in stretches], columns.keys)
+        parts = ENGINE.read_parts(read, [stretch for _, stretch in stretches], columns.keys, check)
         if parts is None:
             return None
         facts = cast(Sequence[Facts], [*parts.each(FACTS)])
@@ -134,9 +138,15 @@ def hold_columns(source: Source, columns: Columns) -> "HeldTable | None":
     if isinstance(source, TextParts | TypedParts):
         source.number_rows(rows.tolist())
     source.rows = int(rows.sum())
-    for part in _files(source) or ():
-        part.check_unchanged()
+    check()
     return HeldTable(source, parts, facts, columns)
+
+
+def _check_unchanged(contents: Sequence[Content]) -> None:
+    """Raises TableError for a file that has changed. Workers know one by some of its bytes alone."""
+    for content in contents:
+        if not content.is_unchanged:
+            raise TableError(f"{content.called}: the file has changed while it was read: start again")
 
 
 def _are_plain(facts: Sequence[Facts]) -> bool:

@@ -98,7 +98,12 @@ from vfl.protocols.linear.inference_messages import (
 )
 from vfl.protocols.linear.inference_progress import InferenceProgress
 from vfl.protocols.linear.inferred import NOTHING, FitEnded, Inferred
-from vfl.protocols.linear.level_pairs import OwnProductsFollow
+from vfl.protocols.linear.level_pairs import (
+    MOST_CELLS,
+    OwnProductsFollow,
+    most_matrices,
+    most_pairs,
+)
 from vfl.protocols.linear.products import unpacked
 from vfl.protocols.linear.relayed import relay
 from vfl.protocols.linear.rotation import (
@@ -210,7 +215,7 @@ async def guest_covariance(
         follow = InferenceProgress(progress, sizes, mine.rows)
         guest = _Guest(with_columns, mine, weights, workers, resources)
         # 2. With each host; 3. each two hosts.
-        await together([guest.share_with(host) for host in with_columns])
+        await together([guest.share_with(host, columns[host.name]) for host in with_columns])
         follow.done("with guest")
         for number, (one, other) in enumerate(combinations(with_columns, 2), 1):
             await guest.split_weights(one, other)
@@ -292,9 +297,10 @@ class _Guest:
         self._hosts, self._matrix, self._weights = hosts, matrix, weights
         self._workers, self._resources = workers, resources
 
-    async def share_with(self, host: Peer) -> None:
-        """2. The blocks of the guest's columns and the host's, and of the host's own."""
-        rows, weights = self._matrix.rows, self._weights
+    async def share_with(self, host: Peer, theirs: int) -> None:
+        """2. The blocks of the guest's columns and the host's, which are so many, and of the host's
+        own."""
+        rows, weights, resources = self._matrix.rows, self._weights, self._resources
 
         def times_weight(make: Callable[[], Integers]) -> Callable[[], Integers]:
             return lambda: make() * weights
@@ -303,16 +309,22 @@ class _Guest:
             Piece(column, 0, bits + WEIGHT_BITS, times_weight(make))
             for column, (bits, make) in enumerate(columns_of(self._matrix))
         ]
-        across = await share_vectors(host, pieces, rows, self._resources)
-        await self._send_shares(host, across)
+        await self._send_shares(host, await share_vectors(host, pieces, rows, resources, (theirs,)))
         follow = await host.recv(OwnProductsFollow)
+        if follow.matrices > most_matrices(theirs):
+            raise host.breach("OwnProductsFollow of more pairs than its columns have")
+        left = most_pairs(theirs)
         for _ in range(follow.matrices):
             piece = Piece(0, 0, WEIGHT_BITS, lambda: weights)
-            await self._send_shares(host, await share_vectors(host, [piece], rows, self._resources))
+            some = range(1, 1 + min(left, MOST_CELLS))
+            found = await share_vectors(host, [piece], rows, resources, some)
+            left -= found.columns[1]
+            await self._send_shares(host, found)
         if follow.numbers:
             column = weights.astype(np.int32)[np.newaxis]
             own = Matrix(np.zeros((0, rows), np.uint16), (), column)
-            await self._send_shares(host, await share_columns(host, own, self._resources))
+            products = await share_columns(host, own, resources, range(1, 1 + left))
+            await self._send_shares(host, products)
 
     async def _send_shares(self, host: Peer, sums: SharedSums) -> None:
         total = await asyncio.to_thread(lambda: sums.total)
