@@ -130,12 +130,15 @@ def test_blocks_in_their_order(connection: Connection, block: int):
         {"encryption": "lattice"},
         {"subsample": 0.5, "colsample": 0.5, "early_stopping_rounds": 1, "validation_share": 0.3},
         {"goss_top": 0.2, "goss_other": 0.2, "encryption": "lattice"},
+        {"goss_top": 0.2, "goss_other": 0.2, "learning_rate": 1.0, "classes": 3},
     ],
 )
 def test_trees_are_those_of_one_process(
     connection: Connection, settings: dict, monkeypatch: pytest.MonkeyPatch
 ):
-    job = make_job(200, 0, 6, SETTINGS.model_copy(update=settings), with_offset=True)
+    objective = "multiclass" if "classes" in settings else "binary"
+    params = SETTINGS.model_copy(update=settings)
+    job = make_job(200, 0, 6, params, objective=objective, with_offset=True)
     model, score = job.oracle()
     monkeypatch.setattr(ENGINE, "chosen", Cluster(connection, block=71))
     again, scores = job.oracle()

@@ -32,7 +32,8 @@ from vfl.learn.drift import profiles
 from vfl.learn.levels import tidy_levels
 from vfl.party.sections import DataSection
 from vfl.party.sources import content, dialect, held, stretches, text
-from vfl.party.sources.held import prints_of
+from vfl.party.sources.held import how_read, prints_of
+from vfl.party.sources.places import open_rows
 from vfl.party.sources.stretches import Print
 from vfl.party.table import Table, Wanted, examine_table, read_wanted
 
@@ -393,6 +394,21 @@ def test_a_small_table_is_read_here(connection: Connection, tmp_path: Path, monk
     monkeypatch.setattr(held, "WORTH", 32 << 20)
     write_lines(tmp_path / "rows.csv")
     assert kinds(both(connection, section(tmp_path / "rows.csv"))) == (dict, Cells)
+
+
+def test_a_table_that_workers_have_no_room_for_is_read_here(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """They would have it on their disks, and each use of a column would bring it back."""
+    write_parts(tmp_path, csv=False)
+    data = section(tmp_path / "*.parquet")
+    source = open_rows(data, None, data.id_columns)
+    assert how_read(source, connection.ask_all, connection.room).by_workers
+    monkeypatch.setattr("vfl.blocks.scheduler._FOR_TABLES", 1e-6)
+    assert 0 < connection.room < 1e5
+    found = how_read(source, connection.ask_all, connection.room)
+    assert not found.by_workers and "its columns take some 0.0 GB, and workers keep" in found.words
+    assert kinds(both(connection, data)) == (dict, Cells)
 
 
 def test_a_worker_is_killed_while_it_reads(

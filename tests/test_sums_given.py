@@ -25,8 +25,8 @@ from vfl.jobs.sums_given import SumsBudget, SumsGiven
 from vfl.leakage.estimate import MAX_SUMS_A_ROW
 from vfl.learn.params import BoostParams
 from vfl.party.keys import TableIds, all_keys
+from vfl.party.policy_section import PolicySection
 from vfl.party.row_sums import RowSums, RowSumsFile
-from vfl.party.sections import PolicySection
 from vfl.party.store import Store
 from vfl.protocols.align.join import number_values
 

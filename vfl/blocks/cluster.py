@@ -247,6 +247,10 @@ class Cluster(Engine):
             release_pages(values)
         return self.submit(kernel, [name, *parts], worker, run_column)
 
+    @property
+    def room(self) -> float:
+        return self._connection.room
+
     def read_parts(
         self,
         read: Callable[..., ReadPart],

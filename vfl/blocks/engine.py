@@ -138,6 +138,11 @@ class Engine(ABC):
         return True
 
     @property
+    def room(self) -> float:
+        """Bytes that other processes may take for columns of a table that they hold."""
+        return 0.0
+
+    @property
     def width(self) -> int:
         """How many kernels run side by side."""
         return os.cpu_count() or 1
@@ -343,6 +348,10 @@ class Chosen(Engine):
     @property
     def apart(self) -> bool:
         return self.chosen.apart
+
+    @property
+    def room(self) -> float:
+        return self.chosen.room
 
     @property
     def width(self) -> int:

@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import importlib.metadata
 import logging
+import math
 import sys
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ from vfl.text import counted
 
 _REACH = 10.0  # seconds for one try to reach the scheduler
 _PATIENCE = 300.0  # seconds for which a scheduler, or workers, are waited for in a job
+_FOR_TABLES = 0.25  # of workers' memory
 _FULL, _FULL_FOR = "paused", 60.0  # what Dask calls a worker without memory; seconds until that is all
 _TAKEN = 2.0  # seconds for a worker to take what it is sent
 _PAUSE = 0.5  # seconds between two tries
@@ -143,6 +145,13 @@ class Connection:
         with self._losses():
             found = self._there()
         return {a: int(str(i["memory_limit"])) for a, i in found.items() if a in self.workers}
+
+    @property
+    def room(self) -> float:
+        """Bytes that workers may take for columns of a table that they hold: what is made of these, and
+        of a whole column at one of them, needs more than they do."""
+        limits = self.memory.values()
+        return _FOR_TABLES * sum(limits) if limits and all(limits) else math.inf
 
     @property
     def in_words(self) -> str:

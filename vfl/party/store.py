@@ -324,7 +324,7 @@ class Store:
         return ref
 
     def write_beside(
-        self, kind: DocumentKind, name: str, extension: Literal["csv", "html"], content: bytes
+        self, kind: DocumentKind, name: str, extension: Literal["csv", "html", "toml"], content: bytes
     ) -> Path:
         """Write a file for a person to read, beside the document `name` if there is one; its path.
 
