@@ -1,6 +1,7 @@
 """A party's rows with the workers of a cluster: real processes that speak TLS."""
 
 import asyncio
+import math
 import os
 import re
 import signal
@@ -825,6 +826,19 @@ def test_all_workers_of_a_scheduler_are_seen(connection: Connection, monkeypatch
     monkeypatch.setattr(client, "scheduler_info", scheduler_info)
     connection.look()
     assert len(connection.workers) == len(connection.memory) == 2 and asked == [-1, -1]
+
+
+def test_the_room_of_a_cluster_whose_scheduler_is_gone_is_no_reason_to_fail(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+):
+    """Who has workers do something waits for it."""
+    assert 0 < Cluster(connection).room < math.inf
+
+    def gone(*_: Any, **__: Any) -> Any:
+        raise OSError
+
+    monkeypatch.setattr(connection.client, "scheduler_info", gone)
+    assert Cluster(connection).room == math.inf
 
 
 @pytest.mark.slow

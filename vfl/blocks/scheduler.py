@@ -10,7 +10,7 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar, cast
@@ -150,7 +150,9 @@ class Connection:
     def room(self) -> float:
         """Bytes that workers may take for columns of a table that they hold: what is made of these, and
         of a whole column at one of them, needs more than they do."""
-        limits = self.memory.values()
+        limits: Collection[int] = ()
+        with contextlib.suppress(Lost):  # whoever gives workers something to do waits for the scheduler
+            limits = self.memory.values()
         return _FOR_TABLES * sum(limits) if limits and all(limits) else math.inf
 
     @property
