@@ -366,6 +366,24 @@ def test_a_weight_is_split_in_two_parts_that_add_up_to_it():
         assert sum(part << (25 * place) for place, part in enumerate(both)) == weight
 
 
+@pytest.mark.parametrize(
+    ("sizes", "what"), [([12, 0], "without any row"), ([24, 24], "of another number of rows")]
+)
+def test_parts_of_weights_of_other_rows_are_refused(sizes, what):
+    """Also those that would never come to an end."""
+
+    async def run():
+        own, guest = MemoryPeer.pair("host2", "guest")
+        for size in sizes:
+            await own.send(inference_messages.WeightPart(bytes(size)))
+        host = object.__new__(inference_host._Host)
+        host._guest, host._matrix = guest, SimpleNamespace(rows=3)
+        await host._share_second(0)
+
+    with pytest.raises(PeerError, match=f"a WeightPart {what}"):
+        asyncio.run(run())
+
+
 START = inference_messages.InferenceStart(["host1"], [2, 1], 10.0, 0.0, 200)
 
 

@@ -222,7 +222,10 @@ class _Host:
     async def _share_second(self, first: int) -> None:
         rows, data = self._matrix.rows, b""
         while len(data) < 4 * PARTS * rows:
-            data += (await self._guest.recv(WeightPart)).data
+            some = (await self._guest.recv(WeightPart)).data
+            if not some:
+                raise self._guest.breach("a WeightPart without any row")
+            data += some
         if len(data) != 4 * PARTS * rows:
             raise self._guest.breach("a WeightPart of another number of rows")
         parts = [part.astype(np.int64) for part in np.frombuffer(data, "<i4").reshape(PARTS, rows)]
