@@ -43,7 +43,7 @@ from vfl.net.peer import MemoryPeer, Peer, together
 from vfl.net.websocket import Credentials, dial, listen
 from vfl.party import identity
 from vfl.party.kept_ids import GuestKeptAnswers, GuestKeptStores, HostKeptIds
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 from vfl.protocols.align import buckets
 from vfl.protocols.align.answered import KeptAnswers

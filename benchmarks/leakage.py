@@ -54,7 +54,7 @@ from vfl.leakage.small_nodes import small_nodes
 from vfl.learn.binning import Binned, bin_columns
 from vfl.learn.losses import loss_of
 from vfl.learn.params import BoostParams
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 from vfl.protocols.common.rows import Training
 

@@ -17,9 +17,10 @@ from memory import over_memory
 from vfl.blocks.scratch import Scratch
 from vfl.errors import PeerLost, PeerUnreachable
 from vfl.jobs.batch import KeptPart
+from vfl.jobs.batch_rows import read_batch
 from vfl.jobs.host_lookups import Looked
 from vfl.jobs.scored_columns import ScoredColumns
-from vfl.jobs.scoring import _read, section_as_trained
+from vfl.jobs.scoring import section_as_trained
 from vfl.learn.levels import levels_of
 from vfl.models.halves import AnyGuestHalf, GuestHalf
 from vfl.models.kind import GuestBatch, HostBatch, PartyColumns
@@ -175,16 +176,20 @@ def made(model: str = "secureboost", label: str = "binary", hosts: tuple[str, ..
         "tweedie": rng.gamma(2, np.exp(risk)) * (rng.random(ROWS) < 0.5),
         "squared": risk + rng.normal(size=ROWS),
     }
+    classes = ("none", "small", "big") if label == "multiclass" else ()
+    if classes:
+        labels["multiclass"] = np.digitize(risk + rng.logistic(size=ROWS), [-0.7, 0.7]).astype(float)
     labels |= {"logistic": labels["binary"], "gaussian": labels["squared"]}
     key = "objective" if model == "secureboost" else "family"
     params = {
         "secureboost": {"trees": 5, "depth": 3, "max_bins": 8, "min_child_rows": 5},
         "glm": {"alpha": 0.01},
     }
+    several = {"classes": len(classes)} if classes else {}
     job = Job.model_validate(
         {
             "job": {"name": "claims", "purpose": "a test", "model": model, key: label, "holdout": 0.0},
-            model: params[model],
+            model: params[model] | several,
         }
     )
     every = np.ones(ROWS, bool)
@@ -205,6 +210,7 @@ def made(model: str = "secureboost", label: str = "binary", hosts: tuple[str, ..
         exposure=counts,
         offset=counts,
         levels=levels_of(own),
+        classes=classes,
     )
     # Their tables as they are now: other rows than those of training, some of them unknown.
     now = {
@@ -268,7 +274,7 @@ def batch(model: Made, rows: Rows, folder: Path, *, explain: bool = False) -> di
     half, kind = model.half, kind_of_model(model.half.model)
     section = section_as_trained(DATA.model_copy(update={"duplicates": "keep"}), half)
     path = in_a_file(rows, folder / "batch.csv", exposure=half.exposure)
-    read = _read(section, half, path, Scratch(), Quiet())
+    read = read_batch(section, half, path, Scratch(), Quiet())
     places, plates = [], {}
     for host in half.model.parties[1:]:
         plates[host] = {bytes(one): i for i, one in enumerate(normalise([model.plates[host]], RULE).ids)}

@@ -38,8 +38,9 @@ from vfl.learn.binning import Features, bin_columns
 from vfl.learn.cells import Factor
 from vfl.learn.design import Design, Matrix, Rules
 from vfl.learn.fixed_point import FixedPoint
-from vfl.learn.losses import loss_of
+from vfl.learn.losses import LogisticLoss, loss_of
 from vfl.learn.params import BoostParams, GlmParams
+from vfl.learn.screening import Everything
 from vfl.net.hello import Resume, Resumed, greet
 from vfl.net.peer import MemoryPeer, Peer, Stop, together
 from vfl.net.window import Breach, OldAttempt, Windows
@@ -79,13 +80,23 @@ from vfl.protocols.lookup.lookup import LookupSession, host_lookups
 from vfl.protocols.lookup.sealing import OpenTable, Sealed, Sealing, seal
 from vfl.protocols.oneway.host_cells import HostCells
 from vfl.protocols.oneway.messages import TableShared
-from vfl.protocols.oneway.tables import HostTerms, guest_table, host_table
+from vfl.protocols.oneway.pairs import guest_pair, host_pair
+from vfl.protocols.oneway.screening import (
+    HostColumn,
+    Numbers,
+    ScreenRules,
+    guest_screen,
+    host_screen,
+)
+from vfl.protocols.oneway.sums import HostTerms
+from vfl.protocols.oneway.tables import guest_table, host_table
 from vfl.protocols.pooled.adding import MaskingAdder
 from vfl.protocols.pooled.adding_server import serve_totals
 from vfl.protocols.trees.hidden_coordinator import coordinate_trees
 from vfl.protocols.trees.scoring import guest_score, host_score
 from vfl.protocols.trees.training import guest_train, host_train
 from vfl.protocols.trees.warm_start import Initial, guest_begin, host_begin, start_from
+from vfl.protocols.tuning import hear_trial, tell_end, tell_trial
 from vfl.protocols.worth import WorthFigure, WorthFigures, hear_worth, tell_worth
 
 T = TypeVar("T")
@@ -386,7 +397,8 @@ def match_rates() -> Scenario:
     return Scenario("match rates", star(), roles, PATTERNS)
 
 
-def boosting(**settings: Any) -> Scenario:
+def boosting(levels: int = 0, **settings: Any) -> Scenario:
+    """`levels`: of a further category of each party."""
     params = BoostParams(
         **{"trees": 2, "depth": 2, "max_bins": 5, "min_bin_rows": 2, "min_child_rows": 3, **settings}
     )
@@ -394,7 +406,9 @@ def boosting(**settings: Any) -> Scenario:
 
     def binned(party: str) -> Any:
         monotone = {"number1": "increasing"} if party == HOSTS[0] else {}
-        return bin_columns(FEATURES[party], params.max_bins, params.min_bin_rows, monotone)
+        further = {"levels": np.array([f"l{i % levels}" for i in range(ROWS)], object)} if levels else {}
+        features = FEATURES[party] | further
+        return bin_columns(features, params.max_bins, params.min_bin_rows, monotone)
 
     def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
         guest = guest_train(list(peers[GUEST].values()), {GUEST: binned(GUEST)}, rows, params, key=KEY)
@@ -751,6 +765,53 @@ def table() -> Scenario:
     return Scenario("table", star(HOSTS[:1]), roles, PATTERNS)
 
 
+def pair() -> Scenario:
+    """A table by a factor of each of two hosts."""
+    codes = {HOSTS[0]: np.arange(ROWS) % 2, HOSTS[1]: np.arange(ROWS) * 3 // ROWS}
+    measures = [FixedPoint(np.arange(ROWS), 0)]
+
+    def cells(name: str) -> Callable[[np.ndarray], HostCells]:
+        own = codes[name]
+        levels = [f"{level}" for level in range(own.max() + 1)]
+        return lambda chosen: HostCells([levels], own[chosen], np.bincount(own[chosen]), 2)
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        def host(name: str) -> Awaitable[None]:
+            terms, own = HostTerms("paillier", 2048), Participant(name, HOSTS, b"pair")
+            return host_pair(peers[name][GUEST], ROWS, cells(name), terms, lambda sums: None, own)
+
+        first, second = (peers[GUEST][name] for name in HOSTS)
+        table = guest_pair((first, second), None, measures, Resources())
+        return {GUEST: table, **{name: host(name) for name in HOSTS}}
+
+    relayed = frozenset({"FellowKey", "Relayed"})
+    return Scenario("pair", star(HOSTS), roles, PATTERNS, relayed=relayed)
+
+
+def screening() -> Scenario:
+    """Two columns of a host's, one of which it gives away, and the guest tells it all sums."""
+    halves, thirds = np.arange(ROWS) % 2, np.arange(ROWS) * 3 // ROWS
+    label = (np.arange(ROWS) % 3 > 1).astype(np.float64)
+    numbers = Numbers(FixedPoint.of(label), None)
+    everything = Everything.of(LogisticLoss(), np.ones(ROWS), label)
+
+    def columns(chosen: np.ndarray) -> list[HostColumn]:
+        return [
+            HostColumn("1", ("even", "odd"), ("a", "b"), halves, np.bincount(halves)),
+            HostColumn("2", ("x", "y", "z"), None, thirds, np.bincount(thirds)),
+        ]
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        guest, host = peers[GUEST][HOSTS[0]], peers[HOSTS[0]][GUEST]
+        rules = ScreenRules(HostTerms("paillier", 2048), 5, True, LogisticLoss())
+        return {
+            GUEST: guest_screen(guest, None, numbers, everything, True, Resources()),
+            HOSTS[0]: host_screen(host, ROWS, columns, rules, lambda sums: None, Resources()),
+        }
+
+    return Scenario("screening", star(HOSTS[:1]), roles, PATTERNS)
+
+
 def worth() -> Scenario:
     """The figures of what a host's data is worth."""
     figures = [
@@ -769,6 +830,28 @@ def worth() -> Scenario:
     return Scenario("worth", star(HOSTS[:1]), roles, PATTERNS)
 
 
+def tuning() -> Scenario:
+    """Two trials of a search, without their trainings."""
+
+    def has(settings: Mapping[str, object]) -> bool:
+        return settings.keys() == {"depth"} and settings["depth"] in (2, 3)
+
+    async def guest(host: Peer) -> None:
+        for number in (1, 2):
+            await tell_trial([host], number, {"depth": number + 1})
+        await tell_end([host])
+
+    async def host(guest: Peer) -> None:
+        number = 1
+        while await hear_trial(guest, number, has) is not None:
+            number += 1
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        return {GUEST: guest(peers[GUEST][HOSTS[0]]), HOSTS[0]: host(peers[HOSTS[0]][GUEST])}
+
+    return Scenario("tuning", star(HOSTS[:1]), roles, PATTERNS)
+
+
 SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "greeting": greeting,
     "resuming": resuming,
@@ -780,6 +863,7 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "joining": joining,
     "match rates": match_rates,
     "boosting": boosting,
+    "boosting by sets": lambda: boosting(5, max_bins=8, ordered_categories="all"),
     "lattice boosting": lattice_boosting,
     "hidden boosting": lambda: hidden_boosting("paillier"),
     "hidden lattice boosting": lambda: hidden_boosting("lattice"),
@@ -796,5 +880,8 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "linear scoring": linear_scoring,
     "looking up": looking_up,
     "table": table,
+    "pair": pair,
+    "screening": screening,
     "worth": worth,
+    "tuning": tuning,
 }

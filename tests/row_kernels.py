@@ -1,5 +1,7 @@
 """Kernels of tests of engines, in a module that workers import in no time."""
 
+import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -58,3 +60,10 @@ class Counting:
 
 def divided(by: int, values: Array) -> float:
     return float(len(values)) / by
+
+
+def third_once_there(path: Path, block: Array) -> Array:
+    """Where a worker is to be at work until a file is there."""
+    while not path.exists():
+        time.sleep(0.01)
+    return third(block)

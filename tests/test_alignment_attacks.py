@@ -19,7 +19,7 @@ from vfl.crypto import group, okvs
 from vfl.crypto.vole import field, silent
 from vfl.net.peer import Peer
 from vfl.party.kept_ids import HostKeptIds
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 from vfl.protocols.align import buckets, kept
 from vfl.protocols.align.answered import Answers

@@ -101,6 +101,8 @@ def make_job(
     weight = rng.uniform(0.5, 2, rows)
     if objective != "binary":
         label = labels(objective, signal - signal.mean(), rng)
+    if objective == "multiclass":
+        params, with_offset = params.model_copy(update={"classes": 3}), False
     return Job(
         features,
         Training(
@@ -108,7 +110,7 @@ def make_job(
             weight,
             ~validation & ~held,
             validation & ~held,
-            loss_of(objective, params.tweedie_power),
+            loss_of(objective, params.tweedie_power, classes=params.classes),
             np.log(rng.uniform(0.01, 2, rows)) if with_offset else None,
         ),
         params,
@@ -119,6 +121,8 @@ def labels(objective: str, signal: np.ndarray, rng: np.random.Generator) -> np.n
     """Counts, amounts (with many zeros under tweedie) or numbers that grow with the signal."""
     if objective in ("squared", "quantile"):
         return 1000 * (signal + rng.normal(size=len(signal)))
+    if objective == "multiclass":
+        return np.digitize(signal + rng.logistic(size=len(signal)), [-0.7, 1.0]).astype(float)
     counts = rng.poisson(np.exp(signal / 2 - 1)).astype(float)
     amounts = rng.gamma(2, 500 * np.exp(signal / 4))
     return {"poisson": counts, "gamma": amounts, "tweedie": counts * amounts}[objective]
@@ -157,7 +161,7 @@ def assert_same_model(job: Job, workers: int = 1) -> None:
     model, scores, halves = job.federated(workers)
     assert resolved(model, halves) == resolved(expected, [])
     assert np.array_equal(scores, expected_scores)
-    assert model.start == expected.start
+    assert (model.start, model.class_starts) == (expected.start, expected.class_starts)
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 3])
@@ -208,7 +212,9 @@ def test_federated_equals_pooled_in_a_pool_of_processes():
     assert_same_model(make_job(5000, 2, seed=4, params=params), workers=2)
 
 
-@pytest.mark.parametrize("objective", ["poisson", "gamma", "tweedie", "squared", "quantile"])
+@pytest.mark.parametrize(
+    "objective", ["poisson", "gamma", "tweedie", "squared", "quantile", "multiclass"]
+)
 def test_federated_equals_pooled_for_every_objective(objective):
     params = BoostParams(trees=2, depth=3, max_bins=8, min_child_rows=5)
     assert_same_model(make_job(150, 2, 7, params, objective=objective, with_offset=True))

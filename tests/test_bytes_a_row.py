@@ -22,7 +22,7 @@ from vfl.learn.holdout import split_by_draws
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Candidates
 from vfl.net.peer import MemoryPeer
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 from vfl.protocols.align.join import Matched
 from vfl.protocols.common.bits import pack_bits

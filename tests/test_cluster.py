@@ -1,6 +1,7 @@
 """A party's rows with the workers of a cluster: real processes that speak TLS."""
 
 import asyncio
+import math
 import os
 import re
 import signal
@@ -30,6 +31,7 @@ from row_kernels import (
     shape_and_values,
     sums,
     third,
+    third_once_there,
 )
 from test_boost import Job, make_job
 from test_glm import make_job as make_glm_job
@@ -129,12 +131,15 @@ def test_blocks_in_their_order(connection: Connection, block: int):
         {"encryption": "lattice"},
         {"subsample": 0.5, "colsample": 0.5, "early_stopping_rounds": 1, "validation_share": 0.3},
         {"goss_top": 0.2, "goss_other": 0.2, "encryption": "lattice"},
+        {"goss_top": 0.2, "goss_other": 0.2, "learning_rate": 1.0, "classes": 3},
     ],
 )
 def test_trees_are_those_of_one_process(
     connection: Connection, settings: dict, monkeypatch: pytest.MonkeyPatch
 ):
-    job = make_job(200, 0, 6, SETTINGS.model_copy(update=settings), with_offset=True)
+    objective = "multiclass" if "classes" in settings else "binary"
+    params = SETTINGS.model_copy(update=settings)
+    job = make_job(200, 0, 6, params, objective=objective, with_offset=True)
     model, score = job.oracle()
     monkeypatch.setattr(ENGINE, "chosen", Cluster(connection, block=71))
     again, scores = job.oracle()
@@ -267,6 +272,37 @@ def test_a_worker_that_computes_otherwise_is_refused(connection: Connection, mon
     monkeypatch.setattr(scheduler, "arithmetic", os.getpid)  # other in each process
     with pytest.raises(ConfigError, match="use workers on machines like this one"):
         Connection(connection.access)
+
+
+@pytest.mark.parametrize("gone", ["get_versions", "run"])
+def test_a_worker_that_ends_while_it_is_looked_at_is_not_said_to_be_another_kind(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch, gone: str
+):
+    said: list[str] = []
+    own = Connection(connection.access, said.append)
+    lost, *others = own.workers
+    ask = getattr(own.client, gone)
+
+    def without_it(*given: Any, **how: Any) -> Any:
+        found = ask(*given, **how)
+        if gone == "run":
+            return {**found, lost: OSError("connection refused")}
+        return {**found, "workers": {one: found["workers"][one] for one in others}}
+
+    own.workers.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(own.client, gone, without_it)
+        own.look()
+    assert [*own.workers] == others and not said
+    own.look()
+    assert own.workers.keys() == {lost, *others} and not said  # it was there all the time
+    own.workers.pop(lost)
+    with monkeypatch.context() as patch:
+        patch.setattr(own.client, gone, without_it)
+        for _ in range(4):  # one for which no way is open
+            own.look()
+    assert said == [f"note: worker {lost} does not answer the scheduler: end it, or open the way to it"]
+    own.close()
 
 
 def test_blocks_are_spread_and_stay():
@@ -594,6 +630,28 @@ def test_a_late_worker_of_another_version_is_left_out(mortal: Connection, monkey
     engine.close()
 
 
+def test_all_workers_are_killed_beside_one_that_is_left_out(
+    mortal: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """What may run at those alone that fit waits for none of them where others came in their places."""
+    mortal._left_out.add("tls://127.0.0.1:1")
+    begun = Cluster(mortal).do(third_once_there, tmp_path / "go", np.arange(9))
+    wait, killed = mortal.wait, set[str]()
+
+    def kill_and_wait(*given: Any) -> bool:
+        if not killed:
+            killed.update(mortal.workers)
+            for pid in workers_of(mortal).values():
+                os.kill(pid, signal.SIGKILL)
+            until(lambda: len(set(mortal.client.nthreads()) - killed) == 2)
+            (tmp_path / "go").touch()
+        return wait(*given)
+
+    monkeypatch.setattr(mortal, "wait", kill_and_wait)
+    assert begun.result().tolist() == [i / 3 for i in range(9)]
+    assert killed and not killed & mortal.workers.keys()
+
+
 class Absent:
     """Of a connection: a scheduler that is away for some tries, and its client."""
 
@@ -613,7 +671,7 @@ class Absent:
         connection._client = self  # type: ignore[assignment]
         connection.workers = dict.fromkeys(self.there, 2)
 
-    def scheduler_info(self) -> dict[str, dict[str, dict[str, object]]]:
+    def scheduler_info(self, n_workers: int) -> dict[str, dict[str, dict[str, object]]]:
         return {"workers": self.there}
 
     def close(self, timeout: float) -> None:
@@ -776,6 +834,55 @@ def test_a_cluster_that_stays_away_ends_the_job(processes: Processes, monkeypatc
         engine.gather(held)
     with pytest.raises(ConfigError, match=r"^no scheduler answers at tls://127.0.0.1:\d+ "):
         Connection(processes.access)
+
+
+def test_the_last_worker_is_killed_with_what_was_to_come_here(processes: Processes, monkeypatch):
+    """Dask itself would wait without an end for a worker that makes it anew."""
+    processes.start_scheduler()
+    processes.start_worker()
+    connection = connected(processes, 1)
+    monkeypatch.setattr(scheduler, "_PATIENCE", 0.0)
+    fetch, killed = connection.fetch, list[int]()
+
+    def kill_and_fetch(tasks: Any) -> Any:
+        if not killed:
+            killed.append(processes.workers[0].pid)
+            os.kill(killed[0], signal.SIGKILL)
+            processes.workers[0].wait()
+        return fetch(tasks)
+
+    monkeypatch.setattr(connection, "fetch", kill_and_fetch)
+    begun = Cluster(connection).do(third, np.arange(9))
+    with pytest.raises(ClusterError, match="no worker of it is left, and none came back within 0 s"):
+        begun.result()
+    assert killed
+
+
+def test_all_workers_of_a_scheduler_are_seen(connection: Connection, monkeypatch: pytest.MonkeyPatch):
+    """Some versions of Dask tell of five where nobody asks for more."""
+    client, asked = connection.client, list[int]()
+    ask = client.scheduler_info
+
+    def scheduler_info(n_workers: int = 1) -> Any:
+        asked.append(n_workers)
+        return ask(n_workers=n_workers)
+
+    monkeypatch.setattr(client, "scheduler_info", scheduler_info)
+    connection.look()
+    assert len(connection.workers) == len(connection.memory) == 2 and asked == [-1, -1]
+
+
+def test_the_room_of_a_cluster_whose_scheduler_is_gone_is_no_reason_to_fail(
+    connection: Connection, monkeypatch: pytest.MonkeyPatch
+):
+    """Who has workers do something waits for it."""
+    assert 0 < Cluster(connection).room < math.inf
+
+    def gone(*_: Any, **__: Any) -> Any:
+        raise OSError
+
+    monkeypatch.setattr(connection.client, "scheduler_info", gone)
+    assert Cluster(connection).room == math.inf
 
 
 @pytest.mark.slow

@@ -1,6 +1,7 @@
 """Tables that workers of a cluster read and hold: what comes of them, and what is said, is that of one
 process."""
 
+import errno
 import gzip
 import re
 from collections.abc import Callable, Iterator
@@ -30,8 +31,9 @@ from vfl.learn.binning import bin_columns
 from vfl.learn.drift import profiles
 from vfl.learn.levels import tidy_levels
 from vfl.party.sections import DataSection
-from vfl.party.sources import held, stretches
-from vfl.party.sources.held import prints_of
+from vfl.party.sources import content, dialect, held, stretches, text
+from vfl.party.sources.held import how_read, prints_of
+from vfl.party.sources.places import open_rows
 from vfl.party.sources.stretches import Print
 from vfl.party.table import Table, Wanted, examine_table, read_wanted
 
@@ -76,15 +78,27 @@ def made() -> pa.Table:
 
 
 def lines_of(table: pa.Table) -> list[str]:
+    """Without any quote, which would keep a file in one piece: Arrow puts the header in some."""
     sink = pa.BufferOutputStream()
     pa.csv.write_csv(table, sink, LINES)
-    return sink.getvalue().to_pybytes().decode().splitlines(keepends=True)
+    header, *rows = sink.getvalue().to_pybytes().decode().splitlines(keepends=True)
+    return [header.replace('"', ""), *rows]
 
 
-def write_lines(path: Path, *, end: str = "\n", quoted: bool = False, encoding: str = "utf-8") -> None:
+def write_lines(
+    path: Path,
+    *,
+    end: str = "\n",
+    quoted: bool = False,
+    quoted_late: bool = False,
+    encoding: str = "utf-8",
+) -> None:
     text = "".join(lines_of(made())).replace("\n", end)
     if quoted:
         text = text.replace("zone  1", '"zone 1\nof ""many"""').replace("amount,", '"amount",', 1)
+    if quoted_late:
+        place = text.rindex("zone  1")
+        text = text[:place] + '"zone 1\n' + "x" * 999 + '"' + text[place + len("zone  1") :]
     path.write_bytes(text.replace("zone  2", "Zürich").encode(encoding))
 
 
@@ -190,6 +204,7 @@ def kinds(table: Table) -> tuple[type, type]:
         ("rows.csv", write_lines),
         ("rows.csv", lambda path: write_lines(path, end="\r\n", encoding="windows-1252")),
         ("rows.csv", lambda path: write_lines(path, quoted=True)),
+        ("rows.csv", lambda path: write_lines(path, quoted_late=True)),
         (
             "rows.csv.gz",
             write_packed,
@@ -199,15 +214,26 @@ def kinds(table: Table) -> tuple[type, type]:
     ],
 )
 def test_workers_read_a_table(
-    connection: Connection, tmp_path: Path, name: str, write: Callable[[Path], None]
+    connection: Connection,
+    tmp_path: Path,
+    name: str,
+    write: Callable[[Path], None],
+    monkeypatch: pytest.MonkeyPatch,
 ):
     path = tmp_path / name
     if not path.suffix:
         path.mkdir()
     write(path)
     windows = path.suffix == ".csv" and b"Z\xfcrich" in path.read_bytes()
+    for module in (content, dialect, text):
+        monkeypatch.setattr(module, "HEAD", 1 << 10)  # bytes that are looked at before all others
+    cuts = list[slice | None]()
+    of = held.Stretch
+    monkeypatch.setattr(held, "Stretch", lambda path, own, cut: cuts.append(cut) or of(path, own, cut))
     table = both(connection, section(path, encoding="windows-1252" if windows else "utf-8"))
     assert kinds(table) == (HeldColumns, HeldCells)
+    whole = path.suffix == ".gz" or (path.is_file() and b'"' in path.read_bytes()[:50])
+    assert whole == (len(cuts) == 1)
 
 
 def test_columns_that_depend_on_all_their_cells_are_read_here(connection: Connection, tmp_path: Path):
@@ -333,6 +359,23 @@ def test_workers_that_see_other_files_are_done_without(
     assert stretches.why_unseen(tmp_path / "none.parquet", known) == "No such file or directory"
 
 
+def test_a_disk_that_fails_a_worker_is_left_to_this_process(tmp_path: Path, monkeypatch):
+    """As one on the network does in the middle of a file."""
+    path = tmp_path / "rows.csv"
+    write_lines(path)
+    columns = stretches.Columns(["plate"], ["age"], ["zone"])
+    reading = section(path)
+    stretch = stretches.Stretch(path, Print.of(path), slice(0, 999))
+    found = stretches.read_stretch(reading, columns, stretch)
+    assert found.facts.rows and found.facts.plain and not found.facts.unseen
+
+    def fail(*_: Any) -> bytes:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(text._Stretch, "read", fail)
+    assert stretches.read_stretch(reading, columns, stretch).facts.unseen == "Input/output error"
+
+
 def test_a_file_that_is_gone_is_said_as_ever(connection: Connection, tmp_path: Path, monkeypatch):
     path = tmp_path / "rows.parquet"
     pq.write_table(made(), path)
@@ -353,6 +396,21 @@ def test_a_small_table_is_read_here(connection: Connection, tmp_path: Path, monk
     assert kinds(both(connection, section(tmp_path / "rows.csv"))) == (dict, Cells)
 
 
+def test_a_table_that_workers_have_no_room_for_is_read_here(
+    connection: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """They would have it on their disks, and each use of a column would bring it back."""
+    write_parts(tmp_path, csv=False)
+    data = section(tmp_path / "*.parquet")
+    source = open_rows(data, None, data.id_columns)
+    assert how_read(source, connection.ask_all, connection.room).by_workers
+    monkeypatch.setattr("vfl.blocks.scheduler._FOR_TABLES", 1e-6)
+    assert 0 < connection.room < 1e5
+    found = how_read(source, connection.ask_all, connection.room)
+    assert not found.by_workers and "its columns take some 0.0 GB, and workers keep" in found.words
+    assert kinds(both(connection, data)) == (dict, Cells)
+
+
 def test_a_worker_is_killed_while_it_reads(
     mortal: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -371,23 +429,40 @@ def test_a_worker_is_killed_while_it_reads(
     assert kinds(both(mortal, data)) == (HeldColumns, HeldCells) and killed
 
 
+def change_one_place(path: Path) -> None:
+    """In the middle of a file, where a print does not look; it stays as large as it was."""
+    data = path.read_bytes()
+    place = data.index(b",17,", len(data) // 4 + (1 << 13))
+    path.write_bytes(data[:place] + b",18," + data[place + 4 :])
+
+
 def test_what_is_read_again_is_of_the_same_file(connection: Connection, tmp_path: Path):
-    """What is lost is read again, unless the file has changed since."""
-    path = tmp_path / "rows.parquet"
-    pq.write_table(made(), path, row_group_size=64)
+    """What is lost is read again, unless the file has changed since: as this process sees it, or, where
+    it sees nothing, a worker."""
+    path = tmp_path / "rows.csv"
+    header, *rows = lines_of(made())
+    path.write_text("".join([header, *(rows * 20)]))
+    data, wanted = section(path, duplicates="keep"), Wanted("guest", True)
     with ENGINE.instead(Cluster(connection)):
-        table = read_wanted(section(path), Wanted("guest", True))
+        table = read_wanted(data, wanted)
         assert isinstance(table.features, HeldColumns)
         ages = table.features["age"].tolist()
-        engine = table.features._about.parts.cluster
-        engine.epoch += 1  # as after the loss of all
+        parts = table.features._about.parts
+        parts.cluster.epoch += 1  # as after the loss of all
         assert table.features["age"].tolist() == ages
-        engine.epoch += 1
-        pq.write_table(made().slice(1), path, row_group_size=64)
+        known = Print.of(path)
+        change_one_place(path)
+        assert Print.of(path) == known
+        parts.cluster.epoch += 1
+        with pytest.raises(DataError) as refused:
+            _ = table.features["age"]
+        assert str(refused.value) == "rows.csv: the file has changed while it was read: start again"
+        path.write_text("".join([header, *rows]))
+        parts._check = lambda: None  # a copy that only workers have
         with pytest.raises(DataError) as refused:
             _ = table.features["age"]
     assert str(refused.value) == (
-        "rows.parquet: a worker of the cluster finds the file gone, or changed since it was read: start "
+        "rows.csv: a worker of the cluster finds the file gone, or changed since it was read: start "
         "again"
     )
 

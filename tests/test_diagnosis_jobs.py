@@ -9,7 +9,7 @@ from federation import WAIT, Federation, Party, make_tables, write_table
 from room import HOSTS, Room
 
 from vfl.errors import DataError, PeerStopped
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 
 TABLES = make_tables()
 RULE = (("plate", "nozeros"),)

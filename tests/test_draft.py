@@ -180,6 +180,7 @@ def test_at_a_terminal_it_asks(monkeypatch):
         ([10.5, 2000.0], {}, "gamma", "gamma"),
         ([0.0, 2000.5], {}, "tweedie", "tweedie"),
         ([-1.5, 2.0], {}, "squared", "gaussian"),
+        (["none", "small", "big"], {}, "multiclass", "poisson"),
     ],
 )
 def test_a_job_by_its_label(label, columns, tree, linear):
@@ -195,6 +196,7 @@ def test_a_job_by_its_label(label, columns, tree, linear):
         assert done.exit_code == 0, done.stderr
         job = load_job(f"a-{model}.toml")
         assert (job.job.model, getattr(job.job, key)) == (model, kind)
+        assert job.secureboost.classes == (3 if kind == "multiclass" else None)
 
 
 def test_a_host_starts_no_job():

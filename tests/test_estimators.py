@@ -89,6 +89,8 @@ def test_the_examples_of_the_python_page_run(tmp_path, monkeypatch):
         "policies": insurer[:600],
         "claim": claim[:600],
         "claims": claim[:600],
+        "paid": 700.0 * claim[:600],
+        "single_claims": insurer[:600][claim[:600] > 0][["plate"]].assign(paid=700.0),
         "years": insurer["exposure"][:600],
         "weight": np.ones(600),
         "new_policies": insurer[600:700],
@@ -106,7 +108,9 @@ def test_the_examples_of_the_python_page_run(tmp_path, monkeypatch):
         for code in re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL):
             if ".save(" in code:
                 names["model"].fit(names["policies"], names["claims"])
-            fewer = re.sub(r"\b(id=(?:ids|\{))", r"trees=2, \1", code)
+            fewer = re.sub(
+                r"\b(id=(?:ids|\{))", r"trees=2, \1", code.replace("n_trials=30", "n_trials=2")
+            )
             exec(fewer, names)  # noqa: S102 - our own
     assert (tmp_path / "claim.json").exists() and names["model"].n_aligned_ > 400
 

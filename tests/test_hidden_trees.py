@@ -14,8 +14,8 @@ from test_boost import KEY, Job, make_job, resolved
 from vfl.arrays import Words
 from vfl.crypto.lattice.parameters import Parameters
 from vfl.errors import Refused, VflError
-from vfl.learn.losses import Scales
 from vfl.learn.params import BoostParams
+from vfl.learn.quantiser import Scales
 from vfl.learn.tree import Sums
 from vfl.net.peer import MemoryPeer, stop_all, together
 from vfl.net.wire import MIB

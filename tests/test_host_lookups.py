@@ -44,7 +44,7 @@ from vfl.party.directories import KeptKey, OwnDirectory, name_of
 from vfl.party.fetched import Fetched
 from vfl.party.keys import all_keys
 from vfl.party.policy import Usage
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 from vfl.party.table import read_table
 from vfl.protocols.lookup.directory import decode_header

@@ -82,6 +82,7 @@ def survived(scenario: Scenario, size: int) -> None:
         ("joining", 40),
         ("match rates", 40),
         ("boosting", 16),
+        ("boosting by sets", 16),
         ("lattice boosting", 24),
         ("hidden boosting", 24),
         ("hidden lattice boosting", 24),
@@ -98,7 +99,10 @@ def survived(scenario: Scenario, size: int) -> None:
         ("linear scoring", 40),
         ("looking up", 40),
         ("table", 12),
+        ("screening", 12),
+        ("pair", 6),
         ("worth", 40),
+        ("tuning", 40),
     ],
 )
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")

@@ -18,11 +18,18 @@ from vfl.learn.matrix import Matrix
 from vfl.learn.params import GlmParams
 from vfl.net.peer import MemoryPeer
 from vfl.protocols.common.course import GuestCourse
-from vfl.protocols.common.participant import Participant
-from vfl.protocols.linear import inference, inference_host, inference_messages, rotation
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.linear import (
+    inference,
+    inference_host,
+    inference_messages,
+    rotation,
+    shared_products,
+)
 from vfl.protocols.linear.fitting import guest_fit
 from vfl.protocols.linear.host_fitting import host_fit
 from vfl.protocols.linear.lattice_products import BitMatrix
+from vfl.protocols.linear.level_pairs import OwnProductsFollow
 from vfl.protocols.linear.plain import plain_fit
 from vfl.protocols.linear.relayed import Relayed
 
@@ -359,6 +366,24 @@ def test_a_weight_is_split_in_two_parts_that_add_up_to_it():
         assert sum(part << (25 * place) for place, part in enumerate(both)) == weight
 
 
+@pytest.mark.parametrize(
+    ("sizes", "what"), [([12, 0], "without any row"), ([24, 24], "of another number of rows")]
+)
+def test_parts_of_weights_of_other_rows_are_refused(sizes, what):
+    """Also those that would never come to an end."""
+
+    async def run():
+        own, guest = MemoryPeer.pair("host2", "guest")
+        for size in sizes:
+            await own.send(inference_messages.WeightPart(bytes(size)))
+        host = object.__new__(inference_host._Host)
+        host._guest, host._matrix = guest, SimpleNamespace(rows=3)
+        await host._share_second(0)
+
+    with pytest.raises(PeerError, match=f"a WeightPart {what}"):
+        asyncio.run(run())
+
+
 START = inference_messages.InferenceStart(["host1"], [2, 1], 10.0, 0.0, 200)
 
 
@@ -384,6 +409,45 @@ def test_a_start_that_cannot_be_is_refused(changes, what):
         begun = SimpleNamespace(block=Block(matrix, 0.0, True), fellows={})
         own = Participant("host1", ["host1"])
         await inference_host.host_inference(host, begun, GlmParams(inference=True), own, True)
+
+    with pytest.raises(PeerError, match=what):
+        asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("lie", "what"),
+    [
+        (OwnProductsFollow(2, False), "OwnProductsFollow of more pairs than its columns have"),
+        (OwnProductsFollow(1, False), "ColumnsFollow of other columns than it said"),
+        (OwnProductsFollow(0, True), "VectorsFollow of other columns than it said"),
+    ],
+)
+def test_a_host_has_no_more_products_than_pairs_of_its_columns(monkeypatch, lie, what):
+    """Three columns make six pairs: no matrix of seven, and no seven vectors."""
+    sent = {
+        "OwnProductsFollow": lie,
+        "ColumnsFollow": shared_products.ColumnsFollow(7, []),
+        "VectorsFollow": shared_products.VectorsFollow([*range(7)], [0] * 7),
+    }
+
+    async def met(*_):
+        return SimpleNamespace(total=np.zeros((0, 0), object), low=np.zeros(0, bool), columns=(1, 3))
+
+    async def run():
+        own, host = MemoryPeer.pair("guest", "host1")
+        await host.send(lie)
+        await host.send(sent[what.partition(" ")[0]])
+        matrix = Matrix(np.zeros((0, 9), np.uint16), (), np.zeros((0, 9), np.int32))
+        guest = inference._Guest([own], matrix, np.arange(9), None, Resources())
+        with monkeypatch.context() as patch:
+            given = inference.share_vectors
+
+            async def share_vectors(peer, pieces, *more):
+                return await (given(peer, pieces, *more) if pieces else met())
+
+            patch.setattr(inference, "share_vectors", share_vectors)
+            patch.setattr(guest, "_send_shares", lambda *_: asyncio.sleep(0))
+            await guest.share_with(own, 3)
 
     with pytest.raises(PeerError, match=what):
         asyncio.run(run())

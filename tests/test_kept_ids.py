@@ -16,7 +16,7 @@ from room import HOSTS, Room
 from vfl.errors import PeerError
 from vfl.net.peer import MemoryPeer
 from vfl.party.kept_ids import GuestKeptStores, HostKeptIds
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 from vfl.protocols.align import kept, psi
 from vfl.protocols.align.kept import Asked, KeptIds, digest_of, prepare

@@ -26,8 +26,8 @@ from vfl.models.kinds import load_half
 from vfl.party import identity, rotation
 from vfl.party.config import load_party
 from vfl.party.identity import Identity, load_certificate
+from vfl.party.policy_section import PolicySection
 from vfl.party.revocation import Revoked, revoke, revoked_by
-from vfl.party.sections import PolicySection
 from vfl.party.store import Store
 
 WORDS = "correct horse battery"

@@ -98,14 +98,24 @@ class LargeNodes:
         return [min(int(rows.sum()) for rows in pair) >= self._least for pair in pairs]
 
 
-@pytest.mark.parametrize(("encryption", "least"), [("paillier", 1), ("paillier", 20), ("lattice", 1)])
+@pytest.mark.parametrize(
+    ("encryption", "least", "leaves"),
+    [
+        ("paillier", 1, None),
+        ("paillier", 20, None),
+        ("lattice", 1, None),
+        ("paillier", 1, 5),
+        ("lattice", 1, 5),
+    ],
+)
 def test_a_recording_shows_what_the_protocol_shows(
-    encryption: str, least: int, monkeypatch: pytest.MonkeyPatch
+    encryption: str, least: int, leaves: int | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Node by node the same sums, whatever their order, and the same splits; also where a host withholds
     some."""
     blocks, training = parties(60)
     settings = {"trees": 2, "depth": 3, "min_child_rows": 8, "encryption": encryption}
+    settings |= {} if leaves is None else {"max_leaves": leaves}
     params = BoostParams.model_validate(settings)
     seen: list[dict[int, list[tuple[int, int]]]] = []
     module = paillier if encryption == "paillier" else lattice

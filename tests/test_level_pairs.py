@@ -15,7 +15,7 @@ from vfl.protocols.linear.shared_products import columns_of
 
 @pytest.mark.parametrize("most", [1 << 10, 7, 1])
 def test_the_weights_by_pairs_of_levels_and_with_numbers_are_the_whole_gram_matrix(monkeypatch, most):
-    monkeypatch.setattr(level_pairs, "_MOST_CELLS", most)
+    monkeypatch.setattr(level_pairs, "MOST_CELLS", most)
     rng = np.random.default_rng(most)
     levels = (3, 1, 4)
     codes = np.array([rng.integers(0, size + 1, 200) for size in levels], np.uint16)

@@ -26,14 +26,15 @@ from vfl.learn.losses import (
     Family,
     GammaLoss,
     LogisticLoss,
+    MulticlassLoss,
     Objective,
     PoissonLoss,
     QuantileLoss,
-    Quantiser,
     SquaredLoss,
     TweedieLoss,
     loss_of,
 )
+from vfl.learn.quantiser import Quantiser
 
 ROWS = 500
 LOSSES = [
@@ -274,6 +275,7 @@ def test_losses_by_name():
     assert [found[name].power for name in FAMILIES] == [None, 1, 1, 2, 1.2, 0]
     assert [found[name].link for name in FAMILIES] == ["logit", *["log"] * 4, "identity"]
     assert found["quantile"] == QuantileLoss(0.5)
+    assert found["multiclass"] == MulticlassLoss(3) and loss_of("multiclass", classes=7).classes == 7
     exposed = {name for name, loss in found.items() if loss.no_exposure is None}
     assert exposed == {"poisson", "negative_binomial"}
 

@@ -172,6 +172,16 @@ def test_what_cheats_and_what_large_gradients_tell() -> None:
     assert found["single_rows_from_differences"].basis == "unknown"
 
 
+def test_what_ordered_categories_and_fewer_leaves_tell() -> None:
+    assert "category_groups" not in of_job(TWO, boost(ordered_categories="guest"))
+    found = of_job(TWO, boost(ordered_categories="all"))["category_groups"]
+    assert found.kind == "told" and '"guest"' in found.lower[0]
+    # Few leaves tell fewer sums, and fewer splits.
+    most, few = (of_job(TWO, boost(depth=6, max_leaves=leaves)) for leaves in (None, 8))
+    for name in ("table_from_sums", "scored_rows"):
+        assert few[name].amount < most[name].amount / 2
+
+
 @pytest.mark.parametrize("encryption", ["paillier", "lattice"])
 def test_no_figure_bounds_what_sums_over_nearly_the_same_rows_tell(encryption: str) -> None:
     one = of_job(TWO, boost(trees=5000, depth=10, encryption=encryption))["single_rows_from_differences"]

@@ -11,9 +11,10 @@ from paillier_key import quick_key
 from vfl.learn.cells import Factor, column_of, counts_of, factor_of
 from vfl.learn.fixed_point import FixedPoint
 from vfl.protocols.common.participant import Resources
-from vfl.protocols.oneway import tables
+from vfl.protocols.oneway import sums as oneway_sums
 from vfl.protocols.oneway.host_cells import HostCells, cells_of_factors
-from vfl.protocols.oneway.tables import HostTerms, Slots, guest_table, host_table
+from vfl.protocols.oneway.sums import HostTerms, Slots
+from vfl.protocols.oneway.tables import guest_table, host_table
 
 ROWS, LEAST = 3000, 20
 RNG = np.random.default_rng(7)
@@ -168,7 +169,7 @@ def test_a_guest_reads_no_longer_numbers_than_it_said(monkeypatch):
             found[[i for i in range(most) if one - slots.bias >> i & 1]] = level
         return np.full((count, len(plaintexts)), slots.bias)
 
-    monkeypatch.setattr(tables, "_side_by_side", side_by_side)
+    monkeypatch.setattr(oneway_sums, "side_by_side", side_by_side)
     monkeypatch.setattr(Slots, "unpack", unpack)
     run("paillier")
     codes = host_factor(np.ones(ROWS, bool)).codes[:most]

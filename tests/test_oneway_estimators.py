@@ -4,8 +4,10 @@ import numpy as np
 import pandas as pd
 import pytest
 from lattice_batches import small_batches
+from paillier_key import quick_key
 
 import vfl
+from vfl.crypto.paillier import PublicKey
 from vfl.errors import ConfigError, Refused
 
 RNG = np.random.default_rng(11)
@@ -70,6 +72,28 @@ def test_two_factors_of_a_host():
     pd.testing.assert_frame_equal(
         found, table(["bureau:driver", "bureau:job"], bins=3), check_exact=True
     )
+
+
+def test_factors_of_two_hosts(monkeypatch):
+    monkeypatch.setattr(PublicKey, "pool_size", property(lambda key: 40))  # few powers do here
+    fuel = RNG.choice(["petrol", "diesel"], ROWS)
+    registry = pd.DataFrame({"id": GUEST["id"], "fuel": fuel}).iloc[:-900]
+    both = BOTH.merge(registry, on="id")
+    found = {}
+    for engine in ("plain", "protocol"):
+        two = vfl.FederatedGLM(
+            family="poisson", hosts={"bureau": BUREAU, "registry": registry}, id="id", engine=engine
+        )
+        by = ["registry:fuel", "bureau:job"]
+        with quick_key():
+            found[engine] = two.oneway(GUEST, CLAIMS, by, exposure=YEARS, min_cell_rows=30)
+    pd.testing.assert_frame_equal(found["plain"], found["protocol"], check_exact=True)
+    told = found["plain"].iloc[:-1].dropna(subset="rows")
+    assert found["plain"].iloc[-1]["rows"] == len(both) and len(told) >= 4
+    for _, line in told.iterrows():
+        jobs = line["bureau:job"].split(" or ")
+        rows = both[both["job"].isin(jobs) & (both["fuel"] == line["registry:fuel"])]
+        assert (line["rows"], line["actual"]) == (len(rows), rows["claims"].sum())
 
 
 def test_a_fitted_model_says_what_it_expects():

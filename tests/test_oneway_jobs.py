@@ -14,7 +14,7 @@ from vfl.jobs.record import load_record
 from vfl.party.store import Store
 
 LEAST = 30
-RULES = {**WIDE, "min_cell_rows": LEAST, "oneway": True}
+RULES = {**WIDE, "min_cell_rows": LEAST, "oneway": True, "oneway_pairs": True}
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,8 @@ def parties(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Iterator[Fe
     tables["insurer"] = {**tables["insurer"], "count": amounts, "years": years}
     made = Federation(tmp_path_factory.mktemp("oneway"), keys, tables=tables)
     made.guest.settings["data"] |= {"exposure": "years", "ignore": ["count"]}
-    made.parties["registry"].settings["glm"] = {"bins": 3}
+    for host in ("registry", "bureau"):
+        made.parties[host].settings["glm"] = {"bins": 3}
     made.parties["registry"].settings["policy"] = RULES | {
         "encryptions": ["paillier", "lattice"],
         "show_names": True,
@@ -129,6 +130,51 @@ def test_two_factors_of_a_host(parties: Federation) -> None:
         assert cells[0][key] == cells[1][key]
 
 
+def test_factors_of_two_hosts(parties: Federation) -> None:
+    found = oneway(parties, "--by", "bureau:1", "--by", "registry:brand")
+    frame = pooled(parties)
+    told = [line for line in found["table"][:-1] if line["rows"] is not None]
+    assert (found["encryption"], found["min_cell_rows"]) == ("paillier", LEAST)
+    assert told and found["withheld"] == len(found["table"]) - 1 - len(told)
+    assert all(line["rows"] >= LEAST for line in told)
+    assert found["table"][-1]["rows"] == len(frame)
+    # Levels of the bureau have no names: which drivers are in one follows from the sums of one factor.
+    drivers = frame.dropna(subset="driver_age").sort_values("driver_age")
+    years = np.append(0.0, np.cumsum(drivers["exposure"]))
+    level_of = {}
+    for line in oneway(parties, "--by", "bureau:1")["table"][:-1]:
+        starts = np.arange(len(drivers) - line["rows"] + 1)
+        sums = years[starts + line["rows"]] - years[starts]
+        for start in starts[np.abs(sums - line["exposure"]) < 1e-7]:
+            level_of[line["bureau:1"]] = drivers.iloc[start : start + line["rows"]]
+    compared = 0
+    for line in told:
+        level, brand = level_of.get(line["bureau:1"]), line["registry:brand"]
+        if level is None or brand not in set(frame["brand"]):
+            continue
+        rows = level[level["brand"] == brand]
+        assert (line["rows"], line["actual"]) == (len(rows), rows["actual"].sum())
+        assert line["exposure"] == pytest.approx(rows["exposure"].sum(), rel=1e-12)
+        compared += 1
+    assert compared > 2
+    # Each host's policy is asked.
+    serving, bureau = parties.serving["bureau"], parties.parties["bureau"]
+    rules = bureau.settings["policy"]
+    serving.stop()
+    bureau.settings["policy"] = rules | {"oneway_pairs": False}
+    serving = parties.serve("bureau").serving["bureau"]
+    refused = parties.guest.run("oneway", "--by", "bureau:1", "--by", "registry:brand", *WAIT)
+    assert refused.failed(9, "a table with another host's factor breaks rule oneway_pairs = false")
+    serving.until("job ended")
+    serving.stop()
+    bureau.settings["policy"] = rules
+    parties.serve("bureau")
+    refused = parties.guest.run("oneway", "--by", "registry:brand", "--by", "bureau:2", *WAIT)
+    assert refused.failed(9, "no table is by bureau:2: the policy allows bureau:1")
+    refused = parties.guest.run("oneway", "--by", "bureau:1", "--by", "registry:brand", "--share", *WAIT)
+    assert refused.failed(2, "--share is for a table by the factors of a host alone")
+
+
 def test_factors_of_the_guest_need_no_host(parties: Federation) -> None:
     found = oneway(parties, "--by", "insurer:area")
     assert found["bytes_sent"] == {} and found["encryption"] is None
@@ -193,7 +239,11 @@ def test_one_line_says_what_cannot_be(parties: Federation) -> None:
         (["--by", "area"], 2, "--by area is no factor: write PARTY:COLUMN"),
         (["--by", "burau:1"], 2, "did you mean bureau?"),
         (["--by", "insurer:aria"], 2, "has no feature 'aria' for --by: did you mean area?"),
-        (["--by", "bureau:1", "--by", "registry:brand"], 2, "are of two hosts"),
+        (
+            ["--by", "bureau:1", "--by", "registry:brand", "--encryption", "lattice"],
+            2,
+            "a table by factors of two hosts is under paillier",
+        ),
         (["--by", "insurer:area"] * 2, 2, "stands there twice"),
         (["--by", "insurer:area", "--model", "none"], 5, "none"),
         (["--by", "insurer:area", "--share"], 2, "--share is for a table by the factors of a host"),

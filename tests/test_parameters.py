@@ -17,7 +17,7 @@ from small_tables import IDS, alone, quick, small
 import vfl
 from vfl.errors import ConfigError, UnknownParameter, VflError
 from vfl.estimators.bar import watch
-from vfl.learn.params import UNSAID, BoostParams, GlmParams
+from vfl.learn.params import OF_ORDERED, UNSAID, BoostParams, GlmParams
 from vfl.models.kind import AnyKind, TrainingStep
 from vfl.models.linear import Linear
 from vfl.models.trees import Trees
@@ -55,7 +55,12 @@ POOLED = {
 POOLED_LINEAR = {**POOLED, "rules": None}
 POOLED_TREES = {**POOLED, "monotone": None, "random_state": None}
 ENCRYPTED = {"encryption", "key_bits", "obfuscators"}
-BY_COLUMNS = {"sums", "coordinator", "goss_top", "goss_other", "guest_trees", *UNSAID, *ENCRYPTED}
+BY_COLUMNS = {
+    *("sums", "coordinator", "goss_top", "goss_other", "guest_trees"),
+    *UNSAID,
+    *OF_ORDERED,
+    *ENCRYPTED,
+}
 SEVERAL = {"alphas", "folds", "one_standard_error", "theta", "profile", "dispersion"}
 OWN = {"l1_on", "credibility"}
 HIDDEN = {"scores", "coordinator", "seed", "max_labels", "inference", *SEVERAL, *OWN, *ENCRYPTED}
@@ -84,12 +89,12 @@ def section(kind: type, title: str) -> dict[str, str]:
         (
             vfl.SecureBoost,
             TREES,
-            defaults(BoostParams, {"sums", "coordinator", "init_model", "quantile"}),
+            defaults(BoostParams, {"sums", "coordinator", "init_model", "quantile", "classes"}),
         ),
         (
             vfl.SecureBoostRegressor,
             {**TREES, "objective": "squared"},
-            defaults(BoostParams, {"sums", "coordinator", "init_model"}),
+            defaults(BoostParams, {"sums", "coordinator", "init_model", "classes"}),
         ),
         (
             vfl.FederatedGLM,
@@ -164,7 +169,7 @@ def test_help_is_readable(kind):
         (vfl.SecureBoost, "iterations", "did you mean 'trees'"),
         (vfl.FederatedGLM, "max_iter", "did you mean 'max_iterations'"),
         (vfl.SecureBoost, "max_depth", "did you mean 'depth'"),
-        (vfl.SecureBoost, "num_leaves", "did you mean 'depth'"),
+        (vfl.SecureBoost, "num_leaves", "did you mean 'max_leaves'"),
         (vfl.SecureBoost, "eta", "did you mean 'learning_rate'"),
         (vfl.SecureBoost, "lambda_l2", "did you mean 'reg_lambda'"),
         (vfl.FederatedGLM, "reg_lambda", "did you mean 'alpha'"),

@@ -33,7 +33,7 @@ from vfl.party.policy import (
     last_day,
     widened,
 )
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 
 DAY = datetime.date(2027, 6, 30)

@@ -22,7 +22,7 @@ from vfl.learn.quantiles import LeafRows, renewed_leaves, weighted_quantile
 from vfl.models.findings import judge_quality
 from vfl.party.config import Job
 from vfl.protocols.common.rows import Training
-from vfl.report.page import PAGE, render
+from vfl.report.page import PAGE, SHEETS, render
 
 pytestmark = pytest.mark.usefixtures("few_draws")
 
@@ -189,6 +189,7 @@ def test_a_page_of_a_quantile_does_not_call_it_a_mean():
     for none in ("calibration.csv", "double_lift.csv", "residuals.csv"):
         assert none not in files
     assert "coverage.csv" in files
+    assert {f"{name}.csv" for name in SHEETS} >= files.keys() - {PAGE}
     assert "as much happened as the federation expected" not in page
 
 

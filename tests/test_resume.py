@@ -229,6 +229,12 @@ DRAWN = TREES.model_copy(
 PROTOCOLS: dict[str, tuple[Callable[[Path], Run], int]] = {  # and among how many messages is cut
     "trees": (lambda at: of_trees(make_boost_job(100, 2, 1, TREES), at), 16),
     "drawn rows": (lambda at: of_trees(make_boost_job(120, 1, 2, DRAWN), at), 20),
+    "classes": (
+        lambda at: of_trees(
+            make_boost_job(100, 2, 1, TREES.model_copy(update={"trees": 2}), objective="multiclass"), at
+        ),
+        24,
+    ),
     "linear": (lambda at: of_glm(make_glm_job("poisson", 3, 120, tolerance=1e-4), at), 45),
     "lasso": (
         lambda at: of_glm(make_glm_job("poisson", 3, 120, tolerance=1e-4, alpha=0.02, l1_ratio=0.8), at),

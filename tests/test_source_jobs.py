@@ -15,7 +15,7 @@ from postgresql import PASSWORD, Server
 from room import Room, Said
 
 from vfl.errors import ConfigError, DataError, ModelError, PeerStopped
-from vfl.jobs import score_places, scoring
+from vfl.jobs import batch_rows, score_places, scoring
 from vfl.jobs.check_result import CheckResult
 from vfl.jobs.record import verify_agreement
 from vfl.jobs.scoring import Scored, ScoreOptions, score
@@ -329,14 +329,14 @@ def test_a_changed_query_is_noticed_and_that_of_the_training_applied(trained: So
 def test_rows_that_change_while_they_are_read(trained: Sources, monkeypatch: pytest.MonkeyPatch) -> None:
     room, _, server = trained
     load(server, "moving", {**room.federation.tables["new"], "claim": [""] * room.rows})
-    real = scoring._read_ids
+    real = batch_rows._read_ids
 
     def then_changed(*arguments: Any) -> Any:
         found = real(*arguments)
         server.sql("update moving set plate = 'AAAA-0' where plate = (select max(plate) from moving)")
         return found
 
-    monkeypatch.setattr(scoring, "_read_ids", then_changed)
+    monkeypatch.setattr(batch_rows, "_read_ids", then_changed)
     with pytest.raises(DataError, match=r"\[data\] query has changed while it was read"):
         run(trained, str(room.folder / "moved.parquet"), data="moving")
 

@@ -25,8 +25,8 @@ from vfl.jobs.sums_given import SumsBudget, SumsGiven
 from vfl.leakage.estimate import MAX_SUMS_A_ROW
 from vfl.learn.params import BoostParams
 from vfl.party.keys import TableIds, all_keys
+from vfl.party.policy_section import PolicySection
 from vfl.party.row_sums import RowSums, RowSumsFile
-from vfl.party.sections import PolicySection
 from vfl.party.store import Store
 from vfl.protocols.align.join import number_values
 
@@ -491,6 +491,22 @@ def test_a_count_that_was_damaged_is_named(tmp_path: Path, what: str) -> None:
     path.write_bytes(path.read_bytes()[:-3])
     with pytest.raises(ModelError, match=r"insurer\.json is damaged .*: bring it back from a copy"):
         SumsGiven(Store(tmp_path), alignment()).reserve(policy(1.0), "second", trees(1), 1.0)
+
+
+def test_what_a_killed_job_was_writing_is_gone_with_the_next_count(tmp_path: Path) -> None:
+    """Else each kill would leave a file as large as all rows."""
+    store, rows = Store(tmp_path), np.arange(3, dtype=np.uint64)
+    file, other = RowSumsFile(store, "insurer"), RowSumsFile(store, "insurer.2")
+    other.write(RowSums("k" * 64, {}, rows, np.full(3, 0.25)))
+    file.write(RowSums("k" * 64, {}, rows, np.full(3, 0.25)))
+    folder = file.path.parent
+    left = [f".insurer.{'0' * 16}.npy.0a1b2c3d.tmp", ".insurer.json.0a1b2c3d.tmp"]
+    others = ".insurer.2.json.0a1b2c3d.tmp"
+    for name in [*left, others]:
+        (folder / name).write_bytes(b"unfinished")
+    file.write(RowSums("k" * 64, {}, rows, np.full(3, 0.5)))
+    assert [path.name for path in folder.glob(".*")] == [others]
+    assert RowSumsFile(store, "insurer").read().told.tolist() == [0.5] * 3
 
 
 def test_counts_that_another_job_writes_anew_are_read_again(

@@ -11,7 +11,7 @@ from vfl.jobs.sums_given import SumsGiven
 from vfl.jobs.told_cells import ToldCells
 from vfl.learn.cells import column_of, factor_of
 from vfl.learn.params import BoostParams
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 
 ROWS, LEAST = 2000, 50

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from vfl.learn import tree
-from vfl.learn.losses import Scales
 from vfl.learn.params import BoostParams
+from vfl.learn.quantiser import Scales
 from vfl.learn.tree import (
     FREE,
     Bounds,

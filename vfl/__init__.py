@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from vfl.estimators import (
         FederatedGLM,
         FederatedLogisticRegression,
+        FrequencySeverity,
         Hosts,
         PooledBoost,
         PooledBoostRegressor,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FederatedGLM",
     "FederatedLogisticRegression",
+    "FrequencySeverity",
     "Hosts",
     "PooledBoost",
     "PooledBoostRegressor",

@@ -12,11 +12,9 @@ import numpy as np
 
 from vfl.arrays import Floats
 from vfl.crypto.workers import Machine
-from vfl.errors import ConfigError, DataError, Refused
+from vfl.errors import ConfigError, DataError
 from vfl.frames.features import FrameTable, RowIndices
 from vfl.learn.binning import Features
-from vfl.learn.cells import Factor, column_of, counts_of, factor_of, withhold
-from vfl.learn.factor_tables import CellSums, FactorTable, RowTotals, add_up, table_of
 from vfl.learn.holdout import OneValue, SplitColumns, draw_split, split_by
 from vfl.learn.levels import Levels, match_levels
 from vfl.learn.losses import BadLabel
@@ -47,9 +45,6 @@ from vfl.protocols.common.batches import all_scores
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.plain import DesignTables
-from vfl.protocols.oneway.host_cells import cells_of_factors, too_few_rows
-from vfl.protocols.oneway.messages import TableEncryption
-from vfl.protocols.oneway.tables import HostTerms, ToldTable, guest_table, host_table
 from vfl.protocols.trees.grower import BinnedTables
 from vfl.text import counted
 
@@ -156,93 +151,6 @@ def score(
     Raises DataError as the protocols do, and for too many rows with levels that were not in training.
     """
     return run(_score(guest, hosts, engine, fitted, known))
-
-
-# Tables by factors.
-
-
-@dataclass(frozen=True)
-class SimulatedTable:
-    """What a table is to be: by one or two factors, party and column, of numbers of all the rows.
-
-    minimum: rows of a level, or a cell, of a host's. bins: of columns of numbers.
-    """
-
-    by: Sequence[tuple[str, str]]
-    totals: RowTotals
-    minimum: int
-    bins: int
-    engine: SimulationEngine
-    encryption: TableEncryption
-    machine: Machine
-
-
-def oneway(guest: FrameTable, hosts: Sequence[FrameTable], task: SimulatedTable) -> FactorTable:
-    """A table by factors of the rows that the guest and a host know.
-
-    Raises ConfigError for factors that no table can be by, Refused for too few rows.
-    """
-    tables = {table.name: table for table in (guest, *hosts)}
-    for party, column in task.by:
-        if column not in tables[party].features:
-            raise ConfigError(f"{party}: no column '{column}' for a table")
-    others = sorted({party for party, _ in task.by} - {guest.name})
-    if len(others) > 1:
-        raise ConfigError(f"a table is by factors of one host, not of {' and '.join(others)}")
-    host = tables[others[0]] if others else None
-    rows = common_rows([guest] if host is None else [guest, host])
-    features = {guest.name: guest.take(rows[0])}
-    if host is not None:
-        features[host.name] = host.take(rows[1])
-    totals = task.totals.take(rows[0])
-
-    def factor(place: int, minimum: int) -> Factor:
-        party, column = task.by[place]
-        values = features[party][column]
-        whole = factor_of(column_of(column, values, task.bins, minimum), values)
-        try:
-            return whole.grouped(counts_of(whole.codes, len(whole.levels)), minimum)
-        except ValueError as error:
-            raise Refused(f"{party}: column '{column}' has no level of enough rows: {error}") from None
-
-    told = run(_told_table(task, totals, None if host is None else host.name, factor))
-    names = [f"{party}:{column}" for party, column in task.by]
-    return table_of(names, totals, totals.measures, told, None)
-
-
-async def _told_table(
-    task: SimulatedTable, totals: RowTotals, host: str | None, factor: Callable[[int, int], Factor]
-) -> CellSums:
-    measures = [*totals.measures.values()]
-    if host is None:
-        return add_up([factor(place, 1) for place in range(len(task.by))], measures)
-    own = [place for place, (party, _) in enumerate(task.by) if party == GUEST]
-    theirs = [factor(place, task.minimum) for place in range(len(task.by)) if place not in own]
-    every = np.arange(len(totals.actual))
-    cells = cells_of_factors(theirs, every, task.minimum, task.minimum)
-    if task.engine == "plain":
-        factors = [*theirs, *(factor(place, task.minimum) for place in own)]
-        whole = add_up(factors, measures)
-        if len(factors) == 1:
-            return whole
-        shape = [len(factor.levels) for factor in factors]
-        withheld = withhold(np.array(whole.rows, np.int64).reshape(shape), task.minimum)
-        if withheld is None:
-            raise too_few_rows(task.minimum)
-        left = whole.without(withheld.ravel())
-        return left.turned() if own == [0] else left
-    to_host, to_guest = MemoryPeer.pair(GUEST, host)
-    resources = Resources(task.machine)
-    group = (lambda minimum: factor(own[0], minimum)) if own else None
-    terms = HostTerms(task.encryption, 2048)
-    told, _ = await together(
-        [
-            guest_table(to_host, None, measures, group, resources),
-            host_table(to_guest, len(every), lambda chosen: cells, terms, lambda sums: None, resources),
-        ]
-    )
-    found = cast(ToldTable, told).cell_sums
-    return found.turned() if own == [0] else found
 
 
 # Training.
@@ -387,7 +295,7 @@ async def idle_of(
     model, own = trained
     label = training.label[training.train]
     size = float(np.std(label)) if training.loss.link == "identity" else 1.0
-    if float(np.ptp(own)) > _ROUNDING * max(float(np.abs(own).max()), size):
+    if float(np.ptp(own, axis=0).max()) > _ROUNDING * max(float(np.abs(own).max()), size):
         return None
     if len(label) == 1:
         return "there is one row to train on"
@@ -461,10 +369,14 @@ def check_drawn(kind: AnyKind, drawn: Training, row: str) -> None:
             f"validation_share={share} keeps none of the {counted(rows, row)} for "
             "early_stopping_rounds to stop by: raise it"
         )
-    for mask, what in ((drawn.train, "train on"), (drawn.validation, "stop by")):
+    loss = drawn.loss
+    for mask, what, check in (
+        (drawn.train, "train on", loss.check),
+        (drawn.validation, "stop by", loss.check_held_out),
+    ):
         if mask.any():
             try:
-                drawn.loss.check(drawn.label[mask])
+                check(drawn.label[mask])
             except BadLabel as error:
                 said = f"in the {counted(int(mask.sum()), row)} to {what}, y {error}"
                 if what == "stop by":

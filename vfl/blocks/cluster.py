@@ -186,6 +186,7 @@ class Cluster(Engine):
         self._spread: dict[str, int] = {}  # workers for which the places are
         self._lock = threading.RLock()
         self._looked = -_LOOK
+        self._stranded = connection.stranded
 
     # ------------------------------------------------------------------------------- as an engine
 
@@ -246,10 +247,18 @@ class Cluster(Engine):
             release_pages(values)
         return self.submit(kernel, [name, *parts], worker, run_column)
 
+    @property
+    def room(self) -> float:
+        return self._connection.room
+
     def read_parts(
-        self, read: Callable[..., ReadPart], of: Sequence[object], keys: Sequence[Hashable]
+        self,
+        read: Callable[..., ReadPart],
+        of: Sequence[object],
+        keys: Sequence[Hashable],
+        check: Callable[[], None],
     ) -> HeldParts:
-        return HeldParts(self, read, of, keys)
+        return HeldParts(self, read, of, keys, check)
 
     def hold(self, rows: Array | Iterable[Array]) -> Rows:
         array = rows if isinstance(rows, np.ndarray) else np.concatenate([*rows], axis=-1)
@@ -495,6 +504,7 @@ class Cluster(Engine):
             if time.monotonic() - self._looked >= _LOOK:
                 self._looked = time.monotonic()
                 self._connection.look()
+                self._note_stranded()
                 self._connection.check_room()
 
     def _recover(self) -> None:
@@ -502,6 +512,13 @@ class Cluster(Engine):
         with self._lock:
             if self._connection.recover():
                 self.epoch += 1
+            self._note_stranded()
+
+    def _note_stranded(self) -> None:
+        """Wait for no task any more that may wait for workers alone that are gone."""
+        if self._connection.stranded != self._stranded:
+            self._stranded = self._connection.stranded
+            self.epoch += 1
 
 
 class _Begun(Generic[R]):

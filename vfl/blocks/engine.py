@@ -138,6 +138,11 @@ class Engine(ABC):
         return True
 
     @property
+    def room(self) -> float:
+        """Bytes that other processes may take for columns of a table that they hold."""
+        return 0.0
+
+    @property
     def width(self) -> int:
         """How many kernels run side by side."""
         return os.cpu_count() or 1
@@ -182,10 +187,15 @@ class Engine(ABC):
         return (kernel(name, [values]) for name, values in columns.items())
 
     def read_parts(
-        self, read: "Callable[..., Part]", of: Sequence[object], keys: Sequence[Hashable]
+        self,
+        read: "Callable[..., Part]",
+        of: Sequence[object],
+        keys: Sequence[Hashable],
+        check: Callable[[], None],
     ) -> "HeldParts | None":
         """Have workers read parts of a table, each by `read` of an argument, and hold their columns,
-        which go by `keys`. None where this process has no workers."""
+        which go by `keys`. check: raises DataError where they cannot be read again. None where this
+        process has no workers."""
         return None
 
     def fill(self, out: Array, kernel: Callable[..., Array], *arrays: Given) -> None:
@@ -340,6 +350,10 @@ class Chosen(Engine):
         return self.chosen.apart
 
     @property
+    def room(self) -> float:
+        return self.chosen.room
+
+    @property
     def width(self) -> int:
         return self.chosen.width
 
@@ -369,9 +383,13 @@ class Chosen(Engine):
         return self.chosen.columns(kernel, columns)
 
     def read_parts(
-        self, read: "Callable[..., Part]", of: Sequence[object], keys: Sequence[Hashable]
+        self,
+        read: "Callable[..., Part]",
+        of: Sequence[object],
+        keys: Sequence[Hashable],
+        check: Callable[[], None],
     ) -> "HeldParts | None":
-        return self.chosen.read_parts(read, of, keys)
+        return self.chosen.read_parts(read, of, keys, check)
 
     def fill(self, out: Array, kernel: Callable[..., Array], *arrays: Given) -> None:
         self.chosen.fill(out, kernel, *arrays)

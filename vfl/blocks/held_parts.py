@@ -50,10 +50,12 @@ class HeldParts:
         read: Callable[..., Part],
         of: Sequence[object],
         keys: Sequence[Hashable],
+        check: Callable[[], None],
     ) -> None:
-        """keys: of all columns."""
+        """keys: of all columns. check: raises DataError where parts cannot be read again."""
         self.of, self.cluster = of, cluster
-        self._read, self._keys = read, dict.fromkeys(keys)
+        self._read, self._keys, self._check = read, dict.fromkeys(keys), check
+        self._begun = set[int]()
         self._tasks: dict[tuple[int, Hashable], tuple[int, Task]] = {}
 
     def __len__(self) -> int:
@@ -109,6 +111,9 @@ class HeldParts:
 
     def _begin(self, place: int) -> None:
         """Have a part read; its columns stay, which are gone one by one where memory is short."""
+        if place in self._begun:
+            self._check()
+        self._begun.add(place)
         cluster, epoch = self.cluster, self.cluster.epoch
         part = cluster.submit(self._read, [self.of[place]], None)
         for key in self._keys:

@@ -7,12 +7,13 @@ import hashlib
 import importlib
 import importlib.metadata
 import logging
+import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, cast
+from typing import Protocol, TypeVar, cast
 
 import numpy as np
 
@@ -21,6 +22,7 @@ from vfl.text import counted
 
 _REACH = 10.0  # seconds for one try to reach the scheduler
 _PATIENCE = 300.0  # seconds for which a scheduler, or workers, are waited for in a job
+_FOR_TABLES = 0.25  # of workers' memory
 _FULL, _FULL_FOR = "paused", 60.0  # what Dask calls a worker without memory; seconds until that is all
 _TAKEN = 2.0  # seconds for a worker to take what it is sent
 _PAUSE = 0.5  # seconds between two tries
@@ -28,6 +30,9 @@ _MOMENT = 0.2  # seconds
 _CANCELLED = (asyncio.CancelledError, concurrent.futures.CancelledError)
 _SAME = ("vfl", "numpy", "numba", "distributed")
 _LEFT_OUT = 8  # workers that are named
+_ASKED = 3  # times that one may not answer
+
+R = TypeVar("R")
 
 
 @dataclass(frozen=True)
@@ -60,9 +65,10 @@ class Client(Protocol):
     status: str
 
     def submit(self, function: Callable[..., object], *arguments: object, **how: object) -> Task: ...
-    def gather(self, tasks: Sequence[Task], **how: object) -> Sequence[object]: ...
+    def gather(self, tasks: Sequence[Task], **how: object) -> Awaitable[Sequence[object]]: ...
+    def sync(self, function: Callable[[], Awaitable[R]]) -> R: ...
     def scatter(self, data: Sequence[object], **how: object) -> Sequence[Task]: ...
-    def scheduler_info(self) -> Mapping[str, Mapping[str, Mapping[str, object]]]: ...
+    def scheduler_info(self, n_workers: int) -> Mapping[str, Mapping[str, Mapping[str, object]]]: ...
     def get_versions(self, packages: Sequence[str]) -> Mapping[str, Mapping[str, object]]: ...
     def run(self, function: Callable[[], object], **how: object) -> Mapping[str, object]: ...
     def as_current(self) -> contextlib.AbstractContextManager[None]: ...
@@ -80,8 +86,11 @@ class Connection:
         """Threads of those that may work, by address."""
         self.direct = False
         """Whether data goes to and from workers without the scheduler."""
+        self.stranded = 0
+        """How often tasks may have been left to workers alone that are gone: none of them will end."""
         self._full: dict[str, float] = {}  # since when workers have no memory left, by address
         self._left_out: set[str] = set()
+        self._silent: dict[str, int] = {}  # how often workers did not answer, by address
         self._told: set[str] = set()
         try:
             self._connect()
@@ -126,12 +135,25 @@ class Connection:
                 f"{self.access.address}), with vfl installed"
             )
 
+    def _there(self) -> Mapping[str, Mapping[str, object]]:
+        """What the scheduler says of each worker, by address."""
+        return self.client.scheduler_info(n_workers=-1)["workers"]  # some versions say of five
+
     @property
     def memory(self) -> dict[str, int]:
         """Bytes that each worker may take, by address; of those that have a limit."""
         with self._losses():
-            found = self.client.scheduler_info()["workers"]
+            found = self._there()
         return {a: int(str(i["memory_limit"])) for a, i in found.items() if a in self.workers}
+
+    @property
+    def room(self) -> float:
+        """Bytes that workers may take for columns of a table that they hold: what is made of these, and
+        of a whole column at one of them, needs more than they do."""
+        limits: Collection[int] = ()
+        with contextlib.suppress(Lost):  # whoever gives workers something to do waits for the scheduler
+            limits = self.memory.values()
+        return _FOR_TABLES * sum(limits) if limits and all(limits) else math.inf
 
     @property
     def in_words(self) -> str:
@@ -150,12 +172,14 @@ class Connection:
     def look(self) -> None:
         """See which workers are there. Raises Lost where the scheduler is not."""
         with self._losses():
-            found = self.client.scheduler_info()["workers"]
+            found = self._there()
         there = {address: int(str(about["nthreads"])) for address, about in found.items()}
         full = [address for address, about in found.items() if about["status"] == _FULL]
         self._full = {address: self._full.get(address, time.monotonic()) for address in full}
         new = [address for address in there if address not in self.workers]
         if new or len(there) < len(self.workers):
+            if self._left_out and not there.keys() >= self.workers.keys():
+                self.stranded += 1
             self.workers = {a: threads for a, threads in there.items() if a in self.workers}
             if fits := self._fitting([address for address in new if address not in self._left_out]):
                 self.workers.update({address: there[address] for address in fits})
@@ -242,9 +266,20 @@ class Connection:
         return True
 
     def fetch(self, tasks: Sequence[Task]) -> Sequence[object]:
-        """What tasks that are done came to."""
+        """What tasks that are done came to. Raises Lost where a worker is gone that had some of it."""
+        client, direct = self.client, self.direct
+
+        async def gather() -> Sequence[object]:
+            whole = asyncio.ensure_future(client.gather(tasks, direct=direct, asynchronous=True))
+            # Dask would wait for as long as it takes some worker to come and make what is gone.
+            while not (await asyncio.wait([whole], timeout=_PAUSE))[0]:
+                if any(task.status != "finished" for task in tasks):
+                    whole.cancel()
+                    raise Lost
+            return whole.result()
+
         with self._losses():
-            return self.client.gather(tasks, direct=self.direct) if tasks else []
+            return client.sync(gather) if tasks else []
 
     def close(self) -> None:
         """End the connection."""
@@ -288,12 +323,19 @@ class Connection:
         return sent.status == "finished"
 
     def _fitting(self, workers: Sequence[str]) -> list[str]:
-        """Those of some workers that run what this party runs; what keeps others out is said once."""
+        """Those of some workers that run what this party runs; what keeps others out is said once. One
+        that does not answer, as it has just ended, may be looked at again."""
         if not workers:
             return []
-        wrong = {address: why for address, why in self._versions(workers).items() if why}
-        fits = [address for address in workers if address not in wrong]
+        answers = self._versions(workers)
+        wrong = {address: why for address, why in answers.items() if why}
+        fits = [address for address in answers if address not in wrong]
         own, found = arithmetic(), self.client.run(arithmetic, workers=fits, on_error="return")
+        fits = [address for address in fits if not isinstance(found.get(address), OSError)]
+        for address in {*workers} - {*fits} - wrong.keys():
+            self._silent[address] = self._silent.get(address, 0) + 1
+            if self._silent[address] == _ASKED:
+                wrong[address] = "does not answer the scheduler: end it, or open the way to it"
         for address in fits:
             if found.get(address) != own:
                 wrong[address] = (
@@ -308,12 +350,13 @@ class Connection:
         return [address for address in fits if address not in wrong]
 
     def _versions(self, workers: Sequence[str]) -> dict[str, str]:
-        """By worker what it runs of another version, in words; empty where all is the same."""
+        """By worker, of those that answer, what it runs of another version, in words; empty where all is
+        the same."""
         found = self.client.get_versions(packages=["vfl", "numba"])
         own = versions()
         wrong = {}
-        for address in workers:
-            theirs = _packages(found["workers"].get(address))
+        for address in (one for one in workers if one in found["workers"]):
+            theirs = _packages(found["workers"][address])
             differing = [name for name, version in own.items() if theirs.get(name) != version]
             wrong[address] = "".join(
                 f"runs {name} {theirs.get(name) or 'of no known version'}, this party {own[name]}: "

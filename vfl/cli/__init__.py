@@ -13,9 +13,12 @@ from vfl.cli import (  # noqa: F401 - of `main`
     online,
     relay,
     results,
+    screen,
     settings,
+    shapes,
     status,
     tariff,
+    tune,
     worth,
 )
 from vfl.cli.group import main

@@ -219,14 +219,22 @@ def train(
     local: int | None,
     as_json: bool,
 ) -> None:
-    """Train the model of a job file together with the hosts."""
+    """Train the model of a job file, or those of a project file, together with the hosts."""
+    from vfl.cli.projects import train_models
     from vfl.jobs.cluster import on_cluster
     from vfl.jobs.connect import Site
     from vfl.jobs.training import train as train_guest
     from vfl.party.config import load_job, load_party
+    from vfl.party.project_file import is_project, load_project
     from vfl.terminal.results import account_document, model_document, put_model
 
-    settings, wanted = load_party(party), load_job(job)
+    settings = load_party(party)
+    if is_project(job):
+        need_role(settings.role, "guest", party)
+        work_of = (load_project(job), alignment, fresh, wait, local)
+        train_models(settings, *work_of, as_json=as_json)
+        return
+    wanted = load_job(job)
     if settings.role == "coordinator":
         if local is not None:
             raise ConfigError("--local-cluster is for jobs over columns: leave it out")
@@ -324,7 +332,7 @@ def score(
     local: int | None,
     as_json: bool,
 ) -> None:
-    """Score rows without labels.
+    """Score rows without labels, by a model or by a project's models together.
 
     After any failure or kill the same command goes on where it was; the output appears only when all
     rows are scored, in place of earlier scores. In .csv an apostrophe stands before text that a
@@ -336,6 +344,8 @@ def score(
     """
     from vfl.jobs.cluster import on_cluster
     from vfl.jobs.connect import Site
+    from vfl.jobs.project_scoring import score_project
+    from vfl.jobs.projects import resolve_project
     from vfl.jobs.scoring import ScoreOptions
     from vfl.jobs.scoring import score as score_batch
     from vfl.party.config import load_party
@@ -348,17 +358,12 @@ def score(
     with show_progress() as show, on_cluster(settings, show, local):
         site = Site.open(settings)
         site.warn_of_ending(show)
-        done = run(
-            score_batch(
-                site,
-                model,
-                data,
-                out,
-                ScoreOptions(explain, top or 3, fresh, force),
-                wait=wait,
-                show=show,
-            )
-        )
+        options = ScoreOptions(explain, top or 3, fresh, force)
+        project = resolve_project(site.store, model)
+        if project is None:
+            done = run(score_batch(site, model, data, out, options, wait=wait, show=show))
+        else:
+            done = run(score_project(site, project, data, out, options, wait=wait, show=show))
     if as_json:
         put_json(
             {

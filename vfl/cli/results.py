@@ -54,14 +54,22 @@ def relativities(party: Path, model: str, as_json: bool) -> None:
 @FORCE
 @JSON
 def report(party: Path, model: str, out: Path | None, force: bool, as_json: bool) -> None:
-    """Write a page about a model's run, with its tables as CSV: from what this party keeps, offline.
+    """Write a page about a model's run, or about a project, with its tables as CSV: from what this party
+    keeps, offline.
 
     An earlier report in the same folder is replaced; a folder with other files is refused.
     """
+    from vfl.cli.projects import write_project
+    from vfl.jobs.connect import store_of
+    from vfl.jobs.projects import resolve_project
     from vfl.jobs.report import write_report
     from vfl.party.config import load_party
 
-    written = write_report(load_party(party), model, out, force=force)
+    settings = load_party(party)
+    if (project := resolve_project(store_of(settings), model)) is not None:
+        write_project(settings, project, out, force=force, as_json=as_json)
+        return
+    written = write_report(settings, model, out, force=force)
     if as_json:
         files = sorted(path.name for path in written.page.parent.iterdir())
         told = {"report": str(written.page), "files": files, "replaced": written.replaced}

@@ -1,5 +1,6 @@
 """The estimators of scikit-learn over the tables of several parties, all in one process."""
 
+from vfl.estimators.claims import FrequencySeverity
 from vfl.estimators.hosts import Hosts
 from vfl.estimators.learner import load
 from vfl.estimators.linear import FederatedGLM, FederatedLogisticRegression
@@ -10,6 +11,7 @@ from vfl.estimators.trees import SecureBoost, SecureBoostRegressor
 __all__ = [
     "FederatedGLM",
     "FederatedLogisticRegression",
+    "FrequencySeverity",
     "Hosts",
     "PooledBoost",
     "PooledBoostRegressor",

@@ -27,6 +27,7 @@ from vfl.estimators.learner import (
 )
 from vfl.estimators.oneway import factors_of
 from vfl.estimators.parameters import (
+    check_above,
     check_share,
     check_steps,
     check_whole,
@@ -47,6 +48,7 @@ from vfl.frames.features import (
 )
 from vfl.frames.tables import Frame, frame_of
 from vfl.frames.warnings import warn
+from vfl.learn.advice import Thresholds
 from vfl.learn.factor_tables import RowTotals
 from vfl.learn.levels import levels_of, tidy_levels
 from vfl.learn.suspects import LabelOrder, suspicions, tells_label
@@ -60,15 +62,15 @@ from vfl.protocols.linear.plain import DesignTables
 from vfl.protocols.trees.grower import BinnedTables
 from vfl.simulate import (
     GUEST,
-    SimulatedTable,
     SimulatedTask,
     StepProgress,
     TrainedLevels,
-    oneway,
     score,
     tables_of,
     train,
 )
+from vfl.simulate_screening import ScreenedBy
+from vfl.simulate_tables import SimulatedTable, oneway
 from vfl.text import counted
 
 Look = Callable[[BinnedTables | DesignTables], None]
@@ -94,6 +96,9 @@ class Federation(Learner):
     halves_: Mapping[str, AnyHostModel]
     n_aligned_: int
 
+    keeps_rows_without_weight = False
+    """Whether rows of weight 0 take part in a fit, with gradients of 0, as rows do whose weights hosts
+    must not know."""
     _instead: Instead | None = None
     _holdout: float = 0.0
 
@@ -144,6 +149,45 @@ class Federation(Learner):
             copy.fit(X, y, hosts=hosts, **fit_params)
             return compared.table
 
+    def screen(
+        self,
+        X: object,
+        y: object,
+        hosts: Mapping[str, object] | None = None,
+        *,
+        min_iv: float = 0.02,
+        max_vif: float = 10.0,
+        vif: bool = True,
+        bins: int = 10,
+        min_cell_rows: int = 50,
+        **fit_params: object,
+    ) -> pd.DataFrame:
+        """How strong each party's columns are by themselves, and how inflated, as `vfl screen` finds it
+        before a training; nothing is kept.
+
+        A line a column: information value, share of the deviance that its levels explain, variance
+        inflation over the columns of all parties (infinite where others make it up, in which case there
+        is none of the rest), and why to leave it out, if so: "weak" below min_iv, "inflated" beyond
+        max_vif. bins: of columns of numbers. min_cell_rows: least rows of a host's level. fit_params:
+        what else fit takes, but progress. Of the rows that all parties know; `attrs` has their number
+        and, as "woe", a line a level. With engine="protocol" sums are added up under encryption.
+
+        Raises ConfigError and DataError as fit, and Refused where a host's rows are too few.
+        """
+        from vfl.estimators.screening import ColumnScreen
+
+        with translate_errors():
+            thresholds = Thresholds(
+                check_above("min_iv", min_iv, 0.0, equal=True), check_above("max_vif", max_vif, 1.0)
+            )
+            least = check_whole("min_cell_rows", min_cell_rows, 1)
+            by = ScreenedBy(least, check_whole("bins", bins, 2), thresholds, bool(vif))
+            screening = ColumnScreen(by)
+            copy = cast(Self, clone(self))
+            copy._instead = screening.train
+            copy.fit(X, y, hosts=hosts, **fit_params)
+            return screening.table
+
     # Fitting.
 
     def _rules(self, parties: Sequence[str]) -> Mapping[str, ColumnRules]:
@@ -181,7 +225,7 @@ class Federation(Learner):
         engine = self._engine()
         check_share("unknown_levels", self.unknown_levels)
         rules = self._rules([GUEST, *hosts])
-        kind = self._kind()
+        kind = self._kind().with_classes(target.loss.classes)
         if not self._holdout:
             check_split(kind, target.split)
         frames = {GUEST: guest} | {name: frame_of(table, name) for name, table in hosts.items()}
@@ -198,6 +242,8 @@ class Federation(Learner):
         own, *others = (replace(table, features=tidy_levels(table.features)) for table in tables)
         # A row of weight 0 is as good as none.
         weighing = np.flatnonzero(target.weight > 0)
+        if self.keeps_rows_without_weight:
+            weighing = np.arange(len(target.weight))
         if len(weighing) < len(target.weight):
             own, target = _take_rows(own, target, weighing)
         every = np.ones(own.rows, np.bool_)
@@ -267,7 +313,8 @@ class Federation(Learner):
 
     def decision_function(self, X: object, hosts: object = None) -> Floats:
         """The score of every row, shape (rows,), in the rows' order: log-odds, the logarithm of the
-        mean or the mean, by the loss's link, without any offset.
+        mean or the mean, by the loss's link, without any offset; of three classes or more the score of
+        each, shape (rows, classes), whose softmax is their probabilities.
 
         A row that a host does not know counts as one of missing values there. `hosts` takes the place of
         the tables given to the constructor; a host's may be empty, of the same columns, where it knows
@@ -381,6 +428,27 @@ class Federation(Learner):
                 f"not {shown(names)}"
             )
         return texts
+
+    def rows_of(self, guest: pd.DataFrame, other: pd.DataFrame) -> RowIndices:
+        """The guest's row with the id of each row of another table of its own, whose id columns have the
+        same names; -1 where there is none. Raises ConfigError and DataError."""
+        names = self._id_of(GUEST, guest)
+        if names is None:
+            raise ConfigError("id= names no column of the guest's, by which claims could be found")
+        for name in names:
+            if name not in other:
+                raise DataError(f"claims has no column {name!r}, which id= names")
+        check_steps(self.normalise)
+
+        def normalised(table: pd.DataFrame, party: str) -> NormalisedIds:
+            texts = [one.texts() for one in id_columns(party, table, names, True)]
+            return normalise_ids(texts, self.normalise, "first", party, empties="drop", reading=_READING)
+
+        own, theirs = normalised(guest, GUEST), normalised(other, "claims")
+        _refuse_ids(GUEST, own, repeats=False)
+        place = {own.ids[of]: row for row, of in enumerate(own.id_of_row.tolist()) if of >= 0}
+        row = [place.get(theirs.ids[i], -1) for i in range(len(theirs.ids))]
+        return np.array([*row, -1], np.int64)[theirs.id_of_row]
 
     def _ids(self, party: str, columns: Sequence[IdValues], hosts: Hosts) -> NormalisedIds:
         check_steps(self.normalise)

@@ -29,9 +29,9 @@ _SAME: Mapping[str, tuple[str, ...]] = {
         ),
         ("trees", "max_iterations"),
     ),
-    **dict.fromkeys(
-        ("max_depth", "num_leaves", "max_leaves", "max_leaf_nodes", "num_leaf", "levels"), ("depth",)
-    ),
+    **dict.fromkeys(("max_depth", "levels"), ("depth",)),
+    **dict.fromkeys(("num_leaves", "max_leaf_nodes", "num_leaf"), ("max_leaves", "depth")),
+    "max_leaves": ("depth",),
     **dict.fromkeys(("eta", "shrinkage_rate", "shrinkage", "lr"), ("learning_rate",)),
     **dict.fromkeys(
         ("lambda", "lambda_l2", "l2_regularization", "l2_leaf_reg", "reg_l2", "lambda_", "C"),
@@ -276,6 +276,17 @@ def check_whole(name: str, value: object, least: int) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ConfigError(f"{name} must be a whole number of at least {least}, not {shown(value)}")
     return value
+
+
+def check_above(name: str, value: object, least: float, *, equal: bool = False) -> float:
+    """Raises ConfigError for anything but a number above `least`, or `equal` to it."""
+    value = plain_value(value)
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        raise ConfigError(f"{name} must be a number, not {shown(value)}")
+    if not (value > least or (equal and value == least)):
+        most = "of at least" if equal else "above"
+        raise ConfigError(f"{name} must be a number {most} {least:g}, not {shown(value)}")
+    return float(value)
 
 
 def check_share(name: str, value: object) -> float:

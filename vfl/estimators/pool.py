@@ -25,7 +25,7 @@ from vfl.estimators.learner import (
 )
 from vfl.estimators.parameters import check_arguments, check_share, check_whole, plain_value, shown
 from vfl.estimators.saved import AnySaved, Form
-from vfl.estimators.tasks import Numbers, TwoClasses, added_scores, split_of
+from vfl.estimators.tasks import Classes, Numbers, added_scores, split_of
 from vfl.frames.features import FrameTable, RowIndices, category_text, features_of, suggest_name
 from vfl.frames.rows import classes_of, drop_given, groups_of, label_of, positive_numbers, weights_of
 from vfl.frames.tables import Frame, frame_of
@@ -345,7 +345,7 @@ def _worth(
     return worth
 
 
-class PooledClassifier(TwoClasses, Pool):
+class PooledClassifier(Classes, Pool):
     """A model of two classes over the rows of several parties."""
 
     @check_arguments

@@ -9,14 +9,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from vfl.arrays import Floats
 from vfl.errors import ConfigError
+from vfl.estimators.boosted import shares_of, ways_of
 from vfl.estimators.learner import saved_by_name
 from vfl.estimators.parameters import shown
 from vfl.estimators.pool import Pool, PooledClassifier, PooledRegressor
 from vfl.estimators.saved import SavedTrees
-from vfl.estimators.trees import shares_of, ways_of
 from vfl.learn.binning import Monotone
 from vfl.learn.losses import OBJECTIVES, Loss, QuantileLoss
-from vfl.learn.params import BoostParams
+from vfl.learn.params import OF_ORDERED, BoostParams
 from vfl.models.kind import ColumnRules
 from vfl.models.trees import Trees
 from vfl.protocols.pooled.trees import POOLED
@@ -36,8 +36,8 @@ class _Trees(Pool):
     _LEFT_OUT = frozenset(
         {
             *("sums", "coordinator", "goss_top", "goss_other", "guest_trees"),
-            *("encryption", "key_bits", "obfuscators", "init_model", "quantile"),
-            "interaction_constraints",
+            *("encryption", "key_bits", "obfuscators", "init_model", "quantile", "classes"),
+            *("interaction_constraints", "max_leaves", "ordered_categories", *OF_ORDERED),
         }
     )
 

@@ -35,10 +35,10 @@ FORMAT, VERSION = "vfl/estimator", 1
 
 @dataclass(frozen=True)
 class Classes:
-    """Two classes as NumPy has them: bools, whole numbers, numbers or text."""
+    """Classes as NumPy has them: bools, whole numbers, numbers or text."""
 
     kind: Literal["bool", "int", "float", "text"]
-    values: tuple[bool | int | float | str, bool | int | float | str]
+    values: tuple[bool | int | float | str, ...]
 
     @classmethod
     def of(cls, classes: NDArray[np.generic]) -> "Classes":
@@ -48,8 +48,7 @@ class Classes:
             "u": "int",
             "f": "float",
         }
-        first, second = classes.tolist()
-        return cls(kinds.get(classes.dtype.kind, "text"), (first, second))
+        return cls(kinds.get(classes.dtype.kind, "text"), tuple(classes.tolist()))
 
     @property
     def array(self) -> NDArray[np.generic]:
@@ -103,7 +102,10 @@ class Form:
 def write(saved: AnySaved, path: object) -> None:
     """Write a fitted estimator. Raises DataError when it cannot be written."""
     try:
-        body = canonical_json(msgspec.to_builtins(saved, str_keys=True))
+        found = msgspec.to_builtins(saved, str_keys=True)
+        if isinstance(saved.model, GuestModel):
+            kind_of_model(saved.model).shorten_document(found["model"])
+        body = canonical_json(found)
     except (TypeError, ValueError) as error:
         raise DataError(f"the model cannot be written: {error}") from None
     with replacing(_as_path(path)) as file:
@@ -133,7 +135,8 @@ def read(path: object, form_of: Callable[[str], Form | None]) -> tuple[AnySaved,
         _check(saved, form)
         quantile = saved.parameters.get("quantile")
         known = quantile if isinstance(quantile, float) else None
-        return saved, loss_of(saved.objective, saved.tweedie_power, saved.theta, known)
+        classes = _classes_in(saved) or None
+        return saved, loss_of(saved.objective, saved.tweedie_power, saved.theta, known, classes)
     except (msgspec.ValidationError, ValueError, KeyError) as error:
         raise ModelError(f"{where} is damaged: {error}") from None
 
@@ -168,6 +171,11 @@ def _check(saved: AnySaved, form: Form) -> None:
         raise ValueError("it does not have the columns of every party")
     if (saved.classes is None) == form.of_classes:
         raise ValueError("its classes are not those of its kind")
+    many = _classes_in(saved)
+    if (saved.objective == "multiclass") != (many > 2):
+        raise ValueError("its objective is not that of its classes")
+    if saved.classes is not None and len(saved.classes.values) != (many or 2):
+        raise ValueError("it has another number of classes than its model")
     if saved.objective not in kind_of_model(model).losses:
         raise ValueError("it has no objective of its kind")
     for party, levels in saved.levels.items():
@@ -179,6 +187,11 @@ def _check(saved: AnySaved, form: Form) -> None:
         for column, categorical in kind_of_model(half).uses(half):
             if saved.categorical[party][column] != categorical:
                 raise ValueError("a column is categorical in one place and numeric in another")
+
+
+def _classes_in(saved: AnySaved) -> int:
+    """How many classes the model of a file tells apart, if they are several; else 0."""
+    return len(saved.model.class_starts) if isinstance(saved.model, GuestModel) else 0
 
 
 # Files.

@@ -30,25 +30,31 @@ from vfl.frames.rows import (
 from vfl.frames.tables import Frame, frame_of
 from vfl.frames.warnings import warn
 from vfl.learn.holdout import SplitColumns
-from vfl.learn.losses import LogisticLoss, Loss, loss_of
+from vfl.learn.losses import LogisticLoss, Loss, MulticlassLoss, loss_of
 from vfl.simulate import GUEST, StepProgress
 
 
-class TwoClasses(ClassifierMixin, Learner):  # type: ignore[misc]
-    """A model of two classes."""
+class Classes(ClassifierMixin, Learner):  # type: ignore[misc]
+    """A model of two classes, or of several."""
+
+    _MOST_CLASSES: ClassVar[int] = 2
 
     def __sklearn_tags__(self) -> Tags:
         tags = super().__sklearn_tags__()
-        tags.classifier_tags.multi_class = False
+        tags.classifier_tags.multi_class = self._MOST_CLASSES > 2
         return tags
 
     def _probabilities(self, scores: Floats) -> Floats:
-        """Of both classes, in the order of classes_, shape (rows, 2)."""
+        """Of all classes, in the order of classes_, shape (rows, classes)."""
+        if len(self.classes_) > 2:
+            return self._loss.predict(scores) if len(scores) else np.empty((0, len(self.classes_)))
         second = LogisticLoss().predict(scores)
         return np.column_stack([1 - second, second])
 
     def _likelier(self, scores: Floats) -> NDArray[np.generic]:
-        """The likelier class of each row, shape (rows,)."""
+        """The likeliest class of each row, shape (rows,): the first among equal ones of several."""
+        if len(self.classes_) > 2:
+            return np.asarray(self.classes_[self._probabilities(scores).argmax(axis=1)])
         return np.asarray(self.classes_[(scores > 0).astype(np.int64)])
 
     def _labels(self, X: object, y: object, sample_weight: object) -> tuple[NDArray[np.generic], Floats]:
@@ -57,8 +63,8 @@ class TwoClasses(ClassifierMixin, Learner):  # type: ignore[misc]
         return labels_of(y, columns), weights_of(sample_weight, columns)
 
 
-class Classifier(TwoClasses, Federation):
-    """A model of two classes over the columns of several parties."""
+class Classifier(Classes, Federation):
+    """A model of classes over the columns of several parties."""
 
     @check_arguments
     def fit(
@@ -74,7 +80,7 @@ class Classifier(TwoClasses, Federation):
         """Align the rows, train on those that all parties know, and keep every half.
 
         X: the guest's table of shape (rows, columns), of pandas, polars, pyarrow or whatever speaks
-        Arrow, or an array. y: its label, two classes of text, bools or numbers, shape (rows,). hosts:
+        Arrow, or an array. y: its label, classes of text, bools or numbers, shape (rows,). hosts:
         the other parties' tables by name, rows in any order, in place of those given to the constructor;
         {} trains the guest alone on all its rows. sample_weight: not negative, shape (rows,); a row of
         weight 0 does not train. progress: a function that is called after each tree or iteration, from
@@ -86,22 +92,24 @@ class Classifier(TwoClasses, Federation):
         """
         with translate_errors():
             guest, others = self._guest_frame(X, hosts)
-            classes, label = classes_of(y, guest.columns, type(self).__name__)
+            name, most = type(self).__name__, self._MOST_CLASSES
+            classes, label = classes_of(y, guest.columns, name, most)
             self._check_classes(classes)
             weight, split = weights_of(sample_weight, guest.columns), split_of(guest, groups, time)
-            target = Target(label, weight, LogisticLoss(), split=split)
+            loss = LogisticLoss() if len(classes) == 2 else MulticlassLoss(len(classes))
+            target = Target(label, weight, loss, split=split)
             guest = drop_given(guest, y=y, sample_weight=sample_weight, groups=groups, time=time)
             self._fit(guest, others, target, progress)
         self.classes_ = classes
         return self
 
     def predict_proba(self, X: object, hosts: Mapping[str, object] | None = None) -> Floats:
-        """Probabilities of both classes, in the order of classes_, shape (rows, 2); rows and errors as
-        in decision_function."""
+        """Probabilities of all classes, in the order of classes_, shape (rows, classes); rows and errors
+        as in decision_function."""
         return self._probabilities(self.decision_function(X, hosts))
 
     def predict(self, X: object, hosts: Mapping[str, object] | None = None) -> NDArray[np.generic]:
-        """The likelier class, shape (rows,); rows and errors as in decision_function."""
+        """The likeliest class, shape (rows,); rows and errors as in decision_function."""
         return self._likelier(self.decision_function(X, hosts))
 
     def score(
@@ -138,6 +146,8 @@ class Classifier(TwoClasses, Federation):
         with translate_errors():
             columns = frame_of(X, GUEST).columns
             fitted = hasattr(self, "model_")
+            if fitted and len(self.classes_) > 2:
+                raise ConfigError("oneway is for two classes: a table has one number of each row")
             classes, label = classes_of(y, columns, type(self).__name__)
             expected = None
             if fitted:
@@ -155,13 +165,20 @@ class Numbers(RegressorMixin, Learner):  # type: ignore[misc]
 
     with_offset_: bool
 
+    @property
+    def named_by(self) -> str:
+        """The parameter that says what the label is."""
+        return self._NAMED
+
     _NAMED: ClassVar[str]
     """The parameter that says what the label is."""
     _LOSSES: ClassVar[Mapping[str, type[Loss]]]
 
     def _loss_to_fit(self) -> Loss:
         name = getattr(self, self._NAMED)
-        names = [known for known, kind in self._LOSSES.items() if kind is not LogisticLoss]
+        names = [
+            known for known, kind in self._LOSSES.items() if kind not in (LogisticLoss, MulticlassLoss)
+        ]
         if not isinstance(name, str) or name not in names:
             raise ConfigError(f"{self._NAMED}={shown(name)}: there are {', '.join(names)}")
         settings = {"tweedie_power": self.tweedie_power}

@@ -7,158 +7,26 @@ from collections.abc import Mapping, Sequence
 from typing import Literal
 
 import numpy as np
-import pandas as pd
-from numpy.typing import NDArray
-from sklearn.utils.validation import check_is_fitted
 
-from vfl.arrays import Floats
-from vfl.errors import ConfigError, DataError
-from vfl.estimators.federation import STEPS, Federation, IdColumns, NormaliseSteps
-from vfl.estimators.hosts import Hosts
-from vfl.estimators.init_model import BegunModel, hold_model
-from vfl.estimators.learner import Target, saved_by_name
-from vfl.estimators.parameters import check_by_party, check_parties, shown, validate
-from vfl.estimators.saved import SavedTrees
-from vfl.estimators.shared import SharedParameter
+from vfl.errors import ConfigError
+from vfl.estimators.boosted import BoostedTrees
+from vfl.estimators.federation import STEPS, IdColumns, NormaliseSteps
+from vfl.estimators.learner import saved_by_name
+from vfl.estimators.parameters import shown, validate
 from vfl.estimators.tasks import Classifier, Regressor
-from vfl.frames.features import FrameTable, suggest_name
-from vfl.frames.tables import Frame
 from vfl.learn.binning import Monotone
 from vfl.learn.losses import OBJECTIVES
-from vfl.learn.params import BoostParams
-from vfl.models.kind import ColumnRules
-from vfl.models.kinds import kind_of_model
-from vfl.models.trees import Trees
-from vfl.models.uses import misfit
-from vfl.protocols.trees.model import GuestModel, HostModel
-from vfl.protocols.trees.warm_start import Initial
-from vfl.simulate import GUEST, SimulationEngine, StepProgress
-
-
-class _Trees(Federation):
-    """What both tree models share."""
-
-    monotone: Mapping[str, Mapping[str, Monotone]] | None
-    init_model = SharedParameter(hold_model)
-
-    model_: GuestModel
-
-    _SETTINGS = BoostParams
-    _SAVED = SavedTrees
-    _LEFT_OUT = frozenset({"sums", "coordinator", "init_model", "quantile"})
-
-    def _kind(self) -> Trees:
-        begun = self._begun()
-        initial = None
-        if begun is not None:
-            halves = {n: half for n, half in begun.halves_.items() if isinstance(half, HostModel)}
-            initial = Initial(begun.model_, halves)
-        return Trees(self._params(BoostParams), initial)
-
-    def _begun(self) -> "_Trees | None":
-        """The model that a fit begins with. Raises ConfigError for what cannot be one."""
-        if (given := self.init_model) is None:
-            return None
-        begun = given.estimator if isinstance(given, BegunModel) else given
-        trees = hasattr(self, "predict_proba")
-        if not isinstance(begun, _Trees) or hasattr(begun, "predict_proba") != trees:
-            raise ConfigError(
-                f"init_model= must be a fitted {type(self).__name__}, not {type(begun).__name__}"
-            )
-        if not hasattr(begun, "model_"):
-            raise ConfigError("init_model= is not fitted: fit it first")
-        return begun
-
-    def _fit(
-        self, guest: Frame, hosts: Hosts, target: Target, progress: StepProgress | bool | None
-    ) -> None:
-        if (begun := self._begun()) is not None:
-            theirs = [*begun.model_.parties[1:]]
-            if {*theirs} != {*hosts}:
-                raise ConfigError(
-                    f"init_model= was trained with the hosts {sorted(theirs)}, this fit has "
-                    f"{sorted(hosts)}: give the same"
-                )
-            if begun._loss != target.loss:
-                raise ConfigError("init_model= was trained with another objective: give the same")
-        super()._fit(guest, hosts, target, progress)
-
-    def _check_classes(self, classes: NDArray[np.generic]) -> None:
-        known = getattr(self._begun(), "classes_", classes)
-        if [*known] != [*classes]:
-            raise ConfigError("init_model= was trained with other classes of y: give the same")
-
-    def _rules(self, parties: Sequence[str]) -> dict[str, ColumnRules]:
-        by_party = check_by_party("monotone", self.monotone)
-        check_parties("monotone", by_party, parties)
-        return {
-            party: ColumnRules(ways_of(f"monotone= of {party}", columns))
-            for party, columns in by_party.items()
-        }
-
-    def _check_columns(self, tables: Sequence[FrameTable]) -> None:
-        """Raises DataError for a constraint on a column that is not there or has no order, or a column
-        of init_model= that is missing or of another kind."""
-        begun = self._begun()
-        for table in tables:
-            if begun is not None:
-                half = begun.halves_.get(table.name, begun.model_)
-                uses = kind_of_model(half).uses(half)
-                if (missed := misfit(uses, table.features)) is not None:
-                    raise DataError(
-                        f"{table.name}: column '{missed}' of init_model= is missing or of another kind: "
-                        "give the table as it was"
-                    )
-            for column, way in (self.monotone or {}).get(table.name, {}).items():
-                if column not in table.features:
-                    near = suggest_name(column, table.features)
-                    raise DataError(
-                        f"{table.name}: monotone= names {column!r}, which is no column; {near}"
-                    )
-                if table.features[column].dtype == object:
-                    raise DataError(
-                        f"{table.name}: monotone=: column '{column}' is categorical: it cannot be {way}"
-                    )
-
-    @property
-    def importance_table_(self) -> pd.DataFrame:
-        """All parties' columns that split: party, column, splits, gain; most gain first."""
-        check_is_fitted(self, "model_")
-        return pd.DataFrame(self.model_.importance(), columns=["party", "column", "splits", "gain"])
-
-    @property
-    def feature_importances_(self) -> Floats:
-        """The share of the total gain of each column of the guest's table, shape (n_features_in_,).
-
-        The shares of hosts' columns, which the table that fit was given does not have, are what is
-        missing to 1: `importance_table_` has them all.
-        """
-        table = self.importance_table_
-        own = table[table["party"] == GUEST]
-        return shares_of(own, self._columns[GUEST], table["gain"].sum())
-
-
-def shares_of(table: pd.DataFrame, columns: list[str], total: float) -> Floats:
-    """The share of a total gain of each of these columns, shape (columns,)."""
-    gains = table.set_index("column")["gain"].reindex(columns).fillna(0.0) / (total or 1.0)
-    return gains.to_numpy(np.float64)
-
-
-def ways_of(what: str, columns: Mapping[str, object]) -> dict[str, Monotone]:
-    """A parameter's constraints by column; `what` errors call it. Raises ConfigError."""
-    ways: dict[str, Monotone] = {}
-    for column, way in columns.items():
-        if way != "increasing" and way != "decreasing":
-            raise ConfigError(
-                f'{what}: {column!r} must be "increasing" or "decreasing", not {shown(way)}'
-            )
-        ways[column] = way
-    return ways
+from vfl.learn.params import MOST_CLASSES, BoostParams
+from vfl.simulate import SimulationEngine
 
 
 @saved_by_name
-class SecureBoost(Classifier, _Trees):
-    """A classifier by gradient-boosted trees over the columns of several parties.
+class SecureBoost(Classifier, BoostedTrees):
+    """A classifier by gradient-boosted trees over the columns of several parties, for two classes or up
+    to 20.
+
+    Of three classes or more a round grows a tree for each class (LightGBM's multiclass): trees,
+    guest_trees and early_stopping_rounds then count rounds.
 
     Numbers and bools are numeric columns; text, objects and categories are categorical; dates are
     refused. None and NaN are missing.
@@ -191,6 +59,8 @@ class SecureBoost(Classifier, _Trees):
         trees at most
     depth : int, default=4
         levels of splits in a tree
+    max_leaves : int or None, default=None
+        leaves of a tree at most, which then grows best-first, within depth; all levels if absent
     learning_rate : float, default=0.2
         shrinkage of each tree
     max_bins : int, default=32
@@ -235,6 +105,15 @@ class SecureBoost(Classifier, _Trees):
         of the row and column draws, not of any key
     interaction_constraints : list of lists of parties, default=None
         groups of parties whose columns may meet on a path from the root to a leaf; all may if absent
+    ordered_categories : {'guest', 'all'} or None, default=None
+        whose columns of more than 4 categories are split by sets of them, in the order of their
+        gradients; with all, hosts tell the guest which sums belong to one column
+    cat_smooth : float, default=10.0
+        of ordered_categories: what sums of hessians are increased by
+    cat_l2 : float, default=10.0
+        of ordered_categories: further L2 penalty on the gains of sets
+    max_cat_threshold : int, default=32
+        of ordered_categories: most categories of a set
     random_state : int, RandomState or None, default=None
         seed by the name that scikit-learn has for it; None leaves it to seed
     workers : int, default=1
@@ -245,8 +124,8 @@ class SecureBoost(Classifier, _Trees):
 
     Attributes
     ----------
-    classes_ : array of shape (2,)
-        the two classes in order; probabilities and scores are of the second
+    classes_ : array of shape (classes,)
+        the classes in order; of two, scores are of the second
     feature_importances_ : array of shape (n_features_in_,)
         share of the total gain of each column of the guest's table; hosts' columns have the rest
     importance_table_ : DataFrame
@@ -271,6 +150,8 @@ class SecureBoost(Classifier, _Trees):
     >>> cross_val_score(model, policies, claim, scoring="roc_auc")
     """
 
+    _MOST_CLASSES = MOST_CLASSES
+
     def __init__(
         self,
         *,
@@ -283,6 +164,7 @@ class SecureBoost(Classifier, _Trees):
         engine: SimulationEngine = "plain",
         trees: int = 50,
         depth: int = 4,
+        max_leaves: int | None = None,
         learning_rate: float = 0.2,
         max_bins: int = 32,
         min_bin_rows: int = 3,
@@ -304,6 +186,10 @@ class SecureBoost(Classifier, _Trees):
         obfuscators: Literal["short", "full"] = "short",
         seed: int = 0,
         interaction_constraints: Sequence[Sequence[str]] | None = None,
+        ordered_categories: Literal["guest", "all"] | None = None,
+        cat_smooth: float = 10.0,
+        cat_l2: float = 10.0,
+        max_cat_threshold: int = 32,
         random_state: int | np.random.RandomState | np.random.Generator | None = None,
         workers: int = 1,
         progress: bool | None = None,
@@ -317,6 +203,7 @@ class SecureBoost(Classifier, _Trees):
         self.engine = engine
         self.trees = trees
         self.depth = depth
+        self.max_leaves = max_leaves
         self.learning_rate = learning_rate
         self.max_bins = max_bins
         self.min_bin_rows = min_bin_rows
@@ -338,13 +225,17 @@ class SecureBoost(Classifier, _Trees):
         self.obfuscators = obfuscators
         self.seed = seed
         self.interaction_constraints = interaction_constraints
+        self.ordered_categories = ordered_categories
+        self.cat_smooth = cat_smooth
+        self.cat_l2 = cat_l2
+        self.max_cat_threshold = max_cat_threshold
         self.random_state = random_state
         self.workers = workers
         self.progress = progress
 
 
 @saved_by_name
-class SecureBoostRegressor(Regressor, _Trees):
+class SecureBoostRegressor(Regressor, BoostedTrees):
     """A regressor by gradient-boosted trees over the columns of several parties.
 
     Numbers and bools are numeric columns; text, objects and categories are categorical; dates are
@@ -381,6 +272,8 @@ class SecureBoostRegressor(Regressor, _Trees):
         trees at most
     depth : int, default=4
         levels of splits in a tree
+    max_leaves : int or None, default=None
+        leaves of a tree at most, which then grows best-first, within depth; all levels if absent
     learning_rate : float, default=0.2
         shrinkage of each tree
     max_bins : int, default=32
@@ -427,6 +320,15 @@ class SecureBoostRegressor(Regressor, _Trees):
         of the row and column draws, not of any key
     interaction_constraints : list of lists of parties, default=None
         groups of parties whose columns may meet on a path from the root to a leaf; all may if absent
+    ordered_categories : {'guest', 'all'} or None, default=None
+        whose columns of more than 4 categories are split by sets of them, in the order of their
+        gradients; with all, hosts tell the guest which sums belong to one column
+    cat_smooth : float, default=10.0
+        of ordered_categories: what sums of hessians are increased by
+    cat_l2 : float, default=10.0
+        of ordered_categories: further L2 penalty on the gains of sets
+    max_cat_threshold : int, default=32
+        of ordered_categories: most categories of a set
     random_state : int, RandomState or None, default=None
         seed by the name that scikit-learn has for it; None leaves it to seed
     workers : int, default=1
@@ -464,7 +366,7 @@ class SecureBoostRegressor(Regressor, _Trees):
     """
 
     _NAMED, _LOSSES = "objective", OBJECTIVES
-    _LEFT_OUT = _Trees._LEFT_OUT - {"quantile"}
+    _LEFT_OUT = BoostedTrees._LEFT_OUT - {"quantile"}
 
     quantile: float | None
 
@@ -489,6 +391,7 @@ class SecureBoostRegressor(Regressor, _Trees):
         engine: SimulationEngine = "plain",
         trees: int = 50,
         depth: int = 4,
+        max_leaves: int | None = None,
         learning_rate: float = 0.2,
         max_bins: int = 32,
         min_bin_rows: int = 3,
@@ -511,6 +414,10 @@ class SecureBoostRegressor(Regressor, _Trees):
         obfuscators: Literal["short", "full"] = "short",
         seed: int = 0,
         interaction_constraints: Sequence[Sequence[str]] | None = None,
+        ordered_categories: Literal["guest", "all"] | None = None,
+        cat_smooth: float = 10.0,
+        cat_l2: float = 10.0,
+        max_cat_threshold: int = 32,
         random_state: int | np.random.RandomState | np.random.Generator | None = None,
         workers: int = 1,
         progress: bool | None = None,
@@ -525,6 +432,7 @@ class SecureBoostRegressor(Regressor, _Trees):
         self.engine = engine
         self.trees = trees
         self.depth = depth
+        self.max_leaves = max_leaves
         self.learning_rate = learning_rate
         self.max_bins = max_bins
         self.min_bin_rows = min_bin_rows
@@ -547,6 +455,10 @@ class SecureBoostRegressor(Regressor, _Trees):
         self.obfuscators = obfuscators
         self.seed = seed
         self.interaction_constraints = interaction_constraints
+        self.ordered_categories = ordered_categories
+        self.cat_smooth = cat_smooth
+        self.cat_l2 = cat_l2
+        self.max_cat_threshold = max_cat_threshold
         self.random_state = random_state
         self.workers = workers
         self.progress = progress

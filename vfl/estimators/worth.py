@@ -42,6 +42,10 @@ class Compared:
         self, guest: FrameTable, hosts: Sequence[FrameTable], task: SimulatedTask, rows: RowIndices
     ) -> None:
         names = [host.name for host in hosts]
+        if task.rows.loss.classes > 1:
+            raise ConfigError(
+                "worth is not for three classes or more: its figures are of one prediction"
+            )
         if not names:
             raise ConfigError("worth says what hosts add: give hosts={name: table}")
         found = train_each(guest, hosts, task, [(), *subsets(names)])

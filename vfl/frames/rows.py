@@ -261,30 +261,39 @@ def _times(values: pd.Series) -> NDArray[np.generic]:
 # Classes.
 
 
-def classes_of(given: object, table: pd.DataFrame, estimator: str) -> tuple[NDArray[np.generic], Floats]:
-    """The two classes of a label, in order, and 1.0 for each row of the second, else 0.0.
+def classes_of(
+    given: object, table: pd.DataFrame, estimator: str, most: int = 2
+) -> tuple[NDArray[np.generic], Floats]:
+    """The classes of a label, in order, and for each row the number of its class, from 0.
 
-    Raises DataError for a label of other than two classes.
+    Raises DataError for a label of one class, or of more than `most`.
     """
     values = labels_of(given, table)
     if values.dtype.kind == "f":
         if not np.isfinite(values).all():
-            raise DataError("Input y contains infinity or a value too large: a label has two classes")
+            raise DataError(f"Input y contains infinity or a value too large: a label has {_few(most)}")
         if type_of_target(values) == "continuous":
             raise DataError(
-                f"Unknown label type: continuous. {estimator} is for two classes; numbers of any kind "
+                f"Unknown label type: continuous. {estimator} is for {_few(most)}; numbers of any kind "
                 "are for a regressor (SecureBoostRegressor, FederatedGLM; over rows "
                 "PooledBoostRegressor, PooledGLM)"
             )
     classes = np.unique(values)
-    if len(classes) > 2:
+    if len(classes) > most > 2:
+        raise DataError(f"y has {len(classes):,} classes: {estimator} takes {_few(most)}")
+    if len(classes) > most:
         raise DataError(
             f"Only binary classification is supported. The type of the target is multiclass: y has "
             f"{len(classes):,} classes"
         )
     if len(classes) < 2:
         raise DataError("y has only one class: a model needs rows of both")
-    return classes, np.asarray(values == classes[1], np.float64)
+    return classes, np.searchsorted(classes, values).astype(np.float64)
+
+
+def _few(most: int) -> str:
+    """How many classes there may be, in words."""
+    return "two classes" if most == 2 else f"2 to {most} classes"
 
 
 def labels_of(given: object, table: pd.DataFrame) -> NDArray[np.generic]:

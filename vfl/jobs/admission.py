@@ -9,6 +9,7 @@ from vfl.jobs.connect import Site
 from vfl.jobs.offer import Matching, Offer
 from vfl.jobs.show import Show
 from vfl.net.peer import Peer
+from vfl.party.config import Job
 from vfl.party.config_values import Engine, JoinKind
 from vfl.party.kept_ids import GuestKeptAnswers, GuestKeptStores, HostKeptIds
 from vfl.party.kept_query import KeptQuery
@@ -20,11 +21,13 @@ from vfl.party.policy import (
     sides_of,
     today,
 )
-from vfl.party.sections import DataSection, PolicySection
+from vfl.party.policy_section import PolicySection
+from vfl.party.sections import DataSection
 from vfl.party.store import Store
 from vfl.protocols.align.answered import KeptAnswers
 from vfl.protocols.align.psi import Admit, PsiSettings
 from vfl.protocols.common.participant import Participant
+from vfl.text import in_words
 
 
 def matching_of(
@@ -84,6 +87,17 @@ def check_request(site: Site, peer: Peer, offer: Offer, show: Show, what: str) -
     """Say what the peer asks for. Raises as `check_offer`."""
     show.say(f"{peer.name} asks to {what}")
     check_offer(site, peer, offer)
+
+
+def check_project(site: Site, guest: str, job: Job, show: Show) -> None:
+    """Say of which project a job is, if of any. Raises Refused where the day has no room for it and for
+    the models that come after it: none is of use without the others."""
+    names = job.job.project
+    if names is None:
+        return
+    show.say(f"it is one of the models {in_words(names)}, each a job")
+    left = len(names) - names.index(job.name)
+    Usage(site.store).check_room(site.party.policy, guest, "jobs", left, today())
 
 
 async def accept(

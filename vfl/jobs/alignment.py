@@ -65,8 +65,8 @@ from vfl.party.policy import (
     check_repeats,
     today,
 )
+from vfl.party.policy_section import PolicySection
 from vfl.party.row_sums import RowSumsFile
-from vfl.party.sections import PolicySection
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.align.join import (

@@ -25,7 +25,8 @@ from vfl.party.policy import (
     last_day,
     today,
 )
-from vfl.party.sections import DataSection, PolicySection
+from vfl.party.policy_section import PolicySection
+from vfl.party.sections import DataSection
 from vfl.party.store import Store
 from vfl.protocols.align.join import (
     number_values,

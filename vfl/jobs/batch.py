@@ -120,7 +120,8 @@ class Batch:
                 "a host shows other columns now than when the batch began: say --fresh to begin anew",
                 for_peer="the columns that are shown have changed since the batch began",
             )
-        values = np.array([part.scores, *(contributions or {}).values()])
+        # Of several classes the scores of each, which are not explained.
+        values = np.array([*np.atleast_2d(part.scores.T), *(contributions or {}).values()])
         body = {
             "key": self._key,
             "rows": [part.rows.start, part.rows.stop],
@@ -165,12 +166,13 @@ class Batch:
         unknown = self._store.read_array("batch", body["unknown"])
         first, stop = body["rows"]
         players = body["players"]
-        if values.shape != (1 + len(players or ()), stop - first) or unknown.shape[1:] != (
-            stop - first,
-        ):
+        if values.shape[1:] != (stop - first,) or unknown.shape[1:] != (stop - first,):
             raise ValueError("arrays of another number of rows")
-        contributions = None if players is None else dict(zip(players, values[1:], strict=True))
-        return KeptPart(ScoredPart(slice(first, stop), values[0], contributions, body["base"]), unknown)
+        if players is None:
+            scores, contributions = values[0] if len(values) == 1 else values.T, None
+        else:
+            scores, contributions = values[0], dict(zip(players, values[1:], strict=True))
+        return KeptPart(ScoredPart(slice(first, stop), scores, contributions, body["base"]), unknown)
 
 
 def _players(part: ScoredPart) -> list[str] | None:

@@ -130,7 +130,7 @@ def _how_read(party: Party, connection: Connection) -> HowRead | None:
         source = open_rows(party.data, None, party.data.id_columns)
     except DataError:
         return None
-    return how_read(source, connection.ask_all)
+    return how_read(source, connection.ask_all, connection.room)
 
 
 def access_of(party: PartySection) -> Access:

@@ -15,7 +15,15 @@ from vfl.arrays import Floats
 from vfl.errors import DataError
 from vfl.jobs.own_table import ids_of
 from vfl.jobs.proposals import lines_of, read_with_proposals
-from vfl.learn.losses import GammaLoss, LogisticLoss, Loss, PoissonLoss, SquaredLoss, TweedieLoss
+from vfl.learn.losses import (
+    GammaLoss,
+    LogisticLoss,
+    Loss,
+    MulticlassLoss,
+    PoissonLoss,
+    SquaredLoss,
+    TweedieLoss,
+)
 from vfl.learn.suspects import LabelOrder, suspicions
 from vfl.models.kinds import KINDS
 from vfl.party.config import LABEL_KEYS, Party
@@ -142,6 +150,12 @@ def draft_job(party: Party, table: Table, name: str, model: ModelName) -> Draft:
     kind = KINDS[model]
     label = table.label
     loss, why = (PoissonLoss, "") if label is None else _loss_of(label, table.exposure is not None)
+    settings = [*kind.first_settings]
+    if table.classes and MulticlassLoss in kind.losses.values():
+        loss, why = MulticlassLoss, "the label has classes of text"
+        settings.insert(0, settings_line("classes", len(table.classes)))
+    elif table.classes:
+        loss, why = PoissonLoss, ""
     said = next(name for name, of in kind.losses.items() if of is loss)
     uses = [use for use in ("exposure", "offset", "weight") if getattr(party.data, use) is not None]
     lines = [
@@ -156,7 +170,7 @@ def draft_job(party: Party, table: Table, name: str, model: ModelName) -> Draft:
         *(f"# {use} = false  # leaves the party file's {use} alone" for use in uses),
         "",
         f"[{model}]",
-        *kind.first_settings,
+        *settings,
     ]
     return Draft("\n".join(lines) + "\n")
 

@@ -37,30 +37,45 @@ def evaluate(
 
     of_table: which row of the party's table each is.
     """
-    scratch, what = rows.scratch, "predictions"
-
-    def predicted(score: NDArray[np.float64]) -> NDArray[np.float64]:
-        own = chosen_rows(score, held_out, scratch)
-        return scratch.each(rows.loss.predict, np.float64, what, own)
-
-    evaluation = Evaluation(
-        scratch.chosen(of_table, held_out, "rows held out"),
-        chosen_rows(rows.label, held_out, scratch),
-        chosen_rows(rows.weight, held_out, scratch),
-        None if exposure is None else chosen_rows(exposure, held_out, scratch),
-        {name: predicted(score) for name, score in scores.items()},
-    )
+    evaluation = held_out_rows(rows, held_out, of_table, exposure, scores)
     metrics = {
         what: held_out_metrics(rows, held_out, values, exposure) for what, values in scores.items()
     }
     return metrics, evaluation
 
 
+def held_out_rows(
+    rows: Training,
+    held_out: NDArray[np.bool_],
+    of_table: NDArray[np.int64],
+    exposure: NDArray[np.float64] | None,
+    scores: Mapping[str, NDArray[np.float64]],
+) -> Evaluation:
+    """What models say of the rows held out; arrays as in `evaluate`."""
+    scratch, what = rows.scratch, "predictions"
+
+    def predicted(score: NDArray[np.float64]) -> NDArray[np.float64]:
+        own = chosen_rows(score, held_out, scratch)
+        if own.ndim > 1:
+            return rows.loss.predict(own)
+        return scratch.each(rows.loss.predict, np.float64, what, own)
+
+    return Evaluation(
+        scratch.chosen(of_table, held_out, "rows held out"),
+        chosen_rows(rows.label, held_out, scratch),
+        chosen_rows(rows.weight, held_out, scratch),
+        None if exposure is None else chosen_rows(exposure, held_out, scratch),
+        {name: predicted(score) for name, score in scores.items()},
+    )
+
+
 def score_profile(
     score: NDArray[np.float64], rows: Training, held_out: NDArray[np.bool_]
 ) -> Profile | None:
     """The profile of scores without offset: those of rows held out, which are as those of other rows
-    will be, or of all rows if none is held out. None if nobody knows them."""
+    will be, or of all rows if none is held out. None if nobody knows them, or a row has several."""
+    if score.ndim > 1:
+        return None
     every, scratch = not held_out.any(), rows.scratch
     chosen = scratch.of_rows(len(score), np.bool_, "rows with a score")
     for some in in_pieces(len(score), score, chosen, held_out):
@@ -118,12 +133,16 @@ def split_rows(
             f"{said} in [job]{_or_validation(share, ' or ')}",
             for_peer="no aligned row is left to train on (holdout, validation_share)",
         )
-    parts = ((split.train, "train on"), (split.validation, "stop by"), (split.held_out, "evaluate on"))
-    for mask, what in parts:
+    parts = (
+        (split.train, "train on", loss.check),
+        (split.validation, "stop by", loss.check_held_out),
+        (split.held_out, "evaluate on", loss.check_held_out),
+    )
+    for mask, what, check in parts:
         if not mask.any():
             continue
         try:
-            loss.check(scratch.chosen(label, mask, "labels"))
+            check(scratch.chosen(label, mask, "labels"))
         except BadLabel as error:
             raise DataError(
                 f"{table.path.name}: in the {counted(int(mask.sum()), 'aligned row')} to {what}, the "

@@ -108,8 +108,8 @@ def _joint(record: Record, params: BoostParams | GlmParams) -> int:
     """Trees of all parties' columns: of who knows no better, all that the job has."""
     if not isinstance(params, BoostParams):
         return 0
-    grown = len(record.curve) if record.role == "guest" else params.trees
-    return max(0, grown - params.guest_trees)
+    grown = len(record.curve) if record.role == "guest" else params.most_trees
+    return max(0, grown - params.first_joint)
 
 
 def _splits(record: Record, importance: Importance, own: Mapping[str, int]) -> Mapping[str, int]:

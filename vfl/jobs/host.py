@@ -17,15 +17,17 @@ from vfl.jobs.connect import Site, check_role, warn_daily
 from vfl.jobs.lookups import ready_for_lookups, serve_lookup
 from vfl.jobs.memory import release_memory
 from vfl.jobs.offer import Offer
-from vfl.jobs.oneway import serve_oneway
+from vfl.jobs.oneway_host import serve_oneway
 from vfl.jobs.own_table import read_guest, read_host
 from vfl.jobs.pooled import serve_pooled
 from vfl.jobs.scoring import serve_score
+from vfl.jobs.screening_host import serve_screen
 from vfl.jobs.shared_table import without_features
 from vfl.jobs.show import Once, Show
 from vfl.jobs.storage import serving
 from vfl.jobs.telling import attending, first_message, while_here
 from vfl.jobs.training import serve_train
+from vfl.jobs.tuning import serve_tune
 from vfl.jobs.worth import serve_worth
 from vfl.models.halves import HostHalf
 from vfl.models.kinds import check_rules_of, kind_of_model, load_half
@@ -250,4 +252,6 @@ _TASKS: dict[str, Callable[[Site, Peer, Offer, Show], Coroutine[object, None, st
     "lookup": serve_lookup,
     "oneway": serve_oneway,
     "worth": serve_worth,
+    "tune": serve_tune,
+    "screen": serve_screen,
 }

@@ -12,7 +12,7 @@ from vfl.jobs.removal import Removal, check_in_full, check_unused, size_of, whil
 from vfl.jobs.resume import kept_runs
 from vfl.party.config import Party
 from vfl.party.config_values import UNLIMITED
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 from vfl.text import in_words
 

@@ -31,7 +31,7 @@ from vfl.models.kind import PartyColumns
 from vfl.models.kinds import expected_share, kind_of_job
 from vfl.party.config import Job, Party
 from vfl.party.policy import broken_by_job, broken_by_pool, check_guest, check_intersection, today
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 from vfl.party.table import Wanted, read_wanted
 from vfl.text import counted
@@ -295,7 +295,10 @@ def _drawn(party: str, rows: int, columns: int, draw: np.random.Generator) -> Fe
 
 
 def _label(loss: Loss, score: Floats, draw: np.random.Generator) -> Floats:
-    """A label of the loss's kind: of two values one in five, counts, or amounts."""
+    """A label of the loss's kind: of two values one in five, classes, counts, or amounts."""
+    if loss.classes > 1:
+        ranks = np.argsort(np.argsort(score + draw.logistic(size=len(score))))
+        return np.floor(ranks * loss.classes / len(ranks))
     if loss.link == "logit":
         risk = score + draw.logistic(size=len(score))
         return (risk > np.quantile(risk, 0.8)).astype(np.float64)

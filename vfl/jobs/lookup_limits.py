@@ -11,7 +11,7 @@ from weakref import WeakKeyDictionary
 from vfl.errors import DayIsFull
 from vfl.jobs.connect import Site
 from vfl.party.policy import check_rate, today
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.protocols.common.checkpoints import to_the_end
 
 _MINUTE = 60.0

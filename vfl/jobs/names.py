@@ -9,16 +9,19 @@ JOB_LENGTH = 40
 """How much of a job's name the names of its models take over."""
 
 
-def resolve_model(store: Store, model: str, kind: Literal["model", "run", "alignment"] = "model") -> str:
+def resolve_model(
+    store: Store, model: str, kind: Literal["model", "run", "alignment", "project"] = "model"
+) -> str:
     """A model's full name from that, from a path, or from its job's name (the newest one).
 
-    Among the runs for who has no halves: the coordinator. An alignment's from the name it was given.
+    Among the runs for who has no halves: the coordinator. An alignment's, or a project's, from the name
+    it was given.
     """
     names = store.names(kind)
     if model in names or "/" in model:
         return model
     of_job = [n for n in names if n.rsplit("-", 3)[0] == model[:JOB_LENGTH]]
-    if len(model) >= JOB_LENGTH and kind != "alignment":
+    if len(model) >= JOB_LENGTH and (kind == "model" or kind == "run"):
         # Names of models have the beginning of a long name, which other jobs may share.
         exact = [name for name in of_job if _job_name(store, kind, name) == model]
         of_job = exact if exact or len(model) > JOB_LENGTH else of_job

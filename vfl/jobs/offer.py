@@ -24,7 +24,7 @@ Run = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 OfferedDigest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Fingerprint = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Signature = Annotated[bytes, msgspec.Meta(max_length=256)]
-Task = Literal["align", "train", "score", "lookup", "oneway", "worth"]
+Task = Literal["align", "train", "score", "lookup", "oneway", "worth", "tune", "screen"]
 RowCount = Annotated[int, msgspec.Meta(ge=1)]
 Steps = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 ShortText = Annotated[str, msgspec.Meta(pattern=r"^[a-z_]{1,32}\Z")]
@@ -89,7 +89,8 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class Offer(Message, frozen=True):
     """guest -> host. Reveals: what the guest asks for: the task, for training the whole job file with
-    its purpose, for a table its factors and its purpose, the names of the hosts, the rules for ids and
+    its purpose, for a table its factors and its purpose, for screening its purpose, what
+    the label is and its thresholds, the names of the hosts, the rules for ids and
     how rows are matched, which alignment or model it is about; how many of the aligned rows train; how
     many steps of an interrupted run the guest has kept; the fingerprints of all parties' certificates;
     the hash of the newest seal of the guest's ledger, random to who does not have the ledger; a salted

@@ -28,12 +28,14 @@ def read_guest(
     unused: Collection[str] = (),
     split: Mapping[str, str] | None = None,
     agreed: bool = False,
+    unlabelled: bool = False,
     scratch: Scratch = Scratch(),
 ) -> tuple[Table, TableIds]:
     """The guest's table, with its label if there is a `loss` to check it, and its ids.
 
     unused: uses of columns that the job does without. split: the columns by which it splits rows.
-    agreed: whether the job says which columns there are, and of what kind. scratch: where columns and
+    agreed: whether the job says which columns there are, and of what kind. unlabelled: the label may be
+    elsewhere. scratch: where columns and
     ids go that are too large for memory.
     """
     by = split or {}
@@ -44,6 +46,7 @@ def read_guest(
         unused=unused,
         split=by,
         agreed=agreed,
+        unlabelled=unlabelled,
         scratch=scratch,
     )
     table = read_wanted(data, wanted)

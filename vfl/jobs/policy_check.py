@@ -27,7 +27,7 @@ from vfl.party.policy import (
     rule_text,
     today,
 )
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 from vfl.text import counted
 
@@ -52,8 +52,10 @@ _LATER = {
         "max_lookups_a_minute",
     ),
     "open sums": ("min_summed_rows",),
-    "tables by factors": ("oneway", "min_cell_rows"),
+    "tables by factors": ("oneway", "oneway_pairs", "min_cell_rows"),
+    "screening of columns": ("screen",),
     "what data is worth": ("worth",),
+    "a search for settings": ("tune_trials",),
     "a job over rows": ("min_parties", "min_pooled_rows", "without"),
     "columns": ("columns", "min_bin_rows", "show_names", "explain", "diagnose", "inference"),
 }
@@ -147,7 +149,7 @@ def _sums_note(
 ) -> str:
     """What open sums come to, or on how many rows they may be."""
     rule = f"max_sums_a_row = {rule_text(policy.max_sums_a_row)}"
-    trees = counted(params.trees, "tree")
+    trees = counted(params.most_trees, "tree")
     if params.sums == "hidden":
         return f"hidden sums of {trees} count nothing against {rule}"
     if alignment is not None and sums is not None:
@@ -159,7 +161,7 @@ def _sums_note(
     if isinstance(policy.max_sums_a_row, str):
         return f"no alignment is here yet; {rule}"
     # A tree tells most where rows are many, and then the same of all of them.
-    most = params.trees * equations_a_tree(2**40, params)
+    most = params.most_trees * equations_a_tree(2**40, params)
     least = math.ceil(most / policy.max_sums_a_row)
     return f"no alignment is here yet: open sums of {trees} need {counted(least, 'row')}, by {rule}"
 

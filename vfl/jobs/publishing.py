@@ -34,7 +34,7 @@ from vfl.party.directories import (
 )
 from vfl.party.keys import TableIds
 from vfl.party.policy import check_columns, last_day
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.lookup.directory import (

@@ -32,7 +32,9 @@ class Evaluation:
     label: Floats
     weight: Floats
     exposure: Floats | None
-    predictions: dict[str, Floats]  # by model: expected labels (with exposure: of the row's own)
+    predictions: dict[str, Floats]
+    """By model: expected labels (with exposure: of the row's own); of several classes their
+    probabilities, shape (rows held out, classes)."""
 
 
 @dataclass(frozen=True)

@@ -114,6 +114,7 @@ def gather(party: Party, model: str) -> Evidence:
         party,
         record,
         label=party.data.label or "",
+        classes=[*half.classes],
         edited_from=half.edited_from,
         held_out=None if evaluation is None else _held_out(half, evaluation),
         factors=kind.by_levels(half.model, columns.factors),

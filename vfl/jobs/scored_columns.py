@@ -20,6 +20,7 @@ from vfl.party.table import Table
 from vfl.protocols.common.batches import ScoredPart
 
 _PREDICTIONS = ("probability", "prediction", "expected")
+_OF_CLASS = "probability_"
 _EXPLAINED = ("score", "base", "reasons")
 _CONTRIBUTION = "contribution:"
 
@@ -39,14 +40,17 @@ class ScoredColumns:
 
     def __init__(self, half: AnyGuestHalf, rows: BatchRows, top: int) -> None:
         self._half, self._table, self._ids, self._top = half, rows.table, rows.named, top
-        self._scores = rows.ids.scratch.of_rows(rows.table.rows, np.float64, "scores")
+        # Of several classes nothing is said of drift.
+        count = rows.table.rows if half.score_profile is not None else 0
+        self._scores = rows.ids.scratch.of_rows(count, np.float64, "scores")
         self.unknown = dict.fromkeys(half.model.parties[1:], 0)
 
     def columns(self, part: KeptPart) -> dict[str, ScoreCells]:
         """Those of a part's rows."""
         rows, scores = part.scored.rows, part.scored.scores
-        self._scores[rows] = scores
-        release_pages(self._scores)
+        if len(self._scores):
+            self._scores[rows] = scores
+            release_pages(self._scores)
         flags = [""] * len(scores)
         for host, unknown in zip(self.unknown, part.unknown, strict=True):
             self.unknown[host] += int(unknown.sum())
@@ -89,15 +93,22 @@ class ScoredColumns:
 
 def predictions(
     half: AnyGuestHalf, scores: Floats, table: Table, rows: slice = slice(None)
-) -> dict[str, Floats]:
+) -> dict[str, ScoreCells]:
     """The predictions of some rows of a table, from their scores without offset."""
+    if half.classes:
+        found = half.loss.predict(scores)
+        likeliest = [half.classes[number] for number in found.argmax(axis=1).tolist()]
+        names = [f"{_OF_CLASS}{name}" for name in half.classes]
+        return {"prediction": likeliest, **dict(zip(names, found.T, strict=True))}
     offset, exposure = table.offset, table.exposure
-    return predictions_of(
-        half,
-        scores,
-        None if offset is None else offset[rows],
-        None if exposure is None else exposure[rows],
-    )
+    return {
+        **predictions_of(
+            half,
+            scores,
+            None if offset is None else offset[rows],
+            None if exposure is None else exposure[rows],
+        )
+    }
 
 
 def predictions_of(
@@ -121,8 +132,10 @@ def with_offset(
     return score + own, {**parts, "(offset)" if "offset" in parts else "offset": own}
 
 
-def check_names(ids: Sequence[str], explain: bool) -> None:
+def check_names(ids: Sequence[str], explain: bool, classes: Sequence[str] = ()) -> None:
+    """Raises ConfigError for an id that is called as a column of the output."""
     names = {"unknown_to", *_PREDICTIONS, *(_EXPLAINED if explain else ())}
+    names |= {f"{_OF_CLASS}{name}" for name in classes}
     for name in ids:
         if name in names or (explain and name.startswith(_CONTRIBUTION)):
             raise ConfigError(f"[data] id '{name}' is the name of a column of the output: rename it")

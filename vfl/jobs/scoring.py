@@ -11,7 +11,6 @@ import numpy as np
 
 from vfl.arrays import Integers
 from vfl.blocks.scratch import Scratch
-from vfl.blocks.texts import Cells
 from vfl.errors import (
     ConfigError,
     DataError,
@@ -32,7 +31,7 @@ from vfl.jobs.admission import (
 )
 from vfl.jobs.agreement import offer_to
 from vfl.jobs.batch import Batch, batch_key, batch_name
-from vfl.jobs.cluster import say_if_slower
+from vfl.jobs.batch_rows import check_batch_levels, read_batch
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.memory import release_memory
 from vfl.jobs.names import resolve_model
@@ -52,7 +51,7 @@ from vfl.models.halves import AnyGuestHalf, GuestHalf, HostHalf
 from vfl.models.kind import GuestBatch, HostBatch
 from vfl.models.kinds import kind_of_model, load_half
 from vfl.net.peer import Peer, together
-from vfl.party.keys import TableIds, all_keys
+from vfl.party.keys import TableIds
 from vfl.party.policy import (
     Usage,
     check_batch,
@@ -62,8 +61,8 @@ from vfl.party.policy import (
 )
 from vfl.party.sections import DataSection, Lookup
 from vfl.party.sources.places import Place
-from vfl.party.table import Table, Wanted, read_wanted
-from vfl.party.unknown_levels import check_host_levels, check_own_levels, describe_host_levels
+from vfl.party.table import Table
+from vfl.party.unknown_levels import check_host_levels, describe_host_levels
 from vfl.protocols.align.join import KeyIds, guest_match, host_match
 from vfl.protocols.common.batches import ROWS, ScoredPart, ScoringCourse, UnknownLevels
 from vfl.protocols.common.checkpoints import to_the_end
@@ -82,7 +81,7 @@ class Scored:
     seconds: dict[str, float]  # of this run by phase: reading, alignment, scoring, writing
     drift: dict[str, float]  # PSI of the guest's own columns against the rows of training
     unknown_levels: dict[str, int]  # rows with a level that was not in training, by own column and host
-    score_psi: float | None  # of the scores; None of a model of an earlier version
+    score_psi: float | None  # of the scores; None of several classes, or of an earlier version's model
     replaced: bool  # whether earlier scores were there
     escaped: dict[str, int]  # rows whose text got an apostrophe before it, by column; in CSV alone
 
@@ -93,7 +92,7 @@ class Scored:
         return rows / seconds if rows and seconds else None
 
 
-class _Clock:
+class BatchClock:
     """Seconds by phase."""
 
     def __init__(self) -> None:
@@ -134,9 +133,9 @@ async def score(
     Each is a file, a folder (as text that ends in a slash, `out` gets parts of Parquet) or a table of a
     database (postgresql://user@host/name#table); `data` may be a pattern.
 
-    A probability for a 0/1 label, else a prediction; with an exposure the prediction is per unit, and
-    `expected` is that of the row's exposure. With `explain` also the score of that prediction on the
-    scale of the model's link, what each column or party adds to it, and reasons in words.
+    A probability for a 0/1 label, of each class for several, else a prediction; with an exposure that is
+    per unit, and `expected` is that of the row's exposure. With `explain` also the score of that
+    prediction on the link's scale, what each column or party adds to it, and reasons in words.
 
     Parts that are done are kept in the store until the output is written: the same call after a kill
     goes on behind them, unless `fresh`, to the same output. Earlier scores there are replaced, any other
@@ -144,7 +143,7 @@ async def score(
     DataError, ConfigError (no offset named, an id that is called as a column of the output), ModelError,
     Refused when another process writes the output, and what sessions raise.
     """
-    party, store, started, clock = site.party, site.store, time.monotonic(), _Clock()
+    party, store, started, clock = site.party, site.store, time.monotonic(), BatchClock()
     explain = options.explain
     place = place_of(data, party.data)
     target = target_of(party, place, out, options.force)
@@ -154,29 +153,12 @@ async def score(
     if explain:
         kind_of_model(half.model).check_explains(half.model)
     section = section_as_trained(with_query_of(party.data, half, show), half)
-    check_names(section.id_columns, explain)
+    check_names(section.id_columns, explain, half.classes)
     name = batch_name(target.name)
     with store.locked("batch", name, f"another run of vfl that writes {target.name}"):
         target.clean()
-        rows = _read(section, half, place, Scratch(store.scratch(make=False)), show)
-        table = rows.table
-        key = batch_key(half, place, table, section, explain)
-        _check_own_levels(rows, half, section, show)
-        drift = drift_of_columns(show, half.profiles, table.path.name, table.features)
-        batch = Batch(store, name, key, table.rows)
-        resumed_from = _take_up(batch, options.fresh, show)
-        job = _Job(
-            site=site,
-            half=half,
-            table=table,
-            section=section,
-            ids=rows.ids,
-            batch=batch,
-            explain=explain,
-            show=show,
-            clock=clock,
-        )
-        clock.add("reading")
+        job = prepare_batch(site, (half, section), place, name, options, clock, show)
+        rows, batch = job.rows, job.batch
         await job.run(wait)
         output = ScoredColumns(half, rows, options.top)
         clock.add(None)
@@ -185,20 +167,56 @@ async def score(
         score_psi = output.say_drift(show)
         batch.remove()
         clock.add("writing")
+    table = rows.table
     own_unknown = {name: int(which.sum()) for name, which in rows.unknown.items()}
     return Scored(
         rows=table.rows,
         unknown=output.unknown,
         lookup={name: party.lookup_at(name) for name in output.unknown},
         account=replace(job.account + Account.of(started, []), seconds=time.monotonic() - started),
-        resumed_from=resumed_from,
+        resumed_from=job.resumed_from,
         seconds=clock.seconds,
-        drift=drift,
+        drift=job.drift,
         unknown_levels=own_unknown | job.unknown_levels,
         score_psi=score_psi,
         replaced=replaced,
         escaped=escaped,
     )
+
+
+def prepare_batch(
+    site: Site,
+    model: tuple[AnyGuestHalf, DataSection],
+    place: Place,
+    name: str,
+    options: ScoreOptions,
+    clock: BatchClock,
+    show: Show,
+) -> "BatchJob":
+    """Read a batch for a model, and what is kept of it already under `name`; the data section is as the
+    model was trained. Raises DataError."""
+    half, section = model
+    rows = read_batch(section, half, place, Scratch(site.store.scratch(make=False)), show)
+    table = rows.table
+    key = batch_key(half, place, table, section, options.explain)
+    check_batch_levels(rows, half, section, show)
+    drift = drift_of_columns(show, half.profiles, table.path.name, table.features)
+    batch = Batch(site.store, name, key, table.rows)
+    resumed_from = _take_up(batch, options.fresh, show)
+    job = BatchJob(
+        site=site,
+        half=half,
+        rows=rows,
+        section=section,
+        batch=batch,
+        explain=options.explain,
+        show=show,
+        clock=clock,
+        drift=drift,
+        resumed_from=resumed_from,
+    )
+    clock.add("reading")
+    return job
 
 
 def _take_up(batch: Batch, fresh: bool, show: Show) -> int:
@@ -216,7 +234,7 @@ def _take_up(batch: Batch, fresh: bool, show: Show) -> int:
 
 
 @dataclass
-class _Job:
+class BatchJob:
     """The part of the job that needs hosts.
 
     Making one does what the guest can do alone: raises DataError for columns that are not as they were
@@ -225,13 +243,14 @@ class _Job:
 
     site: Site
     half: AnyGuestHalf
-    table: Table
+    rows: BatchRows
     section: DataSection
-    ids: TableIds
     batch: Batch
     explain: bool
     show: Show
-    clock: _Clock
+    clock: BatchClock
+    drift: dict[str, float]
+    resumed_from: int
     account: Account = field(default_factory=Account.nothing)  # of the sessions
     unknown_levels: dict[str, int] = field(default_factory=dict)  # by host, rows of unknown levels
     fault: PeerError | None = None  # in a host's directory
@@ -241,6 +260,14 @@ class _Job:
         self._kind = kind_of_model(model)
         self._own = self._kind.own_scores(model, table.path.name, table.features, table.rows)
         say_unseen(self.show, self._own.unseen, self.half.levels)
+
+    @property
+    def table(self) -> Table:
+        return self.rows.table
+
+    @property
+    def ids(self) -> TableIds:
+        return self.rows.ids
 
     async def run(self, wait: float) -> None:
         """Score what is left, again and again while hosts are lost. Raises what sessions raise."""
@@ -434,74 +461,6 @@ def _from_row(key: KeyIds, first: int) -> KeyIds:
     of_row = key.of_row.copy()
     of_row[:first] = -1
     return KeyIds(key.ids, of_row)
-
-
-def _read(
-    section: DataSection, half: AnyGuestHalf, path: Place, scratch: Scratch, show: Show
-) -> BatchRows:
-    """Read the file twice, ids first: what normalising them takes is gone before the columns come."""
-    named, ids, order = _read_ids(section, path, scratch)
-    for note in ids.notes:
-        show.say(f"note: {path.name}: {note}")
-    columns = section.model_copy(update={"id": (), "fallback": ()})
-    needed = kind_of_model(half.model).needed(half.model)
-    wanted = Wanted(
-        "guest",
-        False,
-        path=path,
-        expect=half.columns,
-        needed=needed,
-        order=section.id_columns,
-        scratch=scratch,
-    )
-    table = read_wanted(columns, wanted)
-    for error in table.faults.values():
-        show.say(f"note: {error} (model {half.name} does without it)")
-    features, unknown = match_levels(table.features, half.levels)
-    table = replace(table, features=features)
-    if half.exposure and table.exposure is None:
-        show.say(f"note: {table.path.name} has no column of exposure: scored per unit of exposure")
-    if table.rows != len(ids.group) or table.order != order:
-        raise DataError(f"{table.path.name} has changed while it was read: start again")
-    release_memory(table.rows)
-    say_if_slower(show, table.rows, len(table.features))
-    return BatchRows(table, named, ids, unknown)
-
-
-def _check_own_levels(rows: BatchRows, half: AnyGuestHalf, section: DataSection, show: Show) -> None:
-    """Raises DataError for too many rows with levels that were not in training."""
-    if half.job["job"].get("partition") == "rows":
-        for column, which in rows.unknown.items():
-            some = f"{int(which.sum()):,} of {counted(len(which), 'row')}"
-            show.say(
-                f"note: column '{column}' has a level that the job did not name in {some}: these count "
-                "as one level, as in training"
-            )
-        return
-    say_unknown_levels(show, rows.unknown, half.levels)
-    check_own_levels(rows.table.path.name, rows.unknown, half.levels, section.unknown_levels)
-
-
-def _read_ids(
-    section: DataSection, path: Place, scratch: Scratch
-) -> tuple[dict[str, Cells], TableIds, bytes]:
-    """The ids as they are written, by column, what they come to, and the order of the rows."""
-    ids_only = section.model_copy(update={"exposure": None, "offset": None})
-    table = read_wanted(ids_only, Wanted("guest", False, path=path, expect=(), scratch=scratch))
-    # A batch may ask about the same id twice.
-    rules = [key.normalise for key in section.keys]
-    ids = all_keys(
-        table.by_key(section),
-        rules,
-        "keep",
-        section.empty,
-        table.path.name,
-        section.id_readings,
-        table.row_numbers,
-        scratch,
-    )
-    named = zip(section.id_columns, table.ids, strict=True)
-    return {name: Cells.of(cells) for name, cells in named}, ids, table.order
 
 
 def section_as_trained(data: DataSection, half: AnyGuestHalf) -> DataSection:

@@ -30,8 +30,8 @@ from vfl.models.kinds import expected_share
 from vfl.net.peer import Peer
 from vfl.party.config import Job
 from vfl.party.policy import rule_words
+from vfl.party.policy_section import PolicySection
 from vfl.party.row_sums import ALL, JobSums, Places, RowSums, RowSumsFile, numbers_within, share_out
-from vfl.party.sections import PolicySection
 from vfl.party.store import Store
 from vfl.protocols.align.join import number_values
 from vfl.text import counted
@@ -431,7 +431,7 @@ def _too_many(excess: _Excess, params: BoostParams, policy: PolicySection, done:
     earlier = f", after {before:.3g} of earlier jobs on these rows," if before else ""
     helps = ['sums = "hidden" with a coordinator', "or the host raises the rule"]
     if room * rows >= _LEAST:  # else no tree fits, be it ever so flat
-        fit = job.joint_within(room * (1 + _ROUNDING))
+        fit = job.joint_within(room * (1 + _ROUNDING)) // params.round * params.round
         fewer = [f"at most {counted(fit, tree)} of this depth"] if fit else []
         helps = [*fewer, *(["less depth"] if params.depth > 1 else []), "more rows", *helps]
     elif before:

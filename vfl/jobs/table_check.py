@@ -174,7 +174,12 @@ def _label_faults(table: Table, data: DataSection) -> Iterator[str]:
 
 def _label_notes(table: Table, data: DataSection) -> Iterator[str]:
     """Whether a label that seems to be one of two classes is 0 or 1, or a count."""
-    if table.label is None:
+    if table.classes:
+        yield (
+            f"{table.path.name}: label '{data.label}' has {len(table.classes)} classes of text, as "
+            "multiclass needs them"
+        )
+    if table.label is None or table.classes:
         return
     values = np.unique(table.label)
     if len(values) == 2 and set(values.tolist()) != {0.0, 1.0}:
@@ -248,6 +253,7 @@ def _check_rows(table: Table, ids: TableIds, job: Job, fail: Fail, report: Repor
 def _summary(table: Table, ids: TableIds) -> str:
     kinds = [values.dtype == object for values in table.features.values()]
     label = "" if table.label is None else f", label mean {table.label.mean():.4f}"
+    label = f", label of {len(table.classes)} classes" if table.classes else label
     distinct = sum(len(np.unique(key.of_row[key.of_row >= 0])) for key in ids.keys[:1])
     return (
         f"{table.path.name}, {counted(table.rows, 'row')}, {counted(distinct, 'distinct id')}, "

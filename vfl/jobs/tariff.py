@@ -184,7 +184,7 @@ def _edit(party: Party, store: Store, half: AnyGuestHalf, file: TariffFile) -> _
     changes = edited.changes + based.changes
     if not changes:
         return _Version(half)
-    name = f"{half.name.rsplit('-', 3)[0][:JOB_LENGTH]}-{stamp(new_run())}"
+    name = version_name(half.name)
     premiums = half.premiums if file.base.premiums is None else file.base.premiums
     made = replace(
         half,
@@ -200,7 +200,7 @@ def _edit(party: Party, store: Store, half: AnyGuestHalf, file: TariffFile) -> _
     if new is not None and evaluation is not None:
         predictions = moved(link, new, np.full(len(new), based.model.intercept - model.intercept))
         evaluation = replace(evaluation, predictions={**evaluation.predictions, TOGETHER: predictions})
-        made = _measured(made, evaluation)
+        made = measured(made, evaluation)
     else:
         evaluation = None
         made = replace(made, metrics={})
@@ -208,7 +208,12 @@ def _edit(party: Party, store: Store, half: AnyGuestHalf, file: TariffFile) -> _
     return _Version(made, changes, off_balance, record, evaluation)
 
 
-def _measured(half: AnyGuestHalf, evaluation: Evaluation) -> AnyGuestHalf:
+def version_name(model: str) -> str:
+    """A name for a version of a model: of the same job, of now."""
+    return f"{model.rsplit('-', 3)[0][:JOB_LENGTH]}-{stamp(new_run())}"
+
+
+def measured(half: AnyGuestHalf, evaluation: Evaluation) -> AnyGuestHalf:
     """The half with the measures of its predictions, and the profile of its scores. Premiums are
     measured as the share of the claims that they make each row pay for."""
     charged, loss = evaluation.predictions[TOGETHER], half.loss

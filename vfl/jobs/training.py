@@ -16,14 +16,14 @@ from vfl.arrays import Mask
 from vfl.crypto.workers import Operations
 from vfl.errors import PeerLost, PeerStopped, Refused, VflError
 from vfl.jobs.account import Account
-from vfl.jobs.admission import accept, check_request, fresh_name, matching_of
+from vfl.jobs.admission import accept, check_project, check_request, fresh_name, matching_of
 from vfl.jobs.agreement import Agreement, check_aligned, offer_to
 from vfl.jobs.aligned_rows import GuestRows, read_guest_rows
 from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment, known_rows
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.coordinator import coordinator_of
 from vfl.jobs.drawn_rows import StoredDraws
-from vfl.jobs.evaluation import evaluate, score_profile
+from vfl.jobs.evaluation import evaluate, held_out_rows, score_profile
 from vfl.jobs.hints import StoredGuestHints, StoredHostHints, hold_hints
 from vfl.jobs.host_columns import read_host_columns
 from vfl.jobs.labels_given import LabelsGiven
@@ -31,6 +31,7 @@ from vfl.jobs.memory import release_memory
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Kept, Offer, new_run, stamp
 from vfl.jobs.own_table import names_shown, say_uses
+from vfl.jobs.project_rows import Outcome
 from vfl.jobs.record import Evaluation, Record, now, save_record
 from vfl.jobs.relativities import save_relativities
 from vfl.jobs.resume import (
@@ -87,6 +88,16 @@ class Trained:
     phases: list[dict[str, float]]  # seconds of each tree or iteration by phase
     relativities: Path | None  # of a linear model, as CSV
     warnings: list[str] = field(default_factory=list)  # where the model is weak, and what to try
+    of_project: "ProjectPart | None" = None  # of a model of a project
+
+
+@dataclass(frozen=True)
+class ProjectPart:
+    """What a project needs of one of its models: rows of the guest's table that are not held out, and
+    what is said of all that are."""
+
+    train: NDArray[np.int64]
+    held_out: Evaluation | None
 
 
 @in_store
@@ -96,6 +107,7 @@ async def train(
     *,
     alignment: str | None = None,
     fresh: bool = False,
+    outcome: Outcome | None = None,
     wait: float,
     show: Show,
 ) -> Trained:
@@ -112,7 +124,7 @@ async def train(
     kind = kind_of_job(job)
     if kind.coordinator is not None:
         check_coordinator(party, kind.coordinator)
-    own = read_guest_rows(site, job, guest_alignment(site, store, alignment), show)
+    own = read_guest_rows(site, job, guest_alignment(site, store, alignment), show, outcome)
     kind = guest_kind(site, job, own)
     role, subject = _prepare(site, job, own, kind)
     release_memory(own.table.rows)
@@ -136,6 +148,7 @@ async def train(
             show=show,
             started=started,
             query=KeptQuery.of(party.data),
+            of_project=outcome is not None,
         )
         return await persevere(
             work.attempt,
@@ -176,6 +189,7 @@ class _GuestTraining:
     started: float  # of the present attempt
     others: list[Peer] = field(default_factory=list)  # its sessions beside those with hosts
     query: KeptQuery | None = None  # that made the table
+    of_project: bool = False
 
     async def attempt(self, wait: float) -> Trained:
         """Connect to all parties, go on where they are, to the end."""
@@ -239,10 +253,11 @@ class _GuestTraining:
             self.unfinished.finish()  # there is nothing to go on with
             raise
         found += check_held_out(self.job.job.holdout, self.own.held_out)
-        metrics, evaluation = await self._evaluate(score)
+        metrics, evaluation, part = await self._evaluate(score)
         warnings = [one.text for one in found]
-        warnings += judge_quality(metrics, rows, self.own.held_out, alone, self.kind.advice)
-        return self._keep_run(model, score, metrics, evaluation, agreement, warnings), found
+        warnings += judge_quality(metrics, rows, self.own.judged, alone, self.kind.advice)
+        kept = self._keep_run(model, score, metrics, evaluation, agreement, warnings)
+        return replace(kept, of_project=part), found
 
     async def _train(
         self,
@@ -297,16 +312,24 @@ class _GuestTraining:
 
     async def _evaluate(
         self, score: NDArray[np.float64]
-    ) -> tuple[dict[str, dict[str, float]], Evaluation | None]:
-        """Metrics by model on the rows held out, and what they were made of; none without such rows."""
+    ) -> tuple[dict[str, dict[str, float]], Evaluation | None, ProjectPart | None]:
+        """Metrics by model on the rows held out, and what they were made of; none without such rows.
+        For a project also what it needs of them."""
         own, name = self.own, self.site.party.name
         rows, held_out, of_table = own.rows, own.held_out, own.aligned.rows
+        trained = of_table[rows.train | rows.validation] if self.of_project else None
         if not held_out.any():
-            return {}, None
+            return {}, None, None if trained is None else ProjectPart(trained, None)
         scores = {f"{name} alone": await self.role.train_alone(), "federation": score}
         exposure = own.table.exposure
         exposure = None if exposure is None else exposure[of_table]
-        return evaluate(rows, held_out, of_table, exposure, scores)
+        metrics, found = evaluate(rows, own.judged, of_table, exposure, scores)
+        if trained is None:
+            return metrics, found, None
+        every = found
+        if own.judged is not held_out and not np.array_equal(own.judged, held_out):
+            every = held_out_rows(rows, held_out, of_table, exposure, scores)
+        return metrics, found, ProjectPart(trained, every)
 
     def _keep_run(
         self,
@@ -338,6 +361,7 @@ class _GuestTraining:
             fallback=aligned.fallback,
             levels=levels_of(features),
             query=self.query,
+            classes=table.classes,
         )
         save_half(store, half)
         relativities = save_relativities(store, half, party.glm.step) if kind.has_relativities else None
@@ -523,6 +547,7 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     if job.over_rows:
         raise Refused("it has columns of its own: no job over rows")
     check_request(site, peer, offer, show, f"train {job.name} ({job.job.purpose})")
+    check_project(site, peer.name, job, show)
     check_job(party.policy, job, peer.name, today())
     kind, store = kind_of_job(job), site.store
     known = offer.model if offer.done else None  # of a run that has begun before

@@ -162,6 +162,8 @@ def _judged(job: Job) -> Job:
             f"`vfl worth` trains without a coordinator: take coordinator = {name!r} out, with the "
             "hidden sums or scores that need it"
         )
+    elif job.loss.classes > 1:
+        why = "`vfl worth` compares one prediction of each row: it is not for multiclass"
     elif kind_of_job(job).init_model is not None:
         why = "`vfl worth` compares models that begin anew: take init_model out"
     elif not job.job.holdout:

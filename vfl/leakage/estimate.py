@@ -117,7 +117,7 @@ def estimate(
     `known`: how many different rows of the host's table the aligned ones are, 0 for as many. `done`:
     trees that need not be grown again.
     """
-    joint = max(0, params.trees - max(done, params.guest_trees))
+    joint = max(0, params.most_trees - max(done, params.first_joint))
     equations = 0 if sums == "hidden" else joint * equations_a_tree(rows, params)
     a_row = equations / (known or rows)
     return Estimate(equations, a_row, expected(given + a_row), joint)

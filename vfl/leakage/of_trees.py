@@ -25,7 +25,7 @@ from vfl.leakage.estimate import (
     told_by_scoring,
 )
 from vfl.learn.params import BoostParams
-from vfl.learn.told_sums import drawn_share, equations_a_tree
+from vfl.learn.told_sums import drawn_share, equations_a_tree, most_splits
 from vfl.protocols.trees.quantisation import quantisation_of
 from vfl.text import counted
 
@@ -42,6 +42,8 @@ def of_trees(of: Circumstances, params: BoostParams) -> list[Disclosure]:
     found = [common_rows(of)]
     for host in of.hosts:
         found += [_table_by_sums(of, params, host), *_by_splits(of, params, host)]
+        if params.ordered_categories == "all":
+            found.append(_column_groups(of, host))
     found.append(_few_rows(of, params))
     for host in of.hosts:
         found += [*_of_labels(of, params, host)]
@@ -76,31 +78,36 @@ def _after(of: Circumstances) -> str:
 
 
 def _joint(of: Circumstances, params: BoostParams) -> int:
-    return params.trees - params.guest_trees if of.ran is None else of.ran.joint
+    return params.most_trees - params.first_joint if of.ran is None else of.ran.joint
 
 
 def _fewer(of: Circumstances, params: BoostParams, told: Callable[[float], float]) -> str:
     """The line that halves what the model tells, and what it then tells: by the part of the joint trees
     that are left."""
-    joint = _joint(of, params)
-    if joint < 2:
+    joint, of_round = _joint(of, params), params.round
+    if joint < 2 * of_round:
         flatter = f"[secureboost] depth = {params.depth - 1}"
-        return flatter if params.depth > 1 else _without_hosts(joint + params.guest_trees)
-    # At least one tree is left, even if that tells more than half.
-    left = max(1, bisect_right(range(joint), told(1) / 2, key=lambda trees: told(trees / joint)) - 1)
-    trees = f"trees = {params.guest_trees + left} ({percent(told(left / joint))} by the curve)"
+        return flatter if params.depth > 1 else _without_hosts(joint // of_round + params.guest_trees)
+    # At least one tree is left, or one round, even if that tells more than half.
+    fit = bisect_right(range(joint), told(1) / 2, key=lambda trees: told(trees / joint)) - 1
+    left = max(1, fit // of_round)
+    trees = (
+        f"trees = {params.guest_trees + left} ({percent(told(left * of_round / joint))} by the curve)"
+    )
     return f"[secureboost] {trees}, or less depth ([policy] max_trees)"
 
 
 def _fewer_nodes(of: Circumstances, params: BoostParams, some_known: bool) -> str:
     """The line that lowers what nodes tell of labels: one joint tree tells nearly what many do."""
-    joint = _joint(of, params)
-    trees = joint + params.guest_trees
-    if joint < 2:
+    joint, of_round = _joint(of, params), params.round
+    trees = joint // of_round + params.guest_trees
+    if joint < 2 * of_round:
         return _without_hosts(trees)
-    left = f"{AUC} {told_by_nodes(1, some_known):.2f} by the curve"
+    left = f"{AUC} {told_by_nodes(of_round, some_known):.2f} by the curve"
+    still = "tree" if of_round == 1 else "round"
     return (
-        f"[secureboost] guest_trees = {trees - 1}: {left}, one joint tree; fewer trees alone do little"
+        f"[secureboost] guest_trees = {trees - 1}: {left}, one joint {still}; fewer {still}s alone do "
+        "little"
     )
 
 
@@ -146,7 +153,7 @@ def _table_by_sums(of: Circumstances, params: BoostParams, host: str) -> Disclos
         if of.ran is None:
             whose = "a host's default" if of.allowed is None else f"{host}'s"
             refused = f"; {whose} max_sums_a_row = {limit:g} refuses the job"
-        fit = sums.joint_within(max(0.0, limit - of.given)) + params.guest_trees
+        fit = sums.joint_within(max(0.0, limit - of.given)) // params.round + params.guest_trees
         if fit > params.guest_trees:
             fewer = [f"[secureboost] trees = {fit}"]
             refused += f", of which trees = {fit} would pass" if refused else ""
@@ -200,6 +207,21 @@ def _by_splits(of: Circumstances, params: BoostParams, host: str) -> Iterator[Di
     )
 
 
+def _column_groups(of: Circumstances, host: str) -> Disclosure:
+    """What the guest is told of a host's categorical columns."""
+    return Disclosure(
+        "category_groups",
+        "told",
+        of.guest,
+        host,
+        "which of its sums belong to one column, of columns with more than four categories: how many "
+        "categories each has, and how rows share out among them; no name",
+        'ordered_categories = "all": the curve above is of sums that are not told apart by column',
+        "told",
+        lower=('[secureboost] ordered_categories = "guest"', "[policy] category_groups = false"),
+    )
+
+
 def _won(of: Circumstances, params: BoostParams, host: str) -> tuple[float, int, str]:
     """Directions that a host tells about a row, its splits, and the splits in words.
 
@@ -208,13 +230,18 @@ def _won(of: Circumstances, params: BoostParams, host: str) -> tuple[float, int,
     joint, share = _joint(of, params), 1 / (1 + len(of.hosts))
     if of.ran is not None and host in of.ran.splits:
         splits = of.ran.splits[host]
-        # A tree of depth d has 2^d - 1 splits at most, of which a row meets d.
-        about = splits * params.depth / ((1 << params.depth) - 1)
+        # A tree of depth d has 2^d - 1 splits at most, of which a row meets d, at most.
+        about = splits * _met(params) / most_splits(params)
         words = f"the {counted(splits, 'split')} that it won"
         return of.ran.directions.get(host, about), splits, words
-    splits = round(joint * ((1 << params.depth) - 1) * share)
+    splits = round(joint * most_splits(params) * share)
     words = f"some {counted(splits, 'split')}, if it wins as many as any other party"
-    return joint * params.depth * share, splits, words
+    return joint * _met(params) * share, splits, words
+
+
+def _met(params: BoostParams) -> int:
+    """The most splits of one tree that a row meets."""
+    return min(params.depth, most_splits(params))
 
 
 def _few_rows(of: Circumstances, params: BoostParams) -> Disclosure:
@@ -346,7 +373,7 @@ def _by_cheating(of: Circumstances, params: BoostParams) -> Iterator[Disclosure]
     """What takes a guest that encrypts numbers of its choice."""
     lower = ("[policy] max_trees, max_jobs_a_day", "contract, and the ledger of what was sent")
     if params.sums == "hidden":
-        nodes = _joint(of, params) * ((1 << params.depth) - 1)
+        nodes = _joint(of, params) * most_splits(params)
         yield Disclosure(
             "cheating_guest",
             "cheating",

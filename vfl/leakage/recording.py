@@ -133,6 +133,8 @@ class _Recorder(Pooled):
         order: Order | None,
         counts: Mapping[str, SumsCount],
     ) -> None:
+        if params.ordered_categories == "all":  # attacks know of no sets of candidates
+            params = params.model_copy(update={"ordered_categories": "guest"})
         super().__init__(blocks, rows, params)
         kept = order or ("fixed" if params.encryption == "lattice" else "tree")
         hosts = list(blocks.items())[1:]
@@ -152,7 +154,7 @@ class _Recorder(Pooled):
         self._g, self._h = np.asarray(growth.g, np.int64), np.asarray(growth.h, np.int64)
         self._nodes = [[] for _ in self.seen]
         self._splits = [[] for _ in self.seen]
-        if number >= self.params.guest_trees:
+        if number >= self.params.first_joint:
             for host in self.seen:
                 host.begin_tree(growth.frontier.drawn)
         return []

@@ -5,7 +5,7 @@ the same as one of all columns in one place, to the last digit.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -183,7 +183,7 @@ class CellSums:
 def table_of(
     by: Sequence[str],
     totals: RowTotals,
-    measures: dict[str, FixedPoint],
+    measures: Mapping[str, FixedPoint],
     told: CellSums,
     rest: str | None,
 ) -> FactorTable:
@@ -212,7 +212,7 @@ def table_of(
     return FactorTable(tuple(by), lines, total, totals.are_counts)
 
 
-def _real(measures: dict[str, FixedPoint], sums: Sequence[int]) -> dict[str, float]:
+def _real(measures: Mapping[str, FixedPoint], sums: Sequence[int]) -> dict[str, float]:
     return {name: one.real(total) for (name, one), total in zip(measures.items(), sums, strict=True)}
 
 

@@ -41,7 +41,7 @@ def distinct(splits: Sequence[Split]) -> tuple[list[Split], Integers]:
 
 def missing_left(splits: Sequence[Split]) -> NDArray[np.bool_]:
     """Whether each split sends a missing value left."""
-    left = [s.category is None if s.categorical else s.missing_left for s in splits]
+    left = [None in s.named if s.categorical else s.missing_left for s in splits]
     return np.array(left, np.bool_)
 
 
@@ -68,7 +68,7 @@ class Sides:
                 now, then = ("numeric", "categorical") if categorical else ("categorical", "numeric")
                 raise ValueError(f"column '{column}' is {now} and was {then} in training")
             if categorical:
-                names = dict.fromkeys(splits[place].category for place in places)
+                names = dict.fromkeys(name for place in places for name in splits[place].named)
                 codes = {name: code for code, name in enumerate(names)}
                 self._codes[column] = codes
                 self._levels[column] = _levels(codes, values, room)
@@ -111,7 +111,9 @@ class Sides:
             if column in self._codes:
                 codes = self._codes[column]
                 for place in places:
-                    planes[place] = np.packbits(values == codes[self._splits[place].category])
+                    named = [codes[name] for name in self._splits[place].named]
+                    left = values == named[0] if len(named) == 1 else np.isin(values, named)
+                    planes[place] = np.packbits(left)
                 continue
             numbers = self._numbers[column]
             missing = np.isnan(values) if numbers.missing is None else values == numbers.missing

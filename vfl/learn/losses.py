@@ -10,24 +10,22 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal, NamedTuple
+from typing import ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.arrays import Floats, Integers
+from vfl.arrays import Floats
 from vfl.blocks.means import blocks_of, ordered_sums, weighted_mean
+from vfl.learn.constant_search import ConstantSearch
 from vfl.learn.quantiles import weighted_quantile
 
-Link = Literal["logit", "log", "identity"]
-Objective = Literal["binary", "poisson", "gamma", "tweedie", "squared", "quantile"]
+Link = Literal["logit", "log", "identity", "softmax"]
+Objective = Literal["binary", "poisson", "gamma", "tweedie", "squared", "quantile", "multiclass"]
 Family = Literal["logistic", "poisson", "negative_binomial", "gamma", "tweedie", "gaussian"]
 
 # XGBoost's max_delta_step and LightGBM's poisson_max_delta_step for this objective.
 _POISSON_DAMPING = math.exp(0.7)
-
-LEAST_EXPONENT = -900
-"""Of the largest gradient: smaller ones are zero."""
 
 LARGEST = 1e50
 """Of a label or weight: fourth powers of such numbers, and of their inverses, can still be summed."""
@@ -62,6 +60,8 @@ class Loss(ABC):
     """What `mean` is called."""
     no_exposure: ClassVar[str | None] = None
     """Why a column of exposure has no meaning under this loss; None where it has."""
+    no_offset: ClassVar[str | None] = None
+    """The same of an offset."""
 
     @property
     def power(self) -> float | None:
@@ -78,13 +78,27 @@ class Loss(ABC):
         renewed to it (vfl/learn/quantiles.py)."""
         return None
 
+    @property
+    def classes(self) -> int:
+        """How many scores a row has: one of each class, or 1 in all. Several have shape (rows, classes),
+        and so have predictions, gradients and hessians."""
+        return 1
+
     @abstractmethod
     def check(self, label: Floats) -> None:
         """Raises BadLabel in one line that says what is wrong with the label and what to do."""
 
+    def check_held_out(self, label: Floats) -> None:
+        """The same of rows that train nothing."""
+        self.check(label)
+
     @abstractmethod
     def start(self, label: Floats, weight: Floats, offset: Floats) -> float:
         """The constant that, added to the offset, has the least loss. The label passes `check`."""
+
+    def class_starts(self, label: Floats, weight: Floats) -> tuple[float, ...]:
+        """What the score of each class starts with, where there are several, in place of `start`."""
+        return ()
 
     @abstractmethod
     def predict(self, score: Floats) -> Floats:
@@ -129,25 +143,6 @@ class Loss(ABC):
     @abstractmethod
     def _half_deviance(self, score: Floats, label: Floats) -> Floats:
         """The loss of each row, 0 where the prediction is the label."""
-
-
-class ConstantSearch:
-    """The search for the constant at which a convex loss has no slope, in an interval that holds it."""
-
-    def __init__(self, at: float, low: float, high: float) -> None:
-        self._low, self._high = low, high
-        self.at = min(max(at, low), high)
-        """Where slope and curvature are wanted next; at the end the constant."""
-        self.ended = not low < high
-
-    def step(self, slope: float, curvature: float) -> None:
-        """Newton's step, halving the interval where it would leave it."""
-        at, low, high = self.at, self._low, self._high
-        low, high = (low, at) if slope > 0 else (at, high)
-        step = at - slope / curvature if curvature > 0 else low
-        self.at = step if low < step < high else low + (high - low) / 2
-        self._low, self._high = low, high
-        self.ended = abs(self.at - at) <= 1e-12 * max(1.0, abs(self.at)) or not low < high
 
 
 @dataclass(frozen=True)
@@ -454,6 +449,60 @@ class QuantileLoss(Loss):
         return np.maximum(self.quantile * short, (self.quantile - 1.0) * short)
 
 
+@dataclass(frozen=True)
+class MulticlassLoss(Loss):
+    """Log loss of a label of several classes, by number from 0; probabilities are a softmax of scores.
+
+    As in LightGBM scores start as logarithms of the classes' shares, and trees take hessians
+    K / (K - 1) times as large, of K classes (Friedman, Annals of Statistics 29, 2001, algorithm 6).
+    """
+
+    classes: int = 3
+    link = "softmax"
+    measure = "multiclass log loss"
+    no_exposure = "is for counts (poisson): a class has no rate per unit of time; remove the line"
+    no_offset = "is for one score a row: added to those of all classes it changes none; remove the line"
+
+    def check(self, label: Floats) -> None:
+        self.check_held_out(label)
+        if missing := self.classes - len(np.unique(label)):
+            lost = f"has no row of {missing} of its {self.classes} classes"
+            raise BadLabel(
+                lost, "a model needs rows of each: hold out fewer, or give small ones a common name"
+            )
+
+    def check_held_out(self, label: Floats) -> None:
+        other = (label != np.rint(label)) | (label < 0) | (label >= self.classes)
+        _refuse(other, f"must be one of {self.classes} classes but is not", "correct it")
+
+    def start(self, label: Floats, weight: Floats, offset: Floats) -> float:
+        return 0.0  # the same for all classes would change nothing
+
+    def class_starts(self, label: Floats, weight: Floats) -> tuple[float, ...]:
+        sums = [_sum_where(label, weight, float(number)) for number in range(self.classes)]
+        return tuple(math.log(own) - math.log(math.fsum(sums)) for own in sums)
+
+    def predict(self, score: Floats) -> Floats:
+        e = np.exp(score - score.max(axis=1, keepdims=True))
+        return np.asarray(e / e.sum(axis=1, keepdims=True))
+
+    def gradients(self, score: Floats, label: Floats, weight: Floats) -> tuple[Floats, Floats]:
+        p, of = self.predict(score), weight[:, np.newaxis]
+        return (p - (label[:, np.newaxis] == np.arange(self.classes))) * of, p * (1 - p) * of
+
+    def damped_gradients(self, score: Floats, label: Floats, weight: Floats) -> tuple[Floats, Floats]:
+        gradient, hessian = self.gradients(score, label, weight)
+        return gradient, hessian * (self.classes / (self.classes - 1))
+
+    def information(self, score: Floats, weight: Floats) -> Floats:
+        return self.gradients(score, np.zeros(len(score)), weight)[1]  # whatever the label
+
+    def _half_deviance(self, score: Floats, label: Floats) -> Floats:
+        most = score.max(axis=1)
+        own = score[np.arange(len(score)), label.astype(np.int64)]
+        return np.asarray(np.log(np.exp(score - most[:, np.newaxis]).sum(axis=1)) + most - own)
+
+
 OBJECTIVES: dict[str, type[Loss]] = {
     "binary": LogisticLoss,
     "poisson": PoissonLoss,
@@ -461,6 +510,7 @@ OBJECTIVES: dict[str, type[Loss]] = {
     "tweedie": TweedieLoss,
     "squared": SquaredLoss,
     "quantile": QuantileLoss,
+    "multiclass": MulticlassLoss,
 }
 FAMILIES: dict[str, type[Loss]] = {
     "logistic": LogisticLoss,
@@ -477,63 +527,19 @@ def loss_of(
     tweedie_power: float = 1.5,
     theta: float = 1.0,
     quantile: float | None = None,
+    classes: int | None = None,
 ) -> Loss:
     """The loss of an objective of trees or a family of linear models. `theta`: of the negative binomial
-    family; `quantile`: of the objective of that name, the median if it is not said."""
+    family; `quantile`: of the objective of that name, the median if it is not said; `classes`: of
+    multiclass, how many."""
     kind = OBJECTIVES[name] if name in OBJECTIVES else FAMILIES[name]
     if kind is NegativeBinomialLoss:
         return NegativeBinomialLoss(theta)
+    if kind is MulticlassLoss:
+        return MulticlassLoss() if classes is None else MulticlassLoss(classes)
     if kind is QuantileLoss:
         return QuantileLoss() if quantile is None else QuantileLoss(quantile)
     return TweedieLoss(tweedie_power) if kind is TweedieLoss else kind()
-
-
-class Scales(NamedTuple):
-    """What gradients and hessians are multiplied by before they are rounded."""
-
-    gradient: float
-    hessian: float
-
-
-def exponent_of(bound: float) -> int:
-    """The least power of two, by its exponent, that is no less than `bound`; LEAST_EXPONENT at the
-    least."""
-    return math.ceil(math.log2(max(bound, 2.0**LEAST_EXPONENT)))
-
-
-@dataclass(frozen=True)
-class Quantiser:
-    """Rounds real numbers to integers of at most `bits` bits."""
-
-    bits: int
-    scale: float
-
-    @classmethod
-    def for_bound(cls, bound: float, bits: int) -> "Quantiser":
-        """A quantiser for values of magnitude at most `bound`, by a power of two (exact to undo); below
-        2^-900 all become zero."""
-        return cls.for_exponent(exponent_of(bound), bits)
-
-    @classmethod
-    def for_exponent(cls, exponent: int, bits: int) -> "Quantiser":
-        """A quantiser for values of magnitude at most 2^exponent."""
-        return cls(bits, 2.0 ** (bits - exponent))
-
-    @classmethod
-    def filling(cls, bound: float, bits: int) -> "Quantiser":
-        """A quantiser for values of magnitude at most `bound`, which becomes 2^bits - 1: for few
-        bits."""
-        return cls(bits, (2.0**bits - 1) / max(bound, 2.0**-900))
-
-    def integers(self, values: Floats) -> Integers:
-        """Nearest integers of values * scale."""
-        return np.rint(values * self.scale).astype(np.int64)
-
-    def dithered(self, values: Floats, draw: Floats) -> Integers:
-        """One of the two integers next to values * scale, the nearer one more likely, so that sums are
-        right on average (Shi et al., NeurIPS 2022, section 4.1). `draw`: uniform in [0, 1)."""
-        most = 2.0**self.bits - 1
-        return np.clip(np.floor(values * self.scale + draw), -most, most).astype(np.int64)
 
 
 def _log(label: Floats) -> Floats:

@@ -58,8 +58,16 @@ PROFILE_FITS = 10
 """Fits at most by which the parameter of a variance is found."""
 
 
-UNSAID = ("init_model", "interaction_constraints", "quantile")
+MOST_CLASSES = 20
+"""Of a label of several classes."""
+
+UNSAID = (
+    *("init_model", "interaction_constraints", "quantile", "classes"),
+    *("max_leaves", "ordered_categories"),
+)
 """Settings of trees that are no part of a job that says nothing of them."""
+OF_ORDERED = ("cat_smooth", "cat_l2", "max_cat_threshold")
+"""Settings of categories that are ordered, no part of a job without."""
 
 
 class BoostParams(BaseModel):
@@ -73,6 +81,13 @@ class BoostParams(BaseModel):
 
     trees: int = Field(50, ge=1, le=5000, description="trees at most")
     depth: int = Field(4, ge=1, le=10, description="levels of splits in a tree")
+    max_leaves: int | None = Field(
+        None,
+        ge=2,
+        le=1024,
+        description="leaves of a tree at most, which then grows best-first, within depth; all levels "
+        "if absent",
+    )
     learning_rate: float = Field(0.2, gt=0, le=1, description="shrinkage of each tree")
     max_bins: int = Field(32, ge=2, le=255, description="bins of a column, missing not counted")
     min_bin_rows: int = Field(3, ge=1, description="least number of rows of a bin")
@@ -87,6 +102,13 @@ class BoostParams(BaseModel):
         gt=0,
         lt=1,
         description="of quantile: the share of labels that is to lie below the prediction",
+    )
+    classes: int | None = Field(
+        None,
+        ge=3,
+        le=MOST_CLASSES,
+        description="of multiclass: how many classes the label has. Each round grows a tree for each "
+        "class: trees, guest_trees and early_stopping_rounds count rounds",
     )
     subsample: float = Field(1.0, gt=0, le=1, description="share of rows drawn for each tree")
     goss_top: float = Field(
@@ -138,10 +160,42 @@ class BoostParams(BaseModel):
         "may if absent",
     )
 
+    ordered_categories: Literal["guest", "all"] | None = Field(
+        None,
+        description="whose columns of more than 4 categories are split by sets of them, in the order of "
+        "their gradients; with all, hosts tell the guest which sums belong to one column",
+    )
+    cat_smooth: float = Field(
+        10.0, ge=0, description="of ordered_categories: what sums of hessians are increased by"
+    )
+    cat_l2: float = Field(
+        10.0, ge=0, description="of ordered_categories: further L2 penalty on the gains of sets"
+    )
+    max_cat_threshold: int = Field(
+        32, ge=1, le=255, description="of ordered_categories: most categories of a set"
+    )
+
+    @property
+    def round(self) -> int:
+        """How many trees grow from the same gradients: one, or one of each class."""
+        return self.classes or 1
+
+    @property
+    def most_trees(self) -> int:
+        """How many trees all rounds have at most."""
+        return self.trees * self.round
+
+    @property
+    def first_joint(self) -> int:
+        """The number of the first tree of all parties' columns."""
+        return self.guest_trees * self.round
+
     @property
     def unsaid(self) -> set[str]:
         """The keys that are no part of a job that says nothing of them."""
         unsaid = {name for name in UNSAID if getattr(self, name) is None}
+        if self.ordered_categories is None:
+            unsaid |= {*OF_ORDERED}
         return unsaid if self.reg_alpha else {*unsaid, "reg_alpha"}
 
     @classmethod
@@ -179,7 +233,32 @@ class BoostParams(BaseModel):
             raise ValueError("subsample and goss_top both draw rows: keep one of them")
         if (self.sums == "hidden") != (self.coordinator is not None):
             raise ValueError('sums = "hidden" and coordinator go together: give both or neither')
+        if self.classes and self.init_model is not None:
+            raise ValueError("init_model is not for several classes (multiclass): leave it out")
         return self
+
+    @model_validator(mode="after")
+    def _ordered(self) -> "BoostParams":
+        of_ordered = (name for name in OF_ORDERED if getattr(self, name) != _default(self, name))
+        if self.ordered_categories is None and (name := next(of_ordered, None)) is not None:
+            raise ValueError(f"{name} is for ordered_categories: set that, or remove it")
+        if self.ordered_categories != "all":
+            return self
+        if self.sums == "hidden":
+            raise ValueError(
+                'ordered_categories = "all" is for sums = "open": nobody who opens hidden sums may know '
+                'which of them belong to one column; write "guest"'
+            )
+        if self.encryption == "lattice":
+            raise ValueError(
+                'ordered_categories = "all" is for encryption = "paillier": over the lattice engine '
+                'nobody knows which categories have enough rows in a node; write "guest"'
+            )
+        return self
+
+
+def _default(params: BaseModel, name: str) -> object:
+    return type(params).model_fields[name].default
 
 
 class GlmParams(BaseModel):

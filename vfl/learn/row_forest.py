@@ -21,6 +21,7 @@ RowBits = NDArray[np.uint8]
 """Shape (rows, splits): 1 where a split sends a row left."""
 
 _PRESENT, _ABOVE, _MISSING_LEFT = 1, 2, 4  # of a numeric split: no threshold; how it sends rows
+_ONE, _SET = -1, -2  # of a categorical one: whether one category goes left, or several
 
 
 class RowSides:
@@ -30,12 +31,16 @@ class RowSides:
         """splits: each of them once or more."""
         self._numeric = list(dict.fromkeys(s.column for s in splits if not s.categorical))
         self._categorical: dict[str, dict[str | None, int]] = {}
-        column, kind = np.zeros(len(splits), np.int32), np.full(len(splits), -1, np.int32)
-        bound = np.zeros(len(splits))
+        column, kind = np.zeros(len(splits), np.int32), np.full(len(splits), _ONE, np.int32)
+        bound, sets = np.zeros(len(splits)), list[list[int]]()
         for place, split in enumerate(splits):
             if split.categorical:
                 codes = self._categorical.setdefault(split.column, {})
-                bound[place] = codes.setdefault(split.category, len(codes))
+                named = [codes.setdefault(name, len(codes)) for name in split.named]
+                bound[place] = named[0]
+                if len(named) > 1:
+                    kind[place], bound[place] = _SET, len(sets)
+                    sets.append(named)
                 column[place] = list(self._categorical).index(split.column)
                 continue
             column[place] = self._numeric.index(split.column)
@@ -43,6 +48,10 @@ class RowSides:
             kind[place] |= _ABOVE * split.above | _MISSING_LEFT * split.missing_left
             bound[place] = 0.0 if split.threshold is None else split.threshold
         self._column, self._kind, self._bound = column, kind, bound
+        most = max((len(codes) for codes in self._categorical.values()), default=0)
+        self._sets = np.zeros((len(sets), most + 1), np.uint8)  # a further one for other categories
+        for own, members in zip(self._sets, sets, strict=True):
+            own[members] = 1
 
     def __len__(self) -> int:
         return len(self._column)
@@ -61,7 +70,7 @@ class RowSides:
         for place, (name, known) in enumerate(self._categorical.items()):
             values = _checked(name, features[name], categorical=True)
             codes[place] = np.fromiter(map(known.get, values, repeat(-1)), np.int32, rows)
-        _fill_sides(numbers, codes, self._column, self._kind, self._bound, bits)
+        _fill_sides(numbers, codes, self._column, self._kind, self._bound, self._sets, bits)
 
 
 def _checked(name: str, values: NDArray[np.generic], categorical: bool) -> NDArray[np.generic]:
@@ -146,12 +155,16 @@ def _fill_sides(
     column: NDArray[np.int32],
     kind: NDArray[np.int32],
     bound: Floats,
+    sets: NDArray[np.uint8],
     bits: RowBits,
 ) -> None:
     """Which way each split sends each row."""
     for i in range(len(bits)):
         for split in range(len(column)):
             how = kind[split]
+            if how == _SET:
+                bits[i, split] = sets[int(bound[split]), codes[column[split], i]]  # -1 is the last one
+                continue
             if how < 0:
                 bits[i, split] = codes[column[split], i] == bound[split]
                 continue

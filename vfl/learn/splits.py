@@ -6,13 +6,14 @@ candidates by running sums within numeric columns. Hosts do the same on cipherte
 
 Order of candidates (it decides between equal gains): by column, by bin, missing right before missing
 left. A numeric candidate b sends x <= edges[b] left; the one after the last edge parts present from
-missing. A categorical candidate sends one category (or missing) left and the rest right: this reveals
-less than an order by gradients, which would need the guest to know which sums belong to one column.
+missing. A categorical candidate sends one category (or missing) left and the rest right. Sets of these,
+in the order of their gradients, are taken where the job says so: ordered_categories.py.
 
 Under a monotone constraint the left side is the one that must not score higher: bins of a decreasing
 column are numbered downwards (learn/binning.py). Who sees sums does not learn which way a column goes.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
@@ -151,6 +152,21 @@ class Candidates:
         above = column.monotone == "decreasing" and threshold is not None
         return Split(column.name, threshold, None, False, missing_left, above)
 
+    def categories(self) -> list[Integers]:
+        """Of each categorical column, its candidates."""
+        places = [i for i, column in enumerate(self.columns) if column.edges is None]
+        return [np.flatnonzero(self.column == place) for place in places]
+
+    def take_set(self, members: Sequence[int]) -> tuple["Split", "Side"]:
+        """Take candidates of one categorical column together: the split, and what it says of codes."""
+        if len(members) == 1:
+            return self.split(members[0], False), self.side(members[0], False)
+        place = int(self.column[members[0]])
+        column, bins = self.columns[place], tuple(self.bin[[*members]].tolist())
+        named = tuple(None if b == column.bins else column.categories[b] for b in bins)
+        split = Split(column.name, None, named, True, False)
+        return split, Side(place, bins[0], column.bins, True, False, bins)
+
     def goes_left(self, index: int, codes: NDArray[np.uint8], missing_left: bool) -> NDArray[np.bool_]:
         """Which rows with these codes in the candidate's column go left."""
         return self.side(index, missing_left).goes_left(codes)
@@ -171,9 +187,14 @@ class Side:
     missing: int  # the code of a missing value
     categorical: bool
     missing_left: bool
+    bins: tuple[int, ...] = ()  # of a categorical column, where a set of them goes left
 
     def goes_left(self, codes: NDArray[np.uint8]) -> NDArray[np.bool_]:
         """Which of these do."""
+        if self.bins:
+            table = np.zeros(self.missing + 1, np.bool_)
+            table[[*self.bins]] = True
+            return np.asarray(table[codes])
         if self.categorical:
             return np.asarray(codes == self.bin)
         return np.where(codes == self.missing, self.missing_left, codes <= self.bin)
@@ -334,16 +355,23 @@ class Split:
 
     column: str
     threshold: float | None  # numeric: x <= threshold goes left; None parts present from missing
-    category: str | None  # categorical: this one goes left; None is the missing category
+    category: str | tuple[str | None, ...] | None
+    """Categorical: this one goes left, or these do; None is the missing category."""
     categorical: bool
     missing_left: bool  # numeric only
     above: bool = False  # numeric, of a decreasing column: x > threshold goes left instead
+
+    @property
+    def named(self) -> tuple[str | None, ...]:
+        """The categories that go left, of a categorical column."""
+        return self.category if isinstance(self.category, tuple) else (self.category,)
 
     def goes_left(self, features: Features) -> NDArray[np.bool_]:
         """Which rows go left."""
         values = features[self.column]
         if self.categorical:
-            return np.fromiter((v == self.category for v in values), np.bool_, len(values))
+            named = frozenset(self.named)
+            return np.fromiter((v in named for v in values), np.bool_, len(values))
         numbers = values.astype(np.float64)
         missing = np.isnan(numbers)
         if self.threshold is None:

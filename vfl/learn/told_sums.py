@@ -9,8 +9,8 @@ from vfl.learn.params import BoostParams
 
 def takes_largest(params: BoostParams, tree: int) -> bool:
     """Whether a tree is drawn by the size of gradients (GOSS): as in LightGBM not in the first
-    1 / learning_rate trees, whose gradients say little yet."""
-    return params.goss_top > 0 and tree + 1 > 1 / params.learning_rate
+    1 / learning_rate trees, or rounds of them, whose gradients say little yet."""
+    return params.goss_top > 0 and tree // params.round + 1 > 1 / params.learning_rate
 
 
 def most_drawn(rows: int, params: BoostParams, tree: int) -> int:
@@ -39,4 +39,17 @@ def equations_a_tree(rows: int, params: BoostParams) -> int:
     summed = 1 if split or params.encryption == "lattice" else 0
     for level in range(1, params.depth):
         summed += min(1 << level - 1, split)
-    return 2 * summed
+    return 2 * min(summed, most_summed(params))
+
+
+def most_splits(params: BoostParams) -> int:
+    """The most splits of one tree."""
+    whole = (1 << params.depth) - 1
+    return whole if params.max_leaves is None else min(whole, params.max_leaves - 1)
+
+
+def most_summed(params: BoostParams) -> int:
+    """The most nodes of one tree that are summed: the root and a child of each split, but of those that
+    are the last."""
+    whole = 1 << params.depth - 1
+    return whole if params.max_leaves is None else min(whole, params.max_leaves - 1)

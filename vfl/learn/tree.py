@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers
 from vfl.blocks.engine import ENGINE, Rows
-from vfl.learn.losses import Scales
+from vfl.learn.best_first import level_of
 from vfl.learn.params import BoostParams
+from vfl.learn.quantiser import Scales
 
 # A gain below this is rounding.
 _LEAST_GAIN = 1e-10
@@ -118,14 +119,16 @@ def gains(
     params: BoostParams,
     bounds: Bounds = FREE,
     ordered: NDArray[np.bool_] | None = None,
+    sides: BoostParams | None = None,
 ) -> Floats:
-    """The gain of each candidate; -inf where it may not be taken.
+    """The gain of each candidate; -inf where it may not be taken. `sides`: other settings for the
+    weights of both sides.
 
     Children weigh what `bounds`, the node's, allow; the left of an `ordered` candidate not more than its
     right. The node itself counts with its best weight, be it within bounds or not, as in LightGBM.
     """
     low, high = np.asarray(bounds.low), np.asarray(bounds.high)
-    return _gains(left, node, valid, scales, params, (low, high), ordered)
+    return _gains(left, node, valid, scales, params, (low, high), ordered, sides)
 
 
 def level_gains(
@@ -170,17 +173,19 @@ def _gains(
     params: BoostParams,
     bounds: tuple[Floats, Floats],
     ordered: NDArray[np.bool_] | None,
+    sides: BoostParams | None = None,
 ) -> Floats:
     g, h = node.gradient / scales.gradient, node.hessian / scales.hessian
     g_left, h_left = left.gradient / scales.gradient, left.hessian / scales.hessian
     g_right, h_right = g - g_left, h - h_left
     weights, scores = [], []
+    by = params if sides is None else sides
     for gradient, hessian in ((g_left, h_left), (g_right, h_right)):
-        best = _weight(gradient, hessian, params)
+        best = _weight(gradient, hessian, by)
         weight = np.clip(best, *bounds)
-        score = _score(gradient, hessian, params)
+        score = _score(gradient, hessian, by)
         weights.append(weight)
-        scores.append(np.where(weight == best, score, _score_of(weight, gradient, hessian, params)))
+        scores.append(np.where(weight == best, score, _score_of(weight, gradient, hessian, by)))
     whole = _score(np.asarray(g), np.asarray(h), params)
     gain = 0.5 * (scores[0] + scores[1] - whole)
     in_order = weights[0] <= weights[1]
@@ -284,14 +289,21 @@ def pair_of(node: int, left: int, right: int) -> tuple[int, int]:
 
 @dataclass
 class Frontier:
-    """Where every row of a growing tree is, and the pairs of nodes of the current level.
+    """Where every row of a growing tree is, and the pairs of nodes that the last splits made.
 
-    Guest and hosts each keep one; both follow the same rule for which child is summed.
+    Those of a level, or where a tree grows best-first of any levels. Guest and hosts each keep one; both
+    follow the same rule for which child is summed.
     """
 
     node_of_row: Rows  # every aligned row
     active: Rows  # rows whose gradients count in this tree
     pairs: list[tuple[int, int | None]] = field(default_factory=lambda: [(0, None)])
+    depth: int | None = None
+    """Levels of splits of a tree that grows best-first; None of one that grows level by level."""
+    waiting: set[int] = field(default_factory=set)
+    """Best-first: nodes of earlier splits that may be split still."""
+    leaves: list[int] = field(default_factory=list)
+    """Best-first: nodes that the last splits made too deep to be split."""
     _most: int = 0  # no row is in a node of a greater number
     _by_block: list[Integers] | None = None  # how many rows each node has in each block
     _counts: Integers | None = None  # how many active rows each node has
@@ -299,7 +311,7 @@ class Frontier:
     def advance(
         self, split: list[int], left: Rows, count: Callable[[int], Integers] | None = None
     ) -> None:
-        """Split these nodes of the level; `left` says for each row of them where it goes.
+        """Split these open nodes; `left` says for each row of them where it goes.
 
         The pairs become (summed child, its sibling). `count`: as of `count_by`, once rows are in the
         new nodes.
@@ -311,18 +323,24 @@ class Frontier:
         self._by_block = self._counts = None
         if count is not None:
             self.count_by(count)
-        counts = self._active_rows()
+        counts, depth = self._active_rows(), self.depth
+        if depth is not None:
+            self.waiting = (self.waiting | {*self.nodes}) - {*split}
+            deep = [node for node in split if level_of(node) + 1 >= depth]
+            self.leaves = [2 * node + side for node in deep for side in (1, 2)]
+            split = [node for node in split if level_of(node) + 1 < depth]
         self.pairs = [pair_of(n, int(counts[2 * n + 1]), int(counts[2 * n + 2])) for n in split]
 
     @property
     def nodes(self) -> list[int]:
-        """The open nodes, in pairs, the summed child of each first."""
+        """The nodes that the last splits made and that may be split, in pairs, the summed child of each
+        first."""
         return [node for pair in self.pairs for node in pair if node is not None]
 
     def covers(self) -> dict[int, int]:
-        """How many active rows each open node has."""
+        """How many active rows each node has that the last splits made."""
         counts = self._active_rows()
-        return {node: int(counts[node]) for node in self.nodes}
+        return {node: int(counts[node]) for node in (*self.nodes, *self.leaves)}
 
     def count_by(self, count: Callable[[int], Integers]) -> None:
         """Have something else count the active rows of so many nodes."""

@@ -51,7 +51,7 @@ def _grid(splits: Sequence[Split], values: NDArray[np.generic] | None) -> NDArra
     missing value."""
     if splits[0].categorical:
         # Categories without a split of their own are all alike.
-        named = {split.category for split in splits}
+        named = {name for split in splits for name in split.named}
         rest = {OTHER} if values is None else {OTHER if value else None for value in set(values) - named}
         known = [
             level for group in (named, rest) for level in sorted(filter(None, group), key=level_order)

@@ -12,6 +12,7 @@ import numpy as np
 
 from vfl.arrays import Floats, Mask
 from vfl.errors import ConfigError, DataError, VflError
+from vfl.learn.class_metrics import share_loss
 from vfl.learn.losses import LogisticLoss
 from vfl.protocols.common.rows import Training
 from vfl.text import counted
@@ -66,7 +67,7 @@ def range_of(score: Floats, rows: Training) -> float | None:
     unit = 1.0
     if rows.loss.link == "identity":
         unit = float(rows.label[rows.train].std()) or 1.0
-    return float(np.ptp(known)) / unit
+    return float(np.ptp(known, axis=0).max()) / unit
 
 
 def known_scores(score: Floats, rows: Training) -> Floats:
@@ -109,10 +110,18 @@ def judge_quality(
                 )
             if of.get("auc", 1.0) < 0.5:
                 warnings.append(f"{who} orders rows worse than chance {many} (AUC {of['auc']:.4f})")
+        elif rows.loss.classes > 1:
+            best = share_loss(label, weight, rows.loss.classes)
+            if of.get("log_loss", 0.0) > best * (1 + _SAME):
+                warnings.append(
+                    f"{who} does worse than the same probabilities for all {many} (log loss "
+                    f"{of['log_loss']:.4f}, that of the classes' shares {best:.4f})"
+                )
         elif of.get("d2", 0.0) < 0:
             best_constant = "mean" if rows.loss.quantile is None else "same quantile for all"
             warnings.append(f"{who} does worse than the {best_constant} {many} (D² {of['d2']:.4f})")
-    loss = "log_loss" if isinstance(rows.loss, LogisticLoss) else "deviance"
+    of_classes = isinstance(rows.loss, LogisticLoss) or rows.loss.classes > 1
+    loss = "log_loss" if of_classes else "deviance"
     if rows.loss.quantile is not None:
         loss = "pinball_loss"
     ours, own = (metrics.get(name, {}).get(loss) for name in ("federation", alone))

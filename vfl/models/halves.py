@@ -61,6 +61,7 @@ class GuestHalf(Generic[G]):
     edited_from: str = ""  # of an edited half: the name of the model that was trained
     changes: tuple[Change, ...] = ()  # of all edits since
     premiums: bool = False  # whether edits have brought the base rate to a total of premiums
+    classes: tuple[str, ...] = ()  # the label's, where it has several, as its column has them
 
     @property
     def trained_name(self) -> str:
@@ -71,7 +72,8 @@ class GuestHalf(Generic[G]):
     def loss(self) -> Loss:
         """What the model minimised, whose link turns scores into predictions."""
         theta = self.job.get("glm", {}).get("theta", 1.0)
-        return loss_of(self.objective, self.tweedie_power, theta, quantile_of(self.job))
+        several = len(self.classes) or None
+        return loss_of(self.objective, self.tweedie_power, theta, quantile_of(self.job), several)
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 import math
 
 from vfl.arrays import Floats, Mask
+from vfl.learn.class_metrics import class_metrics
 from vfl.learn.losses import LogisticLoss
 from vfl.learn.metrics import binary_metrics, quantile_metrics, regression_metrics
 from vfl.protocols.common.rows import Training, each_of
@@ -21,6 +22,8 @@ def held_out_metrics(
     offset = None if rows.offset is None else each_of(rows.offset, mask, scratch)
     if isinstance(loss, LogisticLoss):
         metrics = binary_metrics(label, loss.predict(own), weight)
+    elif loss.classes > 1:
+        metrics = class_metrics(label, loss.predict(own), weight)
     elif loss.quantile is not None:
         metrics = quantile_metrics(loss, label, own, weight, offset)
     else:

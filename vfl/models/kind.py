@@ -28,7 +28,7 @@ from vfl.net.peer import Peer
 from vfl.party.config_values import ModelName
 from vfl.party.documents import Body
 from vfl.party.linear_rules import GlmSection
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.protocols.common.batches import ScoredPart, ScoringCourse, UnknownLevels
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import NO_HINTS, UNCOUNTED, SumsCount
@@ -197,7 +197,7 @@ class Fitted(Generic[G, H]):
 
     model: G
     halves: dict[str, H]  # of hosts, by name
-    score: Floats
+    score: Floats  # of several classes (rows, classes)
 
 
 @dataclass(frozen=True)
@@ -373,6 +373,11 @@ class ModelKind(ABC, Generic[G, H]):
         """The same, which begins with the model of these halves: those that a party has of it.
         `training`: digest of what the parties of its training signed."""
         raise NotImplementedError
+
+    def with_classes(self, classes: int) -> Self:
+        """The same, of a label of so many classes: 1 of a label that is none of several. Raises
+        ConfigError for settings that have no meaning there."""
+        return self
 
     @property
     def tells_sums(self) -> BoostParams | None:

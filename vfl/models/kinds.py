@@ -114,6 +114,8 @@ def save_half(store: Store, half: AnyGuestHalf | AnyHostHalf) -> None:
         body.pop("changes", None)
     if isinstance(half, GuestHalf) and not half.premiums:
         body.pop("premiums", None)
+    if isinstance(half, GuestHalf) and not half.classes:
+        body.pop("classes", None)
     store.write("model", half.name, body)
 
 
@@ -136,6 +138,9 @@ def load_half(
     half = convert_document(body, kind.guest_half, f"model {name}")
     if half.objective not in kind.losses:
         raise ModelError(f"model {name} is damaged: no such objective of a model of kind {kind.name}")
+    starts = half.model.class_starts if isinstance(half.model, GuestModel) else ()
+    if len(starts) != len(half.classes) or (half.objective == "multiclass") != bool(starts):
+        raise ModelError(f"model {name} is damaged: its classes are not those of its label")
     try:
         kind.check_half(half.model)
     except ValueError as error:

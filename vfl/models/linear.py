@@ -59,7 +59,7 @@ from vfl.models.unbounded import say as say_unbounded
 from vfl.net.peer import Peer
 from vfl.party.documents import Body
 from vfl.party.linear_rules import GlmSection
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.protocols.common.batches import ScoredPart
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.key import generate_key
@@ -163,7 +163,7 @@ class _LinearGuest(GuestRole[GuestGlm]):
         at = f"gradient {model.gradient:.1e}"
         if model.deviance is not None and model.explained is not None:
             at = f"deviance {model.deviance:.4f}, D² {model.explained:.4f}, {at}"
-        rows = int(self._rows.train.sum())
+        rows = self._rows.weighing
         if model.readable:
             at += f", {min(model.readable, rows):,} of {rows:,} labels readable by a host that cheats"
         at += said_choice(model, self._kind.family)

@@ -6,6 +6,7 @@ import numpy as np
 
 from vfl.arrays import Bytes
 from vfl.learn.binning import Features
+from vfl.learn.class_forest import RowClassForest
 from vfl.learn.explain import Explainer
 from vfl.learn.forest import Planes, distinct, missing_left
 from vfl.learn.row_forest import RowExplainer, RowForest, RowSides
@@ -27,6 +28,7 @@ from vfl.protocols.trees.scoring import (
     Directions,
     MissingDirections,
     changed_column,
+    check_explains,
     sides_of,
     used_records,
 )
@@ -74,9 +76,12 @@ class TreesScorer(PartsScorer):
             return first[branch.party] + place_of[branch.party][branch.record]
 
         self._bits = planes
-        self._forest = RowForest(model.trees, model.start, plane)
+        self._forest: RowForest | RowClassForest = RowForest(model.trees, model.start, plane)
+        if model.class_starts:
+            self._forest = RowClassForest(model.trees, model.class_starts, plane)
         self._explainer: RowExplainer | Explainer | None = None
         if explain:
+            check_explains(model)
             explainer = Explainer(model, plane)
             self._explainer = RowExplainer(explainer) if explainer.fits_memory else explainer
 

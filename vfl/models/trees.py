@@ -8,7 +8,6 @@ from typing import Self
 from vfl.arrays import Floats
 from vfl.errors import ConfigError
 from vfl.learn.binning import Binned, Features, Monotone, bin_columns
-from vfl.learn.explain import check_covers
 from vfl.learn.losses import OBJECTIVES, Link
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Split
@@ -41,7 +40,8 @@ from vfl.models.kind import (
 from vfl.models.tree_parts import TreesAnswers, TreesPacker, TreesScorer
 from vfl.models.unsplit import no_split, none_kept, why_unsplit
 from vfl.net.peer import Peer
-from vfl.party.sections import PolicySection
+from vfl.party.documents import Body
+from vfl.party.policy_section import PolicySection
 from vfl.protocols.common.batches import ScoredPart
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import GuestCourse, HostCourse
@@ -55,7 +55,7 @@ from vfl.protocols.trees.hidden_coordinator import coordinate_trees
 from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.paths import strangers
 from vfl.protocols.trees.quantisation import quantisation_of
-from vfl.protocols.trees.scoring import guest_score, host_score
+from vfl.protocols.trees.scoring import check_explains, guest_score, host_score
 from vfl.protocols.trees.training import guest_train, host_train
 from vfl.protocols.trees.warm_start import (
     Initial,
@@ -133,8 +133,10 @@ class _TreesGuest(GuestRole[GuestModel]):
             return
         self._obstacle = done.obstacle
         drawn = params.subsample < 1 or params.colsample < 1 or params.goss_top > 0
-        all_parties = done.tree > params.guest_trees
-        if not self._split and not drawn and all_parties:  # a later tree is of the same gradients
+        all_parties = done.tree > params.first_joint
+        # A later tree is of the same gradients, once those of all classes had none.
+        every = done.tree % params.round == 0
+        if not self._split and not drawn and all_parties and every:
             raise self._no_split()
 
     def check_model(self, model: GuestModel) -> None:
@@ -294,6 +296,13 @@ class Trees(ModelKind[GuestModel, HostModel]):
     ) -> Self:
         return replace(self, initial=Initial(guest, hosts, training))
 
+    def with_classes(self, classes: int) -> Self:
+        if classes == 1:
+            return self
+        if self.initial is not None:
+            raise ConfigError("init_model is not for several classes: leave it out")
+        return replace(self, params=self.params.model_copy(update={"classes": classes}))
+
     @property
     def tells_sums(self) -> BoostParams:
         return self.params
@@ -303,7 +312,7 @@ class Trees(ModelKind[GuestModel, HostModel]):
         return BoostParams.of_stored(settings)
 
     def steps(self, done: int) -> str:
-        return f"tree {done:,} of {self.params.trees:,}"
+        return f"tree {done:,} of {self.params.most_trees:,}"
 
     def recorded_rules(self, rules: ColumnRules) -> Mapping[str, Monotone]:
         return rules.monotone
@@ -390,7 +399,7 @@ class Trees(ModelKind[GuestModel, HostModel]):
         found = []
         if (bare := _bare(model)) is not None:
             found.append(Finding("no_split", bare))
-        if len(model.trees) <= self.params.guest_trees:
+        if len(model.trees) <= self.params.first_joint:
             found.append(Finding("guest_alone", self._guest_alone(len(model.trees))))
         if self.params.early_stopping_rounds and not rows.validation.any():
             text = (
@@ -407,7 +416,7 @@ class Trees(ModelKind[GuestModel, HostModel]):
 
         async def splits(params: BoostParams) -> bool:
             model, _ = await Trees(params)._pooled(parties, rows, lambda step: None)
-            return bool(model.trees[0].branches)
+            return any(tree.branches for tree in model.trees[: params.round])
 
         return await why_unsplit(self.params, int(rows.train.sum()), splits)
 
@@ -420,6 +429,11 @@ class Trees(ModelKind[GuestModel, HostModel]):
     @classmethod
     def size(cls, model: GuestModel) -> str:
         return counted(len(model.trees), "tree")
+
+    @classmethod
+    def shorten_document(cls, model: Body) -> None:
+        if not model.get("class_starts"):
+            model.pop("class_starts", None)
 
     @classmethod
     def document(cls, model: GuestModel) -> dict[str, object]:
@@ -442,6 +456,9 @@ class Trees(ModelKind[GuestModel, HostModel]):
         rules: ColumnRules,
         link: Link,
     ) -> Explanation:
+        if model.class_starts:
+            no_dependence = "Partial dependence is not drawn of models of several classes."
+            return Explanation(importance=model.importance(), no_dependence=no_dependence)
         dependence, no_dependence = dependence_on(model, columns, values)
         return Explanation(
             importance=model.importance(), dependence=dependence, no_dependence=no_dependence
@@ -462,7 +479,7 @@ class Trees(ModelKind[GuestModel, HostModel]):
 
     @classmethod
     def check_explains(cls, model: GuestModel) -> None:
-        check_covers(model.trees)
+        check_explains(model)
 
     @classmethod
     def guest_parts(
@@ -539,7 +556,7 @@ def split_by_party(model: GuestModel) -> tuple[GuestModel, dict[str, HostModel]]
             own.append(model.splits[branch.record])
         trees.append(replace(tree, branches=branches))
     guest, *hosts = (tuple(own) for own in splits)
-    half = GuestModel(model.parties, model.start, tuple(trees), guest)
+    half = GuestModel(model.parties, model.start, tuple(trees), guest, model.class_starts)
     return half, {name: HostModel(own) for name, own in zip(model.parties[1:], hosts, strict=True)}
 
 

@@ -158,6 +158,11 @@ class Catalogue:
 
     def _half(self, name: str) -> AnyGuestHalf:
         half = load_half(self._sources.store, name, GuestHalf)
+        if half.classes:
+            raise ModelError(
+                "it tells several classes apart, and vfl online answers with one prediction a row: use "
+                "vfl score"
+            )
         self._sources.check(half)
         return half
 

@@ -14,22 +14,17 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, get_args
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    Field,
-    ValidationError,
-    model_validator,
-)
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from vfl.errors import ConfigError
 from vfl.learn.losses import Family, Loss, Objective, loss_of
-from vfl.learn.params import UNSAID, BoostParams, GlmParams
+from vfl.learn.params import OF_ORDERED, UNSAID, BoostParams, GlmParams
 from vfl.party.config_errors import error_for_all, explain_errors
 from vfl.party.config_values import (
     ColumnName,
     FileKind,
     JobName,
+    JobNames,
     ModelName,
     PartyName,
     Role,
@@ -37,9 +32,10 @@ from vfl.party.config_values import (
 )
 from vfl.party.config_words import Schema
 from vfl.party.documents import canonical_json
-from vfl.party.label_rules import check_family, check_quantile
+from vfl.party.label_rules import check_family, check_objective
 from vfl.party.linear_rules import GlmSection, check_columns_of
 from vfl.party.online_section import OnlineSection
+from vfl.party.policy_section import PolicySection
 from vfl.party.relay_file import RelayFile
 from vfl.party.row_sections import (
     MOST_COLUMNS,
@@ -48,6 +44,7 @@ from vfl.party.row_sections import (
     SharedColumnSection,
     check_shared_rules,
 )
+from vfl.party.screen_section import ScreenSection
 from vfl.party.sections import (
     USES,
     AlignSection,
@@ -55,10 +52,10 @@ from vfl.party.sections import (
     Lookup,
     PartySection,
     PeerSection,
-    PolicySection,
     ScoreSection,
     Section,
 )
+from vfl.party.tune_section import TuneSection, check_space
 from vfl.text import nearest_file
 
 MAX_FILE = 1024 * 1024  # bytes of a TOML file
@@ -66,7 +63,6 @@ MAX_JOB = 64 * 1024  # bytes of a job on the wire
 MAX_KEYS = 2000  # in it; it has some 40, and four for each column of a job over rows
 
 LABEL_KEYS: Mapping[ModelName, str] = {"secureboost": "objective", "glm": "family"}
-"""The key of a job that says what the label is."""
 """The key of [job] that says what the label is, by kind of model; a section of the kind's name has its
 settings."""
 _LABEL_KINDS = {"objective": Objective, "family": Family}
@@ -75,26 +71,10 @@ SPLITS = ("group", "time")
 each party's."""
 _OF_COLUMNS = frozenset(
     {
-        "goss_top",
-        "goss_other",
-        "sums",
-        "coordinator",
-        "guest_trees",
-        *UNSAID,
-        "encryption",
-        "key_bits",
-        "obfuscators",
-        "scores",
-        "max_labels",
-        "inference",
-        "alphas",
-        "folds",
-        "one_standard_error",
-        "theta",
-        "profile",
-        "dispersion",
-        "l1_on",
-        "credibility",
+        *("goss_top", "goss_other", "sums", "coordinator", "guest_trees", "encryption", "key_bits"),
+        *("obfuscators", "scores", "max_labels", "inference", "alphas", "folds", "one_standard_error"),
+        *("theta", "profile", "dispersion", "l1_on", "credibility"),
+        *(*UNSAID, *OF_ORDERED),
     }
 )
 """Settings of models over columns alone."""
@@ -287,6 +267,7 @@ class JobSection(Section):
     weight: bool | None = Field(
         default=None, description="whether it uses the weight of the party file; yes if absent"
     )
+    project: JobNames | None = Field(default=None, description="of a project, all its models' jobs")
 
     @property
     def label_key(self) -> str:
@@ -296,12 +277,14 @@ class JobSection(Section):
     @property
     def unsaid(self) -> set[str]:
         """The keys that the job says nothing of, and that are no part of it then."""
-        return {name for name in (*USES, *SPLITS, "partition") if getattr(self, name) is None}
+        return {name for name in (*USES, *SPLITS, "partition", "project") if getattr(self, name) is None}
 
     @model_validator(mode="after")
     def _one_kind_of_label(self) -> "JobSection":
         if self.group is not None and self.group == self.time:
             raise ValueError("group and time must be two different columns")
+        if self.project is not None and self.name not in self.project:
+            raise ValueError("project must name the job itself among those of its models")
         due = self.label_key
         for other in LABEL_KEYS.values():
             if other != due and getattr(self, other) is not None:
@@ -325,6 +308,8 @@ class Job(Section):
         description="of a job over rows, the columns that all parties have",
     )
     rows: RowsSection = Field(default_factory=RowsSection)
+    tune: TuneSection | None = Field(default=None, description="of `vfl tune`: a search for settings")
+    screen: ScreenSection = Field(default_factory=ScreenSection)
 
     @property
     def over_rows(self) -> bool:
@@ -346,6 +331,8 @@ class Job(Section):
                     'for partition = "rows"'
                 )
             return self
+        if "screen" in self.model_fields_set:
+            raise ValueError("section [screen] is for jobs over columns: remove it")
         if self.columns is None:
             raise ValueError(
                 'partition = "rows" needs a section [columns.NAME] for each column that all parties have'
@@ -363,9 +350,12 @@ class Job(Section):
     def _one_model(self) -> "Job":
         if self.job.model == "glm":
             check_family(self.job.family, self.linear, over_rows=self.over_rows)
-        check_quantile(self.job.objective, self.secureboost, over_rows=self.over_rows)
-        if self.job.exposure and (reason := self.loss.no_exposure):
-            raise ValueError(f"[job] exposure {reason}")
+        check_objective(self.job.objective, self.secureboost, over_rows=self.over_rows)
+        if self.tune is not None:
+            check_space(self.tune, self.params)
+        for key in ("exposure", "offset"):
+            if getattr(self.job, key) and (reason := getattr(self.loss, f"no_{key}")):
+                raise ValueError(f"[job] {key} {reason}")
         by = [key for key in SPLITS if getattr(self.job, key) is not None]
         if by and not self.job.holdout and not getattr(self.params, "validation_share", 0):
             stop = "" if self.job.model != "secureboost" else " or a validation_share in [secureboost]"
@@ -402,8 +392,8 @@ class Job(Section):
     @property
     def loss(self) -> Loss:
         """What the model minimises."""
-        quantile = self.secureboost.quantile
-        return loss_of(self.objective, self.params.tweedie_power, self.linear.theta, quantile)
+        of_trees = self.secureboost.quantile, self.secureboost.classes
+        return loss_of(self.objective, self.params.tweedie_power, self.linear.theta, *of_trees)
 
     def uses(self, data: DataSection) -> dict[str, str]:
         """The columns of exposure, offset and weight that the job uses of a guest's, by use.
@@ -418,7 +408,8 @@ class Job(Section):
                     f"[job] {key} = true, but [data] of the party file names no column for it: add "
                     f"{key} there, or take the line out of the job"
                 )
-            by_default = not self.over_rows and (key != "exposure" or self.loss.no_exposure is None)
+            meaningless = {"exposure": self.loss.no_exposure, "offset": self.loss.no_offset}.get(key)
+            by_default = not self.over_rows and meaningless is None
             if name is not None and (by_default if said is None else said):
                 used[key] = name
         return used
@@ -440,12 +431,12 @@ class Job(Section):
     @property
     def settings(self) -> dict[str, object]:
         """Everything that the job says to all parties, defaults written out, of its own kind of model
-        alone. By which columns a guest splits its rows is not among it."""
+        alone; not how a guest splits its rows, searches and screens."""
         of_guest = () if self.over_rows else SPLITS
         left_out: dict[str, bool | set[str]] = {
             "job": {*LABEL_KEYS.values(), *self.job.unsaid, *of_guest} - {self.job.label_key}
         }
-        left_out |= dict.fromkeys(LABEL_KEYS.keys() - {self.job.model}, True)
+        left_out |= dict.fromkeys({*LABEL_KEYS, "tune", "screen"} - {self.job.model}, True)
         unsaid = self.secureboost.unsaid if self.job.model == "secureboost" else set[str]()
         left_out[self.job.model] = unsaid
         if self.over_rows:
@@ -462,6 +453,12 @@ class Job(Section):
     def canonical(self) -> bytes:
         """UTF-8 JSON with sorted keys, no spaces and every default written out."""
         return canonical_json(self.settings)
+
+    @property
+    def searched(self) -> bytes:
+        """`canonical` with the search that the job file describes, if any: of `vfl tune` alone."""
+        tune = {} if self.tune is None else {"tune": self.tune.model_dump(mode="json")}
+        return canonical_json(self.settings | tune)
 
     @property
     def digest(self) -> str:
@@ -502,7 +499,7 @@ def _parse_received(data: bytes) -> Job:
         job = Job.model_validate(raw, strict=True)
     except ValidationError as error:
         raise error_for_all(f"the job received: {explain_errors(error, Job)}") from None
-    if job.canonical != data:
+    if job.searched != data:
         raise error_for_all("the job received is not in canonical form: both sides need the same vfl")
     return job
 
@@ -540,7 +537,7 @@ C = TypeVar("C", Party, Job, RelayFile)
 
 def _load(path: Path, model: type[C], kind: FileKind) -> C:
     raw = read_toml(path, kind)
-    other = next((other for other in _MODELS if other in raw), None)
+    other = next((other for other in (*_MODELS, "project") if other in raw), None)
     if kind not in raw and other is not None:
         raise ConfigError(f"{path.name} is a {other} file, where a {kind} file is due")
     try:

@@ -225,7 +225,7 @@ _KNOTS = {
         {"type": "array", "items": {"type": "number"}},
     ]
 }
-FileKind = Literal["party", "job", "relay", "tariff"]
+FileKind = Literal["party", "job", "relay", "tariff", "shapes", "project"]
 Role = Literal["guest", "host", "coordinator"]
 Growing = Annotated[
     tuple[float, ...],
@@ -263,6 +263,9 @@ OneOrMoreColumns = Annotated[
 ]
 Names = Annotated[
     tuple[PartyName, ...], Field(min_length=1), BeforeValidator(_as_tuple), AfterValidator(_distinct)
+]
+JobNames = Annotated[
+    tuple[JobName, ...], Field(min_length=1), BeforeValidator(_as_tuple), AfterValidator(_distinct)
 ]
 Patterns = Annotated[
     tuple[Annotated[str, Field(min_length=1)], ...], Field(min_length=1), BeforeValidator(_as_tuple)

@@ -11,7 +11,7 @@ import msgspec
 from vfl.errors import DayIsFull
 from vfl.party.counts import Counts
 from vfl.party.policy import exceeds, limit_breach
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 
 ALWAYS = 64 << 20

@@ -13,7 +13,7 @@ from vfl.arrays import Bytes
 from vfl.errors import ModelError
 from vfl.party.locks import in_turn
 from vfl.party.policy import exceeds
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 from vfl.protocols.align.answered import HASH, KEY, Answers
 from vfl.protocols.align.kept import CONTEXT, Asked, KeptIds

@@ -17,6 +17,9 @@ DocumentKind = Literal[
     "cells",
     "table",
     "worth",
+    "search",
+    "project",
+    "screen",
 ]
 CountKind = Literal["usage", "labels", "fetched"]
 FileKind = DocumentKind | CountKind
@@ -36,6 +39,9 @@ FOLDERS: dict[DocumentKind, str] = {
     "cells": "cells",
     "table": "tables",
     "worth": "worth",
+    "search": "searches",
+    "project": "projects",
+    "screen": "screens",
 }
 COUNTS: dict[CountKind, str] = {
     "usage": "usage.json",
@@ -55,6 +61,7 @@ ENCRYPTED: frozenset[FileKind] = frozenset(
         "hint",
         "kept",
         "labels",
+        "project",
         "sums",
         "table",
         "usage",

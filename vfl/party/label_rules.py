@@ -1,11 +1,28 @@
 """What the label of a job may be, held against its other settings."""
 
 from vfl.learn.losses import Family, Objective
-from vfl.learn.params import BoostParams, GlmParams
+from vfl.learn.params import MOST_CLASSES, BoostParams, GlmParams
 
 
-def check_quantile(objective: Objective | None, trees: BoostParams, *, over_rows: bool) -> None:
-    """Raises ValueError for a quantile that is missing, or that means nothing."""
+def check_objective(objective: Objective | None, trees: BoostParams, *, over_rows: bool) -> None:
+    """Raises ValueError for a setting of the objective that is missing, or that means nothing."""
+    _check_quantile(objective, trees, over_rows=over_rows)
+    if objective != "multiclass":
+        if trees.classes is not None:
+            raise ValueError('[secureboost] classes is for objective = "multiclass": remove the line')
+    elif over_rows:
+        raise ValueError(
+            'objective = "multiclass" is not for partition = "rows": parties would have to agree on the '
+            "classes of their labels"
+        )
+    elif trees.classes is None:
+        raise ValueError(
+            f'objective = "multiclass" needs classes in [secureboost]: how many the label has, 3 to '
+            f"{MOST_CLASSES}"
+        )
+
+
+def _check_quantile(objective: Objective | None, trees: BoostParams, *, over_rows: bool) -> None:
     if objective != "quantile":
         if trees.quantile is not None:
             raise ValueError('[secureboost] quantile is for objective = "quantile": remove the line')

@@ -186,12 +186,12 @@ class OutputPlace:
         files = _files(self.place)
         if not files:
             return False
-        for path in files.values():
-            if what := _kind(path):
+        known = self._known()
+        for name, path in files.items():
+            if (what := _kind(path)) and _digest(path) not in [one.get(name) for one in known]:
                 raise _unwritable(self.given, f"it is {what}: name another one")
         if self.force:
             return True
-        known = self._known()
         if known:
             digests = {name: _digest(path) for name, path in files.items()}
             if any(digests.items() <= one.items() for one in known):

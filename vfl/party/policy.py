@@ -5,7 +5,7 @@ some is told which. What a host counts by the day lies in its store and outlives
 """
 
 import json
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from fnmatch import fnmatchcase
@@ -20,7 +20,7 @@ from vfl.learn.params import BoostParams, GlmParams
 from vfl.party.config import Job, Party
 from vfl.party.config_values import Engine, FractionLimit, JoinKind, Limit
 from vfl.party.counts import Counts
-from vfl.party.sections import PolicySection
+from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 from vfl.text import counted, nearest_name
 
@@ -107,6 +107,14 @@ def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) 
         if exceeds(params.iterations, policy.max_iterations):
             broken.append(_too_many_fits(policy, params, sides))
         limits: tuple[tuple[str, str], ...] = ()
+    elif isinstance(params, BoostParams) and params.round > 1:
+        limits = ()
+        if exceeds(params.most_trees, policy.max_trees):
+            what = f"{counted(params.most_trees, 'tree')} (trees = {params.trees}, each of which is of "
+            what += f"{params.round} classes)"
+            broken.append(
+                f"{what} break {rule_words(policy, 'max_trees')}: {_remedy('max_trees', sides)}"
+            )
     else:
         limits = (("trees", "max_trees"), ("max_iterations", "max_iterations"))
     for key, rule in limits:
@@ -114,6 +122,9 @@ def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) 
             broken.append(_broken(key, getattr(params, key), policy, rule, sides))
     if job.over_rows:
         return broken
+    ordered = isinstance(params, BoostParams) and params.ordered_categories == "all"
+    if ordered and not policy.category_groups:
+        broken.append(_broken("ordered_categories", "all", policy, "category_groups", sides))
     if policy.hidden_sums and isinstance(params, BoostParams) and params.sums != "hidden":
         broken.append(_broken("sums", params.sums, policy, "hidden_sums", sides))
     if policy.hidden_scores and isinstance(params, GlmParams) and params.scores != "hidden":
@@ -202,11 +213,44 @@ def check_lookup(policy: PolicySection, guest: str, on: date) -> None:
     _refuse(broken)
 
 
-def check_oneway(policy: PolicySection, purpose: str, guest: str, on: date) -> None:
-    """Raises Refused naming the rules that a table by this party's factors breaks before it starts."""
+def check_oneway(
+    policy: PolicySection, purpose: str, guest: str, on: date, *, pair: bool = False
+) -> None:
+    """Raises Refused naming the rules that a table by this party's factors breaks before it starts.
+    pair: whether it is by another host's, too."""
     broken = broken_by_any(policy, guest, on) + _broken_by_purpose(policy, purpose, OVER_COLUMNS)
     if policy.oneway is False:
         broken.append(_breach("a table", policy, "oneway"))
+    if pair and not policy.oneway_pairs:
+        broken.append(_breach("a table with another host's factor", policy, "oneway_pairs"))
+    _refuse(broken)
+
+
+def check_screen(
+    policy: PolicySection, purpose: str, guest: str, on: date, *, tells: bool, inflation: bool
+) -> None:
+    """Raises Refused naming the rules that screening this party's columns breaks before it starts.
+    tells: whether the guest tells sums by the party's levels. inflation: whether that is asked for."""
+    broken = broken_by_any(policy, guest, on) + _broken_by_purpose(policy, purpose, OVER_COLUMNS)
+    if policy.oneway is False and policy.screen is False:
+        broken.append(_breach("screening columns", policy, "screen"))
+    elif policy.oneway is False and not tells:
+        broken.append(
+            f"screening columns without tell_hosts = true in [screen] breaks "
+            f"{rule_words(policy, 'oneway')}: set it in the job, or {_REMEDIES['oneway']}".format(
+                starts=OVER_COLUMNS.starts, allows=OVER_COLUMNS.allows
+            )
+        )
+    if inflation and not policy.inference:
+        broken.append(
+            f"vif = true in [screen] breaks {rule_words(policy, 'inference')}: set it to false in the "
+            "job, or the host sets inference to true, with lattice among its encryptions"
+        )
+    elif inflation and "lattice" not in policy.encryptions:
+        broken.append(
+            f"vif = true in [screen] breaks {rule_words(policy, 'encryptions')}: it needs lattice; set "
+            "vif = false in the job, or the host adds lattice there"
+        )
     _refuse(broken)
 
 
@@ -214,6 +258,16 @@ def check_worth(policy: PolicySection, job: Job, guest: str, on: date) -> None:
     """Raises Refused naming the rules that finding out what data is worth to a job breaks."""
     broken = [] if policy.worth else [_breach("what its data is worth", policy, "worth")]
     _refuse(broken + broken_by_job(policy, job, guest, on))
+
+
+def check_tune(policy: PolicySection, jobs: Sequence[Job], trials: int, guest: str, on: date) -> None:
+    """Raises Refused naming the rules that a search breaks; jobs: those of its most extreme trials."""
+    broken = []
+    if exceeds(trials, policy.tune_trials):
+        broken.append(_breach(f"a search of {counted(trials, 'trial')}", policy, "tune_trials"))
+    for job in jobs:
+        broken += broken_by_job(policy, job, guest, on)
+    _refuse(dict.fromkeys(broken))
 
 
 def check_columns(policy: PolicySection, model: str, columns: Collection[str]) -> None:
@@ -312,7 +366,7 @@ def allowed_columns(
 
 
 _MORE: dict[Counted, Callable[[int], str]] = {
-    "jobs": lambda _: "another job",
+    "jobs": lambda many: "another job" if many == 1 else f"{many} more jobs",
     "scored_rows": lambda many: f"{counted(many, 'more row')} to score",
     "alignments": lambda _: "another alignment",
     "ids": lambda many: f"{counted(many, 'more id')} to look for",
@@ -374,6 +428,8 @@ _REMEDIES = {
     "max_trees": _LOWER,
     "min_summed_rows": "draw more rows, or the {allows} lowers the rule",
     "max_iterations": _LOWER,
+    "category_groups": 'set ordered_categories = "guest" or leave it out of [secureboost], or the '
+    "{allows} sets it to true if the {starts} may see which sums are of one column",
     "hidden_sums": 'set sums = "hidden" and a coordinator, or the {allows} takes the rule out',
     "hidden_scores": 'set scores = "hidden" and a coordinator, or the {allows} takes the rule out',
     "max_jobs_a_day": _TOMORROW,
@@ -385,7 +441,12 @@ _REMEDIES = {
     "max_fetches_a_day": _TOMORROW,
     "max_lookups_a_minute": "look up fewer rows at a time, or the {allows} raises the rule",
     "oneway": "the {allows} sets it to true, or names its columns there, if the {starts} may have them",
+    "oneway_pairs": "ask for a factor of one host, or the {allows} sets it to true if the {starts} and "
+    "the other host do not work together",
+    "screen": "the {allows} sets it to true, or names columns there, if the {starts} may know how "
+    "strong they are",
     "worth": "the {allows} sets it to true if the {starts} may train on its columns to judge them",
+    "tune_trials": "lower trials in [tune], or the {allows} raises the rule",
     "expires": "the {allows} sets a later day if the agreement goes on",
 }
 """By rule, what to do about a job that breaks it: who starts it, or who allows it."""
@@ -420,12 +481,21 @@ class Usage:
         """
         with self._counts.in_turn():
             used = self._read(on)
+            self._check_room(used, policy, guest, what, many)
             counts = used.guests.setdefault(guest, {})
-            if exceeds(counts.get(what, 0) + many, getattr(policy, LIMITS[what])):
-                more = _MORE[what](many)
-                raise DayIsFull(_breach(f"{more} on {used.day}", policy, LIMITS[what], self._sides))
             counts[what] = counts.get(what, 0) + many
             self._counts.write(used)
+
+    def check_room(self, policy: PolicySection, guest: str, what: Counted, many: int, on: date) -> None:
+        """Raises as `count` where so many could not be counted on the day, and counts nothing."""
+        self._check_room(self._read(on), policy, guest, what, many)
+
+    def _check_room(
+        self, used: _Used, policy: PolicySection, guest: str, what: Counted, many: int
+    ) -> None:
+        if exceeds(used.guests.get(guest, {}).get(what, 0) + many, getattr(policy, LIMITS[what])):
+            more = _MORE[what](many)
+            raise DayIsFull(_breach(f"{more} on {used.day}", policy, LIMITS[what], self._sides))
 
     def of(self, guest: str, on: date) -> dict[Counted, int]:
         """What a guest has used up on a day so far. Raises ModelError when the file is damaged."""

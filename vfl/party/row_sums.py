@@ -208,6 +208,7 @@ class RowSumsFile:
 
     def write(self, sums: RowSums) -> None:
         """Write it, in turn. Raises DataError when it cannot be written."""
+        self._store.remove_unfinished(_KIND, self._peer)  # as large as all rows
         last, kept = self._last, {}
         if last is not None and isinstance(last[0], dict):
             before = last[1]

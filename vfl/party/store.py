@@ -324,7 +324,7 @@ class Store:
         return ref
 
     def write_beside(
-        self, kind: DocumentKind, name: str, extension: Literal["csv", "html"], content: bytes
+        self, kind: DocumentKind, name: str, extension: Literal["csv", "html", "toml"], content: bytes
     ) -> Path:
         """Write a file for a person to read, beside the document `name` if there is one; its path.
 
@@ -373,6 +373,12 @@ class Store:
         """
         for path in self.files(kind, name):
             path.unlink(missing_ok=True)
+
+    def remove_unfinished(self, kind: DocumentKind, name: str) -> None:
+        """Remove what killed processes left of a document that is there; for the same."""
+        for path in self.files(kind, name):
+            if path.suffix == ".tmp":
+                path.unlink(missing_ok=True)
 
     def files(self, kind: DocumentKind, name: str) -> list[Path]:
         """The files of a document: its own, what lies beside it, and what killed processes left."""

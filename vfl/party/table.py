@@ -26,6 +26,7 @@ from vfl.learn.binning import Features
 from vfl.learn.holdout import SplitColumn, SplitColumns
 from vfl.learn.losses import Loss
 from vfl.learn.suspects import LabelOrder, suspicions
+from vfl.party.class_labels import read_classes, text_classes
 from vfl.party.config_values import Aggregate, Role
 from vfl.party.feature_columns import check_label, feature, guests_column, label_if_fine
 from vfl.party.row_groups import aggregate_groups
@@ -53,7 +54,8 @@ class Table:
     column. `faults` has the columns that cannot be used, or that are not there, and why, where nobody
     needs them. `row_numbers` says where rows are in the file; it reads that again if it has to. `split`
     has the columns by which a job splits rows. `order` is a digest of what rows were put in order by
-    whose source promises none; the same for the same rows.
+    whose source promises none; the same for the same rows. `classes` names those of a label of several
+    classes; `label` has their numbers.
     """
 
     path: Path
@@ -69,6 +71,7 @@ class Table:
     row_numbers: RowNumbers = below_header
     split: SplitColumns = field(default_factory=SplitColumns)
     order: bytes = b""
+    classes: tuple[str, ...] = ()
 
     def take(self, rows: RowChoice) -> Features:
         """The features of some rows, in the order given; a row below 0 has none: all are missing."""
@@ -137,7 +140,8 @@ class Wanted:
     by use ("group", "time"); they are features only where [data] lists them as such. `agreed`: the job
     says which features there are and of what kind, so that no key of [data] would mend one. `scratch`:
     where columns go that are too large for memory. `order`: the columns by which rows without an order
-    are put in one; those of the ids if absent."""
+    are put in one; those of the ids if absent. `unlabelled`: with
+    `need_label`, the label may be elsewhere, and all else of the guest's is read nevertheless."""
 
     role: Role
     need_label: bool
@@ -150,6 +154,12 @@ class Wanted:
     agreed: bool = False
     scratch: Scratch = Scratch()
     order: Sequence[str] = ()
+    unlabelled: bool = False
+
+    @property
+    def may_have_classes(self) -> bool:
+        """Whether a label may be text."""
+        return self.need_label and (self.loss is None or self.loss.classes > 1)
 
     def needs(self, feature: str) -> bool:
         """Whether a fault of this feature is one of the whole table."""
@@ -196,7 +206,7 @@ def read_table(
 
 def read_wanted(data: DataSection, wanted: Wanted) -> Table:
     """The table as `read_table` reads it. Raises as it does."""
-    if wanted.need_label and data.label is None:
+    if wanted.need_label and data.label is None and not wanted.unlabelled:
         raise ConfigError("[data] label is missing in the party file: the guest names its label")
     table, faults = examine_table(data, wanted)
     if table is None:
@@ -252,15 +262,20 @@ def examine_table(
     try:
         own = [*guests.values(), *known]
         names = list(dict.fromkeys([*ids, *columns, *guests.values(), *by, *known]))
-        source = _read(source, names, Columns(ids, list(dict.fromkeys([*numbers, *own])), levels), by)
+        again = [*by, *(name for name in own if name == data.label and wanted.may_have_classes)]
+        source = _read(source, names, Columns(ids, list(dict.fromkeys([*numbers, *own])), levels), again)
     except DataError as error:
         return None, [*faults, error]
     # A batch may well lack a value in all of its rows, and so may one party of several.
     filled = (expect is None or wanted.role == "host") and not wanted.agreed
     kept = _features(source, data, wanted, columns, filled, faults, aside)
     found: dict[str, NDArray[np.float64]] = {}
+    classes: tuple[str, ...] = ()
     for key, name in guests.items():
         with _kept(faults):
+            if key == "label" and (several := _several_classes(source, name, wanted.loss)):
+                found[key], classes = several
+                continue
             found[key] = guests_column(source, key, name)
             if key == "label" and wanted.loss is not None:
                 check_label(source, name, found[key], wanted.loss, wanted.agreed)
@@ -292,6 +307,7 @@ def examine_table(
         row_numbers=source.row_numbers,
         split=split,
         order=source.order,
+        classes=classes,
     )
     return table, []
 
@@ -305,6 +321,15 @@ def _read(source: Source, names: list[str], columns: Columns, by: Sequence[str])
         return source
     held.read(held.lacks(names, by))
     return held
+
+
+def _several_classes(
+    source: Source, name: str, loss: Loss | None
+) -> tuple[Floats, tuple[str, ...]] | None:
+    """A label of several classes and their names; None of any other. Raises DataError."""
+    if loss is None:
+        return text_classes(source, name)
+    return read_classes(source, name, loss.classes) if loss.classes > 1 else None
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,7 @@ class HeldOut:
     label: Floats
     weight: Floats
     years: Floats | None  # the exposure column; None without one
-    predictions: dict[str, Floats]  # by model: expected labels
+    predictions: dict[str, Floats]  # by model: expected labels; of several classes (rows, classes)
     premiums: Floats | None = None  # of a tariff of premiums: what it charges for each row
     """The parties' model among `predictions` is then these premiums, brought to what happened in all."""
 
@@ -123,6 +123,7 @@ class Evidence:
     edited_from: str = ""  # of an edited half: the model that was trained
     warnings: list[str] = field(default_factory=list)  # of the training, where the model is weak
     label: str = ""  # name of the guest's column
+    classes: list[str] = field(default_factory=list)  # of a label of several
     rows: dict[str, int] = field(default_factory=dict)
     metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     measure: str = ""  # what the curve's loss is
@@ -154,7 +155,8 @@ class Evidence:
         """What the model minimised, whose link turns scores into predictions."""
         settings = self.job[self.kind.name]
         theta, quantile = settings.get("theta", 1.0), settings.get("quantile")
-        return loss_of(self.objective, settings["tweedie_power"], theta, quantile)
+        classes = settings.get("classes")
+        return loss_of(self.objective, settings["tweedie_power"], theta, quantile, classes)
 
     @property
     def objective(self) -> Objective | Family:

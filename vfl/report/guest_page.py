@@ -16,6 +16,7 @@ from vfl.report.blocks import (
     Tile,
     Tiles,
 )
+from vfl.report.classes import ClassQuality
 from vfl.report.evidence import TOGETHER, Evidence
 from vfl.report.factor_tables import table_blocks
 from vfl.report.factors import factor_section, stability_sections
@@ -35,12 +36,14 @@ class GuestPage(Page):
         self.rate = words.RateWords.of(evidence)
         self.names = (TOGETHER, evidence.alone)
         self.quality = Quality(self, self.rate, self.names)
+        self.of_classes = ClassQuality(self, self.names) if evidence.loss.classes > 1 else None
 
     def sections(self) -> list[PageSection]:
+        of_means = self.evidence.loss.quantile is None and self.of_classes is None
         return [
             self._summary(),
-            self.quality.section(),
-            *(self._of_means() if self.evidence.loss.quantile is None else []),
+            (self.of_classes or self.quality).section(),
+            *(self._of_means() if of_means else []),
             self._drivers(),
             self._training(),
             self.gave_away(),
@@ -73,7 +76,9 @@ class GuestPage(Page):
             f"{one.job['job']['purpose']}: trained on {trained:,} of the {whose}."
         ]
         tiles = []
-        if one.held_out is not None:
+        if one.held_out is not None and self.of_classes is not None:
+            tiles += self.of_classes.tiles()
+        elif one.held_out is not None:
             lead.append(self.quality.lift_words())
             tiles += self.quality.tiles()
         sent, received = sum(one.sent.values()), sum(one.received.values())

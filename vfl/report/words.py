@@ -23,6 +23,8 @@ METRICS: Mapping[str, tuple[str, str]] = {  # of the models' documents: name, wh
     "auc": ("AUC", "1 parts the classes without error, 0.5 is chance"),
     "gini": ("Gini", "1 orders as well as can be, 0 is chance"),
     "ks": ("KS", "greatest distance between both classes' distributions"),
+    "auc_ovr": ("AUC, each class", "mean over classes, each against the rest; 0.5 is chance"),
+    "accuracy": ("accuracy", "share of rows whose class is the likeliest"),
     "log_loss": ("log loss", "lower is better"),
     "brier": ("Brier score", "mean squared error of probabilities; lower is better"),
     "deviance": ("deviance", "mean unit deviance; lower is better"),
@@ -84,6 +86,8 @@ class RateWords:
             return cls(f"The probability of {label}", f"rate of {label}", True, label, size)
         if evidence.objective in ("poisson", "negative_binomial"):
             return cls(f"The frequency of {label}", f"frequency of {label}", False, label, size)
+        if evidence.objective == "multiclass":
+            return cls(f"The class of {label}", f"share of {label}", True, label, size)
         if (quantile := evidence.loss.quantile) is not None:
             which = f"The {quantile:g} quantile of {label}"
             return cls(which, f"mean {label}", False, label, size, which[4:])

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _MEASURES = {  # the first of them that a model has stands for it
     "auc": "AUC",
+    "auc_ovr": "AUC, each class",
     "d2": "D²",
     "deviance": "deviance",
     "mae": "mean absolute error",

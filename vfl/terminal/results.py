@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _MOST_IMPORTANT = 15  # columns of a model of trees that are shown
 _METRICS = {  # those of the models' documents that the terminal shows, in words
     "auc": "AUC",
+    "auc_ovr": "AUC, each class",
+    "accuracy": "accuracy",
     "log_loss": "log loss",
     "deviance": "deviance",
     "pinball_loss": "pinball loss",

@@ -24,11 +24,12 @@ from vfl.blocks.scratch import release_pages
 from vfl.party.reading import DateColumn, Reading
 from vfl.party.rows import RowNumbers
 from vfl.party.sources.arrow import ArrowColumn, is_exact, is_text
+from vfl.party.sources.content import Content
 from vfl.party.sources.misfits import MAX_CATEGORIES
 from vfl.party.sources.numerals import GroupSigns
 from vfl.party.sources.parquet import Parquet
 from vfl.party.sources.parts import TextParts, TypedParts
-from vfl.party.sources.source import Source
+from vfl.party.sources.source import Source, TableError
 from vfl.party.sources.stretches import (
     FACTS,
     ID,
@@ -47,11 +48,12 @@ _LEAST, _MOST = 4 << 20, 64 << 20  # bytes of lines that are read at a time
 _LEAST_ROWS, _MOST_ROWS = 1 << 16, 1 << 20  # the same of row groups
 _WHOLE = 1 << 30  # bytes of a file that one worker reads as a whole
 _BLOCKS = 2  # a thread
+_OF_A_CELL = 8  # bytes that workers take for a number
 
 
-def why_here(source: Source) -> str:
-    """Why the party's own process reads a table, whatever its cluster: "" where workers may. Raises
-    OSError for a file that is gone."""
+def why_here(source: Source, columns: int, room: float) -> str:
+    """Why the party's own process reads so many columns of a table: "" where workers may, which have
+    `room` bytes for them. Raises OSError for a file that is gone."""
     files = _files(source)
     if files is None:
         return "workers read Parquet and CSV files alone"
@@ -64,6 +66,11 @@ def why_here(source: Source) -> str:
                 f"{part.called} has quotes, or is packed, and is too large for one worker: write it as "
                 "Parquet or in parts"
             )
+    if (need := _room_of(files, columns)) > room:
+        return (
+            f"its columns take some {need / 1e9:.1f} GB, and workers keep {room / 1e9:.1f} GB for "
+            "them, a quarter of their memory"
+        )
     return ""
 
 
@@ -83,10 +90,13 @@ class HowRead:
     words: str
 
 
-def how_read(source: Source, ask: Callable[[Callable[[], object]], Mapping[str, object]]) -> HowRead:
-    """Who reads an open table. ask: what a function comes to at each worker, by its address."""
+def how_read(
+    source: Source, ask: Callable[[Callable[[], object]], Mapping[str, object]], room: float
+) -> HowRead:
+    """Who reads all columns of an open table. ask: what a function comes to at each worker, by its
+    address. room: bytes that workers have for them."""
     try:
-        if why := why_here(source):
+        if why := why_here(source, len(source.names), room):
             return HowRead(False, READ_HERE + why)
         known = prints_of(source)
     except OSError as error:
@@ -104,7 +114,7 @@ def hold_columns(source: Source, columns: Columns) -> "HeldTable | None":
     if not ENGINE.apart or source.lacking.keys() & {*columns.names}:
         return None
     try:
-        if why_here(source):
+        if why_here(source, len(columns.names), ENGINE.room):
             return None
         known = [known for _, known in prints_of(source)]
     except OSError:
@@ -114,10 +124,13 @@ def hold_columns(source: Source, columns: Columns) -> "HeldTable | None":
         return None
     given = {name: getattr(source.reading, name) for name in Reading.model_fields}
     read = partial(read_stretch, Reading.model_construct(**given), columns)
+    # Not the source, which has columns that are read here.
+    contents = [part.content for part in _files(source) or () if part.content is not None]
+    check = partial(_check_unchanged, contents)
     whole = frozenset[int]()
     while True:
         stretches = [*_stretches(source, known, whole)]
-        parts = ENGINE.read_parts(read, [stretch for _, stretch in stretches], columns.keys)
+        parts = ENGINE.read_parts(read, [stretch for _, stretch in stretches], columns.keys, check)
         if parts is None:
             return None
         facts = cast(Sequence[Facts], [*parts.each(FACTS)])
@@ -134,9 +147,15 @@ def hold_columns(source: Source, columns: Columns) -> "HeldTable | None":
     if isinstance(source, TextParts | TypedParts):
         source.number_rows(rows.tolist())
     source.rows = int(rows.sum())
-    for part in _files(source) or ():
-        part.check_unchanged()
+    check()
     return HeldTable(source, parts, facts, columns)
+
+
+def _check_unchanged(contents: Sequence[Content]) -> None:
+    """Raises TableError for a file that has changed. Workers know one by some of its bytes alone."""
+    for content in contents:
+        if not content.is_unchanged:
+            raise TableError(f"{content.called}: the file has changed while it was read: start again")
 
 
 def _are_plain(facts: Sequence[Facts]) -> bool:
@@ -154,6 +173,14 @@ def _are_plain(facts: Sequence[Facts]) -> bool:
             return False
     levels = facts[0].levels
     return all(len({t for own in facts for t in own.levels[n]}) <= MAX_CATEGORIES for n in levels)
+
+
+def _room_of(files: Sequence[Csv | Parquet], columns: int) -> int:
+    """About how many bytes workers would take for so many columns."""
+    return sum(
+        _OF_A_CELL * part.rows * columns if isinstance(part, Parquet) else part.content.size
+        for part in files
+    )
 
 
 def _files(source: Source) -> Sequence[Csv | Parquet] | None:

@@ -151,6 +151,8 @@ def read_stretch(reading: Reading, columns: Columns, stretch: Stretch) -> ReadSt
         return ReadStretch(called, Facts(plain=False, quotes=more.quotes), {})
     except (DataError, _NotPlain):
         return ReadStretch(called, Facts(plain=False), {})
+    except OSError as error:  # as of a disk on the network
+        return ReadStretch(called, Facts(unseen=_reason(error)), {})
 
 
 def why_unseen(path: Path, known: Print) -> str:
@@ -158,10 +160,14 @@ def why_unseen(path: Path, known: Print) -> str:
     try:
         found = Print.of(path)
     except OSError as error:
-        return error.strerror or type(error).__name__
+        return _reason(error)
     if found.size != known.size:
         return "another size"
     return "" if found == known else "other content"
+
+
+def _reason(error: OSError) -> str:
+    return error.strerror or type(error).__name__
 
 
 def _converted(source: Source, columns: Columns) -> ReadStretch:

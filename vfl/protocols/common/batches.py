@@ -65,14 +65,15 @@ class ScoredPart:
     """
 
     rows: slice  # of the batch
-    scores: Floats  # shape (rows,)
+    scores: Floats  # shape (rows,); of several classes (rows, classes)
     contributions: Mapping[str, Floats] | None  # shape (rows,) each
     base: float  # 0 without contributions
 
 
 async def all_scores(parts: AsyncIterator[ScoredPart]) -> Floats:
-    """The scores of a whole batch, shape (rows,)."""
-    return np.concatenate([np.empty(0), *[part.scores async for part in parts]])
+    """The scores of a whole batch, shape (rows,), or of several classes (rows, classes)."""
+    found = [part.scores async for part in parts]
+    return np.concatenate(found) if found else np.empty(0)
 
 
 async def request(

@@ -62,6 +62,11 @@ class _NoHints:
 NO_HINTS = _NoHints()
 
 
+class StopTraining(Exception):
+    """Raised by who follows a training of trees: it ends with those that are there, as with early
+    stopping."""
+
+
 def _quiet(done: int, of: int) -> None:
     return
 
@@ -74,7 +79,7 @@ class GuestCourse(Generic[D, S]):
     """
 
     progress: Callable[[D], None] = lambda _: None
-    """Told of each tree or iteration."""
+    """Told of each tree or iteration; of trees it may raise StopTraining."""
     checkpoints: Checkpoints[S] = Checkpoints()
     hints: KeptHints = NoKeptHints()
     """Keeps hints for later jobs on the same rows and bins."""

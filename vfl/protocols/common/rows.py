@@ -39,9 +39,24 @@ class Training:
         """How much each row counts in what is said of a level: its weight, times its time at risk."""
         return self.weight if self.exposure is None else self.weight * self.exposure
 
+    @property
+    def weighing(self) -> int:
+        """How many of the rows that train have weight: labels that a model learns from."""
+        return int(np.count_nonzero(self.train & (self.weight > 0)))
+
+    def class_starts(self) -> tuple[float, ...]:
+        """What each class's score starts with, by the rows that train; nothing without classes."""
+        each = self.label, self.weight
+        return self.loss.class_starts(
+            *(chosen_rows(values, self.train, self.scratch) for values in each)
+        )
+
     def start(self) -> tuple[float, Floats]:
         """The constant with which scores start, and every row's score with it: of least loss on the rows
-        that train, where none is given."""
+        that train, where none is given. Of several classes, shape (rows, classes), with theirs."""
+        if self.loss.classes > 1:
+            starts = np.array(self.class_starts())
+            return 0.0, np.broadcast_to(starts, (len(self.label), len(starts)))
         offset = np.broadcast_to(0.0, len(self.label)) if self.offset is None else self.offset
         if self.constant is None:
             each = self.label, self.weight, offset
@@ -57,7 +72,7 @@ class Training:
         return start, scores
 
     def mean_loss(self, score: Floats, mask: Mask) -> float | None:
-        """Mean loss over some rows; None when there are none."""
+        """Mean loss over some rows; None when there are none. `score`: the rows last."""
         if not mask.any():
             return None
         kernel = partial(_half_deviance, self.loss)
@@ -88,6 +103,8 @@ class Training:
 
 def chosen_rows(values: Floats, mask: Mask, scratch: Scratch = Scratch()) -> Floats:
     """Those of the mask; what is the same for all rows takes no room."""
+    if values.ndim > 1:
+        return np.ascontiguousarray(values[mask])
     if values.strides == (0,):
         count = int(np.count_nonzero(mask))
         return np.broadcast_to(values[:1], (count,)) if len(values) else values
@@ -103,4 +120,4 @@ def _half_deviance(
     loss: Loss, score: Floats, label: Floats, weight: Floats, mask: Mask
 ) -> tuple[Floats, Floats]:
     """The loss of each row of the mask, and its weight."""
-    return loss.half_deviance(score[mask], label[mask]), weight[mask]
+    return loss.half_deviance(score.T[mask], label[mask]), weight[mask]

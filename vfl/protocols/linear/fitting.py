@@ -393,8 +393,9 @@ class FitLoop:
 
     async def _start(self) -> None:
         await self.gradients.greet()
+        rows = self.rows
         self._theirs = columns = await start_hosts(
-            self.hosts, self.rows.train, self.curvature, self._deviance
+            self.hosts, rows.train, rows.weighing, self.curvature, self._deviance
         )
         self._columns += sum(columns.values())
         if not any(columns.values()) and not any(matrix.columns for matrix in self.whole.values()):
@@ -454,7 +455,7 @@ class FitLoop:
 
         Raises ConfigError where there may not be a single iteration.
         """
-        labels, rows, share = self.labels(rounded), len(rounded.integers), self.params.max_labels
+        labels, rows, share = self.labels(rounded), self.rows.weighing, self.params.max_labels
         most = math.inf if share is None else share * rows
         if await asyncio.to_thread(self.counted.add, labels, most):
             return True

@@ -491,7 +491,7 @@ async def hidden_guest_fit(
         log_odds = round(_STEPS * math.log(mean / (1 - mean))) / _STEPS
     # Of the Taylor series; of the mean count, about.
     curvature = 2.0 ** round(math.log2(mean)) if log_odds is None else curvature_at(log_odds)
-    columns = await start_hosts(hosts, rows.train, curvature)
+    columns = await start_hosts(hosts, rows.train, rows.weighing, curvature)
     if not matrix.columns and not any(columns.values()):
         raise no_column()
     await relay_keys(hosts)

@@ -98,7 +98,12 @@ from vfl.protocols.linear.inference_messages import (
 )
 from vfl.protocols.linear.inference_progress import InferenceProgress
 from vfl.protocols.linear.inferred import NOTHING, FitEnded, Inferred
-from vfl.protocols.linear.level_pairs import OwnProductsFollow
+from vfl.protocols.linear.level_pairs import (
+    MOST_CELLS,
+    OwnProductsFollow,
+    most_matrices,
+    most_pairs,
+)
 from vfl.protocols.linear.products import unpacked
 from vfl.protocols.linear.relayed import relay
 from vfl.protocols.linear.rotation import (
@@ -125,11 +130,23 @@ class _Scale:
     sums: float  # the sum of weights
 
     @classmethod
-    def of(cls, information: Floats, weight: Floats) -> "_Scale":
+    def of(cls, information: Floats, total: float) -> "_Scale":
         most = float(information.max(initial=0.0))
         # As long as a number of so many rows may be, for whom the weights are a column.
         bits = min(WEIGHT_BITS, FEW_ROWS_BITS + len(information).bit_length() // 2)
-        return cls(bits - (math.frexp(most)[1] if most > 0 else 0), float(weight.sum()))
+        return cls(bits - (math.frexp(most)[1] if most > 0 else 0), total)
+
+
+@dataclass(frozen=True)
+class Curved:
+    """The rows whose columns' information is inverted: what each counts in it, shape (rows,); the sum
+    of weights, which a penalty is a multiple of; what the inverse is multiplied by, and the freedom of
+    the residuals, where that was estimated."""
+
+    information: Floats
+    total: float
+    dispersion: float = 1.0
+    freedom: int | None = None
 
 
 async def guest_inference(
@@ -148,35 +165,57 @@ async def guest_inference(
     Raises PeerError when a host breaks the protocol.
     """
     ((name, block),) = own.items()
-    summary, free = ended.summary(params), int(params.fit_intercept)
-    with_columns = [host for host in hosts if columns[host.name]]
-    total = ended.columns + free
-    information = ended.rows.information
-    scale = _Scale.of(information, ended.scores.weight)
-    unit, fraction = 0.0, MOST_FRACTION
-    if summary is not None and with_columns and total <= MOST_COLUMNS:
-        unit = scale.sums / summary.dispersion
-        fraction = _fraction(len(with_columns), unit, information)
-    if summary is None or fraction >= MOST_FRACTION:
+    summary, weight = ended.summary(params), float(ended.scores.weight.sum())
+    if summary is None:
         await together([host.send(NoInference()) for host in hosts])
-        return NOTHING if summary is None else Inferred({}, summary)
+        return NOTHING
+    rows = Curved(ended.rows.information, weight, summary.dispersion, summary.residuals)
     matrix = block.matrix.under(params.alpha) if params.credibility else block.matrix
+    found = await guest_covariance(hosts, columns, matrix, rows, params, resources, key, progress)
+    return Inferred({} if found is None else {name: found}, summary)
+
+
+async def guest_covariance(
+    hosts: Sequence[Peer],
+    columns: Mapping[str, int],
+    matrix: Matrix,
+    rows: Curved,
+    params: GlmParams,
+    resources: Resources,
+    key: PrivateKey | None = None,
+    progress: Callable[[int, int], None] = lambda done, of: None,
+) -> Inference | None:
+    """The block of the guest's own columns, the intercept first if there is one; None where there are
+    too many columns or hosts, or no host has any. Hosts play `host_inference`.
+
+    Raises PeerError when a host breaks the protocol.
+    """
+    free = int(params.fit_intercept)
+    with_columns = [host for host in hosts if columns[host.name]]
+    scale, unit, fraction = _Scale.of(rows.information, rows.total), 0.0, MOST_FRACTION
+    few = matrix.columns + sum(columns.values()) + free <= MOST_COLUMNS
+    if rows.dispersion > 0 and with_columns and few:
+        unit = rows.total / rows.dispersion
+        fraction = _fraction(len(with_columns), unit, rows.information)
+    if fraction >= MOST_FRACTION:
+        await together([host.send(NoInference()) for host in hosts])
+        return None
     mine = await asyncio.to_thread(coarse, matrix, bool(free))
     names = [host.name for host in with_columns]
     sizes = [mine.columns, *(columns[name] for name in names)]
     penalty = params.penalty_unit * scale.sums * 2.0**scale.weight
-    start = InferenceStart(names, sizes, unit, penalty, fraction, summary.residuals)
+    start = InferenceStart(names, sizes, unit, penalty, fraction, rows.freedom)
     # 1. Key, columns.
     await together([host.send(start) for host in hosts])
     if key is None:
         key = await asyncio.to_thread(generate_key, params)
     await send_key(with_columns, key)
-    weights = np.rint(information * 2.0**scale.weight).astype(np.int64)
+    weights = np.rint(rows.information * 2.0**scale.weight).astype(np.int64)
     async with Workers(key, resources.machine, resources.operations) as workers:
         follow = InferenceProgress(progress, sizes, mine.rows)
         guest = _Guest(with_columns, mine, weights, workers, resources)
         # 2. With each host; 3. each two hosts.
-        await together([guest.share_with(host) for host in with_columns])
+        await together([guest.share_with(host, columns[host.name]) for host in with_columns])
         follow.done("with guest")
         for number, (one, other) in enumerate(combinations(with_columns, 2), 1):
             await guest.split_weights(one, other)
@@ -186,28 +225,27 @@ async def guest_inference(
         inverted = await guest.invert(sizes, penalty, free)
         follow.done("rotated")
         # 5. Back to their owners.
-        scaled = 2.0 ** (scale.weight + FINER_BITS) * summary.dispersion
+        scaled = 2.0 ** (scale.weight + FINER_BITS) * rows.dispersion
         theirs = inverted[mine.columns :, mine.columns :]
         await guest.give_back(theirs, scaled, start.fraction, follow)
     units = units_of(mine)
     of_guest = inverted[: mine.columns, : mine.columns]
     covariance = np.array([[float(entry) for entry in row] for row in of_guest]) * scaled
-    covariance = covariance / np.outer(units, units)
+    covariance = covariance.reshape(mine.columns, mine.columns) / np.outer(units, units)
     # 6. Whose columns others' make up as well.
     gram = (await asyncio.to_thread(_exact_gram, mine, weights)).astype(np.float64)
     gram = gram * np.outer(units, units) * 2.0**-scale.weight
     gram += params.penalty_unit * scale.sums * mine.penalised(free)
     root = np.linalg.cholesky(gram)
-    places = aliased_places(covariance / summary.dispersion, root, params.alpha)
+    places = aliased_places(covariance / rows.dispersion, root, params.alpha)
     told = await together([host.recv(AliasFound) for host in with_columns])
     aliased = [host.name for host, said in zip(with_columns, told, strict=True) if said.found]
     guest_too = [""] if places else []
     await together([host.send(InferenceEnd([*guest_too, *aliased])) for host in with_columns])
     if aliased or places:
         aliases = (Alias(places, tuple(aliased)),) if places else ()
-        return Inferred({name: Inference(None, summary.residuals, aliases, free)}, summary)
-    found = replace(Inference.of(covariance, summary.residuals), constants=free)
-    return Inferred({name: found}, summary)
+        return Inference(None, rows.freedom, aliases, free)
+    return replace(Inference.of(covariance, rows.freedom), constants=free)
 
 
 def _fraction(hosts: int, unit: float, information: Floats) -> int:
@@ -259,9 +297,10 @@ class _Guest:
         self._hosts, self._matrix, self._weights = hosts, matrix, weights
         self._workers, self._resources = workers, resources
 
-    async def share_with(self, host: Peer) -> None:
-        """2. The blocks of the guest's columns and the host's, and of the host's own."""
-        rows, weights = self._matrix.rows, self._weights
+    async def share_with(self, host: Peer, theirs: int) -> None:
+        """2. The blocks of the guest's columns and the host's, which are so many, and of the host's
+        own."""
+        rows, weights, resources = self._matrix.rows, self._weights, self._resources
 
         def times_weight(make: Callable[[], Integers]) -> Callable[[], Integers]:
             return lambda: make() * weights
@@ -270,16 +309,22 @@ class _Guest:
             Piece(column, 0, bits + WEIGHT_BITS, times_weight(make))
             for column, (bits, make) in enumerate(columns_of(self._matrix))
         ]
-        across = await share_vectors(host, pieces, rows, self._resources)
-        await self._send_shares(host, across)
+        await self._send_shares(host, await share_vectors(host, pieces, rows, resources, (theirs,)))
         follow = await host.recv(OwnProductsFollow)
+        if follow.matrices > most_matrices(theirs):
+            raise host.breach("OwnProductsFollow of more pairs than its columns have")
+        left = most_pairs(theirs)
         for _ in range(follow.matrices):
             piece = Piece(0, 0, WEIGHT_BITS, lambda: weights)
-            await self._send_shares(host, await share_vectors(host, [piece], rows, self._resources))
+            some = range(1, 1 + min(left, MOST_CELLS))
+            found = await share_vectors(host, [piece], rows, resources, some)
+            left -= found.columns[1]
+            await self._send_shares(host, found)
         if follow.numbers:
             column = weights.astype(np.int32)[np.newaxis]
             own = Matrix(np.zeros((0, rows), np.uint16), (), column)
-            await self._send_shares(host, await share_columns(host, own, self._resources))
+            products = await share_columns(host, own, resources, range(1, 1 + left))
+            await self._send_shares(host, products)
 
     async def _send_shares(self, host: Peer, sums: SharedSums) -> None:
         total = await asyncio.to_thread(lambda: sums.total)

@@ -163,9 +163,8 @@ class _Host:
     async def share_with_guest(self) -> None:
         """2. The blocks of the guest's columns and this host's, and of this host's own."""
         guest, party = self._guest, self._place + 1
-        across = await share_columns(guest, self._matrix, self._resources)
-        if across.columns != (self._start.columns[0], self._matrix.columns):
-            raise guest.breach("VectorsFollow of other columns than it said")
+        theirs = (self._start.columns[0],)
+        across = await share_columns(guest, self._matrix, self._resources, theirs)
         self._blocks[0, party] = await self._put_together(guest, across)
 
         size = self._matrix.columns
@@ -174,18 +173,13 @@ class _Host:
         await guest.send(OwnProductsFollow(len(matrices), bool(numbers)))
         for pairs in matrices:
             cells = await asyncio.to_thread(pairs.matrix, self._matrix)
-            sums = await share_columns(guest, cells, self._resources)
-            if sums.columns[0] != 1:
-                raise guest.breach("VectorsFollow of other columns than the weights")
+            sums = await share_columns(guest, cells, self._resources, (1,))
             (weights,) = await self._put_together(guest, sums)
             for (i, j), found in zip(pairs.columns, weights, strict=True):
                 own[i, j] = own[j, i] = found
         if numbers:
-            sums = await share_vectors(
-                guest, self._products(numbers), self._matrix.rows, self._resources
-            )
-            if sums.columns[1] != 1:
-                raise guest.breach("ColumnsFollow of other columns than the weights")
+            vectors, rows = self._products(numbers), self._matrix.rows
+            sums = await share_vectors(guest, vectors, rows, self._resources, (1,))
             products = await self._put_together(guest, sums)
             for (i, j), found in zip(numbers, products[:, 0], strict=True):
                 own[i, j] = own[j, i] = found
@@ -217,27 +211,29 @@ class _Host:
             raise self._guest.breach("a WeightPart that is no seed")
         fellow = self._with(second, f"products {self._place} {second}")
         parts = await asyncio.to_thread(uniform_parts, message.data, self._matrix.rows)
-        vectors = await share_vectors(fellow, self._weighted(parts), self._matrix.rows, self._resources)
+        resources, theirs = self._resources, (self._start.columns[second + 1],)
+        weighted, rows = self._weighted(parts), self._matrix.rows
+        vectors = await share_vectors(fellow, weighted, rows, resources, theirs)
         await self._send_shares(fellow, vectors)
-        await self._send_shares(fellow, await share_columns(fellow, self._matrix, self._resources))
+        columns = await share_columns(fellow, self._matrix, resources, theirs)
+        await self._send_shares(fellow, columns)
         await fellow.close()
 
     async def _share_second(self, first: int) -> None:
         rows, data = self._matrix.rows, b""
         while len(data) < 4 * PARTS * rows:
-            data += (await self._guest.recv(WeightPart)).data
+            some = (await self._guest.recv(WeightPart)).data
+            if not some:
+                raise self._guest.breach("a WeightPart without any row")
+            data += some
         if len(data) != 4 * PARTS * rows:
             raise self._guest.breach("a WeightPart of another number of rows")
         parts = [part.astype(np.int64) for part in np.frombuffer(data, "<i4").reshape(PARTS, rows)]
         fellow = self._with(first, f"products {first} {self._place}")
-        columns = self._start.columns[first + 1]
-        theirs = await share_columns(fellow, self._matrix, self._resources)
-        if theirs.columns[0] != columns:
-            raise self._guest.breach(f"Relayed of other columns of {fellow.name} than it said")
+        columns = (self._start.columns[first + 1],)
+        theirs = await share_columns(fellow, self._matrix, self._resources, columns)
         one = await self._put_together(fellow, theirs)
-        mine = await share_vectors(fellow, self._weighted(parts), rows, self._resources)
-        if mine.columns[1] != columns:
-            raise self._guest.breach(f"Relayed of other columns of {fellow.name} than it said")
+        mine = await share_vectors(fellow, self._weighted(parts), rows, self._resources, columns)
         other = await self._put_together(fellow, mine)
         self._blocks[first + 1, self._place + 1] = one * other.T % self._key.n_squared
         await fellow.close()

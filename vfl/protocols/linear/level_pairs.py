@@ -18,7 +18,7 @@ from vfl.blocks.engine import ENGINE
 from vfl.learn.matrix import Matrix
 from vfl.net.wire import KIB, Message
 
-_MOST_CELLS = 1 << 10  # of a matrix: the guest keeps some 200 KB for each
+MOST_CELLS = 1 << 10  # of a matrix: the guest keeps some 200 KB for each
 
 
 class OwnProductsFollow(Message, frozen=True):
@@ -29,6 +29,16 @@ class OwnProductsFollow(Message, frozen=True):
     matrices: Annotated[int, Meta(ge=0, le=1 << 8)]
     numbers: bool
     limit: ClassVar[int] = KIB
+
+
+def most_matrices(columns: int) -> int:
+    """In how many matrices the pairs of so many columns are at most."""
+    return -(-most_pairs(columns) // MOST_CELLS)
+
+
+def most_pairs(columns: int) -> int:
+    """How many pairs so many columns make, each with itself too."""
+    return columns * (columns + 1) // 2
 
 
 @dataclass(frozen=True)
@@ -81,7 +91,7 @@ def level_pairs(matrix: Matrix) -> list[LevelPairs]:
     firsts = [0, *accumulate(matrix.levels)]
     found: list[LevelPairs] = []
     some: list[_Cells] = []
-    room = _MOST_CELLS
+    room = MOST_CELLS
     for one, other in combinations_with_replacement(range(len(matrix.levels)), 2):
         across = 1 if one == other else matrix.levels[other]
         first, size = 0, matrix.levels[one] * across
@@ -92,7 +102,7 @@ def level_pairs(matrix: Matrix) -> list[LevelPairs]:
             first = stop
             if not room:
                 found.append(LevelPairs(tuple(some)))
-                some, room = [], _MOST_CELLS
+                some, room = [], MOST_CELLS
     return [*found, LevelPairs(tuple(some))] if some else found
 
 

@@ -28,8 +28,8 @@ from vfl.arrays import Floats, Integers
 from vfl.blocks.engine import Rows
 from vfl.blocks.means import ordered_sums, stretches
 from vfl.learn.glm import BlockReport
-from vfl.learn.losses import Quantiser
 from vfl.learn.matrix import FRACTION_BITS, Matrix
+from vfl.learn.quantiser import Quantiser
 from vfl.protocols.linear.masked_numbers import divergence
 
 _PRECISION_BITS = 20

@@ -13,7 +13,7 @@ has one of the shares in the clear and gets the other's bits and what they come 
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -26,6 +26,7 @@ from vfl.arrays import Integers, Mask
 from vfl.blocks.engine import ENGINE
 from vfl.crypto.lattice.parameters import MODULUS_BITS
 from vfl.crypto.paillier import PublicKey
+from vfl.errors import Refused
 from vfl.learn.matrix import Matrix
 from vfl.net.peer import Peer
 from vfl.net.wire import MIB, Message
@@ -41,6 +42,7 @@ Table = NDArray[np.object_]
 _MOST_VECTORS = 1 << 15
 _SPARE_BITS = 2  # of an entry, so that sums take a quarter of what they are shared modulo
 _MOST_BITS = 40  # of an entry
+_MOST_SHIFT = 256  # bits of the numbers of vectors
 
 
 class VectorsFollow(Message, frozen=True):
@@ -201,13 +203,25 @@ def columns_of(matrix: Matrix) -> list[tuple[int, Callable[[], Integers]]]:
 
 
 async def share_vectors(
-    other: Peer, pieces: Sequence[Piece], rows: int, resources: Resources
+    other: Peer,
+    pieces: Sequence[Piece],
+    rows: int,
+    resources: Resources,
+    theirs: Container[int],
 ) -> SharedSums:
-    """The side with vectors. Raises PeerError when the other party breaks the protocol."""
+    """The side with vectors. theirs: how many columns the other party may have. Raises PeerError when it
+    breaks the protocol, Refused for more vectors than there may be."""
     cut = _Cut.of(rows, len(_Cut.of(rows, 1).places(pieces)))
     places = cut.places(pieces)
+    if len(places) > _MOST_VECTORS:
+        raise Refused(
+            f"inference = true takes {len(places):,} encrypted vectors of this party's columns, more "
+            f"than {_MOST_VECTORS:,}: leave it out of [glm], or have fewer columns of numbers here"
+        )
     await other.send(VectorsFollow([column for column, _ in places], [shift for _, shift in places]))
     follow = await other.recv(ColumnsFollow)
+    if follow.levels + len(follow.bits) not in theirs:
+        raise other.breach("ColumnsFollow of other columns than it said")
     outputs = places_of(follow.levels, follow.bits)
 
     def accept(peer: Peer, count: int) -> None:
@@ -237,16 +251,23 @@ def _whole(digits: NDArray[np.int64]) -> Integers:
     return digits
 
 
-async def share_columns(other: Peer, matrix: Matrix, resources: Resources) -> SharedSums:
-    """The side with columns of whole numbers. Raises PeerError when the other party breaks the
-    protocol."""
+async def share_columns(
+    other: Peer, matrix: Matrix, resources: Resources, theirs: Container[int]
+) -> SharedSums:
+    """The side with columns of whole numbers. theirs: of how many columns the other party's vectors may
+    be. Raises PeerError when it breaks the protocol."""
     follow = await other.recv(VectorsFollow)
     if len(follow.columns) != len(follow.shifts):
         raise other.breach("VectorsFollow of other shifts than vectors")
     places = list(zip(follow.columns, follow.shifts, strict=True))
-    if any(not (0 <= column < _MOST_VECTORS and 0 <= shift < 256) for column, shift in places):
+    if any(not (0 <= column < _MOST_VECTORS and 0 <= shift < _MOST_SHIFT) for column, shift in places):
         raise other.breach("VectorsFollow of columns or digits that cannot be")
+    columns = 1 + max(follow.columns, default=-1)
+    if columns not in theirs or len({*follow.columns}) < columns:
+        raise other.breach("VectorsFollow of other columns than it said")
     cut = _Cut.of(matrix.rows, len(places))
+    if len({*places}) < len(places) or len(places) > columns * -(-_MOST_SHIFT // cut.base_bits):
+        raise other.breach("VectorsFollow of more digits than its columns have")
     bits_of = await asyncio.to_thread(lambda: BitMatrix.of(matrix.held()))
     await other.send(ColumnsFollow(bits_of.levels, list(bits_of.bits)))
     products = await host_meet(

@@ -48,27 +48,29 @@ class FitReady(Message, frozen=True):
 
 
 async def start_hosts(
-    hosts: Sequence[Peer], train: Mask, curvature: float, deviance: float = 1.0
+    hosts: Sequence[Peer], train: Mask, weighing: int, curvature: float, deviance: float = 1.0
 ) -> dict[str, int]:
-    """Say which rows train; returns how many columns each host has. Raises DataError for too many."""
-    start, count = FitStart(pack_bits(train), curvature, deviance), int(train.sum())
+    """Say which rows train, of which `weighing` have weight; returns how many columns each host has.
+    Raises DataError for too many."""
+    start = FitStart(pack_bits(train), curvature, deviance)
     await together([host.send(start) for host in hosts])
     answers = await together([host.recv(FitReady) for host in hosts])
     for host, ready in zip(hosts, answers, strict=True):
         if ready.columns < 0:
             raise host.breach("FitReady with a negative number of columns")
-        check_columns(host.name, ready.columns, count)
+        check_columns(host.name, ready.columns, weighing)
     return {host.name: ready.columns for host, ready in zip(hosts, answers, strict=True)}
 
 
 def check_columns(host: str, columns: int, rows: int) -> None:
-    """Raises DataError for too many columns of a host."""
+    """Raises DataError for too many columns of a host; rows: those that train and have weight."""
     if columns * _ROWS_A_COLUMN > rows:
         raise DataError(
             f"{host} has {counted(columns, 'column')} to fit {counted(rows, 'row')} with, and each "
             f"iteration tells it as many numbers that depend on the labels: it needs "
             f"{_ROWS_A_COLUMN} rows a column (fewer levels or more rows)",
-            for_peer=f"{host} has too many columns for {counted(rows, 'row')}",
+            # Not how many rows have weight, which a host does not know.
+            for_peer=f"{host} has too many columns for the rows that train",
         )
 
 

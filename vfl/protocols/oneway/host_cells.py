@@ -12,6 +12,26 @@ from vfl.text import counted
 
 
 @dataclass(frozen=True)
+class CodedCells:
+    """The cells of some columns of a host: of each its rows' codes, -1 for none, and how many there
+    are."""
+
+    columns: Sequence[tuple[Integers, int]]
+
+    @property
+    def count(self) -> int:
+        """Cells of all columns."""
+        return sum(size for _, size in self.columns)
+
+    @property
+    def told(self) -> Integers:
+        """Where they are, when each column has one more behind its own, of the rows in none."""
+        first = np.cumsum([0, *(size + 1 for _, size in self.columns)])
+        own = [np.arange(size) + at for (_, size), at in zip(self.columns, first, strict=False)]
+        return np.concatenate([np.zeros(0, np.int64), *own])
+
+
+@dataclass(frozen=True)
 class HostCells:
     """What a host has of the rows of a table.
 
@@ -29,6 +49,11 @@ class HostCells:
     def count(self) -> int:
         """Cells that are told."""
         return int((self.rows >= 0).sum())
+
+    @property
+    def coded(self) -> CodedCells:
+        """Those that are told, for sums."""
+        return CodedCells([(self.codes, self.count)])
 
     @property
     def turned(self) -> "HostCells":

@@ -22,7 +22,9 @@ import numpy as np
 
 from vfl.arrays import Floats, Integers
 from vfl.errors import DataError
-from vfl.learn.losses import LEAST_EXPONENT, BadLabel, ConstantSearch, Loss, exponent_of
+from vfl.learn.constant_search import ConstantSearch
+from vfl.learn.losses import BadLabel, Loss
+from vfl.learn.quantiser import LEAST_EXPONENT, exponent_of
 from vfl.protocols.common.rows import Training
 from vfl.protocols.pooled.real_totals import ExactSum, sum_of_words
 from vfl.protocols.pooled.totals import Totals, unfit

@@ -39,8 +39,9 @@ from vfl.crypto.entropy import Entropy
 from vfl.errors import ConfigError, DataError, PeerError
 from vfl.learn.binning import Binned, Column, Features
 from vfl.learn.drawing import draw_places
-from vfl.learn.losses import BadLabel, Quantiser, Scales, exponent_of
+from vfl.learn.losses import BadLabel
 from vfl.learn.params import BoostParams
+from vfl.learn.quantiser import Quantiser, Scales, exponent_of
 from vfl.learn.splits import Candidates, Split, gradient_histograms
 from vfl.learn.tree import (
     FREE,

@@ -10,9 +10,13 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.arrays import Integers, Mask
+from vfl.arrays import Floats, Integers, Mask
 from vfl.blocks.engine import ENGINE, Pieces, Rows
+from vfl.learn.best_first import BestFirst, Head, level_of
 from vfl.learn.binning import Column
+from vfl.learn.ordered_categories import CategoryOrder
+from vfl.learn.params import BoostParams
+from vfl.learn.quantiser import Scales
 from vfl.learn.splits import Candidates, Cells, Side, Split, level_histograms
 from vfl.learn.tree import FREE, Bounds, Branch, Choice, Frontier, Nodes, Sums, slots_of
 from vfl.net.peer import Peer, either, one_line
@@ -62,6 +66,8 @@ class Growth:
     totals: dict[int, Sums] = field(default_factory=dict)  # of the open nodes
     bounds: dict[int, Bounds] = field(default_factory=lambda: {0: FREE})
     paths: Paths = field(default_factory=Paths)
+    order: BestFirst | None = None  # which nodes are split next; None where trees grow level by level
+    _waiting: dict[int, Choice] = field(default_factory=dict)  # best-first, of nodes that are not split
     _sums: Integers | None = None  # of gradients and hessians, by the number of a node
 
     @property
@@ -70,14 +76,50 @@ class Growth:
         return self.g.shape[-1]
 
     def find_totals(self) -> None:
-        """The sums of the open nodes."""
+        """The sums of the open nodes, and of those that the last splits made."""
         if self._sums is None:
             self.frontier.count_by(self._count)
         assert self._sums is not None  # noqa: S101 - for the type checker
         g, h = self._sums
-        self.totals = {
-            node: Sums(np.asarray(g[node]), np.asarray(h[node])) for node in self.frontier.nodes
-        }
+        nodes = *sorted(self.frontier.waiting), *self.frontier.nodes, *self.frontier.leaves
+        self.totals = {node: Sums(np.asarray(g[node]), np.asarray(h[node])) for node in nodes}
+
+    def begin(self, params: BoostParams) -> None:
+        """Grow as the job says."""
+        if params.max_leaves is not None:
+            self.frontier.depth = params.depth
+            self.order = BestFirst(params.max_leaves, params.depth)
+
+    def open(self, minimum: int) -> None:
+        """Best-first: open the nodes that the last splits made. `minimum`: rows on each side of a
+        split."""
+        if self.order is not None:
+            covers = self.frontier.covers()
+            for node in self.frontier.nodes:
+                self.order.open(node, covers[node] // minimum - 1)
+
+    def next(self, found: dict[int, Choice]) -> dict[int, Choice]:
+        """The nodes that are split now, where these are the best candidates of nodes that are new."""
+        if self.order is None:
+            return found
+        self._waiting.update(found)
+        nodes, _ = self.order.next({n: Head(c.gain, c.party) for n, c in self._waiting.items()})
+        return {node: self._waiting.pop(node) for node in nodes}
+
+    def is_whole(self, level: int, params: BoostParams) -> bool:
+        """Whether the tree may have no split more, after those of so many levels, or rounds, from 0."""
+        return level + 1 == params.depth if self.order is None else not self.order.left
+
+    def is_leaf(self, node: int) -> bool:
+        """Whether an open node that is not split now will never be."""
+        return self.order is None or node in self.frontier.leaves
+
+    def told(self, taken: "Mapping[int, Taken]", left: Rows) -> tuple[list[int], Rows]:
+        """The nodes of which hosts hear that they are split, before they are, and which rows of these
+        go left; `left`: of all. Where children are too deep to be split it is the guest's alone."""
+        depth = self.frontier.depth
+        told = {n: split for n, split in taken.items() if depth is None or level_of(n) + 1 < depth}
+        return sorted(told), left if len(told) == len(taken) else self.left(told)
 
     def advance(self, split: list[int], left: Rows) -> None:
         """As of a frontier; the sums of the new nodes are found with their rows."""
@@ -199,6 +241,8 @@ class HostColumns:
     def __init__(self, party: int, host: Peer) -> None:
         self.party, self.host = party, host
         self.ordered = np.zeros(0, np.bool_)  # by candidate: the left must not score higher
+        self.categories: CategoryOrder | None = None  # columns that are split by sets of candidates
+        self.sets: dict[int, list[tuple[int, ...]]] = {}  # by open node, numbered after candidates
         self.candidates: dict[int, tuple[Sums, Mask]] = {}
         """By open node: left sums, and which may be taken, as far as the guest knows."""
 
@@ -209,9 +253,14 @@ class HostColumns:
         if answer.node != node or answer.candidate not in choice.candidates:
             raise self.host.breach("a Direction that was not asked for")
         left, sums = self._rows(growth, answer, minimum)
-        if not sums.equals(self.candidates[node][0].at(answer.candidate)):
+        of_candidates, count = self.candidates[node][0], len(self.ordered)
+        members = [answer.candidate]
+        if answer.candidate >= count:
+            members = [*self.sets[node][answer.candidate - count]]
+        chosen = of_candidates.at(np.array(members))
+        if not sums.equals(Sums(chosen.gradient.sum(), chosen.hessian.sum())):
             raise self.host.breach("a Direction whose rows do not add up to its sums")
-        ordered = bool(self.ordered[answer.candidate])
+        ordered = answer.candidate < count and bool(self.ordered[answer.candidate])
         return Taken(self._branch(answer, choice.gain), ordered, left, answer.candidate)
 
     def check_rows(
@@ -275,18 +324,22 @@ class OwnColumns:
         minimum: int,
         splits: list[Split],
         clock: Clock,
+        by_sets: BoostParams | None = None,
     ) -> None:
         """`gradients`: of all rows, with the hessians. `minimum`: rows on each side of a split.
-        `splits`: the guest's records, to which those are added that are taken."""
+        `splits`: the guest's records, to which those are added that are taken. `by_sets`: settings of a
+        job that splits these columns by sets of categories."""
         self.party, self._codes = party, codes
         self._gradients, self._minimum, self._splits, self._clock = gradients, minimum, splits, clock
         self._all = Candidates.of(columns)
         self._counts: dict[int, Integers] = {}  # drawn rows by cell, of every open node
         self.ordered = self._all.ordered
+        self.categories = None if by_sets is None else CategoryOrder(self._all.categories(), by_sets)
+        self.sets: dict[int, list[tuple[int, ...]]] = {}  # by open node, numbered after candidates
         self.candidates: dict[int, tuple[Sums, Mask]] = {}
 
     async def sums(self, frontier: Frontier) -> None:
-        """Left sums of the candidates of every open node, and which may be taken."""
+        """Left sums of the candidates of every node whose sums are new, and which may be taken."""
         with self._clock.timed("own columns"):
             self.candidates = await asyncio.to_thread(self._sums, frontier)
 
@@ -296,7 +349,8 @@ class OwnColumns:
         kernel = partial(_histograms, own.flat, frontier.slot_of_node(nodes), len(nodes), work)
         given = codes, frontier.node_of_row, frontier.active, *self._gradients
         *sums, counts = ENGINE.total(kernel, *given)
-        self._counts = dict(zip(nodes, counts, strict=True))
+        waiting = {node: self._counts[node] for node in frontier.waiting if node in self._counts}
+        self._counts = waiting | dict(zip(nodes, counts, strict=True))
         left = Sums(*map(own.left_sums, sums))
         valid = own.valid(counts, self._minimum)
         return {node: (left.at(i), valid[i]) for i, node in enumerate(nodes)}
@@ -308,6 +362,11 @@ class OwnColumns:
     def take(self, node: int, choice: Choice) -> Taken:
         """How a node that it won is split."""
         candidate, own = choice.candidates[0], self._all
+        if candidate >= len(own):
+            split, side = own.take_set(self.sets[node][candidate - len(own)])
+            branch = Branch(self.party, len(self._splits), split.column, choice.gain)
+            self._splits.append(split)
+            return Taken(branch, False, Own(self._codes, side), candidate)
         place = int(own.column[candidate])
         first = int(own.offsets[place])
         counts = self._counts[node][first : first + own.columns[place].bins + 1]
@@ -333,3 +392,19 @@ def _histograms(
     slot = slots_of(table, node, active)
     gradient, hessian = gradients
     return level_histograms(codes, flat, slot, nodes, (gradient, hessian), work)
+
+
+def with_sets(
+    growth: Growth,
+    party: OwnColumns | HostColumns,
+    categories: CategoryOrder,
+    node: int,
+    scales: Scales,
+    found: Floats,
+) -> Floats:
+    """The gains of a party's candidates in a node with those of sets of categories after them, which
+    are taken in place of single ones."""
+    left, valid = party.candidates[node]
+    total, bounds = growth.totals[node], growth.bounds[node]
+    party.sets[node], of_sets = categories.sets(left, total, valid, scales, bounds)
+    return np.append(np.where(categories.single(len(found)), -np.inf, found), of_sets)

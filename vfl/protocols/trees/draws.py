@@ -19,7 +19,8 @@ from vfl.protocols.common.draw_memory import NO_MEMORY, DrawMemory
 def draw_rows(
     train: Mask, params: BoostParams, tree: int, size: Callable[[], Floats]
 ) -> tuple[Mask, Floats]:
-    """The rows drawn for a tree, and for how many training rows each of them counts.
+    """The rows drawn for a tree, and for how many training rows each of them counts; the same for all
+    trees of a round.
 
     Either a share without replacement, each counting for itself, or by gradient-based one-side sampling
     (Ke et al., NeurIPS 2017, algorithm 2): the rows with the largest `size`, their |gradient hessian|,
@@ -30,7 +31,11 @@ def draw_rows(
     largest = takes_largest(params, tree)
     if not largest and params.subsample >= 1:
         return train, counts_for
-    seed, rows, mask = [params.seed, tree], int(train.sum()), np.zeros(len(train), np.bool_)
+    seed, rows, mask = (
+        [params.seed, tree // params.round],
+        int(train.sum()),
+        np.zeros(len(train), np.bool_),
+    )
     if not largest:
         mask[train] = draw_places(seed, rows, max(1, round(params.subsample * rows)))
         return mask, counts_for
@@ -54,9 +59,10 @@ def draw_rows(
 
 
 def sizes_of(gradient: Floats, hessian: Floats) -> Floats:
-    """|gradient hessian| of each row."""
+    """|gradient hessian| of each row; of those of several classes, shape (classes, rows), the sum."""
     with np.errstate(over="ignore"):
-        return np.abs(gradient * hessian)
+        sizes = np.abs(gradient * hessian)
+        return sizes if sizes.ndim == 1 else np.asarray(sizes.sum(axis=0))
 
 
 def drawn_pairs(g: Rows, h: Rows, active: Mask, count: int) -> Iterator[tuple[Integers, Integers]]:

@@ -3,6 +3,10 @@
 Gradients, quantised to integers; level by level the sums of all candidates, the best split of each node,
 who goes left; leaf weights. What is said to hosts is the protocol's own: paillier.py, lattice.py.
 Without hosts this is the plaintext oracle that both equal, bit for bit.
+
+Of several classes trees grow in rounds, as in LightGBM: one of each class in turn, all of them from the
+gradients of the scores that the round begins with, and from the same rows. To hosts each is a tree.
+Scores, gradients and hessians then have shape (classes, rows).
 """
 
 import asyncio
@@ -20,11 +24,14 @@ from vfl.arrays import Floats, Integers, Mask
 from vfl.blocks.engine import ENGINE, Pieces, Rows
 from vfl.blocks.scratch import release_pages
 from vfl.errors import ConfigError
+from vfl.learn.best_first import Head
 from vfl.learn.binning import Binned
-from vfl.learn.losses import Loss, Quantiser, Scales
+from vfl.learn.losses import Loss
 from vfl.learn.params import BoostParams
 from vfl.learn.quantiles import LeafRows, renewed_leaves
+from vfl.learn.quantiser import Quantiser, Scales
 from vfl.learn.splits import Split
+from vfl.learn.told_sums import most_splits
 from vfl.learn.tree import (
     Branch,
     Choice,
@@ -43,8 +50,9 @@ from vfl.net.peer import Peer, together
 from vfl.net.wire import Message
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.clock import Clock
+from vfl.protocols.common.course import StopTraining
 from vfl.protocols.common.rows import Training
-from vfl.protocols.trees.columns import Growth, HostColumns, OwnColumns, Taken
+from vfl.protocols.trees.columns import Growth, HostColumns, OwnColumns, Taken, with_sets
 from vfl.protocols.trees.draws import draw_rows, drawn_columns, sizes_of
 from vfl.protocols.trees.model import GuestModel
 from vfl.protocols.trees.paths import Paths
@@ -66,9 +74,11 @@ def diverges() -> ConfigError:
 
 def is_enough(params: BoostParams, trees: int, best: int) -> bool:
     """Whether so many trees are all, where rows decide and the best loss was with `best` of them.
-    Rounds count from the trees on in which hosts' columns come in."""
-    rounds = params.early_stopping_rounds
-    return bool(rounds) and trees - max(best, params.guest_trees) >= rounds
+    Rounds count from the trees on in which hosts' columns come in, and only whole ones do."""
+    rounds, of_round = params.early_stopping_rounds, params.round
+    if not rounds or trees % of_round:
+        return False
+    return trees // of_round - max(best // of_round, params.guest_trees) >= rounds
 
 
 class TreeEnd(Message, frozen=True):
@@ -105,13 +115,14 @@ class TreeDone:
 
 @dataclass(frozen=True)
 class GuestTrees:
-    """What the guest keeps of training after a tree; scores have shape (rows,)."""
+    """What the guest keeps of training after a tree; scores have shape (rows,) or (classes, rows)."""
 
     done: int  # trees, without those of the model that the training began with
     trees: list[Tree]
     splits: list[Split]
     score: Floats
     best: tuple[float, int, Floats] | None  # validation loss, its number of trees, their score
+    round_score: Floats | None = None  # what the round that is not whole yet began with
 
 
 @dataclass(frozen=True)
@@ -146,6 +157,8 @@ class Grower(ABC):
         self.withheld = Counter[str]()  # in the last tree, by host: nodes whose sums it kept to itself
         self.obstacle: Obstacle | None = None  # of the last tree
         self.told_obstacle: Obstacle | None = None  # of hosts' candidates, by who opens their sums
+        self._of_round: tuple[Rows, Mask, Floats] | None = None
+        """Of the round that grows: gradients and hessians, the rows drawn, for how many each counts."""
         self._held = [ENGINE.hold(block.codes.reshape(-1, len(rows.label))) for block in blocks.values()]
         self._label, self._weight = ENGINE.hold(rows.label), ENGINE.hold(rows.weight)
         self._counts_for: Rows  # for how many rows each counts in the tree that grows
@@ -170,7 +183,8 @@ class Grower(ABC):
     async def split(
         self, growth: Growth, parties: Sequence[OwnColumns | HostColumns]
     ) -> dict[int, Taken]:
-        """The best splits of all open nodes that have any, whose sums are known."""
+        """The best splits of the open nodes that are split now, whose sums are known: of all that have
+        any, or best-first of those that come next."""
 
     @abstractmethod
     async def advance(self, hosts: list[Peer], split: list[int], left: Rows) -> None:
@@ -187,11 +201,13 @@ class Grower(ABC):
     async def train(
         self, progress: Callable[[TreeDone], None], checkpoints: Checkpoints[GuestTrees]
     ) -> tuple[GuestModel, Floats]:
-        """Grow all trees; returns the guest's half and every row's score."""
+        """Grow all trees; returns the guest's half and every row's score, shape (rows,), or of several
+        classes (rows, classes)."""
         rows, params = self.rows, self.params
         start, score = self.start()
+        starts, score = rows.class_starts(), score.T  # the rows last
         trees: list[Tree] = []
-        best = (np.inf, 0, np.empty(0))  # validation loss, trees, score
+        best, stopped = (np.inf, 0, np.empty(0)), False  # validation loss, trees, score
         if (last := checkpoints.last) is not None:
             if last.score.shape != score.shape:
                 raise ValueError("the state of training on other rows")
@@ -199,40 +215,51 @@ class Grower(ABC):
             best = last.best or best
         begun = self.begun = len(trees) - checkpoints.done
         held = ENGINE.hold(score)
+        of_round = score if last is None or last.round_score is None else last.round_score
+        before = ENGINE.hold(of_round)
 
         if self.hosts:
             await self.meet()
-        for number in range(checkpoints.done, params.trees):
+        for number in range(checkpoints.done, params.most_trees):
+            own = number % params.round  # which class it is of
             if rows.validation.any() and is_enough(params, number, best[1]):
                 break
             self.clock.seconds.clear()
             self.withheld.clear()
             with self.clock.timed(WHOLE):
-                tree, node_of_row = await self.grow(number, held)
+                tree, node_of_row = await self.grow(number, before)
             trees.append(tree)
-            add = partial(_add_leaves, tree.weights())
+            add = partial(_add_leaves, tree.weights(), own if starts else None)
             held = await asyncio.to_thread(ENGINE.make, add, held, node_of_row)
             del node_of_row  # rows are many
             score = np.asarray(await asyncio.to_thread(ENGINE.keep, held), np.float64)
+            if whole := own + 1 == params.round:
+                before, of_round = held, score
             losses = [rows.mean_loss(score, mask) for mask in (rows.train, rows.validation)]
             release_pages(score)
             seconds, loss = dict(self.clock.seconds), losses[0] or 0.0
-            progress(
-                TreeDone(
-                    number + 1,
-                    params.trees,
-                    loss,
-                    losses[1],
-                    seconds,
-                    self.obstacle,
-                    dict(self.withheld),
-                )
+            done = TreeDone(
+                number + 1,
+                params.most_trees,
+                loss,
+                losses[1],
+                seconds,
+                self.obstacle,
+                dict(self.withheld),
             )
-            if params.early_stopping_rounds and losses[1] is not None and losses[1] < best[0]:
+            try:
+                progress(done)
+            except StopTraining:
+                stopped = True
+            stops = params.early_stopping_rounds and whole
+            if stops and losses[1] is not None and losses[1] < best[0]:
                 best = (losses[1], number + 1, score)
-            if number >= params.guest_trees:  # else hosts know nothing of the tree
-                known = best if best[1] else None
-                await checkpoints.keep(GuestTrees(number + 1, [*trees], [*self.splits], score, known))
+            if number >= params.first_joint:  # else hosts know nothing of the tree
+                known, began = best if best[1] else None, None if whole else of_round
+                now = GuestTrees(number + 1, [*trees], [*self.splits], score, known, began)
+                await checkpoints.keep(now)
+            if stopped and whole:
+                break
         if best[1]:
             _, kept, score = best
             trees = trees[: begun + kept]
@@ -240,14 +267,15 @@ class Grower(ABC):
         await self.finish(len(trees) - begun)
         await together([host.send(Finish(len(trees) - begun)) for host in self.hosts])
         await together([host.recv(Finished) for host in self.hosts])
-        return GuestModel(self.names, start, tuple(trees), tuple(self.splits)), score
+        return GuestModel(self.names, start, tuple(trees), tuple(self.splits), starts), score.T
 
     def _hosts_of(self, number: int) -> list[Peer]:
         """The hosts that grow a tree."""
-        return [] if number < self.params.guest_trees else self.hosts
+        return [] if number < self.params.first_joint else self.hosts
 
     async def grow(self, number: int, score: Rows) -> tuple[Tree, Rows]:
-        """Grow a tree from every row's score so far; returns it and the leaf of every row."""
+        """Grow a tree from every row's score so far, of several classes those that its round began with;
+        returns it and the leaf of every row."""
         params = self.params
         hosts = self._hosts_of(number)
         # In threads: of millions of rows each takes seconds, in which hosts must hear something.
@@ -256,6 +284,7 @@ class Grower(ABC):
         parties: list[OwnColumns | HostColumns] = [*own]
         growth = Growth(g, h, Frontier(await asyncio.to_thread(ENGINE.make, _at_root, active), active))
         growth.paths = Paths.of(params.interaction_constraints, self.names)
+        growth.begin(params)
         parties += await self.begin(hosts, number, growth, len(own))
         frontier, bounds = growth.frontier, growth.bounds
         branches: dict[int, Branch] = {}
@@ -263,9 +292,10 @@ class Grower(ABC):
         leaves: dict[int, float] = {}
         covers: dict[int, int] = {}
 
-        for level in range(params.depth):
+        for level in range(most_splits(params)):
             await asyncio.to_thread(growth.find_totals)
             covers.update(frontier.covers())
+            growth.open(params.min_child_rows)
 
             # Candidate sums of all parties, and the best split of each node.
             await self.sums(parties, growth)
@@ -278,10 +308,13 @@ class Grower(ABC):
             left_sums = await asyncio.to_thread(growth.left_sums, ordered, left)
             for node, total in growth.totals.items():
                 if node not in taken:
-                    leaves[node] = leaf_weight(total, self.scales, params, bounds[node])
+                    if growth.is_leaf(node):
+                        leaves[node] = leaf_weight(total, self.scales, params, bounds[node])
                     continue
-                branches[node] = taken[node].branch
-                growth.paths.split(node, taken[node].branch.party)
+                branch = branches[node] = taken[node].branch
+                if growth.order is not None:
+                    growth.order.take(node, Head(branch.gain, branch.party))
+                growth.paths.split(node, branch.party)
                 bounds[2 * node + 1], bounds[2 * node + 2] = child_bounds(
                     node in left_sums,
                     left_sums.get(node, total),
@@ -290,10 +323,12 @@ class Grower(ABC):
                     self.scales,
                     params,
                 )
+            told = await asyncio.to_thread(growth.told, taken, left)
             await asyncio.to_thread(growth.advance, sorted(taken), left)
-            if not taken or level + 1 == params.depth:
+            if not taken or growth.is_whole(level, params):
                 break
-            await self.advance(hosts, sorted(taken), left)
+            if told[0]:
+                await self.advance(hosts, *told)
         await together([host.send(TreeEnd()) for host in hosts])
         await self.end_tree(growth)
 
@@ -317,18 +352,24 @@ class Grower(ABC):
                 columns = tuple(columns[i] for i in drawn)
                 codes = ENGINE.make(partial(_chosen, drawn), codes)
             given = columns, codes, gradients, params.min_child_rows
-            found.append(OwnColumns(len(found), *given, self.splits, self.clock))
-            if number < params.guest_trees:
+            whose = params.ordered_categories
+            by_sets = params if whose == "all" or (whose == "guest" and not found) else None
+            found.append(OwnColumns(len(found), *given, self.splits, self.clock, by_sets))
+            if number < params.first_joint:
                 break  # a tree of the guest alone
         return found
 
     def _gradients(self, number: int, score: Rows) -> tuple[Rows, Rows, Rows]:
         """The rows drawn for a tree, and every row's gradient and hessian as integers."""
-        rows = self.rows
-        both = ENGINE.make(partial(_both, rows.loss), score, self._label, self._weight)
-        # Of many rows they stay where they are, unless it is by them that rows are drawn.
-        tree = self.begun + number
-        drawn, counts_for = self.draw(rows.train, tree, partial(_sizes_here, both))
+        rows, tree, own = self.rows, self.begun + number, number % self.params.round
+        found = self._of_round if own else None
+        if found is None:
+            both = ENGINE.make(partial(_both, rows.loss), score, self._label, self._weight)
+            # Of many rows they stay where they are, unless it is by them that rows are drawn.
+            found = both, *self.draw(rows.train, tree, partial(_sizes_here, both))
+        both, drawn, counts_for = found
+        if rows.loss.classes > 1:
+            self._of_round, both = found, ENGINE.make(partial(_of_class, own), both)
         active, count = self._train, self._ones
         if drawn is not rows.train:
             active, count = ENGINE.hold(drawn), ENGINE.hold(counts_for)
@@ -398,14 +439,21 @@ class Grower(ABC):
         valid = [party.candidates[node][1] for node in nodes]
         totals, bounds = [growth.totals[node] for node in nodes], [growth.bounds[node] for node in nodes]
         found = level_gains(left, totals, valid, self.scales, self.params, bounds, party.ordered)
-        for node, of_node in zip(nodes, found, strict=True):
+        by_node = dict(zip(nodes, found, strict=True))
+        if party.categories:
+            for node in nodes:
+                by_node[node] = with_sets(
+                    growth, party, party.categories, node, self.scales, by_node[node]
+                )
+        for node, of_node in by_node.items():
             if not growth.paths.may_split(node, party.party):
                 of_node[:] = -np.inf
-        return dict(zip(nodes, found, strict=True))
+        return by_node
 
     def best(self, growth: Growth, parties: Sequence[OwnColumns | HostColumns]) -> dict[int, Choice]:
-        """The best candidate of each open node that has any: the first party's among equal gains."""
-        nodes, choices = list(growth.totals), {}
+        """The best candidate of each node whose sums are new and that has any: the first party's among
+        equal gains."""
+        nodes, choices = growth.frontier.nodes, {}
         found = [self.gains(growth, party, nodes) for party in parties]
         for node in nodes:
             choice = best_split([of_party[node] for of_party in found])
@@ -434,9 +482,13 @@ class Grower(ABC):
         return furthest(obstacles)
 
 
-def _add_leaves(weights: Floats, score: Floats, node_of_row: Nodes) -> Floats:
-    """Scores with the weight of each row's leaf."""
-    return np.asarray(score + weights[node_of_row])
+def _add_leaves(weights: Floats, of_class: int | None, score: Floats, node_of_row: Nodes) -> Floats:
+    """Scores with the weight of each row's leaf: those of a class, or the only ones."""
+    if of_class is None:
+        return np.asarray(score + weights[node_of_row])
+    scores = score.copy()
+    scores[of_class] += weights[node_of_row]
+    return scores
 
 
 def _at_root(active: Mask) -> Nodes:
@@ -448,8 +500,13 @@ def _chosen(columns: Integers, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def _both(loss: Loss, score: Floats, label: Floats, weight: Floats) -> Floats:
-    """Gradients and hessians, shape (2, rows)."""
-    return np.stack(loss.damped_gradients(score, label, weight))
+    """Gradients and hessians, shape (2, rows); of several classes (2, classes, rows)."""
+    return np.stack([each.T for each in loss.damped_gradients(score.T, label, weight)])
+
+
+def _of_class(number: int, both: Floats) -> Floats:
+    """Those of a class, shape (2, rows)."""
+    return both[:, number]
 
 
 def _sizes_here(both: Rows) -> Floats:
@@ -528,7 +585,7 @@ class Pooled(Grower):
         self, growth: Growth, parties: Sequence[OwnColumns | HostColumns]
     ) -> dict[int, Taken]:
         own = [party for party in parties if isinstance(party, OwnColumns)]
-        chosen = self.best(growth, own)
+        chosen = growth.next(self.best(growth, own))
         # By party, as a protocol takes them: the order of the guest's records.
         ordered = sorted(chosen.items(), key=lambda item: item[1].party)
         return {n: own[c.party].take(n, c) for n, c in ordered}

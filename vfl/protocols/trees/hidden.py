@@ -56,8 +56,8 @@ import numpy as np
 
 from vfl.arrays import Mask
 from vfl.errors import PeerError, Refused
-from vfl.learn.losses import Scales
 from vfl.learn.params import BoostParams
+from vfl.learn.quantiser import Scales
 from vfl.learn.tree import Choice, Obstacle, Sums, gains
 from vfl.net.peer import Peer, either, together
 from vfl.net.wire import KIB, MAX_MESSAGE, MIB, Message, Rows
@@ -141,9 +141,9 @@ class OpenNode(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class SumsLevel(Message, frozen=True):
-    """guest -> coordinator. Reveals: the nodes of a level, which of each pair has fewer drawn rows; of
-    each the sums of gradients and hessians, where its weight must lie, the best gain of the guest's
-    columns, and whether it has rows enough for a split."""
+    """guest -> coordinator. Reveals: the nodes of a level, best-first those that the last splits made;
+    which of each pair has fewer drawn rows; of each the sums of gradients and hessians, where its weight
+    must lie, the best gain of the guest's columns, and whether it has rows enough for a split."""
 
     nodes: Annotated[list[OpenNode], msgspec.Meta(max_length=2 * _MOST_NODES)]
     pairs: Annotated[list[Pair], msgspec.Meta(max_length=_MOST_NODES)]
@@ -169,7 +169,7 @@ class EnoughRows(Message, frozen=True):
 
 class Ask(Message, frozen=True):
     """coordinator -> guest. Reveals: in which nodes the best candidate that is left is a host's, and
-    whose; in which the guest's own best split wins."""
+    whose; in which the guest's own best split wins; best-first, of the nodes that gain most."""
 
     nodes: dict[int, Nodes]  # by host
     own: Nodes
@@ -247,11 +247,12 @@ class HiddenSums:
         await self.coordinator.send(SumsTree(number, scales.gradient, scales.hessian))
 
     async def own_sums(self, growth: Growth, own: Sequence[OwnColumns], best: "Best") -> None:
-        """3. The sums of the guest's own columns; the coordinator hears of the level while hosts add
-        up."""
+        """3. The sums of the guest's own columns; the coordinator hears of the level, best-first of what
+        the last splits made, while hosts add up."""
         await together([party.sums(growth.frontier) for party in own])
-        self.chosen = best(growth, own)
         frontier, covers = growth.frontier, growth.frontier.covers()
+        waiting = {node: choice for node, choice in self.chosen.items() if node in frontier.waiting}
+        self.chosen = waiting | best(growth, own)
         nodes = [
             OpenNode(
                 node,
@@ -260,11 +261,12 @@ class HiddenSums:
                 _finite(growth.bounds[node].low),
                 _finite(growth.bounds[node].high),
                 self.chosen[node].gain if node in self.chosen else None,
-                covers[node] >= 2 * self._params.min_child_rows,
+                node not in frontier.leaves and covers[node] >= 2 * self._params.min_child_rows,
             )
             for node, total in growth.totals.items()
+            if node in covers
         ]
-        self._wide = {told.node for told in nodes if told.splits}
+        self._wide = (self._wide & frontier.waiting) | {told.node for told in nodes if told.splits}
         pairs = [[node for node in pair if node is not None] for pair in frontier.pairs]
         await self.coordinator.send(SumsLevel(nodes, pairs))
 
@@ -318,14 +320,17 @@ class HiddenSums:
             if message.obstacle not in get_args(Obstacle) or taken or 0 not in growth.totals:
                 raise self.coordinator.breach("NodesWon with an obstacle that is none")
             self.obstacle = cast(Obstacle, message.obstacle)
-        if not set(chosen) <= set(taken):
+        if growth.order is None and not set(chosen) <= set(taken):
             raise self.coordinator.breach(f"{what} that leave out a node with a split")
+        if growth.order is not None and not bool(chosen) <= len(taken) <= growth.order.left:
+            raise self.coordinator.breach(f"{what} with another number of splits than are left")
         return taken
 
     async def end_tree(self, growth: Growth) -> None:
         """The sums of the nodes that the last splits made."""
         await asyncio.to_thread(growth.find_totals)
-        told = {node: (int(total.gradient), int(total.hessian)) for node, total in growth.totals.items()}
+        new = {node: growth.totals[node] for node in growth.frontier.covers()}
+        told = {node: (int(total.gradient), int(total.hessian)) for node, total in new.items()}
         await self.coordinator.send(SumsTreeEnd(told))
 
     async def end(self, trees: int) -> None:

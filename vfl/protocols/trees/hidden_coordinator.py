@@ -13,8 +13,9 @@ from vfl.arrays import Mask
 from vfl.crypto.lattice.answers import rounded
 from vfl.crypto.packing import SumPacking
 from vfl.errors import Refused
-from vfl.learn.losses import Scales
+from vfl.learn.best_first import BestFirst, Head, level_of
 from vfl.learn.params import BoostParams
+from vfl.learn.quantiser import Scales
 from vfl.learn.tree import Bounds, Obstacle, Sums, furthest, level_gains, obstacle
 from vfl.net.peer import Peer, either, together
 from vfl.protocols.common.bits import unpack_bits
@@ -66,7 +67,7 @@ async def coordinate_trees(
             raise host.breach("a MaskSeed of another size")
     openers = [_opener(guest, begin, params, MaskStream(seed.seed)) for seed in seeds]
     tried: set[int] = set()
-    number = first = params.guest_trees - 1
+    number = first = params.first_joint - 1
     while not isinstance(tree := await guest.recv(MaskedZeros, SumsTree, SumsEnd), SumsEnd):
         if isinstance(tree, MaskedZeros):
             if number > first or tree.host in tried or not 0 <= tree.host < len(hosts):
@@ -75,13 +76,13 @@ async def coordinate_trees(
             _check_zeros(guest, hosts[tree.host], openers[tree.host], tree.data)
             await guest.send(ZerosPassed(tree.host))
             continue
-        if not number < tree.tree < params.trees:
+        if not number < tree.tree < params.most_trees:
             raise guest.breach("a SumsTree out of turn")
         number = tree.tree
         scales = Scales(tree.gradient, tree.hessian)
         if not all(np.isfinite(scale) and scale > 0 for scale in scales):
             raise guest.breach("a SumsTree with scales that are none")
-        progress(number + 1, params.trees)
+        progress(number + 1, params.most_trees)
         # 2. The candidates.
         offers = await together([_receive(host, guest, TreeCandidates) for host in hosts])
         columns = [
@@ -90,14 +91,17 @@ async def coordinate_trees(
         ]
         _check_memory(sum(offer.count for offer in offers), begin.rows, params)
         await _Tree(guest, columns, params, scales).grow()
-    if not 0 <= tree.trees <= params.trees:
+    if not 0 <= tree.trees <= params.most_trees:
         raise guest.breach("a SumsEnd with more trees than the job has")
     return tree.trees
 
 
 def _check_memory(candidates: int, rows: int, params: BoostParams) -> None:
     """Raises Refused for more sums in a level than a coordinator keeps."""
-    nodes = min(1 << (params.depth - 1), max(1, rows // max(1, params.min_child_rows)))
+    # Best-first all leaves may be open at once.
+    leaves = params.max_leaves
+    whole = 1 << params.depth - 1 if leaves is None else min(1 << params.depth, leaves)
+    nodes = min(whole, max(1, rows // max(1, params.min_child_rows)))
     if candidates * nodes > MOST_SUMS:
         raise Refused(
             f"{counted(candidates, 'split candidate')} of all hosts in up to {counted(nodes, 'node')} "
@@ -285,17 +289,25 @@ class _Tree:
         self._level = 0
         names = [guest.name, *(host.host.name for host in hosts)]
         self._paths = Paths.of(params.interaction_constraints, names)
+        # Best-first: every open node's candidates, in the order in which nodes are split.
+        self._open: dict[int, list[Ranks]] = {}
+        leaves = params.max_leaves
+        self._order = None if leaves is None else BestFirst(leaves, params.depth)
 
     async def grow(self) -> None:
-        """Level by level, to the end."""
+        """Level by level, or best-first, to the end."""
         while isinstance(message := await self._guest.recv(SumsLevel, SumsTreeEnd), SumsLevel):
             self._check_level(message)
             totals = {node.node: _sums(node.gradient, node.hessian) for node in message.nodes}
             self._check_children(totals)
             masked = await self._receive_sums(message)
             ranked = await asyncio.to_thread(self._ranked, message, totals, masked)
-            await self._choose(ranked, totals)
-            self._totals = totals
+            waiting = {node: self._totals[node] for node in self._open}
+            if self._order is None:
+                await self._choose(ranked, totals)
+            else:
+                await self._choose_next(self._order, ranked, totals)
+            self._totals = waiting | totals
             self._level += 1
         if not self._level or set(message.nodes) != self._children:
             raise self._guest.breach("a SumsTreeEnd with other nodes than the last splits made")
@@ -309,16 +321,21 @@ class _Tree:
     def _check_level(self, message: SumsLevel) -> None:
         """Raises PeerError for nodes that are not the children of what was split, or that cannot be."""
         due = self._children if self._level else {0}
+        summed = due
+        if self._order is not None:
+            summed = {node for node in due if level_of(node) < self._params.depth}
         paired = [node for pair in message.pairs for node in pair]
         told = [node.node for node in message.nodes]
         whole = all(
             len(pair) == (2 if self._level else 1) and (pair[0] - 1) // 2 == (pair[-1] - 1) // 2
             for pair in message.pairs
         )
-        if not due or sorted(paired) != sorted(due) or sorted(told) != sorted(due) or not whole:
+        if not due or sorted(paired) != sorted(summed) or sorted(told) != sorted(due) or not whole:
             raise self._guest.breach("a SumsLevel of nodes that are not open")
-        if self._level >= self._params.depth:
+        if self._order is None and self._level >= self._params.depth:
             raise self._guest.breach("a SumsLevel beyond the depth of the job")
+        if self._order is not None and not self._order.left:
+            raise self._guest.breach("a SumsLevel beyond the leaves of the job")
         for node in message.nodes:
             if node.gain is not None and not np.isfinite(node.gain):
                 raise self._guest.breach("a SumsLevel with gains that are none")
@@ -333,13 +350,13 @@ class _Tree:
             if not (self._totals[node] - left).equals(right):
                 raise self._guest.breach("sums of two nodes that are not those of the node above")
         for host in self._hosts:
-            host.parents, host.sums = host.sums, {}
+            host.parents, host.sums = host.sums, {node: host.sums[node] for node in self._open}
             host.check_children(self._guest, totals)
 
     async def _receive_sums(self, message: SumsLevel) -> list[bytearray]:
         """3 and 4. Every host's masked sums of the first node of each pair."""
-        nodes = [node.node for node in message.nodes]
-        knowing = [host for host in self._hosts if host.opener.knows_rows]
+        nodes = [node for pair in message.pairs for node in pair]
+        knowing = [host for host in self._hosts if host.opener.knows_rows and nodes]
         rows = await together([_receive(host.host, self._guest, EnoughRows) for host in knowing])
         for host, told in zip(knowing, rows, strict=True):
             host.learn_rows(self._guest, told, nodes)
@@ -361,13 +378,18 @@ class _Tree:
     ) -> dict[int, list[Ranks]]:
         """Every party's candidates in each node, the guest's best alone."""
         ranked = {}
+        summed = {node for pair in message.pairs for node in pair}
         for told in message.nodes:
+            if told.node not in summed:
+                continue
             own = np.array([] if told.gain is None else [told.gain], np.float64)
             ranked[told.node] = [Ranks(0, own)]
+        wide = [told for told in message.nodes if told.splits and told.node in summed]
         for place, (host, data) in enumerate(zip(self._hosts, masked, strict=True), 1):
+            if not summed:
+                break
             host.learn(self._guest, message.pairs, data)
             data.clear()
-            wide = [told for told in message.nodes if told.splits]
             with np.errstate(all="ignore"):  # whatever the scales are
                 found = level_gains(
                     [host.sums[told.node] for told in wide],
@@ -425,6 +447,61 @@ class _Tree:
         if due:
             why = "" if self._level or self._split else self._obstacle(totals[0], beaten)
             await self._guest.send(NodesWon(sorted(own_nodes), why))
+
+    async def _choose_next(
+        self, order: BestFirst, ranked: Mapping[int, list[Ranks]], totals: Mapping[int, Sums]
+    ) -> None:
+        """5. Best-first: who wins the nodes that come next, be they new or of earlier splits."""
+        beaten = {rank.party for ranks in ranked.values() for rank in ranks if rank.party and rank}
+        self._open.update(ranked)
+        for node in ranked:
+            order.open(node)
+        exact = all(host.opener.knows_rows for host in self._hosts)
+        self._split = set()
+        while True:
+            for node, ranks in list(self._open.items()):
+                self._open[node] = [rank for rank in ranks if rank]
+                if not self._open[node]:
+                    del self._open[node]
+            best = {node: max(ranks, key=Ranks.gain) for node, ranks in self._open.items()}
+            heads = {node: Head(rank.gain(), rank.party) for node, rank in best.items()}
+            nodes, after = order.next(heads, exact)
+            own = sorted(node for node in nodes if not best[node].party)
+            asked = self._groups([(node, best[node]) for node in nodes if best[node].party], after)
+            found, count = set[int](), sum(map(len, asked.values()))
+            if asked:
+                by_host = {party - 1: [*about] for party, about in asked.items()}
+                await self._guest.send(Ask(by_host, own, more=False))
+                found = await self._ask(self._open, asked)
+            for node in found:
+                rank, took = best[node], self._hosts[best[node].party - 1].taken[node]
+                groups = asked[rank.party][node]
+                group = next(i for i, candidates in enumerate(groups) if took in candidates)
+                order.take(node, Head(rank.gain(group), rank.party))
+            for node in own:
+                order.take(node, heads[node])
+                self._paths.split(node, 0)
+                del self._open[node]
+            self._split = {*own, *found}
+            if asked and not self._split:
+                continue  # none of those had enough rows
+            if not asked or len(found) < count:
+                why = "" if self._level or self._split else self._obstacle(totals[0], beaten)
+                await self._guest.send(NodesWon(own, why))
+            return
+
+    def _groups(
+        self, asked: Sequence[tuple[int, Ranks]], after: Head | None
+    ) -> dict[int, dict[int, list[list[int]]]]:
+        """By party and node, the candidates that come before those of all others there, and before the
+        one of the node that comes after these."""
+        found: dict[int, dict[int, list[list[int]]]] = {}
+        for node, best in asked:
+            others = [rank for rank in self._open[node] if rank is not best]
+            most = 1 if self._hosts[best.party - 1].opener.knows_rows else MOST_GROUPS
+            groups = best.groups(best.ahead_of(others, most, after))
+            found.setdefault(best.party, {})[node] = groups
+        return found
 
     async def _ask(
         self, open_: dict[int, list[Ranks]], asked: Mapping[int, Mapping[int, list[list[int]]]]

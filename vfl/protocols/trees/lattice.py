@@ -53,7 +53,7 @@ from vfl.learn.binning import Binned
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Candidates, Cells, block_histograms
 from vfl.learn.told_sums import equations_a_tree
-from vfl.learn.tree import Nodes, Sums, slots_of
+from vfl.learn.tree import Frontier, Nodes, Sums, slots_of
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
 from vfl.protocols.common.bits import pack_bits, unpack_bits
@@ -88,7 +88,8 @@ class Offering(Message, frozen=True):
 
 
 class NextTree(Message, frozen=True):
-    """guest -> host. Reveals: that a tree begins."""
+    """guest -> host. Reveals: that a tree begins; of a job of several classes which class it is of, by
+    its number, not its name."""
 
     tree: int
 
@@ -210,7 +211,7 @@ class _LatticeGrower(Grower):
         """`told`: where sums are hidden, what tells the coordinator of the level."""
         # 3. Two vectors for each summed node.
         for party in parties.values():
-            party.advance(growth.frontier.nodes)
+            party.advance(growth.frontier)
         if self.products is None or not parties:
             return
         pairs, frontier = growth.frontier.pairs, growth.frontier
@@ -240,9 +241,12 @@ class _LatticeGrower(Grower):
         if self._hidden is not None and self._to_coordinate:
             return await self._split_hidden(self._hidden, growth, parties)
         covers = growth.frontier.covers()
-        wide = [node for node in growth.totals if covers[node] >= 2 * self.params.min_child_rows]
+        new = growth.frontier.nodes
+        wide = [node for node in new if covers[node] >= 2 * self.params.min_child_rows]
         found = [(party, self.gains(growth, party, wide)) for party in parties]
         rankings = {node: [Ranking(party, gains[node]) for party, gains in found] for node in wide}
+        if growth.order is not None:
+            return await self._questions.split_next(growth, growth.order, rankings)
         return await self._questions.split(growth, rankings)
 
     async def _split_hidden(
@@ -291,12 +295,13 @@ class _LatticeHostColumns(HostColumns):
         self.ordered = ordered
         self._parents: dict[int, tuple[Sums, Mask]] = {}
 
-    def advance(self, nodes: list[int]) -> None:
-        """Be told the open nodes of the next level."""
-        self._parents, self.candidates = self.candidates, {}
+    def advance(self, frontier: Frontier) -> None:
+        """Be told of the nodes that are summed next."""
+        self._parents = self.candidates
+        self.candidates = {n: self._parents[n] for n in frontier.waiting if n in self._parents}
         if not len(self.ordered):  # a host without candidates is asked for no sums
             nothing = np.zeros(0, np.int64)
-            self.candidates = dict.fromkeys(nodes, (Sums(nothing, nothing), self.ordered))
+            self.candidates = dict.fromkeys(frontier.nodes, (Sums(nothing, nothing), self.ordered))
 
     def learn(self, pairs: Sequence[tuple[int, int | None]], sums: Integers, bound: int) -> None:
         """Take the sums of these pairs' first nodes, shape (2 pairs, candidates), and by them the

@@ -18,6 +18,9 @@ class GuestModel:
     start: float
     trees: tuple[Tree, ...]
     splits: tuple[Split, ...]
+    class_starts: tuple[float, ...] = ()
+    """Of several classes, what each one's score starts with. The trees are then in rounds, one of each
+    class."""
 
     def importance(self) -> list[tuple[str, str, int, float]]:
         """(party, column as its owner shows it, number of splits, sum of gains), most gain first."""
@@ -37,6 +40,8 @@ class GuestModel:
             len(self.splits),
             *(records or [MOST_NODES * len(self.trees)] * (len(self.parties) - 1)),
         ]
+        if self.class_starts and len(self.trees) % len(self.class_starts):
+            raise ValueError("its last round of trees is not whole")
         for tree in self.trees:
             children = {2 * n + side for n in tree.branches for side in (1, 2)} | {0}
             whole = children == set(tree.branches) | set(tree.leaves)

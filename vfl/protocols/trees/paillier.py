@@ -63,11 +63,13 @@ from vfl.protocols.common.histograms import CHUNK, HeldSums, store_for, sums_of_
 from vfl.protocols.common.key import generate_key, receive_key, send_key
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
+from vfl.protocols.trees.category_sets import HostWins, SetWinners, check_groups, hear_groups, winners_of
 from vfl.protocols.trees.columns import Direction, Growth, HostColumns, OwnColumns, SplitRows, Taken
 from vfl.protocols.trees.draws import Draws, draw_columns, drawn_columns, drawn_pairs
 from vfl.protocols.trees.grower import Finish, Grower, GuestTrees, HostTrees, TreeDone, TreeEnd
 from vfl.protocols.trees.hidden import MOST_CANDIDATES, PIECE, HiddenHost, HiddenSums, gain_within
 from vfl.protocols.trees.model import GuestModel, HostModel
+from vfl.protocols.trees.open_nodes import OpenNodes
 from vfl.protocols.trees.paillier_messages import (
     Advance,
     CandidateSums,
@@ -159,7 +161,7 @@ class _PaillierGrower(Grower):
             with self.clock.timed("transfer"):
                 message = Gradients(ciphertexts.tobytes())
                 await together([host.send(message) for host in hosts])
-        if number + 1 < self.params.trees:
+        if number + 1 < self.params.most_trees:
             self.reserve.begin()
 
     async def sums(self, parties: Sequence[OwnColumns | HostColumns], growth: Growth) -> None:
@@ -195,7 +197,7 @@ class _PaillierGrower(Grower):
         # 5. The best split of each node.
         if self._hidden is not None and self._to_coordinate:
             return await self._split_hidden(self._hidden, growth, parties)
-        chosen = self.best(growth, parties)
+        chosen = growth.next(self.best(growth, parties))
 
         # 6. The winners say which rows go left.
         won = [{n: c for n, c in chosen.items() if c.party == p} for p in range(len(parties))]
@@ -245,7 +247,7 @@ class _PaillierGrower(Grower):
             return {node: party.take(node, choice) for node, choice in nodes.items()}
         if not nodes:
             return {}
-        await party.host.send(Winners({n: list(c.candidates) for n, c in nodes.items()}))
+        await party.host.send(winners_of(party, nodes, self.params))
         taken = {}
         for node, choice in nodes.items():
             answer = await party.host.recv(Direction)
@@ -268,9 +270,12 @@ class _PaillierHostColumns(HostColumns):
 
         The host sends those of the summed child; the sibling's are the parent's less these.
         """
-        parents, self.candidates = self.candidates, {}
+        parents = self.candidates
+        self.candidates = {node: parents[node] for node in frontier.waiting}
         for summed, sibling in frontier.pairs:
             with self._guest.clock.timed(f"{self.host.name} and transfer"):
+                if summed == 0:
+                    await hear_groups(self, self._guest.params)
                 message = await self.host.recv(CandidateSums)
             self._guest.clock.seconds[self.host.name] += message.seconds
             with self._guest.clock.timed("decrypt"):
@@ -279,6 +284,7 @@ class _PaillierHostColumns(HostColumns):
             if sibling is None and sibling_valid.any():
                 raise self._breach("with a sibling of the root")
             if sibling is None:
+                check_groups(self, message.candidates)
                 continue
             whole, known = parents[(summed - 1) // 2]
             if message.withheld:
@@ -422,6 +428,8 @@ class _HostTree:
         shuffle(order := list(range(len(self._candidates))))
         self._order = np.array(order, np.int64)  # canonical candidate at each place on the wire
         self._frontier = Frontier(np.zeros(binned.rows, np.int64), np.zeros(binned.rows, np.bool_))
+        self._open = OpenNodes(guest, params, self._frontier)
+        self._wins = HostWins(guest, params, binned, self._order, self._frontier)
         self._time = records.time
         self._withheld = Withheld(records)
 
@@ -440,6 +448,7 @@ class _HostTree:
             await self._hidden.begin_tree(self._candidates.ordered[self._order])
         joint = await sums_of_drawn(self._workers, self._store, self._binned.codes, active, self._sizes)
         await joint.receive(self._guest, Gradients, lambda m: m.ciphertexts, expected)
+        await self._wins.tell_groups()
         self._reserve.end()
         with self._time.timed():
             return await joint.histograms()
@@ -477,6 +486,7 @@ class _HostTree:
             await self._withheld.leave_out(frontier, valid)
         else:
             await self._hidden.tell_rows({node: enough[self._order] for node, enough in valid.items()})
+        self._open.add(valid)
         for (summed, sibling), histogram in zip(frontier.pairs, sums, strict=True):
             here = valid[summed][self._order]
             there = np.zeros_like(here) if sibling is None else valid[sibling][self._order]
@@ -502,29 +512,24 @@ class _HostTree:
         self._reserve.begin()
 
         # 6. The splits won.
-        message: Winners | WonNodes | Advance | TreeEnd
+        message: Winners | SetWinners | WonNodes | Advance | TreeEnd
         if self._hidden is not None:
-            won: set[int] = set()
             while isinstance(message := await self._guest.recv(WonNodes, Advance, TreeEnd), WonNodes):
-                named = set(message.nodes)
-                if len(named) < len(message.nodes) or not named <= set(nodes) - won:
-                    raise self._guest.breach("WonNodes that are not open")
-                won.update(message.nodes)
-                await self._win_hidden(self._hidden, message.nodes, valid)
+                won = self._open.won(message.nodes, "WonNodes")
+                await self._win_hidden(self._hidden, message.nodes, won)
         else:
-            message = await self._guest.recv(Winners, Advance, TreeEnd)
-            if isinstance(message, Winners):
-                for node, numbers in message.candidates.items():
-                    await self._guest.send(self._win(node, numbers, valid))
-                message = await self._guest.recv(Advance, TreeEnd)
+            message = await self._guest.recv(self._open.winners, Advance, TreeEnd)
+            while isinstance(message, Winners | SetWinners):
+                won = self._open.won([*message.candidates], type(message).__name__)
+                for node in won:
+                    took = self._wins.take(message, node, won[node])
+                    await self._guest.send(self._records.add(node, *took))
+                message = await self._open.after_winners()
         if isinstance(message, TreeEnd):
             return False
 
         # 7. Which rows share a node.
-        if not message.split or not set(message.split) <= set(nodes):
-            raise self._guest.breach("an Advance of nodes that are not open")
-        if max(nodes) + 1 >= 1 << self._params.depth - 1:
-            raise self._guest.breach("an Advance beyond the depth of the job")
+        self._open.check_split(message.split)
         frontier.advance(sorted(set(message.split)), self._bits(message.left, "an Advance"))
         # Sums of nodes that differ by few rows would tell of these few by subtraction.
         if min(frontier.covers().values()) < self._params.min_child_rows:
@@ -584,17 +589,3 @@ class _HostTree:
         numeric = sum(column.bins for column in own.columns if column.edges is not None)
         self._workers.operations["add"] += numeric + len(missing)
         return left
-
-    def _win(self, node: int, numbers: list[int], valid: dict[int, Mask]) -> Direction:
-        """Take the first of the tied candidates in canonical order."""
-        if node not in valid or not numbers or not set(numbers) <= set(range(len(self._order))):
-            raise self._guest.breach("Winners of a node or candidate that was not offered")
-        number = min(numbers, key=lambda i: int(self._order[i]))
-        candidate = int(self._order[number])
-        if not valid[node][candidate]:
-            raise self._guest.breach("Winners of a candidate with too few rows")
-        frontier = self._frontier
-        split, left = self._candidates.take(
-            candidate, self._binned.codes, frontier.inside(node), frontier.drawn
-        )
-        return self._records.add(node, number, split, left)

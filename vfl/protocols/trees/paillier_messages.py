@@ -14,9 +14,10 @@ _MOST_NODES = 1 << 10  # of a level
 
 
 class TreeStart(Message, frozen=True):
-    """guest -> host. Reveals: which aligned rows are drawn for this tree (and so which are held out).
-    With goss_top these are the rows with large gradients and some others: over the trees hosts see which
-    rows the model finds hard, with rare claims those that claimed."""
+    """guest -> host. Reveals: which aligned rows are drawn for this tree (and so which are held out); of
+    a job of several classes which class the tree is of, by its number, not its name. With goss_top these
+    are the rows with large gradients and some others: over the trees hosts see which rows the model
+    finds hard, with rare claims those that claimed."""
 
     tree: int
     active: bytes  # a bit an aligned row
@@ -86,7 +87,8 @@ class Winners(Message, frozen=True):
 
 
 class Advance(Message, frozen=True):
-    """guest -> host. Reveals: which rows share a node of the next level."""
+    """guest -> host. Reveals: which rows share a node of the next level; best-first, of the nodes that
+    gain most."""
 
     split: Annotated[list[int], msgspec.Meta(max_length=_MOST_NODES)]
     left: bytes  # a bit an aligned row

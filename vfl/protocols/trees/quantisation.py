@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from vfl.crypto.lattice.parameters import WORDS
 from vfl.crypto.packing import SumPacking
 from vfl.learn.params import BoostParams
+from vfl.learn.told_sums import most_summed
 from vfl.protocols.common.lattice_sums import Shape
 
 _LEAST_BITS = 5  # of a gradient: enough for boosting (Shi et al., NeurIPS 2022)
@@ -35,14 +36,14 @@ def packing_of(rows: int, params: BoostParams) -> SumPacking:
 def most_packed_sums(rows: int, candidates: int, params: BoostParams) -> int:
     """How many ciphertexts a host of so many candidates sends for a tree at most: sums of the root and
     of one child of each pair."""
-    return packing_of(rows, params).ciphertexts(candidates) << params.depth - 1
+    return packing_of(rows, params).ciphertexts(candidates) * most_summed(params)
 
 
 def lattice_shape(rows: int, params: BoostParams) -> Shape:
     """The vectors of a job over the lattice engine: those that trees of its depth need, of the most
     precise gradients that go into the shortest words. Raises ValueError, with the numbers, for too many
     rows."""
-    vectors = params.trees << params.depth
+    vectors = 2 * params.most_trees * most_summed(params)
     bits = min(_MOST_BITS + 1, Shape.most_bits(rows, vectors))
     if bits < _LEAST_BITS + 1:
         raise ValueError(

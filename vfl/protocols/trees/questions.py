@@ -29,9 +29,11 @@ from numpy.typing import NDArray
 from vfl.arrays import Floats, Integers, Mask
 from vfl.blocks.engine import ENGINE, Rows
 from vfl.blocks.scratch import in_pieces
+from vfl.learn.best_first import BestFirst, Head, level_of
 from vfl.learn.binning import Binned
 from vfl.learn.params import BoostParams
 from vfl.learn.splits import Candidates, Cells, Split, block_histograms
+from vfl.learn.told_sums import most_splits
 from vfl.learn.tree import Choice, Frontier, Nodes, slots_of
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MAX_MESSAGE, Message
@@ -65,7 +67,7 @@ RankedGroups = Annotated[list[list[Candidate]], msgspec.Meta(min_length=1, max_l
 class Asked(Message, frozen=True):
     """guest -> host. Reveals: which rows are in the nodes asked about, and which of these are drawn for
     the tree; which of the host's candidates gain more there than any other party's, in groups of equal
-    gain, the best first."""
+    gain, the best first; best-first, that these nodes gain most."""
 
     nodes: Annotated[list[Node], msgspec.Meta(max_length=_MOST_NODES)]  # not asked about before
     rows: bytes  # planes of a bit an aligned row: the node's place in the list, from 1; 0 in no node
@@ -77,7 +79,8 @@ class Asked(Message, frozen=True):
 
 class AskedRows(Message, frozen=True):
     """guest -> host, where sums are hidden. Reveals: in which nodes this host's candidates are the best
-    that are left, which rows are in them, and which of these are drawn for the tree."""
+    that are left, which rows are in them, and which of these are drawn for the tree; best-first, that
+    these nodes gain most."""
 
     nodes: Annotated[list[Node], msgspec.Meta(max_length=_MOST_NODES)]  # not asked about before
     rows: bytes  # as of Asked
@@ -117,6 +120,7 @@ class Questions:
         """`minimum`: rows on each side of a split."""
         self._minimum, self._clock = minimum, clock
         self._told: dict[int, set[int]] = defaultdict(set)  # by party, nodes whose rows the host knows
+        self._open: dict[int, list[Ranking]] = {}  # best-first, of nodes that are not split
 
     async def split(self, growth: Growth, rankings: Mapping[int, list[Ranking]]) -> dict[int, Taken]:
         """The best splits of the nodes that have any, given each party's candidates there."""
@@ -144,15 +148,54 @@ class Questions:
                     del open_[node]
         return taken
 
-    async def _ask(self, growth: Growth, about: Mapping[int, list[Ranking]]) -> dict[int, Taken]:
+    async def split_next(
+        self, growth: Growth, order: BestFirst, rankings: Mapping[int, list[Ranking]]
+    ) -> dict[int, Taken]:
+        """Where a tree grows best-first: the splits of the nodes that come next, given each party's
+        candidates in those that are new.
+
+        What a node gains is known once its owner has said which candidate has enough rows. So it is
+        asked about those alone that gain more than any of the node that comes after.
+        """
+        self._open.update(rankings)
+        taken: dict[int, Taken] = {}
+        while not taken:
+            heads: dict[int, Head] = {}
+            for node, ranks in list(self._open.items()):
+                ranks = self._open[node] = [rank for rank in ranks if rank]
+                if ranks:
+                    best = max(ranks, key=Ranks.gain)
+                    heads[node] = Head(best.gain(), best.party)
+                else:
+                    del self._open[node]
+            batch, after = order.next(heads, exact=False)
+            if not batch:
+                break
+            questions: dict[int, dict[int, list[Ranking]]] = {}  # by party and node
+            for node in batch:
+                best, *others = sorted(self._open[node], key=Ranks.gain, reverse=True)
+                if isinstance(best.columns, OwnColumns):
+                    taken[node] = best.columns.take(node, best.choices(1)[0])
+                else:
+                    questions.setdefault(best.party, {})[node] = [best, *others]
+            asked = [self._ask(growth, about, after) for about in questions.values()]
+            for answer in await together(asked):
+                taken.update(answer)
+        for node in taken:
+            del self._open[node]
+        return taken
+
+    async def _ask(
+        self, growth: Growth, about: Mapping[int, list[Ranking]], after: Head | None = None
+    ) -> dict[int, Taken]:
         """Ask a host about nodes; returns the splits that it takes. The first ranking of each is its
-        own."""
+        own. `after`: best-first, of the node that comes after these."""
         frontier = growth.frontier
         groups: dict[int, list[list[int]]] = {}  # by node
         count = 0
         for node, (own, *others) in about.items():
             if count < _MOST_ASKED:
-                groups[node] = own.groups(own.ahead_of(others, _GROUPS))
+                groups[node] = own.groups(own.ahead_of(others, _GROUPS, after))
                 count += sum(map(len, groups[node]))
         party = next(iter(about.values()))[0].columns
         assert isinstance(party, HostColumns)  # noqa: S101 - for the type checker
@@ -271,6 +314,8 @@ class Answers:
             raise self._guest.breach("AskedRows about a node twice")
         if any(node not in self._tried or node in self._taken for node in message.about):
             raise self._guest.breach("AskedRows about no open node")
+        if len(self._taken) + len(message.about) > most_splits(self._params):
+            raise self._guest.breach("AskedRows about more nodes than a tree of the job has splits")
         best = await hidden.best(self._guest, message.about)
         took: dict[int, int | None] = {}
         for node in message.about:
@@ -294,20 +339,15 @@ class Answers:
             if message.rows or message.drawn:
                 raise self._guest.breach(f"{what} with rows of no node")
             return
-        level = (int(nodes.max()) + 1).bit_length() - 1
-        if (
-            not self._level <= level < self._params.depth
-            or nodes.min() < (1 << level) - 1
-            or len(np.unique(nodes)) < len(nodes)
-            or set(message.nodes) & set(self._valid)
-        ):
+        levels = sorted({level_of(node) for node in message.nodes})
+        if not self._in_turn(message.nodes, levels):
             raise self._guest.breach(f"{what} about nodes out of turn")
         try:
             inside = self._check_places(message)
             check_bits(message.drawn, inside)
         except ValueError as error:
             raise self._guest.breach(f"{what} with {error}") from None
-        if level == 0 and inside < len(self._node):
+        if levels[0] == 0 and inside < len(self._node):
             raise self._guest.breach(f"{what} with other rows of a node than it has")
 
         table = np.full(4 << self._params.depth, -1)  # by node its place; the last is that of -1
@@ -316,12 +356,12 @@ class Answers:
         for some in in_pieces(len(self._node)):
             place = self._places_of(message, some)
             drawn = bits_between(message.drawn, known, known + int(np.count_nonzero(place)))
-            counted += self._learn_rows(what, (nodes, level, table), some, place, drawn)
+            counted += self._learn_rows(what, (nodes, table), some, place, drawn)
             known += len(drawn)
         if counted.min() < 2 * self._params.min_child_rows:
             raise self._guest.breach(f"{what} about a node of too few rows")
 
-        self._level = level
+        self._level = levels[-1]
         own = self._candidates
         kernel = partial(_counts, own.flat, table, len(nodes), self._binned.codes.size)
         counts = ENGINE.total(kernel, self._codes, self._node, self._drawn)
@@ -357,20 +397,20 @@ class Answers:
     def _learn_rows(
         self,
         what: str,
-        asked: tuple[Integers, int, Integers],
+        asked: tuple[Integers, Integers],
         some: slice,
         place: Nodes,
         drawn: Mask,
     ) -> Integers:
-        """Learn of some rows in which of the nodes asked about they are (these, their level, and by node
-        its place), and of those inside whether they are drawn. How many of these are in each node."""
-        nodes, level, table = asked
+        """Learn of some rows in which of the nodes asked about they are (these, and by node its
+        place), and of those inside whether they are drawn. How many of these are in each node."""
+        nodes, table = asked
         inside = np.flatnonzero(place)
         node = nodes.astype(self._kind)[place[inside] - 1]
         before = self._node[some]
         # It must be a tree: rows stay below the nodes where they were known to be, drawn or not.
         known = before[inside]
-        above = np.maximum(level - self._level_of[known + 1], 0)
+        above = np.maximum(self._level_of[nodes + 1][place[inside] - 1] - self._level_of[known + 1], 0)
         if ((known >= 0) & (known + 1 != (node.astype(np.int64) + 1) >> above)).any():
             raise self._guest.breach(f"{what} with rows that are in another node")
         left_out = (table[before] >= 0) & (place == 0)
@@ -380,9 +420,25 @@ class Answers:
         self._drawn[some][inside] = drawn
         return np.bincount(place[inside][drawn] - 1, minlength=len(nodes))
 
+    @property
+    def _all_taken(self) -> bool:
+        """Whether this host has taken all splits of a tree of the job."""
+        return len(self._taken) >= most_splits(self._params)
+
+    def _in_turn(self, nodes: Sequence[int], levels: Sequence[int]) -> bool:
+        """Whether nodes, of these levels, may be asked about for the first time now."""
+        new, asked = {*nodes}, self._valid.keys()
+        if levels[-1] >= self._params.depth or len(new) < len(nodes) or new & asked:
+            return False
+        if self._params.max_leaves is None:
+            return len(levels) == 1 and self._level <= levels[0]
+        # Best-first in any order but that of a parent after what is below it.
+        above = {(node + 1 >> up) - 1 for node in new | asked for up in range(1, level_of(node) + 1)}
+        return not new & above
+
     def _take(self, node: int, groups: list[list[int]]) -> Direction | TooFew:
         """The answer about a node."""
-        if node not in self._tried or node in self._taken or not all(groups):
+        if node not in self._tried or node in self._taken or self._all_taken or not all(groups):
             raise self._guest.breach("Asked about candidates of no open node")
         if (why := self._wrong(node, groups)) is not None:
             raise self._guest.breach(f"Asked {why}")

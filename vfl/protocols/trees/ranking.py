@@ -6,6 +6,7 @@ from itertools import pairwise
 import numpy as np
 
 from vfl.arrays import Floats
+from vfl.learn.best_first import Head
 
 
 class Ranks:
@@ -42,12 +43,16 @@ class Ranks:
         """Drop the best groups, so many."""
         self._gone += count
 
-    def ahead_of(self, others: "Iterable[Ranks]", most: int) -> int:
+    def ahead_of(self, others: "Iterable[Ranks]", most: int, after: Head | None = None) -> int:
         """How many groups come before the best of all others, `most` at most. Of equal gains the lower
-        party's comes first."""
+        party's comes first. `after`: best-first, of the node that comes after this one."""
         head = self._gains[self._gone : self._gone + most]
-        best = max(((other.gain(), -other.party) for other in others), default=None)
-        if best is None:
+        rivals = [(other.gain(), -other.party) for other in others]
+        if after is not None:
+            rivals.append((after.gain, -after.party))
+        if not rivals:
             return len(head)
-        gain, party = best
-        return int((head >= gain).sum() if -self.party > party else (head > gain).sum())
+        gain, party = max(rivals)
+        ahead = int((head >= gain).sum() if -self.party > party else (head > gain).sum())
+        # Where the node after has an equal one, this one comes first all the same.
+        return max(ahead, int(after is not None))

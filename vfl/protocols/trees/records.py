@@ -37,7 +37,7 @@ class Records:
     def begin(self, tree: int, message: type[Message]) -> None:
         """Begin the records of a tree. Raises PeerError, naming the message, for a tree out of turn, or
         that the job leaves to the guest alone."""
-        before, trees = max(self._first, default=self._params.guest_trees - 1), self._params.trees
+        before, trees = max(self._first, default=self._params.first_joint - 1), self._params.most_trees
         if not before < tree < trees:
             raise self._guest.breach(f"a {message.__name__} out of turn")
         self._first[tree] = len(self._splits)

@@ -28,8 +28,9 @@ import numpy as np
 from vfl.arrays import Floats, Integers, Mask
 from vfl.blocks.cores import Begun
 from vfl.blocks.engine import ENGINE
-from vfl.errors import DataError
+from vfl.errors import DataError, ModelError
 from vfl.learn.binning import Features
+from vfl.learn.class_forest import ClassForest
 from vfl.learn.explain import Explainer, check_covers
 from vfl.learn.forest import Forest, Planes, Sides, SideValues, distinct, missing_left
 from vfl.learn.splits import Split
@@ -87,7 +88,8 @@ def guest_score(
     `hosts` are in the order of the model's parties, the guest left out; `places` has for each the
     place of every row in the alignment with it, shape (rows,), -1 where it does not know the row.
     Raises what `unknown_levels` does, DataError for columns that are not as they were in training,
-    ModelError for an explanation of a model without covers, PeerError when a host breaks the protocol.
+    ModelError for an explanation of a model without covers or of several classes, PeerError when a host
+    breaks the protocol.
     """
     batch = _Batch(features, places, rows, explain)
     return _score(hosts, model, batch, progress, unknown_levels)
@@ -124,7 +126,7 @@ async def _score(
     """The scores of a batch, as `guest_score` says."""
     places, rows, before = batch.places, batch.rows, batch.before
     if batch.explain:
-        check_covers(model.trees)
+        check_explains(model)
 
     # 1. Which splits are the same, and where missing values go.
     used = [used_records(model, party) for party in range(len(hosts) + 1)]
@@ -148,7 +150,9 @@ async def _score(
     def plane(branch: Branch) -> int:
         return first[branch.party] + place_of[branch.party][branch.record]
 
-    forest = Forest(model.trees, model.start, plane)
+    forest: Forest | ClassForest = Forest(model.trees, model.start, plane)
+    if model.class_starts:
+        forest = ClassForest(model.trees, model.class_starts, plane)
     explainer = Explainer(model, plane) if batch.explain else None
 
     def walk(part: slice, theirs: Sequence[Planes]) -> ScoredPart:
@@ -191,7 +195,7 @@ async def _score(
 class _Elsewhere:
     """Trees that are walked by an engine of other processes, with several chunks at a time."""
 
-    def __init__(self, forest: Forest, own: Sides) -> None:
+    def __init__(self, forest: Forest | ClassForest, own: Sides) -> None:
         self._own, self._rules, self._trees = own, ENGINE.share(own.of_no_rows()), ENGINE.share(forest)
         self._walking: deque[tuple[slice, Begun[Floats]]] = deque()
 
@@ -214,7 +218,9 @@ class _Elsewhere:
         return ScoredPart(part, await asyncio.to_thread(begun.result), None, 0.0)
 
 
-def _walk(forest: Forest, own: Sides, count: int, values: SideValues, *theirs: Planes) -> Floats:
+def _walk(
+    forest: Forest | ClassForest, own: Sides, count: int, values: SideValues, *theirs: Planes
+) -> Floats:
     """The scores of so many rows, by the guest's values and its hosts' directions."""
     return forest.scores(np.concatenate([own.left_of(values, count), *theirs]), count)
 
@@ -255,6 +261,15 @@ async def host_score(
         await guest.send(Directions(left.tobytes()))
         done += len(places)
     return done
+
+
+def check_explains(model: GuestModel) -> None:
+    """Raises ModelError for a model whose scores cannot be explained."""
+    if model.class_starts:
+        raise ModelError(
+            "a model of several classes cannot explain scores yet: leave the explanation out"
+        )
+    check_covers(model.trees)
 
 
 def used_records(model: GuestModel, party: int) -> list[int]:

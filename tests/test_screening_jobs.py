@@ -1,0 +1,170 @@
+"""Screening on the command line: a process for every party, real sockets and certificates."""
+
+import json
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from federation import JOB, WAIT, WIDE, Federation, ended, make_tables, toml
+
+LEAST = 20
+RULES = {**WIDE, "min_cell_rows": LEAST, "oneway": True, "encryptions": ["paillier", "lattice"]}
+
+
+@pytest.fixture(scope="module")
+def parties(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Iterator[Federation]:
+    """An insurer, a host that shows names and gives tables away, and one that tells figures of all its
+    columns and the table of one; a column of the first goes with one of the insurer."""
+    tables = make_tables(600)
+    density = dict(zip(tables["insurer"]["plate"], tables["insurer"]["density"], strict=True))
+    rng = np.random.default_rng(3)
+    tables["registry"]["traffic"] = [
+        repr(float(density[f"{r[:4]}-{r[5:]}".upper()] or 0) + 0.2 * float(rng.normal()))
+        for r in tables["registry"]["registration"]
+    ]
+    tables["bureau"]["noise"] = [
+        repr(float(x)) for x in rng.normal(size=len(tables["bureau"]["plate_no"]))
+    ]
+    made = Federation(tmp_path_factory.mktemp("screen"), keys, tables=tables)
+    made.parties["registry"].settings["glm"] = {"bins": 4}
+    made.parties["registry"].settings["policy"] = RULES | {"inference": True, "show_names": True}
+    made.parties["bureau"].settings["policy"] = RULES | {
+        "oneway": ["driver_age"],
+        "screen": True,
+        "inference": True,
+    }
+    with ended(made):
+        made.serve()
+        made.guest.align().ok()
+        yield made
+
+
+def screen(made: Federation, settings: Mapping[str, Any], *arguments: str) -> Any:
+    (made.guest.folder / "screen.toml").write_text(toml({**JOB, "screen": dict(settings)}))
+    return made.guest.run("screen", "screen.toml", *arguments, *WAIT, "--json")
+
+
+def kept(made: Federation, name: str, pattern: str) -> Path:
+    """The newest file of a host's screenings."""
+    folder = made.parties[name].store / "screens"
+    found = [path for path in folder.glob(pattern) if "-woe" in pattern or "-woe" not in path.name]
+    return max(found, key=lambda path: path.stat().st_mtime_ns)
+
+
+def test_each_party_knows_what_is_its_own(parties: Federation) -> None:
+    settings = {"min_iv": 0.05, "max_vif": 5.0}
+    done = screen(parties, settings, "--out", "woe.csv", "--force").ok()
+    found = done.json
+    assert found["encryption"] == {"registry": "lattice", "bureau": "lattice"}
+    assert found["min_cell_rows"] == {"registry": LEAST, "bureau": LEAST}
+    own = {line["column"]: line for line in found["own"]}
+    theirs = {(line["party"], line["column"]): line for line in found["hosts"]}
+    # Of the bureau's columns only the one whose table it gives away, by number.
+    assert set(theirs) == {
+        ("registry", "power"),
+        ("registry", "brand"),
+        ("registry", "traffic"),
+        ("bureau", "1"),
+    }
+    assert set(own) == {"density", "area"} and not any("vif" in line for line in theirs.values())
+    woe = pd.read_csv(parties.guest.folder / "woe.csv")
+    parties.guest.processes[-1].own += [str(level) for level in woe["level"]]
+    rows = found["rows"]
+    assert rows < len(parties.tables["insurer"]["plate"]) * 0.8  # of those that train
+    for (party, column), lines in woe.groupby(["party", "column"]):
+        assert lines["rows"].sum() == rows and lines["exposure"].sum() == rows
+        # The information value by the formula, of what is told by level.
+        ones, zeros = lines["actual"], lines["exposure"] - lines["actual"]
+        a, b = ones / ones.sum(), zeros / zeros.sum()
+        line = own[column] if party == "insurer" else theirs[party, column]
+        if ones.all() and zeros.all():
+            assert line["information_value"] == pytest.approx(((a - b) * np.log(a / b)).sum())
+            np.testing.assert_allclose(lines["woe"], np.log(a / b), rtol=1e-9)
+        if party != "insurer":
+            assert lines["rows"].min() >= LEAST
+    # What goes together between two parties is inflated at both: the host is advised to leave it out.
+    assert own["density"]["vif"] > 5 > own["area"]["vif"] > 1
+    assert own["density"]["advice"] is None
+    host = pd.read_csv(kept(parties, "registry", "*.csv")).set_index("column")
+    assert host.loc["traffic", "vif"] > 5 > host.loc["power", "vif"] > 0.999
+    assert host.loc["traffic", "advice"] == "inflated"
+    for column in ("power", "brand", "traffic"):
+        told = theirs["registry", column]["information_value"]
+        assert host.loc[column, "information_value"] == pytest.approx(told)
+    lines = tomllib.loads(kept(parties, "registry", "*.toml").read_text())
+    advised = set(host.index[host["advice"].notna()])
+    assert set(lines["ignore"]) == advised >= {"traffic"}
+    # No party file was touched, and no table of the label's is at a host.
+    assert "ignore" not in parties.parties["registry"].file.read_text()
+    assert not list((parties.parties["registry"].store / "screens").glob("*-woe.csv"))
+    assert "traffic" not in json.dumps(found["party_file"])
+
+
+def test_a_host_that_is_told_tells_figures_of_all_its_columns(parties: Federation) -> None:
+    settings = {"tell_hosts": True, "vif": False, "encryption": "paillier", "min_iv": 0.1}
+    found = screen(parties, settings).ok().json
+    assert set(found["encryption"].values()) == {"paillier"}
+    bureau = {line["column"]: line for line in found["hosts"] if line["party"] == "bureau"}
+    assert set(bureau) == {"1", "2", "3"}
+    woe = pd.read_csv(kept(parties, "bureau", "*-woe.csv"))
+    assert set(woe["column"]) == {"driver_age", "occupation", "noise"}
+    of_noise = woe[woe["column"] == "noise"]
+    ones, zeros = of_noise["actual"], of_noise["exposure"] - of_noise["actual"]
+    a, b = ones / ones.sum(), zeros / zeros.sum()
+    value = ((a - b) * np.log(a / b)).sum()
+    assert bureau["3"]["information_value"] == pytest.approx(value, rel=1e-3)
+    figures = pd.read_csv(kept(parties, "bureau", "*.csv")).set_index("column")
+    assert figures["vif"].isna().all()
+    weak = figures.index[figures["information_value"] < 0.1]
+    lines = tomllib.loads(kept(parties, "bureau", "*.toml").read_text())
+    assert set(lines.get("ignore", [])) == set(weak)
+
+
+def test_one_line_at_both_sides_says_what_a_policy_forbids(parties: Federation) -> None:
+    registry, serving = parties.parties["registry"], parties.serving["registry"]
+    before = dict(registry.settings["policy"])
+    for rules, settings, said in (
+        ({"oneway": False}, {}, "screening columns breaks rule screen = false"),
+        ({"oneway": False, "screen": True}, {}, "screening columns without tell_hosts = true"),
+        ({"inference": False}, {}, "vif = true in [screen] breaks rule inference = false"),
+        ({"encryptions": ["paillier"]}, {}, "vif = true in [screen] breaks rule encryptions"),
+        ({"purposes": ["pricing*"]}, {}, 'purpose = "a test" breaks rule purposes'),
+        ({"max_sums_a_row": 0.001}, {}, "would break rule max_sums_a_row = 0.001"),
+        ({"min_cell_rows": 5000}, {}, "are fewer than 5,000 rows"),
+    ):
+        serving.stop()
+        registry.settings["policy"] = before | rules
+        parties.serve("registry")
+        serving = parties.serving["registry"]
+        refused = screen(parties, settings)
+        assert refused.failed(9, said), refused.err
+        serving.until("job ended")
+        assert any(said in line for line in serving.endings(0)), serving.err
+    serving.stop()
+    registry.settings["policy"] = before
+    parties.serve("registry")
+
+
+def test_jobs_that_nothing_is_screened_for(parties: Federation) -> None:
+    quantile = {
+        "job": {**JOB["job"], "objective": "quantile"},
+        "secureboost": {**JOB["secureboost"], "quantile": 0.9},
+    }
+    (parties.guest.folder / "quantile.toml").write_text(toml(quantile))
+    done = parties.guest.run("screen", "quantile.toml", *WAIT)
+    assert done.failed(2, "name another objective than quantile")
+    classes = {
+        "job": {**JOB["job"], "objective": "multiclass"},
+        "secureboost": {**JOB["secureboost"], "classes": 3},
+    }
+    (parties.guest.folder / "classes.toml").write_text(toml(classes))
+    done = parties.guest.run("screen", "classes.toml", *WAIT)
+    assert done.failed(2, "name another objective than multiclass")
+    done = screen(parties, {"min_iv": -1})
+    assert done.failed(2, "min_iv")
+    assert screen(parties, {}, "--out", "woe.txt").failed(2, "--out must end in .csv")
+    assert screen(parties, {}, "--alignment", "none").failed(5, "none")

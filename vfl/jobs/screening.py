@@ -1,0 +1,214 @@
+"""Columns of all parties screened before a training: how strong each is by itself, how inflated.
+
+Of the rows that train, by the job's own holdout: what is held out stays unseen. The guest knows figures
+of its own columns and of hosts' as their policies allow; each host of its own. What a host's columns are
+inflated by it alone knows (protocols/linear/inflation.py). Which columns are left out is up to the
+owner of each: a host finds lines for its party file in its store, the guest is shown its own.
+"""
+
+import asyncio
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from vfl.crypto.workers import Operations
+from vfl.errors import ConfigError, DataError
+from vfl.jobs.account import Account
+from vfl.jobs.admission import matching_of
+from vfl.jobs.agreement import check_aligned, offer_to
+from vfl.jobs.aligned_rows import GuestRows, read_guest_rows
+from vfl.jobs.alignments import guest_alignment
+from vfl.jobs.connect import Site, hosts_of
+from vfl.jobs.offer import Kept, Offer, new_run
+from vfl.jobs.own_table import say_uses
+from vfl.jobs.screening_advice import Outcome, file_lines
+from vfl.jobs.screening_host import AskedScreen, ScreenJob
+from vfl.jobs.show import Show
+from vfl.jobs.storage import in_store
+from vfl.learn.advice import Thresholds
+from vfl.learn.binning import Features
+from vfl.learn.cells import Factor, column_of, counts_of, factor_of, grouped_values
+from vfl.learn.inference import Inference
+from vfl.learn.inflation import InflationDesign
+from vfl.learn.screening import Everything
+from vfl.net.peer import Peer, together
+from vfl.party.config import Job
+from vfl.party.linear_rules import GlmSection
+from vfl.protocols.common.participant import Resources
+from vfl.protocols.linear.inflation import guest_inflation
+from vfl.protocols.oneway.screening import (
+    Numbers,
+    Screened,
+    ScreenedHost,
+    Whole,
+    guest_screen,
+    screened_here,
+)
+from vfl.text import counted
+
+
+@dataclass(frozen=True)
+class Screening:
+    """What the guest knows.
+
+    own: of its own columns, with their tables. hosts: by name, what it knows of theirs. rows: that were
+    screened. lines: for [data] of its party file.
+    """
+
+    job: str
+    own: Outcome
+    own_tables: list[Screened]
+    hosts: dict[str, ScreenedHost]
+    rows: int
+    lines: list[str]
+    inflation: bool  # whether it was found out
+    alignment: str
+    account: Account
+
+
+@in_store
+async def screen(
+    site: Site, job: Job, *, alignment: str | None = None, wait: float, show: Show
+) -> Screening:
+    """Screen the columns of all parties of an alignment for a job.
+
+    Raises ConfigError for a job that nothing can be screened for, DataError and ModelError for what the
+    guest brings, and what sessions raise.
+    """
+    started, party, settings = time.monotonic(), site.party, job.screen
+    _check(job)
+    say_uses(show, party.data, job.uses(party.data))
+    named = guest_alignment(site, site.store, alignment)
+    names = [name for name in party.partners if name in named.parties]
+    site.activity.tell(names, [named.name])
+    own = await asyncio.to_thread(read_guest_rows, site, job, named, show)
+    work = await asyncio.to_thread(_GuestWork.of, site, own)
+    operations = Operations()
+    resources = Resources(party.party.machine, operations)
+    async with hosts_of(site, wait, show, names) as hosts:
+        await _offer(site, hosts, own, job)
+        chosen = None if own.rows.train.all() else own.rows.train
+        given = work.numbers, work.everything, settings.tell_hosts, resources
+        found = await together([guest_screen(host, chosen, *given) for host in hosts])
+        design, inferred = None, None
+        if settings.vif:
+            design, inferred = await work.inflation(hosts, resources, show)
+        await together([host.recv(Kept) for host in hosts])
+        account = Account.of(started, hosts, operations)
+    thresholds = Thresholds(settings.min_iv, settings.max_vif)
+    strengths = {one.name: one.strength for one in work.tables}
+    outcome = Outcome.of(thresholds, strengths, design, inferred, joint=False)
+    return Screening(
+        job.name,
+        outcome,
+        work.tables,
+        dict(zip(names, found, strict=True)),
+        work.numbers.rows,
+        file_lines(party.data, outcome.reasons),
+        inferred is not None,
+        own.aligned.name,
+        account,
+    )
+
+
+def _check(job: Job) -> None:
+    """Raises ConfigError for a job that nothing can be screened for."""
+    if job.over_rows:
+        raise ConfigError(
+            'with partition = "rows" no party brings columns: `vfl screen` is for partition = "columns"'
+        )
+    if job.objective in ("quantile", "multiclass"):
+        raise ConfigError(
+            f"columns are screened for the mean of a label: name another objective than {job.objective}"
+        )
+
+
+async def _offer(site: Site, hosts: Sequence[Peer], own: GuestRows, job: Job) -> None:
+    """Agree with the hosts. Raises PeerError for another alignment, and what sessions raise."""
+    aligned, settings = own.aligned, job.screen
+    asked = AskedScreen(
+        ScreenJob(job.job.purpose, job.name),
+        job.objective,
+        job.params.tweedie_power,
+        job.linear.theta,
+        settings.min_iv,
+        settings.max_vif,
+        settings.vif,
+        settings.tell_hosts,
+        settings.encryption,
+    )
+    offer = Offer(
+        "screen",
+        new_run(),
+        [host.name for host in hosts],
+        list(aligned.normalise),
+        alignment=aligned.name,
+        job=asked.canonical,
+        matching=matching_of(site.party.data, join=aligned.join, many=aligned.many),
+    )
+    answers, _ = await offer_to(site, hosts, offer)
+    check_aligned(hosts, answers, aligned.name, len(aligned.rows))
+
+
+@dataclass(frozen=True)
+class _GuestWork:
+    """The guest's rows that train: its numbers, and its own columns by itself."""
+
+    own: GuestRows
+    features: Features  # of all aligned rows
+    rules: GlmSection
+    numbers: Numbers
+    everything: Everything
+    tables: list[Screened]
+
+    @classmethod
+    def of(cls, site: Site, own: GuestRows) -> "_GuestWork":
+        """Raises DataError for numbers that nothing can be told apart by."""
+        rows, train, table = own.rows, own.rows.train, own.table.path.name
+        weight, label = np.asarray(rows.weight[train]), rows.label[train]
+        exposure = weight if rows.exposure is None else weight * rows.exposure[train]
+        actual = weight * label
+        everything = Everything.of(rows.loss, exposure, actual)
+        if not everything.deviance > 0:
+            raise DataError(
+                f"{table}: in the {counted(int(train.sum()), 'row')} that train all labels are the "
+                "same: no column could be of use",
+                for_peer="all labels of the rows that train are the same",
+            )
+        try:
+            numbers = Numbers.of(exposure, actual)
+        except ValueError as error:
+            raise DataError(f"{table}: label, exposure or weight: {error}") from None
+        features, whole = own.features, Whole.of(everything, numbers)
+        rules, tables = site.party.glm, []
+        for name, values in features.items():
+            factor = _levels_of(name, values[train], rules)
+            tables.append(screened_here(name, factor, numbers, whole))
+        return cls(own, features, rules, numbers, everything, tables)
+
+    async def inflation(
+        self, hosts: Sequence[Peer], resources: Resources, show: Show
+    ) -> tuple[InflationDesign, Inference | None]:
+        """The guest's part of variance inflation."""
+        train, least = self.own.rows.train, self.rules.min_level_rows
+        design, whole = await asyncio.to_thread(InflationDesign.of, self.features, train, least)
+        found = await guest_inflation(
+            hosts,
+            train,
+            whole.take(train),
+            resources,
+            lambda done, of: show.progress("variance inflation, %", done, of),
+        )
+        if found is None:
+            show.say("note: there are too many columns or hosts for variance inflation (see vif)")
+        return design, found
+
+
+def _levels_of(name: str, values: NDArray[np.generic], rules: GlmSection) -> Factor:
+    """A column of the guest's as the levels by which it is screened, of any number of rows."""
+    grouped = grouped_values(values, rules.group.get(name, {}))
+    factor = factor_of(column_of(name, grouped, rules.bins, 1, rules.bands.get(name, ())), grouped)
+    return factor.grouped(counts_of(factor.codes, len(factor.levels)), 1)

@@ -1,0 +1,206 @@
+"""A host's part of a screening (screening.py): what it lets in, and what its people are told of it."""
+
+import asyncio
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Annotated
+
+import msgspec
+import numpy as np
+
+from vfl.arrays import Mask
+from vfl.blocks.scratch import Scratch
+from vfl.crypto.workers import Operations
+from vfl.errors import Refused
+from vfl.jobs.admission import accept, check_request
+from vfl.jobs.alignments import count_known_rows, host_alignment
+from vfl.jobs.connect import Site
+from vfl.jobs.names import JOB_LENGTH
+from vfl.jobs.offer import Kept, Name, Offer, stamp
+from vfl.jobs.oneway_host import HostTable, encryption_of
+from vfl.jobs.own_table import table_of
+from vfl.jobs.screening_advice import Outcome, keep_outcome
+from vfl.jobs.show import Show
+from vfl.jobs.sums_given import SumsGiven
+from vfl.learn.advice import Thresholds
+from vfl.learn.binning import Features
+from vfl.learn.cells import counts_of, grouped_values
+from vfl.learn.inference import Inference
+from vfl.learn.inflation import InflationDesign
+from vfl.learn.levels import tidy_levels
+from vfl.learn.losses import Family, Objective, loss_of
+from vfl.learn.matrix import Whole
+from vfl.learn.screening import Strength
+from vfl.net.peer import Peer
+from vfl.party.documents import canonical_json
+from vfl.party.policy import check_intersection, check_screen, today
+from vfl.party.table import feature_names
+from vfl.protocols.common.participant import Resources
+from vfl.protocols.linear.inflation import host_inflation
+from vfl.protocols.oneway.messages import TableEncryption
+from vfl.protocols.oneway.screening import HostColumn, ScreenRules, host_screen
+from vfl.protocols.oneway.sums import HostTerms
+from vfl.text import counted
+
+
+class ScreenJob(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What the ledger shows of a screening."""
+
+    purpose: Annotated[str, msgspec.Meta(min_length=1, max_length=200)]
+    name: Name
+
+
+class AskedScreen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a guest asks hosts for; its canonical JSON is signed."""
+
+    job: ScreenJob
+    label: Objective | Family
+    tweedie_power: Annotated[float, msgspec.Meta(gt=1, lt=2)]
+    theta: Annotated[float, msgspec.Meta(gt=0, le=1e6)]
+    min_iv: Annotated[float, msgspec.Meta(ge=0)]
+    max_vif: Annotated[float, msgspec.Meta(gt=1)]
+    vif: bool
+    tell_hosts: bool
+    encryption: TableEncryption | None = None
+
+    @property
+    def canonical(self) -> bytes:
+        return canonical_json(msgspec.to_builtins(self))
+
+
+async def serve_screen(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
+    """Have this party's columns screened, and write down for its people what came of it."""
+    policy, store, party = site.party.policy, site.store, site.party
+    asked = _asked(peer, offer)
+    check_request(site, peer, offer, show, f"screen columns for {asked.job.name} ({asked.job.purpose})")
+    check_screen(
+        policy, asked.job.purpose, peer.name, today(), tells=asked.tell_hosts, inflation=asked.vif
+    )
+    encryption = encryption_of(policy, asked.encryption)
+    columns, tables = await asyncio.to_thread(_columns, site, asked.tell_hosts)
+    table, ids = await table_of(site, offer)
+    alignment = await asyncio.to_thread(host_alignment, site, store, peer, offer, ids)
+    del ids
+    alignment = alignment.without_ids
+    check_intersection(policy, await asyncio.to_thread(count_known_rows, alignment.rows))
+    given = await asyncio.to_thread(SumsGiven, store, alignment)
+    features = tidy_levels(table.take(alignment.rows))
+    del table
+    groups = party.glm.group
+    own = {name: grouped_values(features[name], groups.get(name, {})) for name in columns}
+    work = _Columns(HostTable(site, given, alignment, [*columns], own), columns, tables)
+    rows, operations = len(alignment.rows), Operations()
+    await accept(site, peer, offer, rows)
+    loss = loss_of(asked.label, asked.tweedie_power, asked.theta)
+    terms = HostTerms(encryption, policy.key_bits)
+    found = await host_screen(
+        peer,
+        rows,
+        work.of_rows,
+        ScreenRules(terms, policy.min_cell_rows, asked.tell_hosts, loss),
+        work.table.count,
+        Resources(party.party.machine, operations),
+        hint_progress=lambda done, of: show.progress("making a hint", done, of),
+    )
+    design, inferred = None, None
+    if asked.vif:
+        design, inferred = await _inflation(site, peer, offer, features, show)
+    strengths = {
+        name: Strength(None, figure.information, figure.share)
+        for name, figure in zip(columns, found.figures, strict=True)
+    }
+    # Of two parties that have the same, the guest keeps it, or the first host.
+    first = {peer.name, *offer.hosts[: offer.hosts.index(party.name)]}
+    made_up = () if inferred is None else inferred.aliases
+    gives_way = any(first & {*alias.parties} for alias in made_up)
+    thresholds = Thresholds(asked.min_iv, asked.max_vif)
+    outcome = Outcome.of(thresholds, strengths, design, inferred, gives_way=gives_way)
+    named = [replace(one, name=name) for name, one in zip(columns, found.tables, strict=False)]
+    name = f"{asked.job.name[:JOB_LENGTH]}-{stamp(offer.run)}"
+    title = f"the screening for {asked.job.name} by {peer.name}"
+    path = await asyncio.to_thread(keep_outcome, site, name, title, outcome, named)
+    await peer.send(Kept())
+    show.say(f"{title} advises to leave out {counted(len(outcome.reasons), 'column')}: see {path}")
+    return f"had {counted(len(columns), 'column')} screened for {peer.name}"
+
+
+def _asked(peer: Peer, offer: Offer) -> AskedScreen:
+    """What the guest asks for. Raises PeerError."""
+    try:
+        asked = msgspec.json.decode(offer.job, type=AskedScreen)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise peer.breach("an Offer of a screening that is none") from None
+    if not asked.job.purpose.isprintable() or asked.label in ("quantile", "multiclass"):
+        raise peer.breach("an Offer of a screening that cannot be")
+    return asked
+
+
+def _columns(site: Site, tells: bool) -> tuple[dict[str, str], frozenset[str]]:
+    """The columns that may be screened, with what the guest may call them; and those of them whose
+    tables it may have. Raises Refused where there are none."""
+    policy = site.party.policy
+    names = feature_names(site.party.data, "host", Scratch(site.store.scratch(make=False)))
+    if policy.columns is not None:
+        names = [one for one in names if one in policy.columns]
+    shown = {one: one if policy.show_names else f"{number}" for number, one in enumerate(names, 1)}
+    tables = {name for name in names if _allows(policy.oneway, name)}
+    allowed = {name for name in names if name in tables or (tells and _allows(policy.screen, name))}
+    if not allowed:
+        raise Refused(
+            "none of its columns may be screened, by oneway and screen of [policy]: the host names "
+            "others there"
+        )
+    return {name: shown[name] for name in names if name in allowed}, frozenset(tables)
+
+
+def _allows(rule: bool | Collection[str], name: str) -> bool:
+    return rule if isinstance(rule, bool) else name in rule
+
+
+@dataclass(frozen=True)
+class _Columns:
+    """The columns of a host that are screened, of the rows that a guest asks about."""
+
+    table: HostTable
+    shown: dict[str, str]
+    tables: Collection[str]
+
+    def of_rows(self, chosen: Mask) -> list[HostColumn]:
+        """What there is of some rows; of what is told as a table it is kept before it is. Raises
+        Refused."""
+        work, minimum = self.table, self.table.site.party.policy.min_cell_rows
+        work.chosen = chosen
+        own = work.given.of_aligned[chosen].astype(np.int64)
+        factors = {name: work.factor(name, chosen, own, minimum) for name in self.shown}
+        found = []
+        for name, factor in factors.items():
+            is_told = name in self.tables
+            if is_told:
+                work.keep_cells([name], chosen, factor.codes, minimum)
+            rows = counts_of(factor.codes, len(factor.levels))
+            shown = work.shown(factor) if is_told else None
+            found.append(HostColumn(self.shown[name], factor.levels, shown, factor.codes, rows))
+        return found
+
+
+async def _inflation(
+    site: Site, peer: Peer, offer: Offer, features: Features, show: Show
+) -> tuple[InflationDesign, Inference | None]:
+    """The party's part of variance inflation, over all its columns that may enter a model."""
+    made: list[InflationDesign] = []
+
+    def prepare(training: Mask) -> Whole:
+        design, whole = InflationDesign.of(features, training, least)
+        made.append(design)
+        return whole
+
+    rows, least = len(next(iter(features.values()))), site.party.glm.min_level_rows
+    minimum = site.party.policy.min_intersection
+    found = await host_inflation(
+        peer,
+        rows,
+        prepare,
+        site.participant(offer.hosts, offer.run, minimum),
+        lambda done, of: show.progress("variance inflation, %", done, of),
+    )
+    return made[-1], found

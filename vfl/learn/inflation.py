@@ -1,0 +1,151 @@
+"""How much the variance of a column's coefficients is inflated by other columns, in one place or by the
+blocks of several parties.
+
+Of one numeric column it is the VIF: 1 / (1 - R^2), where R^2 is that of the column on all others. Of
+the levels of a factor it is the generalised one (Fox and Monette, JASA 87, 1992), det(R11) det(R22) /
+det(R), to the power 1 / (levels less one), which is on the scale of a VIF. Both follow from the inverse
+of the centred X'X alone: det(R22) / det(R) is the determinant of the columns' own block of the inverse
+of R. A party that has this block of its columns needs nothing else of others.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vfl.arrays import Floats, Mask
+from vfl.blocks.columns import change_each
+from vfl.learn.binning import Features
+from vfl.learn.design import Design
+from vfl.learn.factors import Rules
+from vfl.learn.inference import Inference
+from vfl.learn.matrix import Matrix, Whole
+
+
+@dataclass(frozen=True)
+class InflationDesign:
+    """A party's columns as inflation is of them.
+
+    places: of each column of the table where its columns of the matrix are. gram: their centred X'X.
+    left_out: why a column is not among them, by its name. made_up: columns that the party's own others
+    make up, whose inflation has no bound.
+    """
+
+    design: Design
+    places: Mapping[str, list[int]]
+    gram: Floats
+    left_out: Mapping[str, str]
+    made_up: Sequence[str]
+
+    @classmethod
+    def of(cls, features: Features, training: Mask, least: int) -> tuple["InflationDesign", Whole]:
+        """With the matrix of all rows, by the rows that train: numbers as they are, categories by their
+        levels of `least` rows."""
+        plain = Rules(missing="mean", min_level_rows=least)
+        of_training = change_each(features, lambda values: values[training])
+        left_out, usable = {}, []
+        for name, values in of_training.items():
+            try:
+                alone = Design.fit({name: values}, plain)
+            except ValueError as error:
+                left_out[name] = str(error)
+            else:
+                if all(min(factor.rows) >= plain.min_level_rows for factor in alone.factors):
+                    usable.append(name)
+                else:
+                    left_out[name] = f"column '{name}' has one level of enough rows"
+        made_up: list[str] = []
+        while True:
+            design = Design.fit({name: of_training[name] for name in usable}, plain)
+            matrix = design.matrix({name: features[name] for name in usable}, len(training))
+            own = matrix.take(training)
+            dependent = dict.fromkeys(name for name, _ in design.dependent(own))
+            if not dependent:
+                break
+            # The last that others before it make up: without it the next may be made up no more.
+            made_up.append([*dependent][-1])
+            usable.remove(made_up[-1])
+        return cls(design, _places(design), _centred(own), left_out, made_up), matrix
+
+    def inflations(self, found: Inference, columns: Sequence[str]) -> dict[str, float | None]:
+        """Of columns of the table, by the block of the party's coefficients; infinite where others make
+        a column up, in which case nothing is known of the rest: None."""
+        alone = dict.fromkeys((name for name in columns if name in self.made_up), np.inf)
+        covariance = self._block(found)
+        if covariance is not None:
+            known = inflations(covariance, self.gram, self.places)
+            return {name: known.get(name, alone.get(name)) for name in columns}
+        free = found.constants
+        bad = {place - free for alias in found.aliases for place in alias.places}
+        aliased = {name: np.inf for name, own in self.places.items() if bad & {*own}}
+        return {name: aliased.get(name, alone.get(name)) for name in columns}
+
+    def alone(self) -> dict[str, float | None]:
+        """As `inflations` of the party's columns without any other's."""
+        found: dict[str, float | None] = dict.fromkeys(self.made_up, np.inf)
+        if len(self.gram):
+            found |= inflations(np.asarray(np.linalg.inv(self.gram)), self.gram, self.places)
+        return found
+
+    def inflated(self, found: Inference | None, dropped: Sequence[str], most: float) -> list[str]:
+        """Columns to leave out, the most inflated first, one after the other, until no other of this
+        party's is inflated beyond `most`; those that are `dropped` count no more. `found`: the block of
+        the party's coefficients among all parties', None for its own columns alone."""
+        covariance = np.asarray(np.linalg.inv(self.gram)) if found is None else self._block(found)
+        gone = [name for name in self.made_up if name not in dropped]
+        if covariance is None or not len(self.gram):
+            return gone
+        places = dict(self.places)
+        for name in dropped:
+            if name in places:
+                covariance = _without(covariance, places.pop(name))
+        while True:
+            known = inflations(covariance, self.gram, places)
+            worst = max(known, key=lambda name: known[name], default=None)
+            if worst is None or not known[worst] > most:
+                return gone
+            gone.append(worst)
+            covariance = _without(covariance, places.pop(worst))
+
+    def _block(self, found: Inference) -> Floats | None:
+        """The inverse of all parties' X'X at this party's columns, without the intercept's."""
+        if found.matrix is None:
+            return None
+        free = found.constants
+        return found.matrix[free:, free:]
+
+
+def inflations(
+    covariance: Floats, gram: Floats, places: Mapping[str, Sequence[int]]
+) -> dict[str, float]:
+    """By column, from its block of the inverse and the centred X'X of the party's columns."""
+    found = {}
+    for name, own in places.items():
+        at = np.ix_(own, own)
+        # Of correlations, by the lengths of the columns: numbers of any unit have a determinant.
+        length = np.sqrt(np.diag(gram)[own])
+        of_own = np.linalg.slogdet(gram[at] / np.outer(length, length))
+        of_rest = np.linalg.slogdet(covariance[at] * np.outer(length, length))
+        found[name] = float(np.exp((of_own[1] + of_rest[1]) / len(own)))
+    return found
+
+
+def _without(covariance: Floats, places: Sequence[int]) -> Floats:
+    """The inverse when some columns are left out, whose entries are zero from then on."""
+    own = [*places]
+    inner = np.linalg.solve(covariance[np.ix_(own, own)], covariance[own])
+    reduced = covariance - covariance[:, own] @ inner
+    reduced[own] = reduced[:, own] = 0.0
+    return np.asarray(reduced)
+
+
+def _places(design: Design) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for place, (name, _) in enumerate(design.coefficients):
+        found.setdefault(name, []).append(place)
+    return found
+
+
+def _centred(matrix: Matrix) -> Floats:
+    mean = matrix.transposed_times(np.ones(matrix.rows)) / matrix.rows
+    return np.asarray(matrix.gram() - matrix.rows * np.outer(mean, mean))

@@ -1,0 +1,205 @@
+"""[policy] of a party file: what a host allows."""
+
+from datetime import date
+from typing import Literal
+
+from pydantic import Field
+
+from vfl.party.config_values import (
+    UNLIMITED,
+    ColumnNames,
+    Encryptions,
+    Engines,
+    FractionLimit,
+    Joins,
+    Limit,
+    Models,
+    Names,
+    Objectives,
+    Patterns,
+    YesNoOrColumns,
+)
+from vfl.party.sections import Section
+
+
+class PolicySection(Section):
+    """What a host allows, whatever a guest's job asks for; vfl/party/policy.py holds jobs against it.
+
+    The defaults are for a guest that the host does not know: docs/security.md says why.
+    """
+
+    guests: Names | None = Field(default=None, description="the only peers that may start jobs")
+    purposes: Patterns | None = Field(
+        default=None, description="the only purposes of jobs; * stands for any text"
+    )
+    models: Models | None = Field(default=None, description="the only kinds of model")
+    objectives: Objectives | None = Field(
+        default=None, description="the only objectives (trees) and families (linear models)"
+    )
+    columns: ColumnNames | None = Field(
+        default=None, description="the only own columns that enter a model, of those that [data] has"
+    )
+    min_intersection: int = Field(default=1000, ge=1, description="least rows of an alignment")
+    max_intersection: Limit = Field(default=UNLIMITED, description="most rows of an alignment")
+    max_rows_an_id: Limit = Field(
+        default=1, description="most rows that the guest may join to one of this party's"
+    )
+    engines: Engines = Field(
+        default=("ecdh", "ot"), description="the engines of alignment it takes part in"
+    )
+    joins: Joins = Field(default=("inner",), description="the kinds of join it takes part in")
+    alignment_days: Limit = Field(default=365, description="days for which an alignment is of use")
+    max_alignments_a_day: Limit = Field(
+        default=5, description="most alignments of a guest in a day (UTC), extended ones included"
+    )
+    max_ids_a_day: Limit = Field(
+        default=1_000_000, description="most ids that a guest may ask about in a day (UTC), for any job"
+    )
+    kept_key_days: int = Field(
+        default=0,
+        ge=0,
+        description="days for which it answers one guest under the same key, by the engine ecdh and "
+        "without other hosts, so that its ids need not be evaluated again; 0 for a key a job",
+    )
+    max_ids_a_key: Limit = Field(
+        default=1_000_000, description="most ids that the guest may ask about under such a key"
+    )
+    min_child_rows: int = Field(
+        default=20, ge=1, description="least rows on either side of a split that it offers"
+    )
+    min_bin_rows: int | None = Field(
+        default=None, ge=1, description="least rows of a bin; min_child_rows if absent"
+    )
+    encryptions: Encryptions = Field(
+        default=("paillier",),
+        description="the encryptions it takes part in; lattice is for guests that it trusts to follow "
+        "the protocol: one that does not can ask for sums of single rows",
+    )
+    key_bits: Literal[2048, 3072, 4096] = Field(
+        default=2048, description="least modulus of the guest's key, which lattice does not have"
+    )
+    min_parties: int = Field(default=3, ge=2, le=64, description="least parties of a job over rows")
+    min_pooled_rows: int = Field(
+        default=1000, ge=1, description="least rows that all parties of a job over rows have together"
+    )
+    without: bool = Field(
+        default=False,
+        description="jobs over rows may go on without a party that is gone (without = true in [rows]): "
+        "what its rows alone come to is then told to those that go on",
+    )
+    max_trees: Limit = Field(default=50, description="most trees of a job")
+    max_sums_a_row: FractionLimit = Field(
+        default=0.03,
+        description="most sums about a row that open sums of trees tell a guest, over all its "
+        "alignments and jobs",
+    )
+    min_summed_rows: int = Field(
+        default=300,
+        ge=1,
+        description="least rows of a node whose sums are told openly; of smaller ones this party offers "
+        "no split (under paillier)",
+    )
+    max_iterations: Limit = Field(
+        default=100, description="most iterations of a linear model, in all its fits"
+    )
+    exact_zeros: bool = Field(
+        default=True,
+        description="linear models over columns may have an l1_ratio, by which a guest may see "
+        "the values of single columns",
+    )
+    inference: bool = Field(
+        default=False,
+        description="linear models may have standard errors (inference = true in [glm]), for which "
+        "lattice is among its encryptions: a guest learns of its own coefficients how sure they are "
+        "beside this party's columns",
+    )
+    category_groups: bool = Field(
+        default=False,
+        description='trees may have ordered_categories = "all": the guest is told which sums belong to '
+        "one categorical column of this party, not to which",
+    )
+    hidden_sums: bool = Field(default=False, description='trees with sums = "hidden" alone')
+    hidden_scores: bool = Field(default=False, description='linear models with scores = "hidden" alone')
+    max_jobs_a_day: Limit = Field(
+        default=20, description="most jobs of a guest in a day (UTC), of any kind"
+    )
+    scoring: bool = Field(default=True, description="the guest may score rows with its models")
+    min_scored_rows: int = Field(
+        default=100, ge=1, description="least rows of a batch that this party knows"
+    )
+    max_scored_rows_a_day: Limit = Field(
+        default=50_000, description="most rows scored for a guest in a day (UTC)"
+    )
+    directories: bool = Field(
+        default=False,
+        description="the guest may fetch sealed directories and look single rows up in them, of which "
+        "this party learns how many and not which",
+    )
+    directory_days: Limit = Field(
+        default=30,
+        description="days for which a directory is of use, and after which the next one has another key",
+    )
+    min_changed_rows: int = Field(
+        default=512,
+        ge=8,
+        le=512,
+        description="least rows of a directory's parts, on average: a guest sees in which parts "
+        "anything has changed, not in which rows, and fetches these parts anew",
+    )
+    max_fetches_a_day: Limit = Field(
+        default=10,
+        description="how often a guest may fetch a directory in a day (UTC), all of it or as many bytes "
+        "of it; 64 MB are always allowed",
+    )
+    max_lookups_a_minute: Limit = Field(
+        default=10_000, description="most ids that a guest may look up in a minute"
+    )
+    show_names: bool = Field(default=False, description="the guest may see column names in importances")
+    explain: bool = Field(
+        default=False, description="the guest may see what each column adds to a linear model's scores"
+    )
+    diagnose: bool = Field(
+        default=False,
+        description="the guest may count, on a sample, how many ids match by other rules when few "
+        "match; for guests that it trusts to follow the protocol: one that does not can find out which "
+        "ids of its choice are in the samples",
+    )
+    oneway: YesNoOrColumns = Field(
+        default=False,
+        description="the guest may have its own numbers added up by the levels of any column, or of the "
+        "columns that are named here",
+    )
+    oneway_pairs: bool = Field(
+        default=False,
+        description="also by another host's factor: it and the guest together see all levels",
+    )
+    min_cell_rows: int = Field(
+        default=50,
+        ge=1,
+        description="least rows of a level in such a table, or of a cell by two factors",
+    )
+    screen: YesNoOrColumns = Field(
+        default=False, description="how strong columns are may be told, for sums by this party's levels"
+    )
+    worth: bool = Field(
+        default=False,
+        description="the guest may find out what this party's columns add to a job's models, alone and "
+        "beside those of other hosts; nothing is kept, and each training counts as a job",
+    )
+    tune_trials: int = Field(
+        default=0,
+        ge=0,
+        description="most trials of a search for settings (`vfl tune`); each training of it counts as a "
+        "job, and its sums as those of any other",
+    )
+    expires: date | None = Field(default=None, description="last day (UTC) on which jobs are accepted")
+
+    @property
+    def least_bin_rows(self) -> int:
+        """Least rows of a bin."""
+        return self.min_bin_rows or self.min_child_rows
+
+    @property
+    def days_of_use(self) -> int | None:
+        """Days for which an alignment is of use; None: for ever."""
+        return None if isinstance(self.alignment_days, str) else self.alignment_days

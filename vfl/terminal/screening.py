@@ -1,0 +1,119 @@
+"""What came of a screening, as the command line shows it."""
+
+import math
+from typing import TYPE_CHECKING
+
+from vfl.jobs.screening_advice import EVIDENCE, evidence_rows
+from vfl.terminal.results import cost
+from vfl.terminal.sheets import Sheet, SheetCell, put_sheet
+from vfl.terminal.streams import stdout
+from vfl.text import counted
+
+if TYPE_CHECKING:
+    from vfl.jobs.screening import Screening
+    from vfl.learn.screening import Strength
+
+HEADS = ("party", "column", "levels", "IV", "deviance", "VIF", "advice")
+_NUMBERS = frozenset(HEADS[2:6])
+
+
+def put_screening(party: str, done: "Screening") -> None:
+    """A line a column, the strongest first, and lines for the party file."""
+    title = f"columns by themselves: {counted(done.rows, 'row')} that train for {done.job}"
+    put_sheet(Sheet([*HEADS], [cells for _, cells in sorted(_lines(party, done))], title, _NUMBERS))
+    for note in _notes(done):
+        stdout.put(f"note: {note}")
+    if done.lines:
+        stdout.put(f"to leave out what is advised, in [data] of {party}'s party file:")
+        for line in done.lines:
+            stdout.put(line)
+    stdout.put(cost(done.account))
+
+
+def screening_document(party: str, done: "Screening") -> dict[str, object]:
+    """The same for programs. A VIF without bound is "infinite"."""
+    own = [
+        {
+            **_figures(party, one.name, one.strength),
+            "vif": "infinite" if one.inflation == math.inf else one.inflation,
+            "advice": one.advice,
+            "note": one.note or None,
+        }
+        for one in done.own.columns
+    ]
+    theirs = [
+        _figures(name, column.name, column.strength) | {"levels": column.cells}
+        for name, host in done.hosts.items()
+        for column in host.columns
+    ]
+    return {
+        "job": done.job,
+        "rows": done.rows,
+        "own": own,
+        "hosts": theirs,
+        "party_file": done.lines,
+        "encryption": {name: host.encryption for name, host in done.hosts.items()},
+        "min_cell_rows": {name: host.least for name, host in done.hosts.items()},
+        "alignment": done.alignment,
+    }
+
+
+def evidence_of(party: str, done: "Screening") -> list[tuple[str | float | None, ...]]:
+    """A row a level of each column whose table is known here, the heads first."""
+    found: list[tuple[str | float | None, ...]] = [("party", *EVIDENCE)]
+    tables = {party: done.own_tables} | {name: host.columns for name, host in done.hosts.items()}
+    for name, of_party in tables.items():
+        found += [(name, *row) for row in evidence_rows(of_party)[1:]]
+    return found
+
+
+def _figures(party: str, column: str, strength: "Strength") -> dict[str, object]:
+    return {
+        "party": party,
+        "column": column,
+        "information_value": strength.information,
+        "deviance_explained": strength.share,
+    }
+
+
+def _lines(party: str, done: "Screening") -> list[tuple[tuple[float, str, str], list[SheetCell]]]:
+    cells = {one.name: one.cells for one in done.own_tables}
+    found: list[tuple[tuple[float, str, str], list[SheetCell]]] = []
+    for one in done.own.columns:
+        vif = "" if one.inflation is None else f"{one.inflation:.2f}".replace("inf", "no bound")
+        line: list[SheetCell] = [
+            party,
+            one.name,
+            cells.get(one.name, ""),
+            *_shown(one.strength),
+            vif,
+            one.advice or "",
+        ]
+        found.append((_order(party, one.name, one.strength), line))
+    for name, host in done.hosts.items():
+        for column in host.columns:
+            own = "theirs" if done.inflation else ""
+            line = [name, column.name, column.cells, *_shown(column.strength), own, ""]
+            found.append((_order(name, column.name, column.strength), line))
+    return found
+
+
+def _order(party: str, column: str, strength: "Strength") -> tuple[float, str, str]:
+    return -(strength.share or 0.0), party, column
+
+
+def _shown(strength: "Strength") -> tuple[str, str]:
+    iv, share = strength.information, strength.share
+    return "" if iv is None else f"{iv:.4f}", "" if share is None else f"{share:.2%}"
+
+
+def _notes(done: "Screening") -> list[str]:
+    notes = [f"{one.name} has no VIF: {one.note}" for one in done.own.columns if one.note]
+    if any(one.inflation == math.inf for one in done.own.columns):
+        notes.append(
+            "a VIF without bound is of a column that others make up, of this party or of another; then "
+            "there is none of the rest: leave it out, or have the other party do so, and screen again"
+        )
+    if done.inflation:
+        notes.append("what a host's columns are inflated by only the host knows")
+    return notes
