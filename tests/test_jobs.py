@@ -3,6 +3,7 @@
 import asyncio
 import dataclasses
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -438,6 +439,12 @@ def test_a_model_is_found_by_its_jobs_name(tmp_path: Path) -> None:
     for name in names:
         save_half(store, dataclasses.replace(GUEST_HALF, name=name))
     assert resolve_model(store, "claims") == names[1]  # the newest
+    # Of two that began in one second the one that was written last, whatever the letters of their names.
+    twins = [f"twin-20270101-120000-{letters}" for letters in ("ffffff", "000000")]
+    for second, name in enumerate(twins):
+        store.write("model", name, {})
+        os.utime(store.path("model", name), (second, second))
+    assert resolve_model(store, "twin") == twins[1]
     assert resolve_model(store, names[0]) == names[0]
     assert resolve_model(store, "./claims.json") == "./claims.json"
     assert resolve_model(store, "claim") == "claim"  # unknown: the error names what there is

@@ -3,6 +3,7 @@
 from typing import Literal
 
 from vfl.errors import ModelError
+from vfl.party.kinds import DocumentKind
 from vfl.party.store import Store
 
 JOB_LENGTH = 40
@@ -25,12 +26,21 @@ def resolve_model(
         # Names of models have the beginning of a long name, which other jobs may share.
         exact = [name for name in of_job if _job_name(store, kind, name) == model]
         of_job = exact if exact or len(model) > JOB_LENGTH else of_job
-    return max(of_job, default=model, key=began)
+    return max(of_job, default=model, key=lambda name: _age(store, kind, name))
 
 
 def began(name: str) -> list[str]:
     """When a job began, by the full name of its model: sorts by time."""
     return name.rsplit("-", 3)[1:]
+
+
+def _age(store: Store, kind: DocumentKind, name: str) -> tuple[list[str], int]:
+    """When a job began, and of those that began in one second which was the last to end."""
+    try:
+        written = store.path(kind, name).stat().st_mtime_ns
+    except OSError:  # just removed
+        written = 0
+    return began(name)[:2], written
 
 
 def _job_name(store: Store, kind: Literal["model", "run"], name: str) -> object:
