@@ -13,10 +13,10 @@ from vfl.learn.cells import withhold
 from vfl.learn.fixed_point import FixedPoint
 from vfl.net.peer import MemoryPeer
 from vfl.protocols.common.participant import Participant, Resources
-from vfl.protocols.linear.relayed import Relayed
+from vfl.protocols.linear.relayed import Relayed, RelayedPeer
 from vfl.protocols.oneway import pairs
 from vfl.protocols.oneway.host_cells import HostCells
-from vfl.protocols.oneway.messages import PairVectors
+from vfl.protocols.oneway.messages import MOST_LEVELS, PairLevels, PairVectors
 from vfl.protocols.oneway.pairs import guest_pair, host_pair
 from vfl.protocols.oneway.sums import HostTerms
 
@@ -138,4 +138,40 @@ def test_levels_that_the_guest_makes_up_are_found_out(monkeypatch):
 
     monkeypatch.setattr(MemoryPeer, "send", fewer)
     with pytest.raises(PeerError, match="other levels than the other host has"):
+        run()
+
+
+def levels_more(message):
+    return msgspec.structs.replace(message, levels=message.levels + 1)
+
+
+def levels_beyond_bounds(message):
+    return msgspec.structs.replace(message, levels=MOST_LEVELS + 2)
+
+
+def no_least(message):
+    return msgspec.structs.replace(message, least=0)
+
+
+@pytest.mark.parametrize(
+    ("sender", "lie", "what"),
+    [
+        ("bureau", levels_more, "other levels than the other host has"),
+        ("registry", levels_more, "other levels than the other host has"),
+        ("bureau", levels_beyond_bounds, "PairLevels"),
+        ("registry", no_least, "PairLevels"),
+    ],
+)
+def test_a_host_that_lies_to_the_other_one_ends_the_job(monkeypatch, sender, lie, what):
+    """What hosts tell each other is sealed: neither the guest nor its checks see it."""
+    original = RelayedPeer.send
+
+    async def lying(peer, message):
+        receiver = {"bureau": "registry", "registry": "bureau"}[sender]
+        if isinstance(message, PairLevels) and peer.name == receiver:
+            message = lie(message)
+        await original(peer, message)
+
+    monkeypatch.setattr(RelayedPeer, "send", lying)
+    with pytest.raises(PeerError, match=what):
         run()
