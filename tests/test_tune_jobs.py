@@ -205,6 +205,16 @@ def test_other_jobs(parties: Federation, job: dict[str, Any], tuned: dict[str, A
     load_job(found["job_file"])
 
 
+def test_poor_trials_by_folds_end_early(parties: Federation) -> None:
+    job = {**searching(LATTICE, SPACE, trials=8, folds=2), "job": {**JOB["job"], "name": "folds"}}
+    before = {name: counts(parties, name) for name in HOSTS}
+    found = tune(parties, job).ok().json
+    ends = [one["ended"] for one in found["trials"]]
+    assert ends[:5] == ["done"] * 5 and "stopped" in ends[5:-1]  # hosts go on to the trial after it
+    assert {name: counts(parties, name) for name in HOSTS} == {n: c + 16 for n, c in before.items()}
+    assert all(one["trees"] < 12 for one in found["trials"] if one["ended"] == "stopped")
+
+
 @pytest.mark.parametrize(
     ("job", "why"),
     [

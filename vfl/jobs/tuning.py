@@ -303,8 +303,10 @@ class _TrialWork:
         columns = PartyColumns(
             site.party.name, own.table.path.name, work.features, rules_of(site.party), own.scratch
         )
+        # Hosts make a training for each fold: those after a poor first one end with their first tree.
         for self._fold, rows in enumerate(work.parts.rows):
-            self._curves.append([])
+            if not self._stopped:
+                self._curves.append([])
             role = await asyncio.to_thread(self._kind.guest, columns, rows)
             run = GuestRun(
                 Resources(site.party.party.machine, operations),
@@ -314,10 +316,9 @@ class _TrialWork:
                 labels=LabelsGiven.of(site.store, own.aligned.name, work.search.job),
             )
             _, score = await role.train(hosts, run)
-            found.append(work.parts.judge_of(self._fold, score))
-            if self._stopped:
-                return "stopped", found
-        return "done", found
+            if not self._fold or not self._stopped:
+                found.append(work.parts.judge_of(self._fold, score))
+        return "stopped" if self._stopped else "done", found
 
     def _follow(self, step: TrainingStep) -> None:
         """Show a step. Raises StopTraining for a trial of trees that is worse than others."""
@@ -332,6 +333,8 @@ class _TrialWork:
             before * each + done,
             trials * judges * each,
         )
+        if self._stopped and self._fold:
+            raise StopTraining
         if not isinstance(step, TreeDone) or step.validation_loss is None:
             return
         self._curves[-1].append(step.validation_loss)
