@@ -304,7 +304,8 @@ def test_trees_and_a_tweedie_model_beside_them(parties: Federation) -> None:
         ({"paid": "0.0"}, "amounts 'paid' is 0 where there are claims in 1 row (row 2)"),
         ({"count": "0"}, "amounts 'paid' is above 0 where no claim is counted in 1 row (row 2)"),
         ({"paid": "-5.0"}, "amounts 'paid' must not be negative but is in 1 row (row 2)"),
-        ({"paid": ""}, "label 'paid' is missing in 1 row"),
+        ({"paid": ""}, "amounts 'paid' is missing in 1 row"),
+        ({"paid": "much"}, "amounts 'paid' has text that is no number in row 2: it must be a number"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -320,6 +321,21 @@ def test_claims_that_do_not_fit_are_named_by_row(
         train(parties, {**PROJECT, "project": {**PROJECT["project"], "name": "bad"}}).failed(3, why)
     finally:
         parties.guest.table.write_bytes(before)
+
+
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [("project", "counts"), ("project", "amounts"), ("project", "load_by"), ("claims", "amount")],
+)
+def test_a_column_that_is_missing_is_named_as_the_project_file_does(
+    parties: Federation, section: str, key: str
+) -> None:
+    project = {**PROJECT, "project": {**PROJECT["project"], "name": "bad"}}
+    if section == "claims":
+        project["claims"] = {"path": "claims.csv", "id": "policy"}
+        project["project"] = {"name": "bad", "purpose": "a test"}
+    project[section] = {**project[section], key: "absent"}
+    train(parties, project).failed(3, f"no column 'absent' (named by {key} in [{section}])")
 
 
 def test_explanations_are_of_one_model(parties: Federation) -> None:

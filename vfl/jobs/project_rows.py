@@ -75,7 +75,9 @@ def read_project_rows(site: Site, project: Project, data: DataSection, show: Sho
     Raises DataError for claims that cannot be used, ConfigError for settings that do not go together.
     """
     scratch = Scratch(site.store.scratch(make=False))
-    own, wanted = project.project, Wanted("guest", True, expect=(), unlabelled=True, scratch=scratch)
+    own = project.project
+    key = "label" if own.counts is None else "counts in [project]"
+    wanted = Wanted("guest", True, expect=(), unlabelled=True, scratch=scratch, label_key=key)
     table = read_wanted(data.model_copy(update={"offset": None}), wanted)
     ids = ids_of(table, data, scratch)
     if project.claims is not None:
@@ -100,7 +102,15 @@ def read_segments(data: DataSection, name: str, place: Place | None, scratch: Sc
     categorical = tuple(dict.fromkeys([*data.categorical, name]))
     dates = {column: how for column, how in data.dates.items() if column != name}
     text = data.model_copy(update={"categorical": categorical, "dates": dates})
-    wanted = Wanted("guest", False, path=place, expect=(name,), order=data.id_columns, scratch=scratch)
+    wanted = Wanted(
+        "guest",
+        False,
+        path=place,
+        expect=(name,),
+        order=data.id_columns,
+        scratch=scratch,
+        expect_why=" (named by load_by in [project])",
+    )
     bare = text.model_copy(update=dict.fromkeys(("label", "weight", "exposure", "offset")))
     return np.asarray(read_wanted(bare, wanted).features[name], dtype=object)
 
@@ -108,7 +118,8 @@ def read_segments(data: DataSection, name: str, place: Place | None, scratch: Sc
 def _column(data: DataSection, name: str, scratch: Scratch) -> Floats:
     """A column of numbers without gaps. Raises DataError."""
     update: dict[str, object] = dict.fromkeys(("weight", "exposure", "offset"))
-    wanted = Wanted("guest", True, expect=(), order=data.id_columns, scratch=scratch)
+    key = "amounts in [project]"
+    wanted = Wanted("guest", True, expect=(), order=data.id_columns, scratch=scratch, label_key=key)
     found = read_wanted(data.model_copy(update=update | {"label": name}), wanted).label
     if found is None:
         raise ValueError("a table without the column that was asked for")
@@ -154,7 +165,9 @@ def _of_claims(
     )
     as_text = tuple(theirs for theirs, ours in zip(names, data.id, strict=True) if ours in data.as_text)
     of_claims = of_claims.model_copy(update={"as_text": as_text})
-    table = read_wanted(of_claims, Wanted("guest", True, expect=(), scratch=ids.scratch))
+    amount = "amount in [claims]"
+    wanted = Wanted("guest", True, expect=(), scratch=ids.scratch, label_key=amount)
+    table = read_wanted(of_claims, wanted)
     if table.label is None:
         raise ValueError("a table of claims without amounts")
     found = all_keys(

@@ -79,9 +79,11 @@ _GUESTS_ADVICE = {
 }
 
 
-def guests_column(source: Source, key: str, name: str) -> NDArray[np.float64]:
-    what = f"{key} '{name}'"
-    values = _finite(source, name, what, _GUESTS_ADVICE[key])
+def guests_column(source: Source, key: str, name: str, called: str) -> NDArray[np.float64]:
+    """A column of numbers without gaps. `called`: the key that names it, in errors. Raises DataError."""
+    what = f"{called} '{name}'"
+    advice = _GUESTS_ADVICE[key] if called == key else "it must be a number"
+    values = _finite(source, name, what, advice)
     _no_gaps(source, what, values)
     if key in ("weight", "exposure") and (values <= 0).any():
         raise source.error(f"{what} must be positive but is not {source.in_rows(values <= 0)}")
@@ -98,7 +100,7 @@ def label_if_fine(source: Source, name: str) -> NDArray[np.float64] | None:
     if name not in source.names:
         return None
     try:
-        return guests_column(source, "label", name)
+        return guests_column(source, "label", name, "label")
     except DataError:
         return None
 

@@ -140,8 +140,9 @@ class Wanted:
     by use ("group", "time"); they are features only where [data] lists them as such. `agreed`: the job
     says which features there are and of what kind, so that no key of [data] would mend one. `scratch`:
     where columns go that are too large for memory. `order`: the columns by which rows without an order
-    are put in one; those of the ids if absent. `unlabelled`: with
-    `need_label`, the label may be elsewhere, and all else of the guest's is read nevertheless."""
+    are put in one; those of the ids if absent. `unlabelled`: with `need_label`, the
+    label may be elsewhere, and all else of the guest's is read nevertheless. `label_key` and
+    `expect_why`: who names the label, and the features of `expect`, for errors."""
 
     role: Role
     need_label: bool
@@ -155,11 +156,17 @@ class Wanted:
     scratch: Scratch = Scratch()
     order: Sequence[str] = ()
     unlabelled: bool = False
+    label_key: str = "label"
+    expect_why: str = ", which the model was trained on"
 
     @property
     def may_have_classes(self) -> bool:
         """Whether a label may be text."""
         return self.need_label and (self.loss is None or self.loss.classes > 1)
+
+    def names(self, key: str) -> str:
+        """Where the user names what `key` of [data] names here."""
+        return self.label_key if key == "label" else key
 
     def needs(self, feature: str) -> bool:
         """Whether a fault of this feature is one of the whole table."""
@@ -276,7 +283,7 @@ def examine_table(
             if key == "label" and (several := _several_classes(source, name, wanted.loss)):
                 found[key], classes = several
                 continue
-            found[key] = guests_column(source, key, name)
+            found[key] = guests_column(source, key, name, wanted.names(key).partition(" ")[0])
             if key == "label" and wanted.loss is not None:
                 check_label(source, name, found[key], wanted.loss, wanted.agreed)
     split = _split_columns(source, data, wanted, faults)
@@ -454,7 +461,7 @@ def _choose_features(
     expect = wanted.expect
     due: list[tuple[str, Iterable[str]]] = [
         (" (named by id)", data.id_columns),
-        *((f" (named by {key})", [name]) for key, name in guests.items()),
+        *((f" (named by {wanted.names(key)})", [name]) for key, name in guests.items()),
         *((f" (named by {use} in [job])", [name]) for use, name in wanted.split.items()),
     ]
     features: list[tuple[str, Iterable[str]]] = []
@@ -465,7 +472,7 @@ def _choose_features(
         # One that is misspelt would leave the column that was meant among the features.
         features += [(f" (named by {use})", [name]) for use, name in data.for_reports]
     else:
-        features.append((", which the model was trained on", expect))
+        features.append((wanted.expect_why, expect))
     told: set[str] = set()
     for named in (due, features):
         for use, names in named:
