@@ -130,8 +130,12 @@ def test_halves_are_read_again_and_name_no_column_of_others(trained: Trained) ->
             {"group": {"driver_age": {"a": ["1"]}}},
             "group names a column that .data. does not list under",
         ),
-        ({"interactions": [["driver_age", "occupation"]]}, "interactions names a column without levels"),
-        ({"base": {"driver_age": "1"}}, "base names a column without levels"),
+        (
+            {"interactions": [["driver_age", "occupation"]]},
+            "interactions names a column without levels, 'driver_age'",
+        ),
+        ({"credible": {"ocupation": 25}}, "lists it: did you mean 'occupation'"),
+        ({"base": {"driver_age": "1"}}, "base names a column without levels, 'driver_age'"),
         (
             {"splines": {"driver_age": 2}, "step": {"driver_age": 1}},
             "splines makes a curve: it has none",

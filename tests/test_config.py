@@ -168,7 +168,7 @@ def test_a_file_saved_with_a_byte_order_mark(tmp_path):
         ("[peers", '[glm]\nbinned = ["a", "a"]\n[peers', "[glm] binned must not name anything twice"),
         ("[peers", '[glm]\nbinned = ["claim"]\n[peers', "[glm] binned names a column that is no featu"),
         ("[peers", '[glm]\nbinned = ["plate"]\n[peers', "[glm] binned names a column that is no featu"),
-        ("[peers", '[glm.base]\nage = "77"\n[peers', "[glm] base names a column without levels"),
+        ("[peers", '[glm.base]\nage = "77"\n[peers', "[glm] base names a column without levels, 'age'"),
         ("[peers", "[glm.base]\nage = 77\n[peers", "[glm.base] age must be text in quotes"),
         ("[peers", '[glm]\nbase = "77"\n[peers', "[glm] base must be a section"),
         ("[peers", "[glm]\nstep = 10\n[peers", "[glm] step must be a section"),

@@ -1,5 +1,6 @@
 """[glm] of a party file: how its columns enter a linear model, and which columns can."""
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
@@ -8,6 +9,7 @@ from vfl.learn.curves import MOST_DEGREE
 from vfl.party.config_values import ColumnName, ColumnNames, ColumnPairs, Groups, Growing, Knots
 from vfl.party.config_words import plain_key
 from vfl.party.sections import DataSection, Section
+from vfl.text import nearest_name
 
 
 class GlmSection(Section):
@@ -148,16 +150,21 @@ def check_columns_of(glm: GlmSection, data: DataSection, *, is_guest: bool) -> N
                 )
             if key in ("interactions", "credible") and name not in with_levels:
                 raise ValueError(
-                    f"[glm] {key} names a column without levels: neither [data] categorical nor "
-                    "[glm] binned or bands lists it"
+                    f"[glm] {key} names a column without levels, '{name}': neither [data] categorical "
+                    "nor [glm] binned or bands lists it" + _perhaps(name, with_levels)
                 )
             if key == "base" and name not in (*with_levels, *glm.splines, *glm.polynomials):
                 raise ValueError(
-                    "[glm] base names a column without levels: neither [data] categorical nor "
-                    "[glm] binned lists it"
+                    f"[glm] base names a column without levels, '{name}': neither [data] categorical "
+                    "nor [glm] binned lists it" + _perhaps(name, with_levels)
                 )
     for name in glm.step:
         check_step(glm, name, "[glm] step names a column that")
+
+
+def _perhaps(name: str, known: Iterable[str]) -> str:
+    near = nearest_name(name, known)
+    return "" if near is None else f": did you mean '{near}'?"
 
 
 def check_step(glm: GlmSection, name: str, what: str) -> None:
