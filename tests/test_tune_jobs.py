@@ -236,7 +236,7 @@ def test_a_host_that_does_not_allow_it(parties: Federation) -> None:
     job = searching({**LATTICE, "job": {**JOB["job"], "name": "refused"}}, SPACE, trials=4)
     jobs = counts(parties, "bureau")
     store = Store(parties.parties["bureau"].store)
-    sums = float(RowSumsFile(store, "insurer").read().told.max())
+    sums = float(RowSumsFile(store, "insurer").read().told.max(initial=0.0))
     for rules, *why in (  # a trial of 12 trees of depth 3 tells up to 0.343 sums a row
         ({"tune_trials": 3}, "a search of 4 trials breaks rule tune_trials = 3 of [policy]"),
         ({"max_jobs_a_day": jobs + 3}, "breaks rule max_jobs_a_day"),
