@@ -74,6 +74,7 @@ WIDE: dict[str, Any] = {  # tables of a test are small, and its jobs many and of
     "max_sums_a_row": "unlimited",
     "min_summed_rows": 1,
     "max_iterations": "unlimited",
+    "exact_zeros": True,
     "max_jobs_a_day": "unlimited",
     "max_scored_rows_a_day": "unlimited",
     "min_scored_rows": 1,

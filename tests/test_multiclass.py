@@ -342,6 +342,26 @@ def test_an_estimator_of_several_classes(encryption, tmp_path):
     assert again.classes_.tolist() == plain.classes_.tolist()
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [{"max_leaves": 4}, {"max_leaves": 5, "ordered_categories": "all"}],
+    ids=["best-first", "best-first, ordered categories"],
+)
+def test_classes_with_other_ways_to_grow(settings):
+    rng = np.random.default_rng(0)
+    number, letters = rng.normal(size=300), rng.choice(np.array(list("abcdefgh")), 300)
+    guest = pd.DataFrame({"number": number, "letter": letters})
+    host = pd.DataFrame({"zone": rng.choice(np.array(list("pqrstuv")), 300), "size": number**2})
+    label = np.select([number + (letters < "d") > 0.8, host["zone"] < "r"], ["big", "small"], "none")
+    models = [
+        SecureBoost(hosts={"host": host}, trees=2, min_child_rows=10, engine=engine, **settings)
+        for engine in ("plain", "protocol")
+    ]
+    plain, federated = (model.fit(guest, label).predict_proba(guest) for model in models)
+    np.testing.assert_array_equal(plain, federated)
+    assert plain.shape == (300, 3) and len(models[0].model_.trees) == 6
+
+
 def test_labels_that_an_estimator_refuses():
     guest, host, y = tables()
     model = SecureBoost(hosts={"h": host}, id="id", trees=1)

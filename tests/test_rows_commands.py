@@ -108,9 +108,9 @@ def test_doctor_holds_the_label_against_the_job_alone(coast: Path) -> None:
     many.to_csv(coast / "stays.csv", index=False)
     text = (coast / JOB).read_text()
     (coast / "visits.toml").write_text(text.replace('objective = "binary"', 'objective = "poisson"'))
-    assert "must be 0 or 1" in doctor(coast).out
+    assert "binary and logistic need 0 and 1" in doctor(coast).out
     done = doctor(coast, "--job", "visits.toml")
-    assert "must be 0 or 1" not in done.out and "ok    table: stays.csv, 240 rows" in done.out
+    assert "need 0 and 1" not in done.out and "ok    table: stays.csv, 240 rows" in done.out
 
 
 def test_doctor_says_when_a_servers_train_is_not_running(coast: Path) -> None:

@@ -8,6 +8,7 @@ import lightgbm
 import numpy as np
 import pandas as pd
 import pytest
+from sklearn.base import clone
 from small_tables import samples
 from test_lightgbm import EXACT, design, features
 from test_lightgbm import samples as joined
@@ -230,6 +231,7 @@ def test_shapes_of_an_estimator_add_up() -> None:
     model = vfl.SecureBoost(hosts=hosts, id=ids, trees=12, depth=1, min_child_rows=20).fit(
         insurer, label
     )
+    assert not hasattr(clone(model).set_params(depth=3, trees=2).fit(insurer, label), "shapes_")
     table = model.shapes_
     assert set(table["party"]) == {"guest", "registry", "bureau"}
     columns = {name: tuple(part["column"].unique()) for name, part in table.groupby("party")}

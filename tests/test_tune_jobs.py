@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
 from commands import Done
 from federation import GLM_JOB, HIDDEN_JOB, JOB, WAIT, WIDE, Federation, ended, make_tables, toml
@@ -202,6 +204,14 @@ def test_other_jobs(parties: Federation, job: dict[str, Any], tuned: dict[str, A
     rows = found["rows"]
     if folds == 2:  # each row that trains judges once
         assert rows["judge"] + rows["held out"] == 449 and abs(2 * rows["train"] - rows["judge"]) <= 2
+    table = pd.read_csv(parties.guest.folder / out / "trials.csv")
+    for _, trial in table.iterrows():  # the mean lies between the folds, of which there are two
+        low, high = trial["least_fold"], trial["greatest_fold"]
+        if folds == 1:
+            assert np.isnan([low, high, trial["deviation"]]).all()
+        else:
+            assert low < trial["value"] < high
+            assert trial["deviation"] == pytest.approx((high - low) / 2**0.5)
     load_job(found["job_file"])
 
 
@@ -236,7 +246,7 @@ def test_a_host_that_does_not_allow_it(parties: Federation) -> None:
     job = searching({**LATTICE, "job": {**JOB["job"], "name": "refused"}}, SPACE, trials=4)
     jobs = counts(parties, "bureau")
     store = Store(parties.parties["bureau"].store)
-    sums = float(RowSumsFile(store, "insurer").read().told.max())
+    sums = float(RowSumsFile(store, "insurer").read().told.max(initial=0.0))
     for rules, *why in (  # a trial of 12 trees of depth 3 tells up to 0.343 sums a row
         ({"tune_trials": 3}, "a search of 4 trials breaks rule tune_trials = 3 of [policy]"),
         ({"max_jobs_a_day": jobs + 3}, "breaks rule max_jobs_a_day"),

@@ -219,7 +219,7 @@ def train(
     local: int | None,
     as_json: bool,
 ) -> None:
-    """Train the model of a job file, or those of a project file, together with the hosts."""
+    """Train the model of a job file, or the models of a project."""
     from vfl.cli.projects import train_models
     from vfl.jobs.cluster import on_cluster
     from vfl.jobs.connect import Site
@@ -332,7 +332,7 @@ def score(
     local: int | None,
     as_json: bool,
 ) -> None:
-    """Score rows without labels, by a model or by a project's models together.
+    """Score rows without labels, by a model or a project.
 
     After any failure or kill the same command goes on where it was; the output appears only when all
     rows are scored, in place of earlier scores. In .csv an apostrophe stands before text that a

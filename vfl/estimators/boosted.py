@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 
 from vfl.arrays import Floats
-from vfl.errors import ConfigError, DataError
+from vfl.errors import ConfigError, DataError, ModelError
 from vfl.estimators.federation import Federation
 from vfl.estimators.hosts import Hosts
 from vfl.estimators.init_model import BegunModel, hold_model
@@ -127,10 +127,13 @@ class BoostedTrees(Federation):
         place (above, up_to, or level) and value, centred on the mean of the rows that trained.
 
         `attrs["centre"]` is the score of the mean row. What pairs of columns add is not in it, of which
-        trees of depth 1 have none. Raises ModelError for deeper trees.
+        trees of depth 1 have none. Raises AttributeError for deeper trees, and for several classes.
         """
         check_is_fitted(self, "model_")
-        found, lines = additive(self.model_), list[tuple[object, ...]]()
+        try:
+            found, lines = additive(self.model_), list[tuple[object, ...]]()
+        except ModelError as error:  # so that who looks for attributes finds none
+            raise AttributeError(f"shapes_: {error}") from None
         for place, party in enumerate(self.model_.parties):
             splits = splits_of(self.halves_[party]) if place else self.model_.splits
             for one in shapes_of(found.own(place), splits).shapes:

@@ -45,6 +45,7 @@ class TrialDone:
     trees: int | None = None  # how many were best, of trees
     curve: Sequence[float] = ()
     seconds: float = 0.0
+    folds: Sequence[float] = ()  # the metric of each fold, where there are several
 
 
 @dataclass

@@ -4,6 +4,7 @@ import hashlib
 import io
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import stdev
 
 from vfl.jobs.page_folder import check_folder, write_folder
 from vfl.jobs.study import Study, TrialDone
@@ -14,8 +15,9 @@ from vfl.party.spreadsheet import write_rows
 from vfl.text import counted
 
 TRIALS = "trials.csv"
-HEADS = ("trial", "ended", "value", "loss", "trees", "seconds")
-"""Of the table of trials; the settings come after them."""
+SPREAD = ("least_fold", "greatest_fold", "deviation")
+HEADS = ("trial", "ended", "value", "loss", "trees", "seconds", *SPREAD)
+"""Of the table of trials; the settings come after them. SPREAD is of the values by fold."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,9 @@ def trial_words(done: TrialDone) -> str:
     parts = [f"loss {done.loss:.6g}"]
     if done.value is not None and done.value != done.loss:
         parts.insert(0, f"Gini {done.value:.4f}")
+    if len(done.folds) > 1:
+        low, high = min(done.folds), max(done.folds)
+        parts.append(f"by fold {low:.4g} to {high:.4g} (deviation {stdev(done.folds):.2g})")
     if done.trees is not None:
         parts.append(counted(done.trees, "tree"))
     if done.ended == "stopped":
@@ -76,7 +81,11 @@ def trial_words(done: TrialDone) -> str:
 
 def _cells(done: TrialDone, search: Search) -> tuple[object, ...]:
     of = [done.settings[name] for name in search.space]
-    return done.number, done.ended, done.value, done.loss, done.trees, round(done.seconds, 2), *of
+    spread: tuple[float | None, ...] = (None, None, None)
+    if len(done.folds) > 1:
+        spread = (min(done.folds), max(done.folds), stdev(done.folds))
+    seconds = round(done.seconds, 2)
+    return done.number, done.ended, done.value, done.loss, done.trees, seconds, *spread, *of
 
 
 def _is_former(folder: Path) -> bool:

@@ -274,6 +274,7 @@ class _GuestWork:
                 made.best_trees,
                 asked.curve,
                 time.monotonic() - started,
+                [one.value for one in values if one.value is not None] if len(values) > 1 else [],
             )
         )
 

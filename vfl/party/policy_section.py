@@ -103,7 +103,7 @@ class PolicySection(Section):
         default=100, description="most iterations of a linear model, in all its fits"
     )
     exact_zeros: bool = Field(
-        default=True,
+        default=False,
         description="linear models over columns may have an l1_ratio, by which a guest may see "
         "the values of single columns",
     )

@@ -294,10 +294,7 @@ def examine_table(
         label = found.get("label")
         if label is None and data.label is not None:
             label = label_if_fine(source, data.label)
-        order = None if label is None else LabelOrder.of(label)
-        found_in = _suspicions(kept.features, order, wanted.agreed)
-        for name, whys in zip(kept.features, found_in, strict=True):
-            warnings += [f"{path.name}: column '{name}' {why}" for why in whys]
+        warnings += _doubts(path, kept.features, label, wanted.agreed)
     if isinstance(source, HeldTable):
         source.keep(kept.features)
     table = Table(
@@ -317,6 +314,17 @@ def examine_table(
         classes=classes,
     )
     return table, []
+
+
+def _doubts(path: Path, features: Features, label: Floats | None, agreed: bool) -> list[str]:
+    """What is suspicious about features."""
+    order = None if label is None else LabelOrder.of(label)
+    found = _suspicions(features, order, agreed)
+    return [
+        f"{path.name}: column '{name}' {why}"
+        for name, whys in zip(features, found, strict=True)
+        for why in whys
+    ]
 
 
 def _read(source: Source, names: list[str], columns: Columns, by: Sequence[str]) -> Source:

@@ -8,8 +8,9 @@ from contextlib import AbstractAsyncContextManager
 import numpy as np
 
 from vfl.arrays import Floats, Mask
+from vfl.crypto.paillier import PublicKey
 from vfl.learn.glm import Block
-from vfl.learn.matrix import Whole
+from vfl.learn.matrix import Matrix, Whole
 from vfl.learn.params import GlmParams
 from vfl.learn.sparse import DIRECTIONS, SparseBlock
 from vfl.net.peer import Peer
@@ -70,14 +71,7 @@ async def host_fit(
             raise guest.breach("a FitStart of other rows than the fit began with")
         heard.add(last.heard)  # the state is of what was heard before
 
-    made: AbstractAsyncContextManager[Gradient]
-    if key is None:
-        made = lattice_host(
-            guest, block.matrix, params, participant.resources, course.hints, course.hint_progress
-        )
-    else:
-        made = paillier_host(guest, block.matrix, key, participant.resources)
-    async with made as gradient:
+    async with _gradients(guest, block.matrix, key, params, participant, course) as gradient:
         if params.several:
             penalties.begin(await guest.recv(NextPenalty), way)
         if last is not None:
@@ -125,6 +119,22 @@ async def host_fit(
     course.keep(HostFit(block.coefficients, end.converged, inference, alone))
     await guest.send(FitKept())
     return block.coefficients
+
+
+def _gradients(
+    guest: Peer,
+    matrix: Matrix,
+    key: PublicKey | None,
+    params: GlmParams,
+    participant: Participant,
+    course: HostCourse[HostFit, HostFitState],
+) -> AbstractAsyncContextManager[Gradient]:
+    """What computes a host's gradient; without a key over the lattice engine."""
+    if key is None:
+        return lattice_host(
+            guest, matrix, params, participant.resources, course.hints, course.hint_progress
+        )
+    return paillier_host(guest, matrix, key, participant.resources)
 
 
 class _Penalties:
