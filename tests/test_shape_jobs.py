@@ -169,3 +169,13 @@ def test_who_cannot_have_shapes(parties: Federation) -> None:
         (bureau.folder / "theirs.json").write_text(content)
         done = bureau.run("shapes", "--model", "claims", "--values", "theirs.json")
         assert done.failed(code, why)
+
+
+def test_a_host_without_a_step_of_its_own_is_said_to_have_no_shapes(parties: Federation) -> None:
+    boost = {**FLAT["secureboost"], "trees": 1}
+    parties.guest.train({**JOB, "job": {**JOB["job"], "name": "bare"}, "secureboost": boost}).ok()
+    asked = ("shapes", "--model", "bare", "--give")
+    said = [parties.guest.run(*asked, name, "--out", f"{name}.json").ok().out for name in HOSTS]
+    bare = [line for line in said if "0 steps of " in line and "so that it has no shapes" in line]
+    given = [line for line in said if "send it to " in line]
+    assert bare and len(bare) + len(given) == len(HOSTS)  # one split: at most one host has it

@@ -66,9 +66,10 @@ def shapes(
         if as_json:
             put_json({"file": str(file.absolute()), "host": give, "steps": steps})
         else:
-            stdout.put(
-                f"{counted(steps, 'step')} of {give}'s columns in {file.absolute()}: send it to {give}"
-            )
+            then = f"send it to {give}"
+            if not steps:  # a file that shows its host nothing
+                then = "no tree splits by its columns alone, so that it has no shapes"
+            stdout.put(f"{counted(steps, 'step')} of {give}'s columns in {file.absolute()}: {then}")
         return
     folder = (out or Path(f"shapes-{model}")).absolute()
     done = write_shapes(settings, model, folder, edits=edits, values=values, force=force)
