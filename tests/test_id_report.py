@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vfl.blocks import texts
 from vfl.cli import main
 from vfl.errors import Refused
 from vfl.jobs.connect import Site
@@ -22,8 +23,9 @@ from vfl.jobs.own_table import table_of
 from vfl.party.config import load_party
 from vfl.party.id_cells import IdReading
 from vfl.party.id_findings import IdFinding
-from vfl.party.id_report import Counts, profile
+from vfl.party.id_report import Counts, find_unmended, profile
 from vfl.party.ids import compose, digest, normalise
+from vfl.party.sections import DataSection
 from vfl.party.store import Store
 
 RNG = random.Random(3)
@@ -238,6 +240,18 @@ def test_the_doctor_names_what_the_rule_leaves(tmp_path: Path) -> None:
     mended = (tmp_path / "drivers.csv").read_text().splitlines()[: len(PLATES) + 1]
     (tmp_path / "drivers.csv").write_text("\n".join(mended))
     assert "note" not in CliRunner().invoke(main, ["doctor", str(path)]).output
+
+
+def test_of_many_rows_stretches_all_over_the_table_are_looked_at(monkeypatch) -> None:
+    monkeypatch.setattr(texts, "PIECE", 50)
+    cells = [f"AB{i:04d}" if i % 10 else "1.2E+15" for i in range(5000)]
+    data = DataSection(path=Path("t.csv"), id=("plate",))
+    (whole,), (some,) = (find_unmended(data, [[cells]], most) for most in (5000, 1000))
+    assert whole.startswith("id column 'plate', rows: 500 ")
+    few = whole.replace(" 500 ", " 100 ")
+    assert some == few.replace("rows: ", "of 1,000 rows that were looked at: ", 1)
+    first = list(texts.stretches_of([str(i) for i in range(5000)], 1000))[::50]
+    assert first == [str(number * 4950 // 19) for number in range(20)]
 
 
 def test_a_host_refuses_a_guest_whose_rule_differs_by_a_parameter(tmp_path: Path) -> None:

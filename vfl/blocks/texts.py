@@ -319,6 +319,20 @@ def some_cells(cells: Sequence[str | None], start: int, chosen: Mask) -> Cells:
     return Cells.of([cells[start + i] for i in np.flatnonzero(chosen).tolist()])
 
 
+def stretches_of(cells: Sequence[str | None], most: int) -> Sequence[str | None]:
+    """The cells, or of more than `most` as many, in stretches that are evenly far apart."""
+    import pyarrow as pa
+
+    if len(cells) <= most:
+        return cells
+    size = min(PIECE, most)
+    count = most // size
+    starts = (number * (len(cells) - size) // max(1, count - 1) for number in range(count))
+    every = np.ones(size, np.bool_)
+    chunks = [chunk for start in starts for chunk in some_cells(cells, start, every).column.chunks]
+    return Cells(pa.chunked_array(chunks, pa.large_string()))
+
+
 def _in_pieces(texts: Sequence[T]) -> Iterator[T]:
     for start in range(0, len(texts), PIECE):
         yield from texts[start : start + PIECE]

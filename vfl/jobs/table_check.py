@@ -143,7 +143,7 @@ def _note_ids(data: DataSection, scratch: Scratch, report: Reporter) -> None:
         table = ids_alone(data, scratch)
     except VflError:  # a table that cannot be read has failed already
         return
-    for line in find_unmended(data, table.by_key(data)):
+    for line in find_unmended(data, table.by_key(data), max(1, table.rows)):
         report(CheckResult("note", "ids", line))
 
 

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from vfl.arrays import Mask
 from vfl.blocks.scratch import Scratch
+from vfl.blocks.texts import stretches_of
 from vfl.party.config_values import Duplicates
 from vfl.party.id_cells import IdReading
 from vfl.party.id_findings import COMMON, ColumnFindings, Evidence, IdFinding
@@ -30,6 +31,8 @@ from vfl.party.sources.arrow import mask_of
 from vfl.party.table import Table, Wanted, read_wanted
 
 TOP_LENGTHS, TOP_SHAPES = 3, 5
+LOOKED_AT = 1 << 21
+"""Rows that are looked at before a job: all of tens of millions take minutes."""
 _LONGEST_SHAPE = 40
 _AS_THEY_ARE = IdReading()
 
@@ -110,23 +113,28 @@ def profile_ids(data: DataSection, scratch: Scratch = Scratch()) -> IdReport:
     return replace(reports[0], plan=plan, further=reports[1:])
 
 
-def find_unmended(data: DataSection, by_key: Sequence[Sequence[Sequence[str | None]]]) -> list[str]:
+def find_unmended(
+    data: DataSection, by_key: Sequence[Sequence[Sequence[str | None]]], most: int = LOOKED_AT
+) -> list[str]:
     """What the rules do not mend in the ids of a table, a line for each column that has such rows.
 
-    by_key: the cells of the columns of each key.
+    by_key: the cells of the columns of each key. most: of how many rows, about; of more, stretches all
+    over the table.
     """
     lines = []
     for key, columns, reading in zip(data.keys, by_key, data.id_readings, strict=True):
         rules = by_column(key.normalise, len(columns))
         for i, (name, cells, steps) in enumerate(zip(key.id, columns, rules, strict=True)):
             findings = ColumnFindings(steps, reading, len(columns) == 1, again=False)
-            for values in WrittenIds(cells, steps, reading, i).parts(alike=False):
+            some = stretches_of(cells, most)
+            for values in WrittenIds(some, steps, reading, i).parts(alike=False):
                 findings.look(values)
+            rows = "rows" if len(some) == len(cells) else f"of {len(some):,} rows that were looked at"
             found = [f"{f.rows:,} {f.what}" for f in findings.found() if not f.mended]
             if found:
                 lines.append(
-                    f"id column '{name}', rows: {'; '.join(found)} (vfl align --dry-run says which and "
-                    "what to do)"
+                    f"id column '{name}', {rows}: {'; '.join(found)} (vfl align --dry-run says which "
+                    "and what to do)"
                 )
     return lines
 
