@@ -29,6 +29,7 @@ from vfl.party.rows import RowNumbers, below_header
 from vfl.party.sections import DataSection
 from vfl.party.sources.arrow import mask_of
 from vfl.party.table import Table, Wanted, read_wanted
+from vfl.text import counted
 
 TOP_LENGTHS, TOP_SHAPES = 3, 5
 LOOKED_AT = 1 << 21
@@ -129,7 +130,8 @@ def find_unmended(
             some = stretches_of(cells, most)
             for values in WrittenIds(some, steps, reading, i).parts(alike=False):
                 findings.look(values)
-            rows = "rows" if len(some) == len(cells) else f"of {len(some):,} rows that were looked at"
+            of = f"of {counted(len(some), 'row')} that were looked at"
+            rows = "rows" if len(some) == len(cells) else of
             found = [f"{f.rows:,} {f.what}" for f in findings.found() if not f.mended]
             if found:
                 lines.append(
