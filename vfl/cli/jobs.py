@@ -9,7 +9,7 @@ import click
 
 from vfl.cli.completion import names_of
 from vfl.cli.group import main
-from vfl.cli.options import FORCE, JSON, LOCAL_CLUSTER, MODEL, PARTY, WAIT
+from vfl.cli.options import ALIGNMENT, FORCE, JSON, LOCAL_CLUSTER, MODEL, PARTY, WAIT
 from vfl.cli.running import need_role, run
 from vfl.errors import ConfigError
 from vfl.terminal.progress import show_progress
@@ -200,12 +200,7 @@ def align(
 @main.command()
 @PARTY
 @click.argument("job", type=click.Path(path_type=Path), metavar="JOB.toml")
-@click.option(
-    "--alignment",
-    metavar="NAME",
-    help="An alignment, or what --name called it (the newest); the latest by default.",
-    shell_complete=names_of("alignment", jobs=True),
-)
+@ALIGNMENT
 @click.option("--fresh", is_flag=True, help="Start anew where an interrupted training would go on.")
 @WAIT
 @LOCAL_CLUSTER

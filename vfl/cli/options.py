@@ -23,6 +23,12 @@ MODEL = click.option(
     help="A model, or its job (the newest model of it), or a path.",
     shell_complete=names_of("model", "run", jobs=True, paths=True),
 )
+ALIGNMENT = click.option(
+    "--alignment",
+    metavar="NAME",
+    help="An alignment, or what --name called it (the newest); the latest by default.",
+    shell_complete=names_of("alignment", jobs=True),
+)
 LOCAL_CLUSTER = click.option(
     "--local-cluster",
     "local",

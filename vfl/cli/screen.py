@@ -5,9 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from vfl.cli.completion import names_of
 from vfl.cli.group import main
-from vfl.cli.options import FORCE, JSON, PARTY, WAIT
+from vfl.cli.options import ALIGNMENT, FORCE, JSON, PARTY, WAIT
 from vfl.cli.running import need_role, run
 from vfl.errors import ConfigError
 from vfl.terminal.progress import show_progress
@@ -21,12 +20,7 @@ if TYPE_CHECKING:
 @main.command(short_help="How strong each party's columns are, before a training.")
 @PARTY
 @click.argument("job", type=click.Path(path_type=Path), metavar="JOB.toml")
-@click.option(
-    "--alignment",
-    metavar="NAME",
-    help="An alignment, or what --name called it (the newest); the latest by default.",
-    shell_complete=names_of("alignment", jobs=True),
-)
+@ALIGNMENT
 @click.option(
     "--out",
     type=click.Path(path_type=Path),

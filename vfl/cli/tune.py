@@ -4,9 +4,8 @@ from pathlib import Path
 
 import click
 
-from vfl.cli.completion import names_of
 from vfl.cli.group import main
-from vfl.cli.options import FORCE, JSON, LOCAL_CLUSTER, PARTY, WAIT
+from vfl.cli.options import ALIGNMENT, FORCE, JSON, LOCAL_CLUSTER, PARTY, WAIT
 from vfl.cli.running import need_role, run
 from vfl.terminal.progress import show_progress
 from vfl.terminal.streams import put_json, stderr
@@ -15,12 +14,7 @@ from vfl.terminal.streams import put_json, stderr
 @main.command(short_help="Search for settings of a job's model.")
 @PARTY
 @click.argument("job", type=click.Path(path_type=Path), metavar="JOB.toml")
-@click.option(
-    "--alignment",
-    metavar="NAME",
-    help="An alignment, or what --name called it (the newest); the latest by default.",
-    shell_complete=names_of("alignment", jobs=True),
-)
+@ALIGNMENT
 @click.option("--fresh", is_flag=True, help="Start anew where an earlier search would go on.")
 @click.option("--train", "trains", is_flag=True, help="Then train with the best settings.")
 @click.option(

@@ -4,9 +4,8 @@ from pathlib import Path
 
 import click
 
-from vfl.cli.completion import names_of
 from vfl.cli.group import main
-from vfl.cli.options import FORCE, JSON, LOCAL_CLUSTER, PARTY, WAIT
+from vfl.cli.options import ALIGNMENT, FORCE, JSON, LOCAL_CLUSTER, PARTY, WAIT
 from vfl.cli.running import need_role, run
 from vfl.terminal.progress import show_progress
 from vfl.terminal.streams import put_json
@@ -22,12 +21,7 @@ from vfl.terminal.usage import NumberType
     metavar="N",
     help="Of the aligned rows, drawn by the job's seed; all by default.",
 )
-@click.option(
-    "--alignment",
-    metavar="NAME",
-    help="An alignment, or what --name called it (the newest); the latest by default.",
-    shell_complete=names_of("alignment", jobs=True),
-)
+@ALIGNMENT
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
