@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from functools import cached_property
 
 import numpy as np
 
@@ -10,7 +9,6 @@ from vfl.arrays import Floats
 from vfl.learn.bootstrap import (
     LEAST,
     Estimate,
-    Resamples,
     Summed,
     estimate,
     estimates,
@@ -21,7 +19,7 @@ from vfl.learn.class_metrics import by_class, confusion
 from vfl.learn.metrics import quantile_groups
 from vfl.report import figures, words
 from vfl.report.blocks import DataTable, FigureBlock, Gallery, PageSection, TableCell, Tile
-from vfl.report.evidence import HeldOut
+from vfl.report.held_quality import HeldOutQuality
 from vfl.report.sections import Page, SheetRow, cells, figure_of
 from vfl.report.words import fixed, share
 from vfl.text import counted
@@ -30,22 +28,12 @@ _CALIBRATION = 5  # groups
 _MEASURES = ("log_loss", "accuracy", "auc_ovr")
 
 
-class ClassQuality:
+class ClassQuality(HeldOutQuality):
     """How good the model is, and that of the guest alone; `names` are both, in this order."""
 
     def __init__(self, page: Page, names: tuple[str, str]) -> None:
-        self.page, self.names, self.evidence = page, names, page.evidence
+        super().__init__(page, names)
         self.classes = page.evidence.classes
-
-    @property
-    def held(self) -> HeldOut:
-        if self.evidence.held_out is None:
-            raise ValueError("no row was held out")
-        return self.evidence.held_out
-
-    @cached_property
-    def resamples(self) -> Resamples:
-        return Resamples(len(self.held.label), self.evidence.beside.policy)
 
     def section(self) -> PageSection:
         """All of it."""

@@ -13,7 +13,6 @@ from vfl.learn.benchmark import Tariffs, orders
 from vfl.learn.bootstrap import (
     LEAST,
     Estimate,
-    Resamples,
     Summed,
     estimate,
     estimates,
@@ -35,7 +34,7 @@ from vfl.learn.metrics import (
 from vfl.learn.residuals import quantile_residuals
 from vfl.report import figures, words
 from vfl.report.blocks import DataTable, FigureBlock, Gallery, PageSection, TableCell, Tile
-from vfl.report.evidence import HeldOut
+from vfl.report.held_quality import HeldOutQuality
 from vfl.report.sections import Page, SheetRow, figure_of
 from vfl.report.words import fixed, share
 from vfl.text import counted
@@ -45,22 +44,12 @@ _PLACES = 199  # of the distribution of residuals
 _TENTHS = 10
 
 
-class Quality:
+class Quality(HeldOutQuality):
     """How good the model is, and that of the guest alone; `names` are both, in this order."""
 
     def __init__(self, page: Page, rate: words.RateWords, names: tuple[str, str]) -> None:
-        self.page, self.rate, self.names = page, rate, names
-        self.evidence = page.evidence
-
-    @property
-    def held(self) -> HeldOut:
-        if self.evidence.held_out is None:
-            raise ValueError("no row was held out")
-        return self.evidence.held_out
-
-    @cached_property
-    def resamples(self) -> Resamples:
-        return Resamples(len(self.held.label), self.evidence.beside.policy)
+        super().__init__(page, names)
+        self.rate = rate
 
     @cached_property
     def drawn(self) -> dict[str, Drawn]:
