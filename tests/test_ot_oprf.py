@@ -14,8 +14,14 @@ from vfl.errors import PeerError, VflError
 from vfl.net import wire
 from vfl.protocols.align import ot_oprf
 from vfl.protocols.align.oprf import OprfRun
-from vfl.protocols.align.ot_oprf import ExtensionColumns, TransferChoices, TransferKeys
 from vfl.protocols.align.psi import AlignKey, AlignKeys, AlignStart
+from vfl.protocols.common.transfers import (
+    BLOCK,
+    ExtensionColumns,
+    TransferChoices,
+    TransferKeys,
+    transcript,
+)
 
 
 def entropy(seed):
@@ -89,7 +95,7 @@ def guest_script(change_points=None, change_columns=None, change_sums=None, ids=
         await peer.send(TransferKeys(change_points(points) if change_points else points))
         choices = (await peer.recv(TransferChoices)).points
         keys = sender.keys(np.frombuffer(choices, np.uint8).reshape(LENGTH, 2, 32))
-        seen = ot_oprf._transcript(CONTEXT, HOST, points, choices)
+        seen = transcript(bound, points, choices)
         chooser = ot_extension.Chooser(keys, seen, entropy(2))
         slots = np.zeros((okvs.slots(ids), 16), np.uint8)
         _, columns, sums = chooser.extend(slots)
@@ -213,16 +219,14 @@ def test_chunk_sizes_fit_the_limits():
     for message in [
         TransferKeys(bytes(LENGTH * 32)),
         TransferChoices(bytes(LENGTH * 64)),
-        ExtensionColumns(
-            bytes(LENGTH * ot_extension.column_bytes(ot_oprf.BLOCK)), bytes(ot_extension.SUMS)
-        ),
+        ExtensionColumns(bytes(LENGTH * ot_extension.column_bytes(BLOCK)), bytes(ot_extension.SUMS)),
     ]:
         wire.encode(message)
     assert ExtensionColumns.limit <= wire.MAX_MESSAGE
 
 
 def test_a_million_ids_take_the_bytes_that_the_documents_say():
-    slots, whole = okvs.slots(1_000_000), ot_oprf.BLOCK
+    slots, whole = okvs.slots(1_000_000), BLOCK
     sizes = [whole] * (slots // whole) + [slots % whole]
     sent = sum(LENGTH * ot_extension.column_bytes(size) + ot_extension.SUMS for size in sizes)
     assert 76e6 < sent < 77e6

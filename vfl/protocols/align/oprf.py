@@ -26,10 +26,11 @@ from vfl.arrays import Bytes
 from vfl.blocks.cores import Begun
 from vfl.blocks.engine import ENGINE
 from vfl.blocks.scratch import StoredRows, empty_rows
-from vfl.crypto import group
 from vfl.crypto.entropy import Entropy
 from vfl.net.peer import Peer, together
 from vfl.net.wire import Message
+from vfl.protocols.common.transfers import elements_in as elements_in
+from vfl.protocols.common.transfers import repeats as repeats
 
 OUTPUT = 32  # bytes of F(x)
 _WHAT = "an alignment"  # what files are of
@@ -122,31 +123,10 @@ async def receive_rows(
         yield start, stop, np.frombuffer(data, np.uint8).reshape(-1, width)
 
 
-def elements_in(peer: Peer, kind: type[Message], points: bytes, count: int) -> Bytes:
-    """The elements of a message, a row each. Raises PeerError for another number of them or one that
-    comes twice: all are made of fresh random numbers."""
-    if len(points) != count * group.POINT:
-        raise peer.breach(f"{kind.__name__} with another number of elements than due")
-    elements = np.frombuffer(points, np.uint8).reshape(count, group.POINT)
-    if repeats(elements):
-        raise peer.breach(f"{kind.__name__} with an element twice")
-    return elements
-
-
 def parts(rows: int, chunk: int) -> Iterator[tuple[int, int]]:
     """Each chunk of so many rows, as (first, end)."""
     for start in range(0, rows, chunk):
         yield start, min(start + chunk, rows)
-
-
-def repeats(rows: Bytes) -> bool:
-    """Whether any two rows of 32 bytes are equal."""
-    words = rows.view(np.uint64)
-    first = np.sort(words[:, 0])
-    suspect = np.unique(first[1:][first[1:] == first[:-1]])
-    # Equal in their first eight bytes: as a rule none.
-    some = words[np.isin(words[:, 0], suspect)]
-    return len(np.unique(some, axis=0)) < len(some)
 
 
 def empty(rows: int, width: int, scratch: Path | None) -> Bytes:

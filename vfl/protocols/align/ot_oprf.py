@@ -31,47 +31,20 @@ the same code shortened to 65 bits has 457 places, 2 % fewer bytes.
 
 import asyncio
 from collections.abc import Sequence
-from hashlib import sha256
-from typing import ClassVar
 
 import numpy as np
 
 from vfl.arrays import Bytes
-from vfl.crypto import base_ot, group, okvs
+from vfl.crypto import okvs
 from vfl.crypto.digests import digests
-from vfl.crypto.linear_code import LENGTH
 from vfl.crypto.linear_code import WORD as ROW
-from vfl.crypto.ot_extension import SUMS, Chooser, Inconsistent, Keeper, column_bytes
+from vfl.crypto.ot_extension import Keeper
 from vfl.net.peer import Peer, together
-from vfl.net.wire import KIB, Message
-from vfl.protocols.align.oprf import OUTPUT, OprfRun, elements_in, empty, parts
+from vfl.protocols.align.oprf import OUTPUT, OprfRun, empty, parts
 from vfl.protocols.common.fellows import keyed_hash
+from vfl.protocols.common.transfers import BLOCK, GuestTransfers, HostTransfers
 
-BLOCK = 65536  # slots a message
 SLICE = 65536  # ids that are hashed at a time
-
-
-class TransferKeys(Message, frozen=True):
-    """guest -> host, an element for each base transfer. Reveals: nothing; they are random."""
-
-    points: bytes
-
-
-class TransferChoices(Message, frozen=True):
-    """host -> guest, two elements for each base transfer. Reveals: nothing; they are random."""
-
-    points: bytes
-
-
-class ExtensionColumns(Message, frozen=True):
-    """guest -> host, a bit of 468 for each slot, by columns. Reveals: nothing; they look random.
-
-    The sums beside them show that they are what they should be, and nothing else.
-    """
-
-    limit: ClassVar[int] = LENGTH * column_bytes(BLOCK) + SUMS + KIB
-    columns: bytes
-    sums: bytes
 
 
 async def guest_outputs(
@@ -87,25 +60,13 @@ async def guest_outputs(
     )
 
     async def evaluate(host: Peer) -> Bytes:
-        # 2. Transfers whose keys the host chooses by its secret.
-        sender = await asyncio.to_thread(
-            base_ot.Sender, LENGTH, _bound(run.context, host.name), run.entropy
-        )
-        await host.send(TransferKeys(sender.points.tobytes()))
-        choices = (await host.recv(TransferChoices)).points
-        elements = elements_in(host, TransferChoices, choices, 2 * LENGTH)
-        try:
-            keys = await asyncio.to_thread(sender.keys, elements.reshape(LENGTH, 2, group.POINT))
-        except group.InvalidPoint:
-            raise host.breach("TransferChoices with an invalid element") from None
-
-        # 3. Extend them over the slots.
-        seen = _transcript(run.context, host.name, sender.points.tobytes(), choices)
-        chooser = Chooser(keys, seen, run.entropy)
+        # 2. Transfers whose keys the host chooses by its secret. 3. Extend them over the slots.
         rows = empty(len(store), ROW, run.scratch)
+
+        bound = _bound(run.context, host.name)
+        transfers = await GuestTransfers.meet(host, bound, run.entropy)
         for start, stop in parts(len(store), BLOCK):
-            rows[start:stop], columns, sums = await asyncio.to_thread(chooser.extend, store[start:stop])
-            await host.send(ExtensionColumns(columns, sums))
+            rows[start:stop] = await transfers.extend(store[start:stop])
             run.report(f"matching ids with {host.name}", len(ids) * stop // len(store), len(ids))
 
         # 4. The host's function at the guest's ids.
@@ -131,33 +92,11 @@ async def host_outputs(
     """A host's role: `HostOutputs` of oprf.py."""
     hashed = await asyncio.to_thread(_hash_ids, ids, run.context)
 
-    # 2. Choose the keys of the transfers by a secret.
-    chosen = np.unpackbits(np.frombuffer(run.entropy(-(-LENGTH // 8)), np.uint8))[:LENGTH]
-    points = (await guest.recv(TransferKeys)).points
-    elements = elements_in(guest, TransferKeys, points, LENGTH)
-    receiver = await asyncio.to_thread(
-        base_ot.Receiver, chosen.tolist(), _bound(run.context, name), run.entropy
-    )
-    try:
-        keys = await asyncio.to_thread(receiver.keys, elements)
-    except group.InvalidPoint:
-        raise guest.breach("TransferKeys with an invalid element") from None
-    choices = receiver.points.tobytes()
-    await guest.send(TransferChoices(choices))
-
-    # 3. Extend them over the slots of the guest's store.
-    keeper = Keeper(chosen, keys, _transcript(run.context, name, points, choices))
+    # 2. Transfers by a secret. 3. Extend them over the slots of the guest's store.
     rows = empty(okvs.slots(theirs), ROW, run.scratch)
+    transfers = await HostTransfers.meet(guest, _bound(run.context, name), run.entropy)
     for start, stop in parts(len(rows), BLOCK):
-        message = await guest.recv(ExtensionColumns)
-        if len(message.columns) != LENGTH * column_bytes(stop - start) or len(message.sums) != SUMS:
-            raise guest.breach("ExtensionColumns with another number of rows than announced")
-        try:
-            rows[start:stop] = await asyncio.to_thread(
-                keeper.extend, stop - start, message.columns, message.sums
-            )
-        except Inconsistent:
-            raise guest.breach("ExtensionColumns that fail the check") from None
+        rows[start:stop] = await transfers.extend(stop - start)
         run.report(f"matching ids with {guest.name}", theirs * stop // len(rows), theirs)
 
     # 4. The function at its own ids.
@@ -166,7 +105,7 @@ async def host_outputs(
     for start, stop in parts(len(ids), SLICE):
         some = hashed[start:stop]
         outputs[start:stop] = await asyncio.to_thread(
-            _outputs, rows, some, keeper, theirs, run.context, key
+            _outputs, rows, some, transfers.keeper, theirs, run.context, key
         )
         run.report("evaluating own ids", stop, len(ids))
     return outputs
@@ -198,8 +137,3 @@ def _output_key(context: bytes, host: str) -> bytes:
 def _bound(context: bytes, host: str) -> bytes:
     """What the base transfers with a host are bound to."""
     return keyed_hash(b"vfl ot transfers", context, host.encode()).digest()
-
-
-def _transcript(context: bytes, host: str, points: bytes, choices: bytes) -> bytes:
-    """All that both sides have seen before the extension, hashed."""
-    return sha256(_bound(context, host) + points + choices).digest()
