@@ -16,12 +16,12 @@ from vfl.errors import VflError
 from vfl.leakage.readable_labels import labels_readable
 from vfl.learn import design
 from vfl.protocols.linear import fitting, lattice_products, products
+from vfl.protocols.linear.encrypted_product import EncryptedProduct, Layout
 from vfl.protocols.linear.fitting import FitLoop
 from vfl.protocols.linear.fitting_messages import InnerProducts
 from vfl.protocols.linear.lattice_products import BitMatrix, cut_words
 from vfl.protocols.linear.masked_numbers import sums_of
 from vfl.protocols.linear.plain import plain_fit
-from vfl.protocols.linear.products import EncryptedProduct, Layout
 
 # --- A guest that wants one host's column. ----------------------------------------------------------
 

@@ -17,8 +17,8 @@ from vfl.party.config import Job
 from vfl.party.store import Store
 from vfl.protocols.common.course import GuestCourse
 from vfl.protocols.common.label_count import LabelCount, OneAttempt
+from vfl.protocols.linear.encrypted_product import EncryptedProduct, Layout
 from vfl.protocols.linear.fitting import FitLoop, guest_fit
-from vfl.protocols.linear.products import EncryptedProduct, Layout
 
 
 @pytest.fixture

@@ -14,8 +14,8 @@ from scipy.stats import kstest
 from vfl.crypto.sums import positional_sums
 from vfl.crypto.workers import Machine, Workers
 from vfl.learn.design import FRACTION_BITS, Matrix
-from vfl.protocols.linear import products
-from vfl.protocols.linear.products import ROW_BITS, EncryptedProduct
+from vfl.protocols.linear import encrypted_product
+from vfl.protocols.linear.encrypted_product import ROW_BITS, EncryptedProduct
 
 pytestmark = pytest.mark.usefixtures("quick_key")
 
@@ -126,13 +126,13 @@ def cases(draw):
 @example(case=(matrix_of([], [[-(2**62) + 2**9] * 12], 12), [MOST] * 12), window=5)
 @example(case=(matrix_of([(1, [0])], [[0]], 1), [MOST]), window=4)
 def test_is_the_product_of_integers(case, window):
-    with mock.patch.object(products, "_WINDOWS", range(window, window + 1)):
+    with mock.patch.object(encrypted_product, "_WINDOWS", range(window, window + 1)):
         check(*case)
 
 
 @pytest.mark.parametrize("window", [4, 7, 13, 16])
 def test_digits_of_any_width(window, monkeypatch):
-    monkeypatch.setattr(products, "_WINDOWS", range(window, window + 1))
+    monkeypatch.setattr(encrypted_product, "_WINDOWS", range(window, window + 1))
     rng = np.random.default_rng(window)
     numbers = [rng.integers(-(2**17), 2**17, 30), rng.integers(0, 2, 30), -rng.integers(0, 2**30, 30)]
     check(matrix_of([(3, rng.integers(0, 4, 30))], numbers, 30), rng.integers(-MOST, MOST, 30))
@@ -193,9 +193,9 @@ def test_products_that_do_not_fit_are_refused_with_the_numbers():
     with pytest.raises(
         ValueError, match="products of 3 rows and numbers of 28 bits take 82 bits, a plaintext has 78"
     ):
-        products._slots(80, matrix, ROW_BITS)
-    assert products._slots(84, matrix, ROW_BITS) == (82, 1)
-    assert products._slots(2 * 82 + 2, matrix, ROW_BITS) == (82, 2)
+        encrypted_product._slots(80, matrix, ROW_BITS)
+    assert encrypted_product._slots(84, matrix, ROW_BITS) == (82, 1)
+    assert encrypted_product._slots(2 * 82 + 2, matrix, ROW_BITS) == (82, 2)
 
 
 def test_numbers_beyond_the_bounds_are_refused():

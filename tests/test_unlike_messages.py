@@ -22,13 +22,14 @@ from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import GuestCourse
 from vfl.protocols.common.lattice_sums import Vectors
 from vfl.protocols.linear import fitting, hidden
+from vfl.protocols.linear.encrypted_product import Layout
 from vfl.protocols.linear.fitting import FitLoop, guest_fit
 from vfl.protocols.linear.fitting_messages import Combine, FitEnd, Step
 from vfl.protocols.linear.hidden import NextDirection
 from vfl.protocols.linear.hidden_residuals import HiddenResiduals
 from vfl.protocols.linear.masked_numbers import WIDTH
 from vfl.protocols.linear.masked_scores import HeldOutScores
-from vfl.protocols.linear.products import Layout, OpenedProducts, Residuals
+from vfl.protocols.linear.products import OpenedProducts, Residuals
 from vfl.protocols.linear.start import FitStart
 
 pytestmark = pytest.mark.usefixtures("quick_key", "small_batches")

@@ -6,10 +6,10 @@ from reference.data import data
 from answered.given import Answers, Given
 from vfl.protocols.common.fellows import Masks
 from vfl.protocols.common.transcript import Transcript
+from vfl.protocols.linear.encrypted_product import Layout
 from vfl.protocols.linear.lattice_products import Digits
 from vfl.protocols.linear.masked_numbers import hidden, in_fixed_point, received
 from vfl.protocols.linear.masked_scores import fixed_point
-from vfl.protocols.linear.products import Layout
 from vfl.protocols.linear.rounding import number_bits
 
 ANSWERS = Answers()

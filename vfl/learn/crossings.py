@@ -73,7 +73,7 @@ def fit_crossing(
     what = f"interaction of '{columns[0]}' and '{columns[1]}'"
     if len(found) > MOST_CELLS:
         raise ValueError(f"the {what} has more than {MOST_CELLS:,} pairs of levels: group some of them")
-    found = _independent(rows, found)
+    found = independent(rows, found)
     if not found:
         raise ValueError(
             f"the {what} has no pair of levels with enough rows (min_level_rows) that tells more than "
@@ -83,7 +83,7 @@ def fit_crossing(
     return Crossing(columns, cells, tuple(int(rows[i, j]) for i, j in found))
 
 
-def _independent(rows: NDArray[np.int64], cells: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
+def independent(rows: NDArray[np.int64], cells: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """The cells whose 0/1 columns are no linear combination of those before, of the levels and of the
     constant: a pair is one, for example, where a level has no row elsewhere."""
     taken = np.flatnonzero(rows.ravel())

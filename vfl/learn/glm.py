@@ -190,6 +190,11 @@ class Block:
         return self.beta
 
     @property
+    def way(self) -> Floats:
+        """How coefficients change along the direction, shape (columns,)."""
+        return np.asarray(self._to_beta @ self._direction)
+
+    @property
     def root(self) -> Floats:
         """A root of this block's own part of the second derivative, symmetric."""
         return np.asarray(np.linalg.inv(self._to_beta))

@@ -318,6 +318,20 @@ class GlmParams(BaseModel):
         description="what standard errors are by: the family's, 1 of logistic, poisson and "
         "negative_binomial, or Pearson's of those, too (quasi-Poisson)",
     )
+    across: tuple[tuple[str, str], ...] = Field(
+        (),
+        max_length=20,
+        description='pairs of a column of the guest\'s and one of a host\'s, ["area", "bureau:age"], '
+        "of which each pair of levels has a coefficient, too, which the host owns",
+    )
+    across_rows: int = Field(
+        20, ge=1, description="least rows that train of such a pair of levels; hosts may ask for more"
+    )
+    across_names: bool = Field(
+        False,
+        description="whether a host is told the names of the levels of the guest's columns in across, "
+        "else their numbers",
+    )
     fit_intercept: bool = Field(True, description="whether the model has a constant")
     max_iterations: int = Field(100, ge=1, le=10_000, description="steps at most")
     tolerance: float = Field(
@@ -384,9 +398,26 @@ class GlmParams(BaseModel):
         return self.fits * self.max_iterations
 
     @property
+    def across_columns(self) -> tuple[str, ...]:
+        """The guest's columns that hosts have pairs with."""
+        return tuple(dict.fromkeys(own for own, _ in self.across))
+
+    def across_with(self, host: str) -> list[tuple[int, str]]:
+        """A host's pairs: the place of the guest's column among `across_columns`, and the host's."""
+        own = self.across_columns
+        parted = ((column, other.partition(":")) for column, other in self.across)
+        return [(own.index(column), name) for column, (party, _, name) in parted if party == host]
+
+    @property
     def gradients(self) -> int:
         """How many gradients all fits have at most."""
         return self.fits * (self.max_iterations + 1)
+
+    @field_validator("across", mode="before")
+    @classmethod
+    def _pairs_of_lists(cls, values: object) -> object:
+        pairs = isinstance(values, list) and all(isinstance(pair, list) for pair in values)
+        return tuple(map(tuple, values)) if isinstance(values, list) and pairs else values
 
     @field_validator("alphas", mode="before")
     @classmethod
@@ -432,6 +463,31 @@ class GlmParams(BaseModel):
             raise ValueError(
                 'l1_ratio is for scores = "guest", who finds steps that end at zeros: leave it out'
             )
+        return self
+
+    @model_validator(mode="after")
+    def _across(self) -> "GlmParams":
+        for pair in self.across:
+            party, colon, column = pair[1].partition(":")
+            if not (pair[0] and party and colon and column):
+                raise ValueError(
+                    "across has pairs of a column of the guest's and one of a host's after the "
+                    'party\'s name: ["area", "bureau:age"]'
+                )
+        if len({*self.across}) < len(self.across):
+            raise ValueError("across has a pair twice: leave one of them out")
+        refused = {
+            'scores = "hidden"': self.scores == "hidden",
+            "inference": self.inference,
+            "l1_ratio": bool(self.l1_ratio),
+            'shrink_to = "mean"': self.shrink_to == "mean",
+            "credibility": self.credibility,
+        }
+        if self.across and any(refused.values()):
+            one = next(name for name, given in refused.items() if given)
+            raise ValueError(f"across does not go with {one}: leave one of them out")
+        if not self.across and (self.across_names or self.across_rows != 20):
+            raise ValueError("across_rows and across_names are for across: name pairs, or remove them")
         return self
 
     @model_validator(mode="after")

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from vfl.arrays import Floats
+from vfl.learn.across import FittedCells
 from vfl.learn.glm import BlockState
 from vfl.learn.inference import FitSummary, Inference
 
@@ -89,6 +90,8 @@ class HostFit:
     alone: tuple[int, ...] = ()
     """Places of columns that were alone in a direction, whose values the guest has so seen, if no other
     host's columns moved."""
+    across: tuple[FittedCells, ...] = ()
+    """Cells of pairs with the guest's columns, whose coefficients come last."""
 
 
 @dataclass(frozen=True)

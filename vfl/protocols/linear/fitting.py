@@ -66,6 +66,7 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Floats
 from vfl.crypto.paillier import PrivateKey
+from vfl.learn.across import GuestLevels
 from vfl.learn.glm import PAIRS, Block, BlockReport, Move, Scores
 from vfl.learn.likelihood import with_parameter
 from vfl.learn.losses import Loss
@@ -80,7 +81,8 @@ from vfl.protocols.common.fellows import relay_keys
 from vfl.protocols.common.label_count import LabelCount, OneAttempt
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.common.rows import Training, chosen_rows
-from vfl.protocols.linear import lattice_products, products
+from vfl.protocols.linear import encrypted_product, lattice_products
+from vfl.protocols.linear.across import GuestAcross
 from vfl.protocols.linear.block_numbers import (
     Unit,
     power_of_two,
@@ -138,7 +140,7 @@ WHOLE = "whole iteration"  # the phase that holds all others
 
 _SETTLED = 1e-3  # at the end no score has changed by more in the last step, relative to all steps
 _SEPARATED = 30.0  # a score so far from where it started tells of a label that is separated
-ROW_BITS = {"paillier": products.ROW_BITS, "lattice": lattice_products.ROW_BITS}
+ROW_BITS = {"paillier": encrypted_product.ROW_BITS, "lattice": lattice_products.ROW_BITS}
 """Bits of a row's rounded residual at most, by encryption."""
 
 
@@ -154,8 +156,10 @@ async def guest_fit(
     key: PrivateKey | None = None,
     resources: Resources = Resources(),
     course: GuestCourse[IterationDone, GuestFitState] = GuestCourse(),
+    across: Sequence[GuestLevels] = (),
 ) -> Fit:
-    """Fit the model; `blocks` are the matrices of all aligned rows that the guest holds itself.
+    """Fit the model; `blocks` are the matrices of all aligned rows that the guest holds itself, `across`
+    its columns that the job has pairs of with hosts'.
 
     With the blocks of all parties and no hosts this is the pooled fit. `key`: made for the job where it
     is not given. Raises PeerError when a host breaks the protocol, DataError for a label without a
@@ -168,10 +172,13 @@ async def guest_fit(
     guest.resources, guest.key = resources, key
     if not hosts:
         return await guest.fit(course.progress, Checkpoints())
+    if params.across:
+        guest.across = GuestAcross(hosts, across, rows.train, params)
     made: AbstractAsyncContextManager[GuestGradients]
     if params.encryption == "lattice":
         made = lattice_guest(
-            hosts, count, params, resources, guest.clock, course.hints, course.hint_progress
+            *(hosts, count, params, resources, guest.clock, course.hints, course.hint_progress),
+            levels=guest.across.levels,
         )
     else:
         made = paillier_guest(hosts, count, params, key, resources, guest.clock)
@@ -222,6 +229,7 @@ class FitLoop:
             for name, matrix in blocks.items()
         }
         self.clock = Clock()
+        self.across = GuestAcross([], (), rows.train, params)
         self.fit_progress: Callable[[int, int], None] = lambda done, of: None
         self.inference_progress: Callable[[int, int], None] = lambda done, of: None
         self.choice: PenaltyChoice | None = None
@@ -401,7 +409,9 @@ class FitLoop:
         if not any(columns.values()) and not any(matrix.columns for matrix in self.whole.values()):
             raise no_column()
         await relay_keys(self.hosts)
+        await self.across.announce()
         await self.gradients.meet(columns)
+        self._columns += await self.across.meet(self.gradients, columns, rows.weighing)
 
     def _state(self) -> GuestFitState:
         return GuestFitState(
@@ -436,6 +446,7 @@ class FitLoop:
         """What hosts tell of their gradient, all of them together."""
         await together([host.send(FitNext(rounded.bits)) for host in self.hosts])
         await self.gradients.open(rounded)
+        await self.across.open(self.gradients, rounded)
         return await self._receive_report()
 
     def _rounded(self, residuals: Floats) -> Rounded:
@@ -447,7 +458,9 @@ class FitLoop:
 
     def labels(self, rounded: Rounded) -> Mapping[str, int]:
         """How many labels each host could read at most of its products with these residuals."""
-        return self.gradients.labels(rounded)
+        of_cells = self.across.labels(self.gradients, rounded)
+        own = self.gradients.labels(rounded)
+        return {name: labels + of_cells.get(name, 0) for name, labels in own.items()}
 
     async def _admit(self, rounded: Rounded, iteration: int) -> bool:
         """Count the labels that hosts could read of these residuals, before they can; whether there may
@@ -484,6 +497,7 @@ class FitLoop:
         with self.clock.timed("scores"):
             count = len(self.scores.score)
             shares = await together([receive_scores(host, ScoreChange, count) for host in self.hosts])
+            shares = await self.across.uncover(shares)
             parts = await together([receive_numbers(host, PenaltyProducts, 2) for host in self.hosts])
         return total_move([*moves, *self.hosts_move(shares, parts, precision)], count)
 
@@ -548,6 +562,7 @@ class FitLoop:
         """The hosts' part of the scores of so many rows held out, shape (held_out,)."""
         await together([host.send(FitEnd(converged)) for host in self.hosts])
         shares = await together([receive_scores(host, HeldOutScores, held_out) for host in self.hosts])
+        shares = await self.across.uncover(shares, held_out=True)
         return total_of(shares, held_out, precision)
 
     async def kept(self) -> None:

@@ -74,6 +74,7 @@ from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.common.transcript import Apart, Transcript
 from vfl.protocols.linear.block_numbers import report_in_fixed_point, report_of, told_numbers
+from vfl.protocols.linear.encrypted_product import EncryptedProduct
 from vfl.protocols.linear.fit import HostFit
 from vfl.protocols.linear.fitting_messages import FitKept
 from vfl.protocols.linear.hidden_residuals import (
@@ -84,7 +85,6 @@ from vfl.protocols.linear.hidden_residuals import (
 )
 from vfl.protocols.linear.masked_numbers import divergence, hidden, in_fixed_point, received, sums_of
 from vfl.protocols.linear.masked_scores import HeldOutScores, receive_scores, send_scores, total_of
-from vfl.protocols.linear.products import EncryptedProduct
 from vfl.protocols.linear.start import begin_host_fit, no_column, restore_block, start_hosts
 
 _UNIT = 1.0  # of slopes and inner products, which are about as large as the loss

@@ -2,13 +2,14 @@
 
 import asyncio
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 import numpy as np
 
 from vfl.arrays import Floats, Mask
 from vfl.crypto.paillier import PublicKey
+from vfl.learn.across import PairOfParties
 from vfl.learn.glm import Block
 from vfl.learn.matrix import Matrix, Whole
 from vfl.learn.params import GlmParams
@@ -18,6 +19,7 @@ from vfl.protocols.common.course import HostCourse
 from vfl.protocols.common.key import receive_key
 from vfl.protocols.common.participant import Participant
 from vfl.protocols.common.transcript import Transcript
+from vfl.protocols.linear.across import HostAcross
 from vfl.protocols.linear.block_numbers import penalty_in_fixed_point, report_in_fixed_point
 from vfl.protocols.linear.fit import HostFit, HostFitState
 from vfl.protocols.linear.fitting_messages import (
@@ -52,11 +54,13 @@ async def host_fit(
     params: GlmParams,
     participant: Participant,
     course: HostCourse[HostFit, HostFitState] = HostCourse(),
+    crossed: Callable[[], Sequence[PairOfParties]] = tuple,
 ) -> Floats:
-    """A host's coefficients, shape (columns,).
+    """A host's coefficients, shape (columns,), and behind them those of cells across parties.
 
     `prepare` makes the design matrix of all `rows` aligned rows, given which of them train: the
-    participant's `minimum` at least. Raises PeerError when the guest breaks the protocol, Refused for
+    participant's `minimum` at least. `crossed`: the job's pairs with this host's columns, in their
+    order; asked for after that. Raises PeerError when the guest breaks the protocol, Refused for
     too few rows, what `prepare` raises.
     """
     # 1. Key, rows, keys of the other hosts.
@@ -64,14 +68,20 @@ async def host_fit(
     heard.listen(guest)
     key = None if params.encryption == "lattice" else await receive_key(guest, params)
     begun = await begin_host_fit(guest, rows, prepare, params, participant, heard)
-    block, iteration, way, known = begun.block, 0, 0.0, None
-    penalties = _Penalties(guest, params, block)
+    across = await _across(guest, crossed, params, participant)
+    iteration, way, known = 0, 0.0, None
     if (last := course.checkpoints.last) is not None:
         if last.start != begun.digest:
             raise guest.breach("a FitStart of other rows than the fit began with")
         heard.add(last.heard)  # the state is of what was heard before
 
-    async with _gradients(guest, block.matrix, key, params, participant, course) as gradient:
+    levels = () if across is None else across.levels
+    matrix = begun.block.matrix
+    async with _gradients(guest, matrix, key, params, participant, course, levels) as gradient:
+        if across is not None:
+            begun = await across.meet(gradient, begun, params)
+        block = begun.block
+        penalties = _Penalties(guest, params, block)
         if params.several:
             penalties.begin(await guest.recv(NextPenalty), way)
         if last is not None:
@@ -91,7 +101,11 @@ async def host_fit(
                 report, known = known, None
             elif following:
                 # 3. The gradient.
-                report = block.report(await gradient(following.bits))
+                product = await gradient(following.bits)
+                if across is not None:
+                    of_cells = await across.product(gradient, following.bits)
+                    product = np.concatenate([product, of_cells])
+                report = block.report(product)
                 if penalties.chosen:
                     await course.checkpoints.keep(
                         HostFitState(iteration + 1, way, block.state, begun.digest, heard.digest)
@@ -107,18 +121,49 @@ async def host_fit(
             if isinstance(combine, NextPenalty):
                 iteration, way = penalties.begin(combine, way)
                 continue
-            way += await _take_step(guest, begun, combine, len(report.products), params)
+            way += await _take_step(guest, begun, combine, len(report.products), params, across)
             iteration += 1
 
-    held_out = begun.held_out.times(block.coefficients)
-    await send_scores(guest, HeldOutScores, held_out, precision_of(way), begun.masks)
+    held_out = begun.held_out.times(block.coefficients[: begun.matrix.columns])
+    given = HeldOutScores, held_out, block.coefficients, precision_of(way)
+    await _send_scores(guest, begun, across, *given)
     inference = await host_inference(
         guest, begun, penalties.params, participant, end.converged, course.inference_progress
     )
     alone = tuple(sorted(block.alone)) if isinstance(block, SparseBlock) else ()
-    course.keep(HostFit(block.coefficients, end.converged, inference, alone))
+    cells = () if across is None else tuple(across.found)
+    course.keep(HostFit(block.coefficients, end.converged, inference, alone, cells))
     await guest.send(FitKept())
     return block.coefficients
+
+
+async def _across(
+    guest: Peer,
+    crossed: Callable[[], Sequence[PairOfParties]],
+    params: GlmParams,
+    participant: Participant,
+) -> HostAcross | None:
+    """The host's part in pairs of levels of two parties, if the job has any."""
+    if not params.across:
+        return None
+    return await HostAcross.begin(guest, participant.name, crossed(), params)
+
+
+async def _send_scores(
+    guest: Peer,
+    begun: HostStart,
+    across: HostAcross | None,
+    kind: type[ScoreChange] | type[HeldOutScores],
+    scores: Floats,
+    coefficients: Floats,
+    precision: float,
+) -> None:
+    """How the own columns change scores; and cells with their part of these coefficients."""
+    if across is None:
+        await send_scores(guest, kind, scores, precision, begun.masks)
+    else:
+        of_cells = coefficients[begun.matrix.columns :]
+        await across.send(kind, scores, of_cells, precision, begun.masks)
 
 
 def _gradients(
@@ -128,11 +173,12 @@ def _gradients(
     params: GlmParams,
     participant: Participant,
     course: HostCourse[HostFit, HostFitState],
+    levels: Sequence[int],
 ) -> AbstractAsyncContextManager[Gradient]:
     """What computes a host's gradient; without a key over the lattice engine."""
     if key is None:
         return lattice_host(
-            guest, matrix, params, participant.resources, course.hints, course.hint_progress
+            guest, matrix, params, participant.resources, course.hints, course.hint_progress, levels
         )
     return paillier_host(guest, matrix, key, participant.resources)
 
@@ -176,14 +222,20 @@ def _weights_of(guest: Peer, combine: Combine, vectors: int) -> Floats:
 
 
 async def _take_step(
-    guest: Peer, begun: HostStart, combine: Combine, vectors: int, params: GlmParams
+    guest: Peer,
+    begun: HostStart,
+    combine: Combine,
+    vectors: int,
+    params: GlmParams,
+    across: HostAcross | None,
 ) -> float:
     """5. and 6. The next direction, of so many vectors, and the step; returns how long it was."""
     block, again = begun.block, DIRECTIONS if params.l1_ratio else 1
     while True:
         weights = _weights_of(guest, combine, vectors)
         move = await asyncio.to_thread(block.direction, weights)
-        await send_scores(guest, ScoreChange, move.scores, combine.precision, begun.masks)
+        given = ScoreChange, move.scores, block.way, combine.precision
+        await _send_scores(guest, begun, across, *given)
         penalty = penalty_in_fixed_point(move, begun.curvature, begun.deviance)
         await guest.send(PenaltyProducts(hidden(penalty, begun.masks)))
         again -= 1

@@ -70,6 +70,7 @@ from vfl.net.peer import Peer, together
 from vfl.net.wire import MIB
 from vfl.protocols.common.key import generate_key, send_key
 from vfl.protocols.common.participant import Resources
+from vfl.protocols.linear.encrypted_product import unpacked
 from vfl.protocols.linear.inference_messages import (
     FEW_ROWS_BITS,
     FINER_BITS,
@@ -104,7 +105,6 @@ from vfl.protocols.linear.level_pairs import (
     most_matrices,
     most_pairs,
 )
-from vfl.protocols.linear.products import unpacked
 from vfl.protocols.linear.relayed import relay
 from vfl.protocols.linear.rotation import (
     BASIS_BITS,

@@ -18,6 +18,7 @@ from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer
 from vfl.protocols.common.key import receive_key
 from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.linear.encrypted_product import unpacked
 from vfl.protocols.linear.inference_messages import (
     COVARIANCE_BITS,
     FINER_BITS,
@@ -46,7 +47,6 @@ from vfl.protocols.linear.inference_messages import (
 )
 from vfl.protocols.linear.inference_progress import InferenceProgress
 from vfl.protocols.linear.level_pairs import OwnProductsFollow, level_pairs, number_pairs
-from vfl.protocols.linear.products import unpacked
 from vfl.protocols.linear.relayed import RelayedPeer
 from vfl.protocols.linear.rotation import (
     congruent,

@@ -34,6 +34,7 @@ import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import numpy as np
@@ -49,6 +50,7 @@ from vfl.learn.matrix import FRACTION_BITS, Matrix
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import MIB, Message
+from vfl.protocols.common import lattice_sums
 from vfl.protocols.common.clock import Clock
 from vfl.protocols.common.lattice_hints import (
     HintProgress,
@@ -57,10 +59,23 @@ from vfl.protocols.common.lattice_hints import (
     guest_meet,
     host_meet,
 )
-from vfl.protocols.common.lattice_sums import MOST_OUTPUTS, Entries, GuestProducts, Query, Shape
+from vfl.protocols.common.lattice_sums import (
+    MOST_OUTPUTS,
+    Entries,
+    GuestProducts,
+    HostProducts,
+    Query,
+    Shape,
+)
 from vfl.protocols.common.mask_streams import SEED, MaskStream
 from vfl.protocols.common.participant import Resources
-from vfl.protocols.linear.products import Gradient, GuestGradients, check_lengths, check_products
+from vfl.protocols.linear.encrypted_product import check_products
+from vfl.protocols.linear.products import (
+    Gradient,
+    GuestGradients,
+    LevelSums,
+    check_lengths,
+)
 from vfl.protocols.linear.rounding import Rounded, bits_of_sums, largest_size, most_bits, number_bits
 
 ROW_BITS = 40
@@ -83,6 +98,17 @@ class OpenedSums(Message, frozen=True):
     sums: bytes  # uint64 little-endian, (vectors, outputs), the lowest bits of each
     scale: float  # of the residuals
     bits: int = 0  # of each sum
+    limit: ClassVar[int] = 16 * MIB
+
+
+class OpenedCellSums(Message, frozen=True):
+    """guest -> host. Reveals: with the masks that only this host knows, for cells that it has chosen,
+    the sums of the residuals of the rows that have a level of the guest's and one of the host's; before
+    the first iteration, for all levels of a pair, how many rows these are."""
+
+    sums: bytes  # uint64 little-endian, level by level (vectors, cells), the lowest bits of each
+    scale: float  # of the residuals
+    bits: int  # of each sum
     limit: ClassVar[int] = 16 * MIB
 
 
@@ -182,10 +208,11 @@ def most_labels(columns: int, rows: int) -> int:
     return columns * _most_bits(rows) * digits.count * bits
 
 
-def fit_shape(rows: int, params: GlmParams) -> tuple[Digits, Shape]:
-    """How residuals are cut, and the vectors of a fit. Raises ConfigError for too many rows."""
+def fit_shape(rows: int, params: GlmParams, levels: Sequence[int] = ()) -> tuple[Digits, Shape]:
+    """How residuals are cut, and the vectors of a fit in which sums are by so many levels of columns of
+    the guest's, too. Raises ConfigError for too many rows."""
     digits = Digits.of(rows)
-    vectors = digits.count * params.gradients
+    vectors = digits.count * params.gradients * (1 + sum(levels)) + sum(levels)
     return digits, Shape(rows, digits.value_bits + _UNDER_BITS, vectors)
 
 
@@ -201,9 +228,12 @@ async def lattice_guest(
     clock: Clock,
     hints: KeptHints,
     hint_progress: HintProgress,
+    levels: Sequence[int] = (),
 ) -> AsyncIterator[GuestGradients]:
-    """The guest's side for so many rows that train. Raises ConfigError for too many of them."""
-    gradients = _LatticeGuest(hosts, rows, params, resources, clock)
+    """The guest's side for so many rows that train; `levels` as of `fit_shape`. Raises ConfigError for
+    too many rows."""
+    shape = fit_shape(rows, params, levels)
+    gradients = _LatticeGuest(hosts, rows, shape, resources, clock)
     gradients.hints, gradients.hint_progress = hints, hint_progress
     try:
         yield gradients
@@ -219,12 +249,12 @@ class _LatticeGuest(GuestGradients):
         self,
         hosts: Sequence[Peer],
         rows: int,
-        params: GlmParams,
+        shape: tuple[Digits, Shape],
         resources: Resources,
         clock: Clock,
     ) -> None:
         self._hosts, self._rows, self._clock = hosts, rows, clock
-        self._digits, self._shape = fit_shape(rows, params)
+        self._digits, self._shape = shape
         self._operations = resources.operations
         self._scale_bits = self._shape.parameters(1).scale_bits
         self._products: GuestProducts | None = None
@@ -274,9 +304,54 @@ class _LatticeGuest(GuestGradients):
             opened.append(host.send(OpenedSums(data, residuals.scale, bits)))
         await together(opened)
 
+    async def open_levels(self, asked: LevelSums) -> None:
+        if (products := self._products) is None:
+            raise ValueError("no hints: hosts were not met")
+        cut = CutResiduals.of(asked.numbers, self._digits)
+        digits, count = cut.digits, len(cut.digits)
+        held = await asyncio.to_thread(ENGINE.hold, digits)
+        codes = await asyncio.to_thread(ENGINE.hold, asked.codes[np.newaxis])
+        for some in _queries(max(map(len, asked.wanted.values()), default=0), count):
+            kernel = partial(_of_levels, some)
+            words = await products.query_words(Entries(count * len(some), kernel, (held, codes)))
+            for host in products.hosts:
+                self._clock.seconds[host.name] += products.seconds.pop(host.name, 0.0)
+            opened = []
+            for host, own in zip(products.hosts, words, strict=True):
+                wanted = asked.wanted.get(host.name, ())[some.start : some.stop]
+                if any(wanted):
+                    of_cells = _cells_of(own, wanted, count)
+                    data = cut_words(of_cells, self._scale_bits, cut.bits).astype("<u8").tobytes()
+                    opened.append(host.send(OpenedCellSums(data, asked.numbers.scale, cut.bits)))
+            await together(opened)
+
+    def cell_labels(self, cells: int, residuals: Rounded) -> int:
+        if self._cut is None or self._cut.rounded is not residuals:
+            self._cut = CutResiduals.of(residuals, self._digits)
+        return self._cut.labels(cells)
+
     def end(self) -> None:
         if self._products is not None:
             self._products.end()
+
+
+def _queries(levels: int, digits: int) -> list[range]:
+    """The levels, by their places, whose vectors of so many digits go into one query each."""
+    most = max(1, lattice_sums.BATCH // digits)
+    return [range(first, min(first + most, levels)) for first in range(0, levels, most)]
+
+
+def _of_levels(places: range, digits: NDArray[np.signedinteger], codes: NDArray[np.uint16]) -> Integers:
+    """The digits of the rows that have each of some levels, zero elsewhere, level by level."""
+    shifted = _shifted(digits)
+    return np.concatenate([np.where(codes == place + 1, shifted, 0) for place in places])
+
+
+def _cells_of(words: Words, wanted: Sequence[Sequence[int]], digits: int) -> Words:
+    """Of words (levels times digits, outputs) those of the cells that are wanted, level by level."""
+    by_level = words.reshape(-1, digits, words.shape[1])
+    parts = [own[:, list(columns)].ravel() for own, columns in zip(by_level, wanted, strict=True)]
+    return np.concatenate([np.empty(0, np.uint64), *parts])
 
 
 def _shifted(digits: NDArray[np.signedinteger]) -> Integers:
@@ -294,12 +369,13 @@ async def lattice_host(
     resources: Resources,
     hints: HostHints,
     hint_progress: HintProgress,
+    levels: Sequence[int] = (),
 ) -> AsyncIterator[Gradient]:
-    """The host's side, for the matrix of the rows that train.
+    """The host's side, for the matrix of the rows that train; `levels` as of `fit_shape`.
 
     Raises DataError for a matrix that is too large, ConfigError for too many rows.
     """
-    digits, shape = fit_shape(matrix.rows, params)
+    digits, shape = fit_shape(matrix.rows, params, levels)
     try:
         bits_of = await asyncio.to_thread(BitMatrix.of, matrix)
         check_lengths(matrix)
@@ -315,31 +391,78 @@ async def lattice_host(
         progress=hint_progress,
     )
 
-    stream = MaskStream(secrets.token_bytes(SEED))
-    parameters = shape.parameters(1)
+    try:
+        yield _LatticeGradient(guest, products, bits_of, digits, shape)
+    finally:
+        products.end()
 
-    async def gradient(bits: int) -> Floats:
+
+class _LatticeGradient(Gradient):
+    def __init__(
+        self,
+        guest: Peer,
+        products: HostProducts,
+        bits_of: "BitMatrix",
+        digits: Digits,
+        shape: Shape,
+    ) -> None:
+        self._guest, self._products, self._matrix, self._digits = guest, products, bits_of, digits
+        self._scale_bits = shape.parameters(1).scale_bits
+        self._stream = MaskStream(secrets.token_bytes(SEED))
+        self._cut = 1  # digits of numbers that follow by level: those of the last residuals
+
+    async def __call__(self, bits: int) -> Floats:
         # b. Sums under masks; opened by the guest; unmasked.
+        guest, digits = self._guest, self._digits
         query = await guest.recv(Query)
         if query.vectors > digits.count:
             raise guest.breach("a Query of more vectors than residuals have digits")
-        masks = await products.serve(query, stream=stream)
+        self._cut = query.vectors
+        masks = await self._products.serve(query, stream=self._stream)
         opened = await guest.recv(OpenedSums)
-        if len(opened.sums) != masks.nbytes or not (math.isfinite(opened.scale) and opened.scale > 0):
-            raise guest.breach("OpenedSums of another number than asked for")
-        if not 2 <= opened.bits <= MODULUS_BITS - parameters.scale_bits - _ROUNDED_BITS:
-            raise guest.breach("OpenedSums of other bits than sums can have")
-        words = np.frombuffer(opened.sums, "<u8").astype(np.uint64).reshape(masks.shape)
+        sums = self._uncovered(opened, opened.sums, masks)
         try:
-            sums = uncovered(words, masks, parameters.scale_bits, opened.bits)
-            return bits_of.product(digits.join(sums), opened.scale, bits)
+            return self._matrix.product(digits.join(sums), opened.scale, bits)
         except ValueError as error:
             raise guest.breach(f"OpenedSums with {error}") from None
 
-    try:
-        yield gradient
-    finally:
-        products.end()
+    async def of_levels(self, wanted: Sequence[Sequence[int]], bits: int) -> list[Floats]:
+        guest, count, found = self._guest, self._cut, list[Floats]()
+        for some in _queries(len(wanted), count):
+            query = await guest.recv(Query)
+            if query.vectors != count * len(some):
+                raise guest.breach("a Query of another number of vectors than levels have digits")
+            masks = await self._products.serve(query, stream=self._stream)
+            columns = wanted[some.start : some.stop]
+            if not any(columns):
+                found += [np.empty(0)] * len(some)
+                continue
+            opened = await guest.recv(OpenedCellSums)
+            sums = self._uncovered(opened, opened.sums, _cells_of(masks, columns, count))
+            first = 0
+            for own in columns:
+                part = sums[first : first + count * len(own)].reshape(count, len(own))
+                first += part.size
+                values = self._digits.join(part)
+                try:
+                    check_products(values, bits)
+                except ValueError as error:
+                    raise guest.breach(f"OpenedCellSums with {error}") from None
+                found.append(np.array([float(value) for value in values]) / opened.scale)
+        return found
+
+    def _uncovered(self, opened: OpenedSums | OpenedCellSums, data: bytes, masks: Words) -> Integers:
+        """The sums under these masks that the guest has opened."""
+        guest, kind = self._guest, type(opened).__name__
+        if len(data) != masks.nbytes or not (math.isfinite(opened.scale) and opened.scale > 0):
+            raise guest.breach(f"{kind} of another number than asked for")
+        if not 2 <= opened.bits <= MODULUS_BITS - self._scale_bits - _ROUNDED_BITS:
+            raise guest.breach(f"{kind} of other bits than sums can have")
+        words = np.frombuffer(data, "<u8").astype(np.uint64).reshape(masks.shape)
+        try:
+            return uncovered(words, masks, self._scale_bits, opened.bits)
+        except ValueError as error:
+            raise guest.breach(f"{kind} with {error}") from None
 
 
 def cut_words(words: Words, scale_bits: int, bits: int, entropy: Entropy = secrets.token_bytes) -> Words:

@@ -11,7 +11,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.arrays import Floats
+from vfl.arrays import Floats, Words
 from vfl.blocks.means import stretches
 from vfl.net.peer import Peer
 from vfl.net.wire import KIB, Message
@@ -48,10 +48,13 @@ async def send_scores(
     scores: Floats,
     precision: float,
     masks: Masks,
+    covers: Sequence[Words] = (),
 ) -> None:
-    """Scores in fixed point behind masks, in parts."""
+    """Scores in fixed point behind masks, in parts; covers: what is added beside (across.py)."""
     hidden = fixed_point(scores, precision)
     hidden += masks.draw(len(scores))
+    for cover in covers:
+        hidden += cover
     for first in range(0, len(hidden), _ROWS):
         await guest.send(kind(hidden[first : first + _ROWS].astype("<u8").tobytes()))
 

@@ -8,52 +8,44 @@ The steps 2 and 3 of fitting.py; lattice_products.py takes the same ones over th
  c. The guest decrypts. It sends back as many of the lowest bits as the products of the host's columns
     can have, and the host takes the masks off.
 
-Masks are drawn so that no sum wraps: they are 2^-64 from uniform among all plaintexts.
-
-The columns of X that are 0 or 1 for the levels of a factor need sums of r by level: a histogram, the
-kernel of the trees. A numeric column's numbers are integers (multiples of 2^-FRACTION_BITS); written in
-digits of w bits they are histograms as well, of 2^w cells, and the sum of d times cell d is a running
-sum. So a number costs a product a row and digit, fewer where columns share joint cells
-(learn/grouping.py), instead of a power a row.
+Masks are drawn so that no sum wraps: they are 2^-64 from uniform among all plaintexts. How X^T r is
+formed is in encrypted_product.py.
 """
 
 import asyncio
 import math
-import secrets
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers
-from vfl.blocks.engine import ENGINE, Array
-from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
-from vfl.crypto.reserve import OwnReserve, Reserve
-from vfl.crypto.sums import decrypt, encrypt, pack_and_mask, positional_sums
+from vfl.blocks.engine import ENGINE
+from vfl.crypto.paillier import PrivateKey, PublicKey
+from vfl.crypto.reserve import OwnReserve
+from vfl.crypto.sums import decrypt, encrypt
 from vfl.crypto.workers import SharedRows, Workers
 from vfl.errors import DataError
-from vfl.learn.matrix import FRACTION_BITS, Matrix
+from vfl.learn.matrix import Matrix
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import CIPHERTEXT, MIB, Message, Seconds
 from vfl.protocols.common.clock import Clock, ToldTime
-from vfl.protocols.common.histograms import CHUNK, HeldSums, JointSums
+from vfl.protocols.common.histograms import CHUNK
 from vfl.protocols.common.key import generate_key, send_key
 from vfl.protocols.common.participant import Resources
+from vfl.protocols.linear.encrypted_product import (
+    ROW_BITS,
+    EncryptedProduct,
+    Layout,
+    check_products,
+    unpacked,
+)
 from vfl.protocols.linear.rounding import Rounded, are_standardised, most_bits, number_bits
-
-ROW_BITS = 50
-"""Bits of a row's rounded residual at most, sign not counted."""
-
-_HIDING_BITS = 64  # of a plaintext above all products, so that no mask is seen to wrap
-
-_WINDOWS = range(4, 17)  # bits of a digit; codes are uint16
-_MOST_BITS = 62  # of a number's magnitude, so that the least can be subtracted from the greatest
 
 
 class Residuals(Message, frozen=True):
@@ -82,6 +74,37 @@ class OpenedProducts(Message, frozen=True):
     limit: ClassVar[int] = 16 * MIB
 
 
+class LevelResiduals(Message, frozen=True):
+    """guest -> host. Reveals: nothing to who lacks the key; encrypted residuals of rows that train which
+    have a level of the guest's, zeros elsewhere."""
+
+    ciphertexts: bytes
+    limit: ClassVar[int] = 4 * MIB
+    per_row = ("ciphertexts", CIPHERTEXT)
+
+
+class OpenedCells(Message, frozen=True):
+    """guest -> host. Reveals: with the masks that only this host knows, for cells that it has chosen,
+    the sums of the residuals of the rows that have a level of the guest's and one of the host's; before
+    the first iteration, for all levels of a pair, how many rows these are."""
+
+    plaintexts: bytes  # the lowest bits of each, big-endian
+    scale: float  # of the residuals
+    limit: ClassVar[int] = 16 * MIB
+
+
+@dataclass(frozen=True)
+class LevelSums:
+    """Numbers of the rows that train, by the levels of a column of the guest's, and what hosts are given
+    of them."""
+
+    numbers: Rounded
+    bits: int  # of a sum of them
+    codes: NDArray[np.uint16]  # of these rows; 0 the base level
+    wanted: Mapping[str, Sequence[Sequence[int]]]
+    """By host, for each level but the base level, columns of its matrix by which it is given sums."""
+
+
 # --------------------------------------------------------------------------------------- guest
 
 
@@ -107,6 +130,14 @@ class GuestGradients(ABC):
 
         Raises PeerError when a host breaks the protocol.
         """
+
+    @abstractmethod
+    async def open_levels(self, asked: LevelSums) -> None:
+        """Let hosts have sums by levels of the guest's and of theirs. Raises PeerError."""
+
+    @abstractmethod
+    def cell_labels(self, cells: int, residuals: Rounded) -> int:
+        """How many labels a host could read at most of so many such sums."""
 
 
 @asynccontextmanager
@@ -153,9 +184,34 @@ class _PaillierGuest(GuestGradients):
         return {name: labels_of(columns, residuals) for name, columns in self._columns.items()}
 
     async def open(self, residuals: Rounded) -> None:
-        integers = residuals.integers
         self.reserve.end()
         # a. Encrypted residuals.
+        await self._send(residuals.integers, Residuals, self._hosts)
+        self.reserve.begin()
+        await together([self._open(host, residuals) for host in self._hosts])
+
+    async def open_levels(self, asked: LevelSums) -> None:
+        self.reserve.end()
+        for place in range(max(map(len, asked.wanted.values()), default=0)):
+            concerned = [
+                host for host in self._hosts if any(asked.wanted.get(host.name, ())[place:][:1])
+            ]
+            if concerned:
+                own = np.where(asked.codes == place + 1, asked.numbers.integers, 0)
+                await self._send(own, LevelResiduals, concerned)
+                await together([self._open_cells(host, asked, place) for host in concerned])
+        self.reserve.begin()
+
+    def cell_labels(self, cells: int, residuals: Rounded) -> int:
+        return cells * residuals.bits
+
+    async def _send(
+        self,
+        integers: Integers,
+        kind: type[Residuals] | type[LevelResiduals],
+        hosts: Sequence[Peer],
+    ) -> None:
+        """Numbers of rows under encryption, chunk by chunk."""
         chunks = ((integers[i : i + CHUNK],) for i in range(0, len(integers), CHUNK))
         encrypted = encrypt(self._workers, _integers, chunks, self.reserve)
         while True:
@@ -164,18 +220,27 @@ class _PaillierGuest(GuestGradients):
             if ciphertexts is None:
                 break
             with self._clock.timed("transfer"):
-                message = Residuals(ciphertexts.tobytes())
-                await together([host.send(message) for host in self._hosts])
-        self.reserve.begin()
-        await together([self._open(host, residuals) for host in self._hosts])
+                message = kind(ciphertexts.tobytes())
+                await together([host.send(message) for host in hosts])
 
     async def _open(self, host: Peer, residuals: Rounded) -> None:
         """c. Open a host's masked products for it."""
+        columns, bits = self._columns[host.name], number_bits(residuals.bits)
+        data = await self._opened(host, Layout(self._workers.key.public.bits, columns, bits))
+        await host.send(OpenedProducts(data, residuals.scale))
+
+    async def _open_cells(self, host: Peer, asked: LevelSums, place: int) -> None:
+        """The same of the sums by its levels that it is given."""
+        count = len(asked.wanted[host.name][place])
+        data = await self._opened(host, Layout(self._workers.key.public.bits, count, asked.bits))
+        await host.send(OpenedCells(data, asked.numbers.scale))
+
+    async def _opened(self, host: Peer, layout: Layout) -> bytes:
+        """What is given back of a host's masked products."""
         key = self._workers.key.public
         with self._clock.timed(f"{host.name} and transfer"):
             message = await host.recv(MaskedProducts)
         self._clock.seconds[host.name] += message.seconds
-        layout = Layout(key.bits, self._columns[host.name], number_bits(residuals.bits))
         # More would be opened for another purpose than its columns.
         if len(message.ciphertexts) != len(layout.lengths) * key.width:
             raise host.breach("MaskedProducts of another number of products than it has columns")
@@ -185,7 +250,7 @@ class _PaillierGuest(GuestGradients):
             except ValueError as error:
                 raise host.breach(f"MaskedProducts with {error}") from None
         n = int(key.n)
-        await host.send(OpenedProducts(layout.cut([value % n for value in opened]), residuals.scale))
+        return layout.cut([value % n for value in opened])
 
 
 def labels_of(columns: int, residuals: Rounded) -> int:
@@ -204,9 +269,19 @@ def _integers(values: Integers) -> list[int]:
 
 # ---------------------------------------------------------------------------------------- host
 
-Gradient = Callable[[int], Awaitable[Floats]]
-"""A host's side: X^T r of the next residuals, shape (columns,), whose products with columns of 0 and 1
-have so many bits. Raises PeerError."""
+
+class Gradient(ABC):
+    """A host's side, under whichever encryption."""
+
+    @abstractmethod
+    async def __call__(self, bits: int) -> Floats:
+        """X^T r of the next residuals, shape (columns,), whose products with columns of 0 and 1 have so
+        many bits. Raises PeerError."""
+
+    @abstractmethod
+    async def of_levels(self, wanted: Sequence[Sequence[int]], bits: int) -> list[Floats]:
+        """For each level of a column of the guest's, the sums of what the guest sends by these columns
+        of the matrix, which are of levels; of so many bits. Raises PeerError."""
 
 
 @asynccontextmanager
@@ -217,7 +292,6 @@ async def paillier_host(
 
     Raises DataError for numbers whose products would not fit in a plaintext.
     """
-    told = ToldTime()
     async with Workers(key, resources.machine, resources.operations) as pool:
         store = pool.rows(matrix.rows, key.width)
         try:
@@ -227,264 +301,97 @@ async def paillier_host(
             except ValueError as error:
                 raise DataError(f"a numeric column cannot be used under this key: {error}") from None
             await asyncio.to_thread(product.group)
-
-            async def gradient(bits: int) -> Floats:
-                # b. Masked; opened by the guest; unmasked.
-                layout = Layout(key.bits, matrix.columns, number_bits(bits))
-                await product.sums.receive(guest, Residuals, lambda m: m.ciphertexts, matrix.rows)
-                with told.timed():
-                    ciphertexts, masks = await product.mask(layout)
-                await guest.send(MaskedProducts(ciphertexts.tobytes(), told.tell()))
-                opened = await guest.recv(OpenedProducts)
-                if len(opened.plaintexts) != layout.size or not (
-                    math.isfinite(opened.scale) and opened.scale > 0
-                ):
-                    raise guest.breach("OpenedProducts of another number than asked for")
-                try:
-                    plaintexts = layout.whole(opened.plaintexts, masks)
-                    return product.unmask(plaintexts, masks, opened.scale, layout)
-                except ValueError as error:
-                    raise guest.breach(f"OpenedProducts with {error}") from None
-
-            yield gradient
+            yield _PaillierGradient(guest, pool, store, matrix, product)
         finally:
             store.close()
+
+
+class _PaillierGradient(Gradient):
+    def __init__(
+        self,
+        guest: Peer,
+        pool: Workers[PublicKey],
+        store: SharedRows,
+        matrix: Matrix,
+        product: EncryptedProduct,
+    ) -> None:
+        self._guest, self._pool, self._store = guest, pool, store
+        self._matrix, self._product = matrix, product
+        self._told = ToldTime()
+        self._of_factors: dict[tuple[int, ...], EncryptedProduct] = {}
+
+    async def __call__(self, bits: int) -> Floats:
+        # b. Masked; opened by the guest; unmasked.
+        product = self._product
+        layout = Layout(self._pool.key.bits, self._matrix.columns, number_bits(bits))
+        await product.sums.receive(self._guest, Residuals, lambda m: m.ciphertexts, self._matrix.rows)
+        plaintexts, masks, scale = await self._opened(product, layout, None, OpenedProducts)
+        try:
+            return product.unmask(plaintexts, masks, scale, layout)
+        except ValueError as error:
+            raise self._guest.breach(f"OpenedProducts with {error}") from None
+
+    async def of_levels(self, wanted: Sequence[Sequence[int]], bits: int) -> list[Floats]:
+        return [await self._of_level(columns, bits) for columns in wanted]
+
+    async def _of_level(self, columns: Sequence[int], bits: int) -> Floats:
+        if not columns:
+            return np.empty(0)
+        product, places = await asyncio.to_thread(self._factors_of, columns)
+        layout = Layout(self._pool.key.bits, len(places), bits)
+        rows = self._matrix.rows
+        await product.sums.receive(self._guest, LevelResiduals, lambda m: m.ciphertexts, rows)
+        plaintexts, masks, scale = await self._opened(product, layout, places, OpenedCells)
+        n, values = int(self._pool.key.n), list[int]()
+        try:
+            for plaintext, mask in zip(plaintexts, masks, strict=True):
+                count = min(layout.slots, len(places) - len(values))
+                values += unpacked((plaintext - mask) % n, n, bits, count)
+            check_products(values, bits)
+        except ValueError as error:
+            raise self._guest.breach(f"OpenedCells with {error}") from None
+        return np.array([float(value) for value in values]) / scale
+
+    async def _opened(
+        self,
+        product: EncryptedProduct,
+        layout: Layout,
+        places: Sequence[int] | None,
+        kind: type[OpenedProducts] | type[OpenedCells],
+    ) -> tuple[list[int], list[int], float]:
+        """The plaintexts of masked products, their masks, and what residuals were multiplied by."""
+        guest = self._guest
+        with self._told.timed():
+            ciphertexts, masks = await product.mask(layout, places)
+        await guest.send(MaskedProducts(ciphertexts.tobytes(), self._told.tell()))
+        opened = await guest.recv(kind)
+        if len(opened.plaintexts) != layout.size or not (
+            math.isfinite(opened.scale) and opened.scale > 0
+        ):
+            raise guest.breach(f"{kind.__name__} of another number than asked for")
+        try:
+            return layout.whole(opened.plaintexts, masks), masks, opened.scale
+        except ValueError as error:
+            raise guest.breach(f"{kind.__name__} with {error}") from None
+
+    def _factors_of(self, columns: Sequence[int]) -> tuple[EncryptedProduct, list[int]]:
+        """The products with the factors that these columns are of, and the columns' places in them."""
+        levels = self._matrix.levels
+        firsts = np.cumsum([0, *levels])
+        rows = np.searchsorted(firsts, columns, side="right") - 1
+        own = tuple(sorted({*rows.tolist()}))
+        if own not in self._of_factors:
+            codes = ENGINE.gather(self._matrix.codes)[list(own)]
+            some = Matrix(codes, tuple(levels[row] for row in own), np.empty((0, codes.shape[1])))
+            product = EncryptedProduct(self._pool, self._store, some.held())
+            product.group()
+            self._of_factors[own] = product
+        inner = dict(zip(own, np.cumsum([0, *(levels[row] for row in own)]).tolist(), strict=False))
+        pairs = zip(columns, rows.tolist(), strict=True)
+        return self._of_factors[own], [inner[row] + column - int(firsts[row]) for column, row in pairs]
 
 
 def check_lengths(matrix: Matrix) -> None:
     """Raises ValueError for numbers whose products have more bits than the guest gives back."""
     if not are_standardised(matrix.numbers):
         raise ValueError("its values are further from their mean than a deviation, all together")
-
-
-@dataclass(frozen=True)
-class Layout:
-    """How a host's products lie in plaintexts, each in as many bits, of which no others go back."""
-
-    key_bits: int
-    columns: int
-    slot_bits: int
-
-    @property
-    def slots(self) -> int:
-        """Products in a plaintext at most."""
-        return (self.key_bits - 2 - _HIDING_BITS) // self.slot_bits
-
-    @property
-    def lengths(self) -> list[int]:
-        """The bits of each plaintext that hold products."""
-        counts = range(self.columns, 0, -self.slots)
-        return [self.slot_bits * min(self.slots, left) for left in counts]
-
-    @property
-    def size(self) -> int:
-        """Bytes of all that is given back."""
-        return sum(-(-length // 8) for length in self.lengths)
-
-    def cut(self, plaintexts: Sequence[int]) -> bytes:
-        """What is given back of masked plaintexts, each from 0 to below n."""
-        return b"".join(
-            (plaintext & ((1 << length) - 1)).to_bytes(-(-length // 8), "big")
-            for plaintext, length in zip(plaintexts, self.lengths, strict=True)
-        )
-
-    def masks(self, n: int) -> list[int]:
-        """A mask for each plaintext, with which no product wraps; all products then look positive."""
-        return [self._positive(length) + secrets.randbelow(n - (1 << length)) for length in self.lengths]
-
-    def whole(self, data: bytes, masks: Sequence[int]) -> list[int]:
-        """The masked plaintexts, from what was given back and the masks of `masks`.
-
-        Raises ValueError for more bits than were asked for.
-        """
-        plaintexts, first = [], 0
-        for length, mask in zip(self.lengths, masks, strict=True):
-            size = -(-length // 8)
-            low, first = int.from_bytes(data[first : first + size], "big"), first + size
-            if low >> length:
-                raise ValueError("more bits than were asked for")
-            random = mask - self._positive(length)
-            plaintexts.append(random + (low - random) % (1 << length))
-        return plaintexts
-
-    def _positive(self, length: int) -> int:
-        return sum(1 << (end - 1) for end in range(self.slot_bits, length + 1, self.slot_bits))
-
-
-@dataclass(frozen=True)
-class _NumericColumn:
-    """A numeric column: where its digits' histograms lie, and its least integer."""
-
-    digits: range  # of the columns that are summed
-    window: int
-    least: int
-
-
-class EncryptedProduct:
-    """X^T r under encryption, for one X and any number of r."""
-
-    def __init__(
-        self,
-        workers: Workers[PublicKey],
-        store: SharedRows,
-        matrix: Matrix,
-        row_bits: int = ROW_BITS,
-    ) -> None:
-        """`matrix` has a column at least. `row_bits`: of a row's residual, sign not counted.
-
-        Raises ValueError, with the numbers, when a product would not fit in a plaintext.
-        """
-        self._workers, self._matrix = workers, matrix
-        if max(matrix.bits, default=0) > _MOST_BITS:
-            raise ValueError(f"a number of {max(matrix.bits)} bits, more than {_MOST_BITS}")
-        self._numbers: list[_NumericColumn] = []
-        sizes = [levels + 1 for levels in matrix.levels]
-        integers = matrix.integers
-        found = list(ENGINE.results(_bounds, integers))
-        least = np.min([low for low, _ in found], axis=0, initial=0).tolist()
-        most = np.max([high for _, high in found], axis=0, initial=0).tolist()
-        for low, high in zip(least, most, strict=True):
-            bits = max(1, (high - low).bit_length())
-            window = _window(bits, matrix.rows)
-            digits = -(-bits // window)
-            self._numbers.append(_NumericColumn(range(len(sizes), len(sizes) + digits), window, low))
-            sizes += [1 << min(window, bits - k * window) for k in range(digits)]
-        self._offsets = np.cumsum([0, *sizes])
-        self._codes = ENGINE.make(partial(_coded, self._numbers), matrix.codes, integers)
-        self.sums: JointSums | HeldSums
-        if workers.elsewhere is None:
-            self.sums = JointSums(workers, store, sizes, 1)
-        else:
-            self.sums = HeldSums(workers, store, self._codes, sizes)
-        self._slot_bits, self._slots = _slots(workers.key.bits, matrix, row_bits)
-        self._reserve = Reserve(workers, -(-matrix.columns // self._slots))
-
-    def group(self) -> None:
-        """Find the joint cells: once, before the first rows are added to `sums`."""
-        if isinstance(self.sums, JointSums):
-            codes = np.asarray(ENGINE.gather(self._codes), np.uint16)
-            self.sums.group(codes, np.zeros(self._matrix.rows, np.int64))
-
-    async def add_all(self) -> None:
-        """Add all rows of the store, which were checked."""
-        if isinstance(self.sums, JointSums):
-            await self.sums.add(0, self._matrix.rows)
-
-    async def mask(self, layout: Layout | None = None) -> tuple[Ciphertexts, list[int]]:
-        """The product of the rows added to `sums`, packed and masked; and the masks.
-
-        Masks are uniform among all plaintexts, so that a decrypted ciphertext tells nothing; with a
-        `layout`, by which whoever decrypts gives back a part, no sum wraps.
-        """
-        self._reserve.end()
-        histogram = (await self.sums.histograms())[0]
-        parts = [
-            histogram[start + 1 : start + 1 + levels]
-            for start, levels in zip(self._offsets.tolist(), self._matrix.levels, strict=False)
-        ]
-        tasks = [
-            ([histogram[self._offsets[k] : self._offsets[k + 1]] for k in n.digits], n.window, n.least)
-            for n in self._numbers
-        ]
-        products = np.concatenate([*parts, await positional_sums(self._workers, tasks)])
-        n, (slot_bits, slots) = int(self._workers.key.n), self._slots_of(layout)
-        if layout is None:
-            masks = [secrets.randbelow(n) for _ in range(-(-len(products) // slots))]
-        else:
-            masks = layout.masks(n)
-        masked = await pack_and_mask(self._reserve, products, slot_bits, slots, masks)
-        self._reserve.begin()
-        return masked, masks
-
-    def _slots_of(self, layout: Layout | None) -> tuple[int, int]:
-        if layout is None:
-            return self._slot_bits, self._slots
-        return layout.slot_bits, layout.slots
-
-    def unmask(
-        self,
-        decrypted: Sequence[int],
-        masks: Sequence[int],
-        scale: float,
-        layout: Layout | None = None,
-    ) -> Floats:
-        """X^T r, shape (columns,), from what the key's owner sent back; r was multiplied by `scale`.
-
-        Raises ValueError for plaintexts that hold no such product.
-        """
-        n, (slot_bits, slots) = int(self._workers.key.n), self._slots_of(layout)
-        if len(decrypted) != len(masks):
-            raise ValueError("a wrong number of plaintexts")
-        values: list[int] = []
-        for plaintext, mask in zip(decrypted, masks, strict=True):
-            count = min(slots, self._matrix.columns - len(values))
-            values += unpacked((plaintext - mask) % n, n, slot_bits, count)
-        levels = sum(self._matrix.levels)
-        if layout is not None:
-            check_products(values[:levels], slot_bits - FRACTION_BITS)
-            check_products(values[levels:], slot_bits)
-        unit = np.repeat([scale, scale * 2.0**FRACTION_BITS], [levels, len(self._numbers)])
-        return np.asarray(np.array([float(value) for value in values]) / unit)
-
-
-def _bounds(integers: Array) -> tuple[Integers, Integers]:
-    """The least and the greatest of each covariate's integers."""
-    return (
-        integers.min(axis=1, initial=0).astype(np.int64),
-        integers.max(axis=1, initial=0).astype(np.int64),
-    )
-
-
-def _coded(
-    numbers: Sequence[_NumericColumn], codes: NDArray[np.uint16], integers: NDArray[np.integer]
-) -> NDArray[np.uint16]:
-    """A block's codes of factors, then the digits of numbers."""
-    own = [codes]
-    for column, values in zip(numbers, integers, strict=True):
-        shifted, window = values.astype(np.int64) - column.least, column.window
-        own += [
-            (shifted >> (k * window) & ((1 << window) - 1)).astype(np.uint16)[np.newaxis]
-            for k in range(len(column.digits))
-        ]
-    return np.concatenate(own)
-
-
-def check_products(products: Sequence[int], bits: int) -> None:
-    """Raises ValueError for products that take the spare of their bits."""
-    if any(abs(product) >> (bits - 2) for product in products):
-        raise ValueError("a plaintext that is no masked product")
-
-
-def _window(bits: int, rows: int) -> int:
-    """Bits of a digit that make the least products: one a row and digit, two a cell."""
-    return min(_WINDOWS, key=lambda w: -(-bits // w) * (rows + (2 << w)))
-
-
-def _slots(key_bits: int, matrix: Matrix, row_bits: int) -> tuple[int, int]:
-    """Bits of a product and its sign, and how many lie side by side in a plaintext."""
-    number_bits = max([1, *matrix.bits])
-    slot_bits = _slot_bits(number_bits, matrix.rows, row_bits)
-    slots = (key_bits - 2) // slot_bits
-    if slots < 1:
-        raise ValueError(
-            f"products of {matrix.rows:,} rows and numbers of {number_bits} bits take {slot_bits} bits, "
-            f"a plaintext has {key_bits - 2}"
-        )
-    return slot_bits, slots
-
-
-def _slot_bits(number_bits: int, rows: int, row_bits: int) -> int:
-    return row_bits + number_bits + rows.bit_length() + 2
-
-
-def unpacked(plaintext: int, n: int, slot_bits: int, count: int) -> Iterator[int]:
-    """The signed numbers that lie side by side in a plaintext modulo n."""
-    half = 1 << (slot_bits - 1)
-    biased = (plaintext if plaintext <= n // 2 else plaintext - n) + sum(
-        half << (slot_bits * i) for i in range(count)
-    )
-    if biased < 0 or biased >> (slot_bits * count):
-        raise ValueError("a plaintext that is no masked product")
-    mask = (1 << slot_bits) - 1
-    for i in range(count):
-        yield (biased >> (slot_bits * i) & mask) - half
