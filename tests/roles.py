@@ -68,7 +68,13 @@ from vfl.protocols.linear.fit import Fit
 from vfl.protocols.linear.fitting import guest_fit
 from vfl.protocols.linear.hidden import coordinator_fit, hidden_guest_fit, hidden_host_fit
 from vfl.protocols.linear.host_fitting import host_fit
-from vfl.protocols.linear.scoring import GuestGlm, LinearPart, guest_glm_score, host_glm_score
+from vfl.protocols.linear.scoring import (
+    GuestGlm,
+    HostGlm,
+    LinearPart,
+    guest_glm_score,
+    host_glm_score,
+)
 from vfl.protocols.lookup.directory import (
     Header,
     decode_header,
@@ -626,7 +632,7 @@ def linear_scoring() -> Scenario:
         return {GUEST: all_scores(scored)} | {
             host: host_glm_score(
                 peers[host][GUEST],
-                parts[host],
+                HostGlm(parts[host], True),
                 FEATURES[host],
                 parts[host].scores(FEATURES[host], ROWS),
                 parts[host].missing_score(FEATURES[host]),

@@ -1,7 +1,6 @@
 """Pairs of levels of two parties: the optimum against glum, and what each side sees of the other."""
 
 import asyncio
-import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,8 +13,8 @@ from memory import over_memory
 from paillier_key import KEY
 from test_glm import GLUM, labels
 
-from vfl.errors import DataError, PeerError
-from vfl.learn.across import FittedCells, GuestLevels, OwnFactor, PairOfParties, counts_of
+from vfl.estimators.linear import FederatedGLM
+from vfl.learn.across import FittedCells, GuestLevels, OwnFactor, PairOfParties
 from vfl.learn.design import Design, Matrix, Rules
 from vfl.learn.losses import loss_of
 from vfl.learn.params import GlmParams
@@ -24,6 +23,7 @@ from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fit import Fit, HostFit
 from vfl.protocols.linear.fitting import guest_fit
 from vfl.protocols.linear.host_fitting import host_fit
+from vfl.protocols.linear.plain import PlainPairs, plain_fit
 
 pytestmark = pytest.mark.usefixtures("quick_key", "small_batches")
 
@@ -63,7 +63,7 @@ class Across:
 
     def guest_levels(self) -> list[GuestLevels]:
         found = []
-        for column in self.params.across_columns:
+        for column in self.params.pairs.columns:
             codes, levels = self.codes("guest", column)
             found.append(GuestLevels(column, levels, codes))
         return found
@@ -75,7 +75,7 @@ class Across:
             first += len(factor.others)
         return [
             PairOfParties(column, own[name], self.params.across_rows)
-            for column, name in self.params.across_with(host)
+            for column, name in self.params.pairs.with_host(host)
         ]
 
     def federated(self, watch: Any = None) -> tuple[Fit, dict[str, HostFit]]:
@@ -106,7 +106,7 @@ class Across:
 
     def cells(self, found: FittedCells, host: str, place: int) -> np.ndarray:
         """The columns of a pair's cells, (rows, cells), by who has both tables."""
-        pair, (column, name) = found.cells.pair, self.params.across_with(host)[place]
+        pair, (column, name) = found.cells.pair, self.params.pairs.with_host(host)[place]
         theirs = self.guest_levels()[column].codes
         own, _ = self.codes(host, name)
         assert pair.column == column
@@ -203,3 +203,80 @@ def test_the_optimum_is_glums_with_the_cells_as_columns(family, hosts, encryptio
             sizes = job.cells(one, host, place)[job.rows.train].sum(axis=0)
             assert one.cells.rows == tuple(sizes) and min(sizes) >= LEAST
             assert len(one.cells.cells) >= 1 and one.names == ()
+
+
+@pytest.mark.parametrize("encryption", ["paillier", "lattice"])
+def test_the_fit_with_all_columns_in_one_place_is_the_same_bit_for_bit(encryption):
+    job = make_across("poisson", PAIRS[2], 2, encryption=encryption, tolerance=1e-6)
+    fit, kept = job.federated()
+    theirs = {host: job.matrix(host) for host in job.hosts}
+    pairs = PlainPairs(job.guest_levels(), {host: job.pairs(host) for host in job.hosts})
+    given = {"guest": job.matrix("guest")}, theirs, job.rows, job.params
+    plain, coefficients = asyncio.run(plain_fit(*given, across=pairs))
+    for host in job.hosts:
+        assert coefficients[host].tolist() == kept[host].coefficients.tolist()
+        assert [one.cells.cells for one in plain.cells[host]] == [
+            one.cells.cells for one in kept[host].across
+        ]
+    assert plain.coefficients["guest"].tolist() == fit.coefficients["guest"].tolist()
+    assert plain.score.tolist() == fit.score.tolist()
+    assert (plain.iterations, plain.readable) == (fit.iterations, fit.readable)
+
+
+# --- Estimators: the same by all tables at hand and by the protocol. ------------------------------
+
+
+def frames(rows: int = 300):
+    """A guest's and two hosts' tables with one row in ten unknown to each host, and a label."""
+    import pandas as pd
+
+    rng = np.random.default_rng(5)
+    names = [f"p{k}" for k in range(rows)]
+    guest = pd.DataFrame(
+        {"area": rng.choice(["a", "b", "c"], rows), "x": rng.normal(size=rows)}, index=names
+    )
+    hosts = {
+        name: pd.DataFrame(
+            {"kind": rng.choice(["r", "s", "t"], rows), "z": rng.normal(size=rows)}, index=names
+        )
+        for name in ("bureau", "garage")
+    }
+    return guest, hosts, rng.poisson(0.8, rows).astype(float)
+
+
+def test_predictions_are_those_of_the_whole_model():
+    guest, hosts, label = frames()
+    model = FederatedGLM(
+        family="poisson",
+        hosts=hosts,
+        across=(("area", "bureau:kind"), ("area", "garage:kind")),
+        across_rows=10,
+        alpha=0.01,
+        rules={name: {"min_level_rows": 5} for name in ("guest", *hosts)},
+    )
+    plain = model.fit(guest, label)
+    assert any("×" in column for column in plain.relativities_["bureau"]["column"])
+    score = np.log(plain.predict(guest))
+    expected = plain.intercept_ + plain.model_.part.scores(
+        {"area": guest["area"].to_numpy(object), "x": guest["x"].to_numpy()}, len(guest)
+    )
+    for name, half in plain.halves_.items():
+        own = {"kind": hosts[name]["kind"].to_numpy(object), "z": hosts[name]["z"].to_numpy()}
+        expected = expected + half.part.scores(own, len(guest))
+        (one,) = half.across
+        codes = plain.model_.part.design.factors[0].codes(guest["area"].to_numpy(object))
+        factor = half.part.design.factors[0]
+        expected = expected + one.table(factor.others)[codes, factor.codes(own["kind"])]
+    assert score == pytest.approx(expected, abs=1e-10)
+    # Rows that a host does not know: as of missing values, whose cells there are none of.
+    some = guest.iloc[:40]
+    known = {"bureau": hosts["bureau"].iloc[:20], "garage": hosts["garage"]}
+    half, row = plain.halves_["bureau"], slice(20, 40)
+    absent = np.log(plain.predict(some, hosts=known))[row]
+    own = {"kind": hosts["bureau"]["kind"].to_numpy(object), "z": hosts["bureau"]["z"].to_numpy()}
+    factor = half.part.design.factors[0]
+    codes = plain.model_.part.design.factors[0].codes(guest["area"].to_numpy(object))
+    theirs = half.part.scores(own, len(guest))
+    theirs = theirs + half.across[0].table(factor.others)[codes, factor.codes(own["kind"])]
+    missing = half.part.missing_score(own)
+    assert absent == pytest.approx((score - theirs)[row] + missing, abs=1e-10)

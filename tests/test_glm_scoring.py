@@ -13,6 +13,7 @@ from vfl.protocols.common.batches import ScoreEnd, ScoreRows, ScoreStart, Scorin
 from vfl.protocols.linear import scoring as glm_scoring
 from vfl.protocols.linear.scoring import (
     GuestGlm,
+    HostGlm,
     LinearPart,
     MissingScore,
     PartialScores,
@@ -65,7 +66,12 @@ def score(rows: int = ROWS, places=PLACES, explain: bool = False, shown=(False, 
     def host(name, peer):
         k = HOSTS.index(name)
         return host_glm_score(
-            peer, PARTS[k + 1], FEATURES[k + 1], THEIRS[k], MISSING[k], show_columns=shown[k]
+            peer,
+            HostGlm(PARTS[k + 1], True),
+            FEATURES[k + 1],
+            THEIRS[k],
+            MISSING[k],
+            show_columns=shown[k],
         )
 
     (parts, traffics), *served = over_memory(HOSTS, guest, host)
@@ -212,7 +218,9 @@ def test_a_hostile_guest_is_named(monkeypatch: pytest.MonkeyPatch, requests, nam
         for request in requests:
             await ours.send(request)
         with pytest.raises(PeerError, match=f"guest broke the protocol.*{named}"):
-            await host_glm_score(theirs, PARTS[1], FEATURES[1], THEIRS[0], MISSING[0], show_columns=True)
+            await host_glm_score(
+                theirs, HostGlm(PARTS[1], True), FEATURES[1], THEIRS[0], MISSING[0], show_columns=True
+            )
 
     asyncio.run(run())
 
@@ -232,7 +240,9 @@ def test_rows_are_counted_before_any_is_answered() -> None:
             await ours.send(request)
         course = ScoringCourse(admit=admit)
         with pytest.raises(Refused, match="too many rows today"):
-            await host_glm_score(theirs, PARTS[1], FEATURES[1], THEIRS[0], MISSING[0], course)
+            await host_glm_score(
+                theirs, HostGlm(PARTS[1], True), FEATURES[1], THEIRS[0], MISSING[0], course
+            )
 
     asyncio.run(run())
     assert counted == [(2, 0), (1, 1), (1, 2)]

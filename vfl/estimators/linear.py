@@ -60,7 +60,7 @@ class _Linear(Federation):
 
     _SETTINGS = GlmParams
     _SAVED = SavedLinear
-    _LEFT_OUT = frozenset({"scores", "coordinator", "seed"})
+    _LEFT_OUT = frozenset({"scores", "coordinator", "seed", "across_names"})
 
     def _publish(self) -> None:
         self.intercept_, self.n_iter_ = self.model_.intercept, self.model_.iterations
@@ -226,6 +226,11 @@ class FederatedGLM(Regressor, _Linear):
     dispersion : {'family', 'pearson'}, default='family'
         what standard errors are by: the family's, 1 of logistic, poisson and negative_binomial, or
         Pearson's of those, too (quasi-Poisson)
+    across : sequence of pairs of str, default=()
+        pairs of a guest's column and a host's, such as area and bureau:age, of which each pair of levels
+        has a coefficient, too, which the host owns
+    across_rows : int, default=50
+        least rows that train of such a pair of levels
     fit_intercept : bool, default=True
         whether the model has a constant
     max_iterations : int, default=100
@@ -331,6 +336,8 @@ class FederatedGLM(Regressor, _Linear):
         theta: float = 1.0,
         profile: bool = False,
         dispersion: Literal["family", "pearson"] = "family",
+        across: tuple[tuple[str, str], ...] = (),
+        across_rows: int = 50,
         fit_intercept: bool = True,
         max_iterations: int = 100,
         tolerance: float = 1e-06,
@@ -361,6 +368,8 @@ class FederatedGLM(Regressor, _Linear):
         self.theta = theta
         self.profile = profile
         self.dispersion = dispersion
+        self.across = across
+        self.across_rows = across_rows
         self.fit_intercept = fit_intercept
         self.max_iterations = max_iterations
         self.tolerance = tolerance
@@ -433,6 +442,11 @@ class FederatedLogisticRegression(Classifier, _Linear):
     dispersion : {'family', 'pearson'}, default='family'
         what standard errors are by: the family's, 1 of logistic, poisson and negative_binomial, or
         Pearson's of those, too (quasi-Poisson)
+    across : sequence of pairs of str, default=()
+        pairs of a guest's column and a host's, such as area and bureau:age, of which each pair of levels
+        has a coefficient, too, which the host owns
+    across_rows : int, default=50
+        least rows that train of such a pair of levels
     fit_intercept : bool, default=True
         whether the model has a constant
     max_iterations : int, default=100
@@ -535,6 +549,8 @@ class FederatedLogisticRegression(Classifier, _Linear):
         theta: float = 1.0,
         profile: bool = False,
         dispersion: Literal["family", "pearson"] = "family",
+        across: tuple[tuple[str, str], ...] = (),
+        across_rows: int = 50,
         fit_intercept: bool = True,
         max_iterations: int = 100,
         tolerance: float = 1e-06,
@@ -564,6 +580,8 @@ class FederatedLogisticRegression(Classifier, _Linear):
         self.theta = theta
         self.profile = profile
         self.dispersion = dispersion
+        self.across = across
+        self.across_rows = across_rows
         self.fit_intercept = fit_intercept
         self.max_iterations = max_iterations
         self.tolerance = tolerance

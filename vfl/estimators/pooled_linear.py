@@ -49,7 +49,7 @@ class _Linear(Pool):
             *("scores", "coordinator", "seed", "max_labels", "inference"),
             *("encryption", "key_bits", "obfuscators"),
             *("alphas", "folds", "one_standard_error", "theta", "profile", "dispersion"),
-            *("l1_on", "credibility"),
+            *("l1_on", "credibility", "across", "across_rows", "across_names"),
         }
     )
 

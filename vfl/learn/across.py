@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers
 from vfl.blocks.engine import ENGINE, Rows
-from vfl.learn.crossings import MOST_CELLS, independent
+from vfl.learn.crossings import MOST_CELLS, crossing_name, independent
 from vfl.learn.matrix import Matrix, Penalty
 
 
@@ -187,7 +187,41 @@ def cell_codes(cells: Cells, theirs: NDArray[np.uint16], own: Matrix) -> NDArray
     return np.asarray(table[theirs, ENGINE.gather(own.codes)[cells.pair.factor.row]])
 
 
-def counts_of(theirs: NDArray[np.uint16], levels: int, codes: NDArray[np.uint16], own: int) -> Integers:
-    """Rows by the guest's code, of `levels` beside the base level, and the host's, of `own`."""
+def counts_of(theirs: NDArray[np.uint16], codes: NDArray[np.uint16], levels: int, own: int) -> Integers:
+    """Rows by the guest's code, of so many `levels`, and the host's, of `own` beside the base level."""
     cell = theirs.astype(np.int64) * (own + 1) + codes
-    return np.bincount(cell, minlength=(levels + 1) * (own + 1)).reshape(levels + 1, own + 1)
+    return np.bincount(cell, minlength=levels * (own + 1)).reshape(levels, own + 1)
+
+
+@dataclass(frozen=True)
+class CrossedLevels:
+    """Cells of a pair as a host keeps them, with their coefficients."""
+
+    place: int  # of the guest's column among those of the job's pairs
+    column: str  # its name, with the guest's
+    own: str
+    levels: tuple[str, ...]  # of the guest's column, the base level first
+    cells: tuple[tuple[int, str], ...]  # the guest's level by place, and the own level
+    rows: tuple[int, ...]  # of each cell at fit
+    coefficients: tuple[float, ...]
+    few: int = 0  # pairs of levels with some rows, but too few
+    dependent: int = 0  # with enough rows that tell no more than the others
+
+    @property
+    def name(self) -> str:
+        return crossing_name((self.column, self.own))
+
+    @property
+    def lines(self) -> list[tuple[str, float, int]]:
+        """What each cell is called, its coefficient and its rows."""
+        names = [f"{self.levels[level]} × {own}" for level, own in self.cells]
+        return [*zip(names, self.coefficients, self.rows, strict=True)]
+
+    def table(self, others: Sequence[str]) -> Floats:
+        """The coefficients by the guest's level and the own one, of which `others` have a code from 1
+        on; 0 where there is none."""
+        found = np.zeros((len(self.levels), len(others) + 1))
+        code_of = {level: code for code, level in enumerate(others, start=1)}
+        for (level, own), coefficient in zip(self.cells, self.coefficients, strict=True):
+            found[level, code_of[own]] = coefficient
+        return found

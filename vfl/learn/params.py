@@ -13,6 +13,8 @@ from pydantic import (
     model_validator,
 )
 
+from vfl.learn.pairs import PairsOfJob
+
 NO_OU = '"ou" (Okamoto-Uchiyama) was taken out in this version: it needs trust in both directions'
 
 
@@ -321,12 +323,10 @@ class GlmParams(BaseModel):
     across: tuple[tuple[str, str], ...] = Field(
         (),
         max_length=20,
-        description='pairs of a column of the guest\'s and one of a host\'s, ["area", "bureau:age"], '
-        "of which each pair of levels has a coefficient, too, which the host owns",
+        description="pairs of a guest's column and a host's, such as area and bureau:age, of which each "
+        "pair of levels has a coefficient, too, which the host owns",
     )
-    across_rows: int = Field(
-        20, ge=1, description="least rows that train of such a pair of levels; hosts may ask for more"
-    )
+    across_rows: int = Field(50, ge=1, description="least rows that train of such a pair of levels")
     across_names: bool = Field(
         False,
         description="whether a host is told the names of the levels of the guest's columns in across, "
@@ -398,15 +398,9 @@ class GlmParams(BaseModel):
         return self.fits * self.max_iterations
 
     @property
-    def across_columns(self) -> tuple[str, ...]:
-        """The guest's columns that hosts have pairs with."""
-        return tuple(dict.fromkeys(own for own, _ in self.across))
-
-    def across_with(self, host: str) -> list[tuple[int, str]]:
-        """A host's pairs: the place of the guest's column among `across_columns`, and the host's."""
-        own = self.across_columns
-        parted = ((column, other.partition(":")) for column, other in self.across)
-        return [(own.index(column), name) for column, (party, _, name) in parted if party == host]
+    def pairs(self) -> PairsOfJob:
+        """The pairs of columns of two parties."""
+        return PairsOfJob(self.across)
 
     @property
     def gradients(self) -> int:
@@ -486,7 +480,7 @@ class GlmParams(BaseModel):
         if self.across and any(refused.values()):
             one = next(name for name, given in refused.items() if given)
             raise ValueError(f"across does not go with {one}: leave one of them out")
-        if not self.across and (self.across_names or self.across_rows != 20):
+        if not self.across and (self.across_names or self.across_rows != 50):
             raise ValueError("across_rows and across_names are for across: name pairs, or remove them")
         return self
 

@@ -1,11 +1,11 @@
 """Linear models: generalised linear models over the columns of all parties."""
 
-import asyncio
 from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from vfl.arrays import Floats, Mask
 from vfl.errors import PeerStopped
+from vfl.learn.across import PairOfParties
 from vfl.learn.binning import Features
 from vfl.learn.design import Design
 from vfl.learn.glm import APART, are_apart
@@ -13,6 +13,14 @@ from vfl.learn.inference import JointTest
 from vfl.learn.losses import FAMILIES, Family, Link, loss_of
 from vfl.learn.matrix import Whole
 from vfl.learn.params import GlmParams
+from vfl.models.across import (
+    guest_levels,
+    host_half,
+    named_cells,
+    own_pairs,
+    plain_pairs,
+    said_cells,
+)
 from vfl.models.findings import Finding, NothingTrained, remark_on
 from vfl.models.fit_progress import iteration_done, report_fit, said_choice, said_zeros
 from vfl.models.halves import GuestHalf, HostHalf
@@ -21,7 +29,6 @@ from vfl.models.kind import (
     NOTHING,
     ColumnRules,
     CoordinatorRole,
-    CoordinatorRun,
     Explanation,
     Fitted,
     GuestBatch,
@@ -45,6 +52,7 @@ from vfl.models.linear_columns import (
     prepare_columns,
     shorten_design,
 )
+from vfl.models.linear_coordinator import LinearCoordinator
 from vfl.models.linear_parts import LinearAnswers, LinearPacker, LinearScorer
 from vfl.models.own_penalties import said_alone, said_bands, said_credible, said_idle
 from vfl.models.relativities import Line, lines
@@ -62,14 +70,12 @@ from vfl.party.linear_rules import GlmSection
 from vfl.party.policy_section import PolicySection
 from vfl.protocols.common.batches import ScoredPart
 from vfl.protocols.common.course import GuestCourse, HostCourse
-from vfl.protocols.common.key import generate_key
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fit import Fit, GuestFitState, HostFit, HostFitState, IterationDone
 from vfl.protocols.linear.fitting import guest_fit
 from vfl.protocols.linear.hidden import (
     BlindIteration,
     HiddenState,
-    coordinator_fit,
     hidden_guest_fit,
     hidden_host_fit,
 )
@@ -78,7 +84,6 @@ from vfl.protocols.linear.plain import DesignTables, plain_fit
 from vfl.protocols.linear.scoring import (
     GuestGlm,
     HostGlm,
-    LinearPart,
     guest_glm_score,
     host_glm_score,
 )
@@ -97,6 +102,7 @@ class _LinearGuest(GuestRole[GuestGlm]):
             exposure=rows.sizes,
         )
         self._idle = said_idle(own.rules.glm, kind.params)
+        self._across = guest_levels(own.table, self._design, own.features, kind.params)
 
     async def train(self, hosts: Sequence[Peer], run: GuestRun) -> tuple[GuestGlm, Floats]:
         try:
@@ -105,7 +111,8 @@ class _LinearGuest(GuestRole[GuestGlm]):
             names = same_label_levels(self._design, self._matrix, self._rows)
             raise name_own_levels(error, names) from None
         parties = (self._party, *(host.name for host in hosts))
-        return GuestGlm.of(parties, self._design, fit.coefficients[self._party], fit), fit.score
+        model = GuestGlm.of(parties, self._design, fit.coefficients[self._party], fit)
+        return replace(model, across=self._params.across), fit.score
 
     async def _fit(self, hosts: Sequence[Peer], run: GuestRun) -> Fit:
         course = GuestCourse[IterationDone, GuestFitState](
@@ -124,6 +131,7 @@ class _LinearGuest(GuestRole[GuestGlm]):
             self._params,
             resources=run.resources,
             course=course,
+            across=self._across,
         )
 
     async def _hidden_fit(self, hosts: Sequence[Peer], run: GuestRun) -> Fit:
@@ -203,8 +211,8 @@ class _LinearHost(HostRole[HostGlm]):
 
         def keep(fit: HostFit) -> None:
             (design,) = designs
-            part = LinearPart(design, tuple(fit.coefficients.tolist()))
-            kept.append(HostGlm(part, fit.converged, fit.inference))
+            names = guest.name, run.participant.name
+            kept.append(host_half(design, self._params, names, fit))
             names = dict.fromkeys(design.coefficients[place][0] for place in fit.alone)
             alone.extend(names)
             run.keep(kept[-1])
@@ -225,14 +233,20 @@ class _LinearHost(HostRole[HostGlm]):
             if write is not None:
                 write(state)
 
+        def crossed() -> Sequence[PairOfParties]:
+            least = self._own.rules.glm.min_level_rows
+            name = run.participant.name
+            return own_pairs(self._own.table, designs[0], name, self._params, least)
+
         run = replace(run, checkpoints=replace(run.checkpoints, write=remember))
         try:
-            coefficients = await self._fit(guest, run, prepare, keep, follow)
+            coefficients = await self._fit(guest, run, prepare, keep, follow, crossed)
         except PeerStopped as error:
             raise name_host_levels(error, unbounded(*reached) if reached else []) from None
         names = unbounded(coefficients)
         remark = f"{say_unbounded(names)}: {HELP}" if names else remark_on(coefficients)
         said = [remark, *(text for half in kept for text in said_aliases(half))]
+        said += [text for half in kept for text in said_cells(half.across)]
         if self._params.l1_ratio and not remark:
             said += [said_zeros(half.part) for half in kept]
             said += [text for half in kept for text in said_bands(half.part)]
@@ -247,6 +261,7 @@ class _LinearHost(HostRole[HostGlm]):
         prepare: Callable[[Mask], Whole],
         keep: Callable[[HostFit], None],
         follow: Callable[[int, int], None],
+        crossed: Callable[[], Sequence[PairOfParties]],
     ) -> Floats:
         """The coefficients of this host's columns."""
         params, own = self._params, run.participant
@@ -255,7 +270,7 @@ class _LinearHost(HostRole[HostGlm]):
                 *(keep, follow, run.checkpoints, run.hints, run.hint_progress),
                 inference_progress=lambda done, of: run.progress("standard errors, %", done, of),
             )
-            return await host_fit(guest, run.rows, prepare, params, own, open_course)
+            return await host_fit(guest, run.rows, prepare, params, own, open_course, crossed)
         if run.coordinator is None:
             raise ValueError("hidden scores need a coordinator")
         course = HostCourse[HostFit, HiddenState](keep, follow, run.checkpoints)
@@ -263,24 +278,6 @@ class _LinearHost(HostRole[HostGlm]):
             *(guest, run.coordinator, run.rows, prepare, params, self._kind.family, own, course)
         )
         return fit.coefficients
-
-
-@dataclass(frozen=True)
-class _LinearCoordinator(CoordinatorRole):
-    params: GlmParams
-    family: Family
-
-    async def train(self, parties: Sequence[Peer], run: CoordinatorRun) -> str:
-        def follow(step: BlindIteration) -> None:
-            most = counted(step.of, "iteration")
-            run.progress(f"gradient {step.gradient:.1e}, at most {most}", step.iteration, None)
-
-        key = await asyncio.to_thread(generate_key, self.params)
-        quadratic = self.family == "logistic"
-        converged = await coordinator_fit(
-            parties, self.params, quadratic, key, run.resources, progress=follow, done=run.done
-        )
-        return "converged" if converged else "not converged"
 
 
 @dataclass(frozen=True)
@@ -359,18 +356,19 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
         return _LinearHost(self, own)
 
     def coordinator_role(self) -> CoordinatorRole:
-        return _LinearCoordinator(self.params, self.family)
+        return LinearCoordinator(self.params, self.family)
 
     async def train_pooled(
         self, parties: Sequence[PartyColumns], rows: Training, progress: Callable[[TrainingStep], None]
     ) -> Fitted[GuestGlm, HostGlm]:
         prepared = self._prepared(parties, rows)
         designs = {name: design for name, (design, _) in prepared.items()}
+        across = plain_pairs(parties, designs, self.params)
         matrices = {name: matrix for name, (_, matrix) in prepared.items()}
         guest = parties[0].party
         held = {guest: matrices.pop(guest)}
         try:
-            fit, theirs = await plain_fit(held, matrices, rows, self.params, progress)
+            fit, theirs = await plain_fit(held, matrices, rows, self.params, progress, across)
         except SeparableLabel as error:
             names = [
                 (column if name == guest else f"{name}:{column}", level)
@@ -379,20 +377,20 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
             ]
             raise name_own_levels(error, names) from None
         model = GuestGlm.of(tuple(designs), designs[guest], fit.coefficients[guest], fit)
-        halves = {
-            name: HostGlm(
-                LinearPart(designs[name], tuple(beta.tolist())),
-                fit.converged,
-                fit.inferences.get(name),
-            )
-            for name, beta in theirs.items()
-        }
+        model = replace(model, across=self.params.across)
+        halves = {}
+        for name, beta in theirs.items():
+            cells = named_cells(across, fit.cells.get(name, ()), self.params)
+            own = HostFit(beta, fit.converged, fit.inferences.get(name), across=cells)
+            halves[name] = host_half(designs[name], self.params, (guest, name), own)
         return Fitted(model, halves, fit.score)
 
     def tables(self, parties: Sequence[PartyColumns], rows: Training) -> DesignTables:
         prepared = self._prepared(parties, rows)
         matrices = {name: matrix for name, (_, matrix) in prepared.items()}
-        return DesignTables(self.params, matrices, rows)
+        designs = {name: design for name, (design, _) in prepared.items()}
+        across = plain_pairs(parties, designs, self.params)
+        return DesignTables(self.params, matrices, rows, across)
 
     def _prepared(
         self, parties: Sequence[PartyColumns], rows: Training
@@ -499,8 +497,8 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
     @classmethod
     def shorten_document(cls, model: Body) -> None:
         shorten_design(model["part"]["design"])
-        for name in ("choice", "variance"):
-            if model.get(name) is None:
+        for name in ("choice", "variance", "across"):
+            if not model.get(name):
                 model.pop(name, None)
 
     @classmethod
@@ -568,7 +566,7 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
     async def host_parts(cls, guest: Peer, half: HostGlm, batch: HostBatch) -> int:
         return await host_glm_score(
             guest,
-            half.part,
+            half,
             batch.features,
             batch.own.rows,
             batch.own.missing,

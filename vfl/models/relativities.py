@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vfl.learn.across import CrossedLevels
 from vfl.learn.design import MISSING, OTHER, Covariate
 from vfl.learn.losses import Link
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm
@@ -125,11 +126,14 @@ def lines(model: GuestGlm | HostGlm, link: Link, steps: Mapping[str, float] | No
         ]
     inferred, constant_inferred = _inferred(model)
     own_lines = [_with(line, inferred.get((line.column, line.level))) for line in own_lines]
-    places = {line.column: place for place, line in enumerate(own_lines)}
     design = model.part.design
+    crossed = model.across if isinstance(model, HostGlm) else ()
+    own_lines += _across(crossed)
+    places = {line.column: place for place, line in reversed([*enumerate(own_lines)])}
     in_order: dict[str, Sequence[str]] = {
         **{one.name: one.levels for one in design.factors if one.edges is not None},
         **{one.name: one.levels for one in design.crossings},
+        **{one.name: [name for name, *_ in one.lines] for one in crossed},
     }
     own_lines.sort(key=lambda line: (places[line.column], _level_key(line, in_order)))
     if isinstance(model, GuestGlm):
@@ -141,6 +145,16 @@ def lines(model: GuestGlm | HostGlm, link: Link, steps: Mapping[str, float] | No
     if link == "identity":
         return [replace(line, relativity=None, relativity_per_step=None) for line in own_lines]
     return own_lines
+
+
+def _across(crossed: Sequence[CrossedLevels]) -> list[Line]:
+    """The lines of cells of the guest's levels and own ones, on top of those of the two levels."""
+    with np.errstate(over="ignore"):
+        return [
+            Line(one.name, level, coefficient, None, float(np.exp(coefficient)), rows)
+            for one in crossed
+            for level, coefficient, rows in one.lines
+        ]
 
 
 def _inferred(

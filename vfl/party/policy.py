@@ -103,6 +103,11 @@ def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) 
             broken.append(_broken("inference", True, policy, "inference", sides))
         elif "lattice" not in policy.encryptions and params.encryption != "lattice":
             broken.append(_breach("inference = true", policy, "encryptions", sides))
+    if not job.over_rows and isinstance(params, GlmParams) and params.across:
+        if not policy.interactions_across:
+            broken.append(_breach("across", policy, "interactions_across", sides))
+        elif params.across_rows < policy.min_cell_rows:
+            broken.append(_broken("across_rows", params.across_rows, policy, "min_cell_rows", sides))
     if isinstance(params, GlmParams) and params.fits > 1:
         if exceeds(params.iterations, policy.max_iterations):
             broken.append(_too_many_fits(policy, params, sides))
@@ -421,6 +426,8 @@ _REMEDIES = {
     "exact_zeros": "leave it out of [glm], or the {allows} sets it to true",
     "inference": "leave it out of [glm], or the {allows} sets it to true, with lattice among its "
     "encryptions",
+    "min_cell_rows": _RAISE,
+    "interactions_across": "leave it out of [glm], or the {allows} sets it to true",
     "min_parties": "as many parties, and min_parties in [rows], or the {allows} lowers the rule",
     "min_pooled_rows": "more parties, or more rows, or the {allows} lowers the rule",
     "without": "leave it out of [rows], so that the job ends when a party is gone, or the {allows} sets "

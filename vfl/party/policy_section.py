@@ -113,6 +113,12 @@ class PolicySection(Section):
         "lattice is among its encryptions: a guest learns of its own coefficients how sure they are "
         "beside this party's columns",
     )
+    interactions_across: bool = Field(
+        default=False,
+        description="linear models may have pairs of levels of a guest's column and one of this "
+        "party's (across in [glm]), each of min_cell_rows rows at least: the guest learns as if this "
+        "party had a column for each pair",
+    )
     category_groups: bool = Field(
         default=False,
         description='trees may have ordered_categories = "all": the guest is told which sums belong to '

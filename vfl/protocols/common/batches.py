@@ -1,6 +1,6 @@
 """Batches that are scored, whatever the kind of model: which rows the guest asks for, chunk by chunk."""
 
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import ClassVar
@@ -8,7 +8,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.arrays import Floats, Integers
+from vfl.arrays import Floats, Integers, Mask
 from vfl.learn.binning import Features
 from vfl.net.peer import Peer
 from vfl.net.wire import MIB, Message
@@ -76,20 +76,30 @@ async def all_scores(parts: AsyncIterator[ScoredPart]) -> Floats:
     return np.concatenate(found) if found else np.empty(0)
 
 
+async def _nothing_more(host: int, known: Mask, part: slice) -> None:
+    return
+
+
 async def request(
-    hosts: Sequence[Peer | None], places: Sequence[Integers], rows: int, chunk: int
+    hosts: Sequence[Peer | None],
+    places: Sequence[Integers],
+    rows: int,
+    chunk: int,
+    asked: Callable[[int, Mask, slice], Awaitable[None]] = _nothing_more,
 ) -> AsyncGenerator[slice, None]:
     """Ask the hosts about the rows chunk by chunk; yields a chunk when the next one has been asked for.
 
-    A host that is None, or knows no row of a chunk, is not asked.
+    A host that is None, or knows no row of a chunk, is not asked. `asked` is told of each other one, by
+    its place, which rows of the chunk it was asked for: it may say more.
     """
     chunks = [slice(first, min(first + chunk, rows)) for first in range(0, rows, chunk)]
     for ahead, part in zip_longest(chunks, [None, *chunks]):
         if ahead is not None:
-            for host, place in zip(hosts, places, strict=True):
-                known = place[ahead][place[ahead] >= 0]
-                if host is not None and len(known):
-                    await host.send(ScoreRows(known.astype("<u4").tobytes()))
+            for number, (host, place) in enumerate(zip(hosts, places, strict=True)):
+                known = place[ahead] >= 0
+                if host is not None and known.any():
+                    await host.send(ScoreRows(place[ahead][known].astype("<u4").tobytes()))
+                    await asked(number, known, ahead)
         if part is not None:
             yield part
 

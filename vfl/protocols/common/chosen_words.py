@@ -14,6 +14,7 @@ transfers, behind columns that look random whatever the host does.
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -43,12 +44,19 @@ class LevelWords(Message, frozen=True):
     limit: ClassVar[int] = 8 * _WORDS + KIB
 
 
+@dataclass(frozen=True)
+class Chosen:
+    """Rows of which the guest has chosen."""
+
+    codes: NDArray[np.uint16]  # their levels
+    rows: Bytes  # of transfers
+
+
 class ChosenWords:
-    """The guest's side, with one host. Levels are of the rows in the order of transfers."""
+    """The guest's side, with one host."""
 
     def __init__(self, host: Peer, levels: int, bound: bytes, transfers: GuestTransfers) -> None:
         self._host, self._levels, self._key, self._transfers = host, levels, bound, transfers
-        self._codes, self._rows = np.empty(0, np.uint16), np.empty((0, ROW), np.uint8)
         self._drawn = 0
 
     @classmethod
@@ -56,16 +64,17 @@ class ChosenWords:
         """Begin. bound: what the run is bound to, of 64 bytes at most. Raises PeerError."""
         return cls(host, levels, bound, await GuestTransfers.meet(host, bound, entropy))
 
-    async def choose(self, codes: NDArray[np.uint16]) -> None:
-        """The levels of the next rows, in place of those before."""
-        self._codes, self._rows = codes, np.empty((len(codes), ROW), np.uint8)
+    async def choose(self, codes: NDArray[np.uint16]) -> Chosen:
+        """Choose for rows at these levels."""
+        rows = np.empty((len(codes), ROW), np.uint8)
         for first in range(0, len(codes), BLOCK):
             some = slice(first, first + BLOCK)
-            self._rows[some] = await self._transfers.extend(_messages(codes[some]))
+            rows[some] = await self._transfers.extend(_messages(codes[some]))
+        return Chosen(codes, rows)
 
-    async def receive(self, places: Integers) -> Words:
-        """What is to be added to the words of the rows at some places. Raises PeerError."""
-        codes, added = self._codes[places], np.zeros(len(places), np.uint64)
+    async def receive(self, chosen: Chosen, places: Integers) -> Words:
+        """What is to be added to the words of some of these rows, by their places. Raises PeerError."""
+        codes, added = chosen.codes[places], np.zeros(len(places), np.uint64)
         for level in range(1, self._levels + 1):
             for first in range(0, len(places), _WORDS):
                 message = await self._host.recv(LevelWords)
@@ -73,7 +82,7 @@ class ChosenWords:
                 if len(message.words) != 8 * len(part):
                     raise self._host.breach("LevelWords of another number of rows than there are")
                 part[own] = np.frombuffer(message.words, "<u8")[own]
-        pads = await asyncio.to_thread(_pads, self._rows, places, self._drawn, self._key)
+        pads = await asyncio.to_thread(_pads, chosen.rows, places, self._drawn, self._key)
         self._drawn += 1
         return added - pads
 
@@ -84,7 +93,6 @@ class OfferedWords:
     def __init__(self, guest: Peer, levels: int, bound: bytes, transfers: HostTransfers) -> None:
         self._guest, self._levels, self._key, self._transfers = guest, levels, bound, transfers
         self._masks = transfers.keeper.mask(_messages(np.arange(levels + 1, dtype=np.uint16)))
-        self._rows = np.empty((0, ROW), np.uint8)
         self._drawn = 0
 
     @classmethod
@@ -92,22 +100,26 @@ class OfferedWords:
         """Begin, as of the guest. Raises PeerError."""
         return cls(guest, levels, bound, await HostTransfers.meet(guest, bound, entropy))
 
-    async def await_choice(self, rows: int) -> None:
-        """The next so many rows, in place of those before. Raises PeerError."""
-        self._rows = np.empty((rows, ROW), np.uint8)
-        for first in range(0, rows, BLOCK):
-            stop = min(first + BLOCK, rows)
-            self._rows[first:stop] = await self._transfers.extend(stop - first)
+    async def await_choice(self, count: int) -> Bytes:
+        """What it has of so many rows, once the guest has chosen. Raises PeerError."""
+        rows = np.empty((count, ROW), np.uint8)
+        for first in range(0, count, BLOCK):
+            stop = min(first + BLOCK, count)
+            rows[first:stop] = await self._transfers.extend(stop - first)
+        return rows
 
-    async def cover(self, places: Integers) -> Words:
-        """What is to be added to the words of the rows at some places, before they are sent."""
-        return await asyncio.to_thread(self._pads, places, 0)
+    async def cover(self, rows: Bytes, places: Integers) -> Words:
+        """What is to be added to the words of some of these rows, by their places, before they are
+        sent."""
+        return await asyncio.to_thread(self._pads, rows, places, 0)
 
-    async def send(self, places: Integers, cover: Words, part: Callable[[int], Words]) -> None:
+    async def send(
+        self, rows: Bytes, places: Integers, cover: Words, part: Callable[[int], Words]
+    ) -> None:
         """The levels' words, after those of the rows were sent; part: those of a level."""
 
         def covered(level: int) -> Words:
-            return part(level) - cover + self._pads(places, level)
+            return part(level) - cover + self._pads(rows, places, level)
 
         for level in range(1, self._levels + 1):
             words = await asyncio.to_thread(covered, level)
@@ -116,8 +128,8 @@ class OfferedWords:
                 await self._guest.send(LevelWords(data))
         self._drawn += 1
 
-    def _pads(self, places: Integers, level: int) -> Words:
-        return _pads(self._rows, places, self._drawn, self._key, self._masks[level])
+    def _pads(self, rows: Bytes, places: Integers, level: int) -> Words:
+        return _pads(rows, places, self._drawn, self._key, self._masks[level])
 
 
 def _messages(codes: NDArray[np.uint16]) -> Bytes:

@@ -39,7 +39,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.arrays import Floats, Integers, Mask, Words
+from vfl.arrays import Bytes, Floats, Integers, Mask, Words
 from vfl.blocks.engine import ENGINE
 from vfl.crypto.entropy import Entropy
 from vfl.errors import DataError
@@ -55,7 +55,7 @@ from vfl.learn.params import GlmParams
 from vfl.learn.sparse import block_of
 from vfl.net.peer import Peer, one_line, together
 from vfl.net.wire import KIB, Message
-from vfl.protocols.common.chosen_words import MOST_LEVELS, ChosenWords, OfferedWords
+from vfl.protocols.common.chosen_words import MOST_LEVELS, Chosen, ChosenWords, OfferedWords
 from vfl.protocols.common.fellows import Masks, keyed_hash
 from vfl.protocols.linear.masked_numbers import divergence
 from vfl.protocols.linear.masked_scores import HeldOutScores, ScoreChange, send_scores
@@ -128,7 +128,7 @@ class GuestAcross:
         self._train, self._entropy = train, entropy
         self._codes = [column.codes[train] for column in columns]
         self._pairs: dict[str, list[_OnePair]] = {}
-        self._words: dict[tuple[str, int], ChosenWords] = {}
+        self._words: dict[tuple[str, int], tuple[ChosenWords, Chosen]] = {}
 
     @property
     def levels(self) -> list[int]:
@@ -159,7 +159,7 @@ class GuestAcross:
 
     async def _meet(self, host: Peer, columns: int) -> None:
         """1. and 2., with one host."""
-        of = self._params.across_with(host.name)
+        of = self._params.pairs.with_host(host.name)
         if not of:
             self._pairs[host.name] = []
             return
@@ -178,8 +178,8 @@ class GuestAcross:
             rows = np.bincount(self._codes[column], minlength=len(own.levels)).tolist()
             await host.send(AcrossLevels(rows, [*own.levels] if self._params.across_names else []))
             given = host, len(own.levels) - 1, bound_of(host.name, column), self._entropy
-            self._words[host.name, column] = words = await ChosenWords.meet(*given)
-            await words.choose(own.codes)
+            words = await ChosenWords.meet(*given)
+            self._words[host.name, column] = words, await words.choose(own.codes)
 
     async def _chosen(self, host: Peer) -> list[_OnePair]:
         """4. The cells that a host has chosen."""
@@ -220,9 +220,9 @@ class GuestAcross:
         places = np.flatnonzero(~self._train if held_out else self._train)
 
         async def add(host: Peer, share: Words) -> Words:
-            for (name, _), words in self._words.items():
+            for (name, _), (words, chosen) in self._words.items():
                 if name == host.name:
-                    share = share + await words.receive(places)
+                    share = share + await words.receive(chosen, places)
             return share
 
         return await together([add(*one) for one in zip(self._hosts, shares, strict=True)])
@@ -249,7 +249,7 @@ class HostAcross:
     ) -> None:
         self._guest, self._name, self._pairs, self.levels = guest, name, pairs, levels
         self.found: list[FittedCells] = []
-        self._words: dict[int, OfferedWords] = {}
+        self._words: dict[int, tuple[OfferedWords, Bytes]] = {}
 
     @classmethod
     async def begin(
@@ -257,7 +257,7 @@ class HostAcross:
     ) -> "HostAcross":
         """1. How many levels there are. Raises PeerError."""
         levels = (await guest.recv(AcrossStart)).levels
-        if len(levels) != len(params.across_columns):
+        if len(levels) != len(params.pairs.columns):
             raise guest.breach("AcrossStart of another number of columns than the job has")
         if not all(1 <= count <= MOST_LEVELS for count in levels):
             raise guest.breach(f"AcrossStart of no levels, or more than {MOST_LEVELS}")
@@ -281,8 +281,8 @@ class HostAcross:
         for column in dict.fromkeys(pair.column for pair in self._pairs):
             said[column] = await self._levels(column, own.rows, params)
             given = guest, self.levels[column], bound_of(self._name, column), entropy
-            self._words[column] = words = await OfferedWords.meet(*given)
-            await words.await_choice(len(begun.training))
+            words = await OfferedWords.meet(*given)
+            self._words[column] = words, await words.await_choice(len(begun.training))
         counts = await self._counts(gradient, own.rows)
         for pair, inner in zip(self._pairs, counts, strict=True):
             levels_said = said[pair.column]
@@ -295,10 +295,7 @@ class HostAcross:
             try:
                 cells = choose_cells(pair, whole)
             except ValueError as error:
-                raise DataError(
-                    f"a pair of across in [glm] {error}",
-                    for_peer=f"a pair of across in [glm] {error}",
-                ) from None
+                raise no_cells(error) from None
             self.found.append(FittedCells(cells, tuple(levels_said.names)))
             await guest.send(CellsChosen([level for level, _ in cells.cells], cells.columns))
         self._begun = begun
@@ -359,10 +356,12 @@ class HostAcross:
         places = np.flatnonzero(~begun.training if held_out else begun.training)
         matrix = begun.held_out if held_out else begun.block.matrix
         codes = ENGINE.gather(matrix.codes)
-        covers = {column: await words.cover(places) for column, words in self._words.items()}
+        covers = {
+            column: await words.cover(rows, places) for column, (words, rows) in self._words.items()
+        }
         await send_scores(self._guest, kind, scores, precision, masks, list(covers.values()))
         tables = self._tables(coefficients, precision)
-        for column, words in self._words.items():
+        for column, (words, rows) in self._words.items():
             own = [
                 (table, codes[one.cells.pair.factor.row])
                 for one, table in zip(self.found, tables, strict=True)
@@ -375,21 +374,27 @@ class HostAcross:
                     found += table[level][of]
                 return found
 
-            await words.send(places, covers[column], part)
+            await words.send(rows, places, covers[column], part)
 
     def _tables(self, coefficients: Floats, precision: float) -> list[Words]:
         """Each pair's cells in fixed point, by the guest's level and the own one."""
         tables, first = [], 0
         for one in self.found:
             own = coefficients[first : first + len(one.cells.cells)]
-            tables.append(table_in_fixed_point(one.cells, own, precision))
+            tables.append(cells_in_fixed_point(one.cells.table(own), precision))
             first += len(own)
         return tables
 
 
-def table_in_fixed_point(cells: Cells, coefficients: Floats, precision: float) -> Words:
-    """A pair's cells as multiples of the precision's inverse, modulo 2^64. Raises ConfigError."""
-    rounded = np.rint(cells.table(coefficients) * precision)
+def no_cells(error: ValueError) -> DataError:
+    """The error of a pair of which no cells can be fitted."""
+    why = f"a pair of across in [glm] {error}"
+    return DataError(why, for_peer=why)
+
+
+def cells_in_fixed_point(coefficients: Floats, precision: float) -> Words:
+    """Cells' coefficients as multiples of the precision's inverse, modulo 2^64. Raises ConfigError."""
+    rounded = np.rint(coefficients * precision)
     if not np.abs(rounded).max() <= _LARGEST:
         raise divergence("scores")
     return rounded.astype(np.int64).view(np.uint64)

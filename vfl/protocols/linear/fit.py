@@ -64,6 +64,8 @@ class Fit:
     summary: FitSummary | None = None
     choice: PenaltyChoice | None = None
     variance: VarianceProfile | None = None
+    cells: Mapping[str, tuple[FittedCells, ...]] = field(default_factory=dict)
+    """Of hosts' pairs with the guest's columns, where all columns are in one place."""
 
 
 @dataclass(frozen=True)

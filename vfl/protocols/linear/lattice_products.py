@@ -195,9 +195,9 @@ class CutResiduals:
         return outputs * len(self.digits) * (self.bits + _ROUNDED_BITS)
 
 
-def labels_of(matrix: Matrix, residuals: Rounded) -> int:
-    """How many labels a host with this matrix could read at most."""
-    outputs = sum(matrix.levels) + sum(bits + 1 for bits in matrix.bits)
+def labels_of(matrix: Matrix, residuals: Rounded, cells: int = 0) -> int:
+    """How many labels a host with this matrix, and so many cells across parties, could read at most."""
+    outputs = sum(matrix.levels) + sum(bits + 1 for bits in matrix.bits) + cells
     return CutResiduals.of(residuals, Digits.of(matrix.rows)).labels(outputs)
 
 

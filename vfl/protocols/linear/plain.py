@@ -8,13 +8,22 @@ parties would fit apart: for who holds all tables anyway (vfl/simulate).
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from vfl.arrays import Floats, Integers
+from vfl.arrays import Floats, Integers, Mask, Words
 from vfl.blocks.engine import ENGINE
 from vfl.errors import DataError
+from vfl.learn.across import (
+    CrossedMatrix,
+    FittedCells,
+    GuestLevels,
+    PairOfParties,
+    cell_codes,
+    choose_cells,
+    counts_of,
+)
 from vfl.learn.glm import PAIRS, Block, BlockReport, Move
 from vfl.learn.matrix import FRACTION_BITS, Matrix, Whole
 from vfl.learn.params import GlmParams
@@ -22,6 +31,7 @@ from vfl.learn.sparse import block_of
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear import lattice_products, products
+from vfl.protocols.linear.across import cells_in_fixed_point, no_cells
 from vfl.protocols.linear.block_numbers import (
     penalty_in_fixed_point,
     report_in_fixed_point,
@@ -47,6 +57,15 @@ class DesignTables:
     params: GlmParams
     matrices: Mapping[str, Whole]
     rows: Training
+    across: "PlainPairs | None" = None
+
+
+@dataclass(frozen=True, eq=False)
+class PlainPairs:
+    """What pairs of levels of two parties are of."""
+
+    columns: Sequence[GuestLevels]
+    of_hosts: Mapping[str, Sequence[PairOfParties]]
 
 
 async def plain_fit(
@@ -55,14 +74,16 @@ async def plain_fit(
     rows: Training,
     params: GlmParams,
     progress: Callable[[IterationDone], None] = lambda _: None,
+    across: PlainPairs | None = None,
 ) -> tuple[Fit, dict[str, Floats]]:
-    """The guest's fit, and each host's coefficients. The matrices are of all aligned rows. What is
-    inferred is of all parties.
+    """The guest's fit, and each host's coefficients, those of cells behind the others. The matrices are
+    of all aligned rows. What is inferred is of all parties.
 
     Raises DataError and ConfigError as `guest_fit` and `host_fit` do.
     """
-    loop = _PlainLoop(own, hosts, rows, params)
+    loop = _PlainLoop(own, hosts, rows, params, across)
     fit = await loop.fit(progress, Checkpoints())
+    fit = replace(fit, cells={name: cells.fitted for name, cells in loop.cells.items()})
     return fit, {name: block.coefficients for name, block in loop.theirs.items()}
 
 
@@ -75,19 +96,27 @@ class _PlainLoop(FitLoop):
         hosts: Mapping[str, Whole],
         rows: Training,
         params: GlmParams,
+        across: PlainPairs | None = None,
     ) -> None:
         super().__init__([], own, rows, params)
         count = int(rows.train.sum())
         if hosts and params.encryption == "lattice":
             lattice_products.fit_shape(count, params)  # refuses too many rows
         self._held_out = {name: matrix.take(~rows.train) for name, matrix in hosts.items()}
+        self.cells: dict[str, _Cells] = {}
         self.theirs: dict[str, Block] = {}
-        self._products: dict[str, ExactProduct] = {}
+        self._products: dict[str, list[ExactProduct]] = {}
         for name, matrix in hosts.items():
             training = matrix.take(rows.train)
+            product = [ExactProduct(training)]
+            if across is not None and (pairs := across.of_hosts.get(name)):
+                parts = training, self._held_out[name]
+                self.cells[name] = cells = _Cells.of(across.columns, pairs, rows.train, *parts)
+                training = CrossedMatrix.of(training, [one.cells for one in cells.fitted])
+                product.append(ExactProduct(cells.training))
             check_columns(name, training.columns, rows.weighing)
             block = block_of(training, params, self.curvature)
-            self.theirs[name], self._products[name] = block, ExactProduct(training)
+            self.theirs[name], self._products[name] = block, product
             self._columns += training.columns
 
     @property
@@ -95,24 +124,30 @@ class _PlainLoop(FitLoop):
         return bool(self.theirs)
 
     def labels(self, rounded: Rounded) -> Mapping[str, int]:
+        return {name: self._labels(name, rounded) for name in self.theirs}
+
+    def _labels(self, name: str, rounded: Rounded) -> int:
+        matrix, own = self.theirs[name].matrix, self._held_out[name].columns
+        cells = matrix.columns - own
         if self.params.encryption == "lattice":
-            return {n: lattice_products.labels_of(b.matrix, rounded) for n, b in self.theirs.items()}
-        return {n: products.labels_of(b.matrix.columns, rounded) for n, b in self.theirs.items()}
+            return lattice_products.labels_of(matrix, rounded, cells)
+        return products.labels_of(own, rounded, cells)
 
     async def hosts_report(self, rounded: Rounded) -> list[BlockReport]:
         told = [await asyncio.to_thread(self._told, name, rounded) for name in self.theirs]
         return [self.of_parts(told, 2 * min(self._steps, PAIRS) + 1)]
 
     def _told(self, name: str, rounded: Rounded) -> list[int]:
-        product = self._products[name].times(rounded.integers, rounded.scale)
-        report = self.theirs[name].report(product)
+        parts = [one.times(rounded.integers, rounded.scale) for one in self._products[name]]
+        report = self.theirs[name].report(np.concatenate(parts))
         return report_in_fixed_point(report, self.curvature, self._deviance)
 
     async def direction(self, weights: Floats, precision: float) -> Move:
         own = [await asyncio.to_thread(block.direction, weights) for block in self.own.values()]
-        moves = [await asyncio.to_thread(block.direction, weights) for block in self.theirs.values()]
-        shares = [fixed_point(move.scores, precision) for move in moves]
-        parts = [penalty_in_fixed_point(move, self.curvature, self._deviance) for move in moves]
+        blocks = self.theirs
+        moves = {n: await asyncio.to_thread(b.direction, weights) for n, b in blocks.items()}
+        shares = [self._share(n, m.scores, blocks[n].way, precision) for n, m in moves.items()]
+        parts = [penalty_in_fixed_point(move, self.curvature, self._deviance) for move in moves.values()]
         theirs = self.hosts_move(shares, parts, precision)
         return total_move([*own, *theirs], len(self.scores.score))
 
@@ -131,10 +166,71 @@ class _PlainLoop(FitLoop):
 
     async def end(self, converged: bool, held_out: int, precision: float) -> Floats:
         shares = [
-            fixed_point(self._held_out[name].times(block.coefficients), precision)
+            self._share(name, self._held_out[name].times(own), block.coefficients, precision, True)
             for name, block in self.theirs.items()
+            for own in [block.coefficients[: self._held_out[name].columns]]
         ]
         return total_of(shares, held_out, precision)
+
+    def _share(
+        self, name: str, own: Floats, coefficients: Floats, precision: float, held_out: bool = False
+    ) -> Words:
+        """A host's part of scores: by its own columns, and by its cells with their coefficients."""
+        share = fixed_point(own, precision)
+        if name in self.cells:
+            of_cells = coefficients[self._held_out[name].columns :]
+            share += self.cells[name].scores(of_cells, precision, held_out)
+        return share
+
+
+@dataclass(frozen=True)
+class _Cells:
+    """A host's cells, by who has both parties' levels: a row of codes a pair."""
+
+    fitted: tuple[FittedCells, ...]
+    training: Matrix
+    held_out: Matrix
+
+    @classmethod
+    def of(
+        cls,
+        columns: Sequence[GuestLevels],
+        pairs: Sequence[PairOfParties],
+        train: Mask,
+        training: Matrix,
+        held_out: Matrix,
+    ) -> "_Cells":
+        """Raises DataError for a pair without any cell."""
+        fitted = []
+        for pair in pairs:
+            column = columns[pair.column]
+            own = ENGINE.gather(training.codes)[pair.factor.row]
+            sizes = len(column.levels), pair.factor.levels
+            try:
+                cells = choose_cells(pair, counts_of(column.codes[train], own, *sizes))
+            except ValueError as error:
+                raise no_cells(error) from None
+            fitted.append(FittedCells(cells, ()))
+
+        def coded(matrix: Matrix, rows: Mask) -> Matrix:
+            codes = [
+                cell_codes(one.cells, columns[one.cells.pair.column].codes[rows], matrix)
+                for one in fitted
+            ]
+            levels = tuple(len(one.cells.cells) for one in fitted)
+            return Matrix(np.array(codes, np.uint16), levels, np.empty((0, int(rows.sum()))))
+
+        return cls(tuple(fitted), coded(training, train), coded(held_out, ~train))
+
+    def scores(self, coefficients: Floats, precision: float, held_out: bool) -> Words:
+        """What they add to scores in fixed point, as hosts round it."""
+        matrix = self.held_out if held_out else self.training
+        total, first = np.zeros(matrix.rows, np.uint64), 0
+        for codes, count in zip(ENGINE.gather(matrix.codes), matrix.levels, strict=True):
+            own = np.concatenate([[0.0], coefficients[first : first + count]])
+            total += cells_in_fixed_point(own, precision)[codes]
+            first += count
+        return total
 
 
 class ExactProduct:

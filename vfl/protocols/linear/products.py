@@ -253,9 +253,10 @@ class _PaillierGuest(GuestGradients):
         return layout.cut([value % n for value in opened])
 
 
-def labels_of(columns: int, residuals: Rounded) -> int:
-    """How many labels a host of so many columns could read at most: the bits of its products."""
-    return columns * number_bits(residuals.bits)
+def labels_of(columns: int, residuals: Rounded, cells: int = 0) -> int:
+    """How many labels a host of so many columns, and cells across parties, could read at most: the bits
+    of its products."""
+    return columns * number_bits(residuals.bits) + cells * residuals.bits
 
 
 def most_labels(columns: int, rows: int) -> int:

@@ -26,11 +26,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from vfl.arrays import Floats, Integers
+from vfl.arrays import Floats, Integers, Mask
+from vfl.learn.across import CrossedLevels
 from vfl.learn.binning import Features
 from vfl.learn.design import Design, Relativity
 from vfl.learn.explain import own_name
 from vfl.learn.inference import FitSummary, Inference
+from vfl.learn.pairs import PairsOfJob
 from vfl.net.peer import Peer, one_line, together
 from vfl.net.wire import MIB, Message, Rows
 from vfl.protocols.common.batches import (
@@ -45,6 +47,7 @@ from vfl.protocols.common.batches import (
     request,
     requests,
 )
+from vfl.protocols.linear.across_scoring import GuestCells, HostCells
 from vfl.protocols.linear.fit import Fit, PenaltyChoice, VarianceProfile
 
 _BYTES = 8 * MIB  # of a message of parts at most
@@ -147,6 +150,7 @@ class GuestGlm:
     summary: FitSummary | None = None
     choice: PenaltyChoice | None = None  # of a job with several penalties
     variance: VarianceProfile | None = None  # of a job that asks for it
+    across: tuple[tuple[str, str], ...] = ()  # the job's pairs with hosts' columns
 
     @classmethod
     def of(cls, parties: tuple[str, ...], design: Design, coefficients: Floats, fit: Fit) -> "GuestGlm":
@@ -183,6 +187,7 @@ class HostGlm:
     part: LinearPart
     converged: bool
     inference: Inference | None = None
+    across: tuple[CrossedLevels, ...] = ()  # cells of pairs with the guest's columns
 
 
 async def guest_glm_score(
@@ -208,6 +213,7 @@ async def guest_glm_score(
     missing = await together([_receive_missing(host, explain) for host in hosts])
     for host, default in zip(hosts, missing, strict=True):
         unknown_levels(host, default.unknown_levels)
+    cells = await _meet_cells(hosts, model, features)
     mine = model.part.by_column if explain else {}
     theirs_by_name = [
         host_players(host.name, default.columns) for host, default in zip(hosts, missing, strict=True)
@@ -224,11 +230,18 @@ async def guest_glm_score(
     # 2. What each row adds, chunk by chunk.
     rows = len(own)
     chunk = min([ROWS, *(max(1, _BYTES // (8 * (1 + len(default.columns)))) for default in missing)])
-    async with aclosing(request(hosts, places, rows, chunk)) as parts:
+
+    async def asked(number: int, known: Mask, part: slice) -> None:
+        if (own_cells := cells.get(hosts[number].name)) is not None:
+            await own_cells.ask(known, part)
+
+    async with aclosing(request(hosts, places, rows, chunk, asked)) as parts:
         async for part in parts:
             theirs = await together(
                 [
                     _receive(host, default, place[part])
+                    if (own_cells := cells.get(host.name)) is None
+                    else _receive_cells(own_cells, default, place[part], part)
                     for host, default, place in zip(hosts, missing, places, strict=True)
                 ]
             )
@@ -239,9 +252,46 @@ async def guest_glm_score(
     await together([host.send(ScoreEnd()) for host in hosts])
 
 
+async def _meet_cells(
+    hosts: Sequence[Peer], model: GuestGlm, features: Features
+) -> dict[str, GuestCells]:
+    """The guest's side of pairs with each host that has any."""
+    pairs = PairsOfJob(model.across)
+    of = {host.name: dict(pairs.with_host(host.name)) for host in hosts}
+    found = await together(
+        [
+            GuestCells.meet(
+                host,
+                {place: pairs.columns[place] for place in of[host.name]},
+                model.part.design,
+                features,
+            )
+            for host in hosts
+            if of[host.name]
+        ]
+    )
+    return {one.host.name: one for one in found}
+
+
+async def _receive_cells(
+    cells: GuestCells, default: MissingScore, places: Integers, part: slice
+) -> Floats:
+    """As `_receive`, of a host with pairs; shape (1, rows)."""
+    scores, known = default.score + cells.missing(part), places >= 0
+    if count := int(known.sum()):
+        scores[known] = await cells.receive(count)
+    return scores[np.newaxis]
+
+
+async def _cells_of(guest: Peer, half: HostGlm, features: Features) -> HostCells:
+    """A host's side of its pairs."""
+    part = half.part
+    return await HostCells.meet(guest, half.across, part.design, features, part.coefficients)
+
+
 async def host_glm_score(
     guest: Peer,
-    part: LinearPart,
+    half: HostGlm,
     features: Features,
     own: Floats,
     missing: float,
@@ -258,12 +308,13 @@ async def host_glm_score(
     scored. Raises PeerError when the guest breaks the protocol, and what the course raises.
     """
     # 1. What a row adds that this host does not know.
-    start = await guest.recv(ScoreStart)
-    columns = part.by_column if start.explain and show_columns else {}
+    start, part = await guest.recv(ScoreStart), half.part
+    columns = part.by_column if start.explain and show_columns and not half.across else {}
     absent = {
         name: column.missing_score(column.taken_from(features)) for name, column in columns.items()
     }
     await guest.send(MissingScore(missing, absent, unknown_levels))
+    cells = None if not half.across else await _cells_of(guest, half, features)
 
     def terms_of(places: Places) -> bytes:
         parts = [
@@ -277,6 +328,10 @@ async def host_glm_score(
     async for places in requests(guest, len(own), course):
         if width * len(places) > max(_BYTES, width):
             raise guest.breach("ScoreRows of too many rows at once")
+        if cells is not None:
+            await cells.answer(places, own[places])
+            done += len(places)
+            continue
         terms = await asyncio.to_thread(terms_of, places)
         await guest.send(PartialScores(own[places].astype("<f8").tobytes(), terms))
         done += len(places)
