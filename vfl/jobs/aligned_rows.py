@@ -20,6 +20,7 @@ from vfl.learn.levels import tidy_levels
 from vfl.learn.losses import PoissonLoss
 from vfl.models.kinds import kind_of_job, rules_of
 from vfl.party.config import Job
+from vfl.party.linear_rules import check_pairs
 from vfl.party.sections import USES
 from vfl.party.table import Table
 from vfl.protocols.common.rows import Training
@@ -57,6 +58,7 @@ def read_guest_rows(
     model is to learn, in place of the label of the party file. Raises DataError, ConfigError and
     ModelError."""
     data, kind, scratch = site.party.data, kind_of_job(job), Scratch(site.store.scratch(make=False))
+    check_pairs(site.party.glm, data, job.linear.pairs, site.party.partners)
     unused = set(USES) - set(job.uses(data))
     table, ids = read_guest(
         data,

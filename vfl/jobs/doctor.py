@@ -23,6 +23,7 @@ from vfl.net.peer import together
 from vfl.net.rendezvous import DIALS, WAITS, keys_of
 from vfl.net.websocket import Listener, dial, listen
 from vfl.party.config import Job, Party
+from vfl.party.linear_rules import check_pairs
 from vfl.party.permissions import SETTING, check_keys, check_store
 from vfl.party.policy import broken_by_job, broken_by_pool, today, widened
 from vfl.party.service_certificate import ServiceCertificate
@@ -48,6 +49,7 @@ async def examine(party: Party, wait: float, report: Reporter, job: Job | None =
         )
         healthy = check_cluster(party, size, report) and healthy
         healthy = _check_policy(party, job, report) and healthy
+        healthy = _check_across(party, job, report) and healthy
     if party.role == "host" and (wider := widened(party.policy)):
         report(CheckResult("note", "policy", f"policy: wider than by default: {', '.join(wider)}"))
     healthy = _check_online(party, report) and healthy
@@ -130,6 +132,18 @@ def _check_server(party: Party, job: Job | None, report: Reporter) -> bool:
         return False
     text = f"job {job.name}: over the rows of {' and '.join(party.partners)}"
     report(CheckResult("note", "job", text))
+    return True
+
+
+def _check_across(party: Party, job: Job | None, report: Reporter) -> bool:
+    """Whether a guest's job has pairs of columns of two parties that there are."""
+    if job is None or job.over_rows:
+        return True
+    try:
+        check_pairs(party.glm, party.data, job.linear.pairs, party.partners)
+    except ConfigError as error:
+        report(CheckResult("FAIL", "job", f"job {job.name}: {error}"))
+        return False
     return True
 
 

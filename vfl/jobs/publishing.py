@@ -151,6 +151,8 @@ class _Publisher:
 
     def publish(self, kept: OwnDirectory | Withdrawn | None, renew: bool) -> Published:
         site, half = self._site, self._half
+        if why := self._kind.not_by_parts(half.model):
+            raise DataError(f"model {half.name} {why}", for_peer=f"the model {why}")
         table, strange = self._open()
         now = datetime.now(UTC).replace(microsecond=0)
         if (last := _last(kept)) is not None:

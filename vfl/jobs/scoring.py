@@ -274,6 +274,11 @@ class BatchJob:
         batch = self.batch
         if batch.rows == batch.of:
             return
+        sealed = [
+            name for name in self.half.model.parties[1:] if self.site.party.lookup_at(name) == "sealed"
+        ]
+        if sealed and (why := kind_of_model(self.half.model).not_by_parts(self.half.model)):
+            raise ConfigError(f"model {self.half.name} {why}")
         reconnect = self.site.party.party.reconnect
         try:
             await persevere(

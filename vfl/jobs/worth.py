@@ -166,6 +166,11 @@ def _judged(job: Job) -> Job:
         why = "`vfl worth` compares one prediction of each row: it is not for multiclass"
     elif kind_of_job(job).init_model is not None:
         why = "`vfl worth` compares models that begin anew: take init_model out"
+    elif job.glm.across:
+        why = (
+            "`vfl worth` trains with some of the hosts alone, where pairs with another have no meaning: "
+            "take across out of [glm]"
+        )
     elif not job.job.holdout:
         why = "`vfl worth` compares models on rows held out: set holdout above 0 in [job]"
     if why is not None:

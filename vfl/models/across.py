@@ -19,6 +19,13 @@ from vfl.protocols.linear.plain import PlainPairs
 from vfl.protocols.linear.scoring import HostGlm, LinearPart
 from vfl.text import counted, nearest_name
 
+NOT_BY_PARTS = (
+    "has pairs of levels of two parties (across in [glm]), whose part of a row depends on both parties' "
+    'levels, so that no directory can hold it: score it row by row, with lookup = "aligned", or train '
+    "it without across"
+)
+"""What is wrong with a model that sealed directories cannot hold."""
+
 
 def guest_levels(
     table: str, design: Design, features: Features, params: GlmParams

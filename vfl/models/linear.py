@@ -14,6 +14,7 @@ from vfl.learn.losses import FAMILIES, Family, Link, loss_of
 from vfl.learn.matrix import Whole
 from vfl.learn.params import GlmParams
 from vfl.models.across import (
+    NOT_BY_PARTS,
     guest_levels,
     host_half,
     named_cells,
@@ -574,6 +575,10 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
             show_columns=batch.shows_columns,
             unknown_levels=batch.unknown_levels,
         )
+
+    @classmethod
+    def not_by_parts(cls, half: GuestGlm | HostGlm) -> str:
+        return NOT_BY_PARTS if half.across else ""
 
     @classmethod
     def packer(

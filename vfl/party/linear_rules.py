@@ -1,11 +1,13 @@
 """[glm] of a party file: how its columns enter a linear model, and which columns can."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from vfl.errors import ConfigError
 from vfl.learn.curves import MOST_DEGREE
+from vfl.learn.pairs import PairsOfJob
 from vfl.party.config_values import ColumnName, ColumnNames, ColumnPairs, Groups, Growing, Knots
 from vfl.party.config_words import plain_key
 from vfl.party.sections import DataSection, Section
@@ -160,6 +162,29 @@ def check_columns_of(glm: GlmSection, data: DataSection, *, is_guest: bool) -> N
                 )
     for name in glm.step:
         check_step(glm, name, "[glm] step names a column that")
+
+
+def check_pairs(glm: GlmSection, data: DataSection, pairs: PairsOfJob, partners: Sequence[str]) -> None:
+    """Raises ConfigError where pairs of a job are of no column with levels of the guest's, or of a host
+    that is none of its partners."""
+    with_levels = (*data.categorical, *glm.binned, *glm.bands)
+    for name in pairs.columns:
+        if name not in with_levels:
+            raise ConfigError(
+                f"[glm] across has column '{name}', which has no levels here: neither [data] categorical "
+                "nor [glm] binned or bands of the party file lists it" + _perhaps(name, with_levels)
+            )
+        if name in glm.fuse:
+            raise ConfigError(
+                f"[glm] across has column '{name}', which fuse of the party file has, too: leave it in "
+                "one of them"
+            )
+    for host in pairs.hosts:
+        if host not in partners:
+            raise ConfigError(
+                f"[glm] across has a column of '{host}', which is no host of the party file"
+                + _perhaps(host, partners)
+            )
 
 
 def _perhaps(name: str, known: Iterable[str]) -> str:
