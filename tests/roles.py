@@ -34,6 +34,7 @@ from vfl.jobs.connect import Site
 from vfl.jobs.coordinator import coordinator_of
 from vfl.jobs.directories import fetch_directory
 from vfl.jobs.offer import Gathered, Join, Kept, Offer
+from vfl.learn.across import CrossedLevels, GuestLevels, OwnFactor, PairOfParties
 from vfl.learn.binning import Features, bin_columns
 from vfl.learn.cells import Factor
 from vfl.learn.design import Design, Matrix, Rules
@@ -524,6 +525,43 @@ def fitting(
     return Scenario(f"fitting under {encryption}", star(), roles, PATTERNS, blind)
 
 
+def fitting_across(encryption: str) -> Scenario:
+    """Pairs of the guest's column with one of each host's."""
+    pairs = tuple(("kind0", f"{host}:kind{k}") for k, host in enumerate(HOSTS, start=1))
+    params = GlmParams.model_validate(
+        {"max_iterations": 1, "encryption": encryption, "alpha": 0.01}
+        | {"across": pairs, "across_rows": 3, "across_names": True}
+    )
+    rows = training("logistic")
+    factor = Design.fit(
+        {name: values[rows.train] for name, values in FEATURES[GUEST].items()}, Rules(min_level_rows=1)
+    ).factors[0]
+    levels = GuestLevels("kind0", (factor.base, *factor.others), factor.codes(FEATURES[GUEST]["kind0"]))
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        guest = guest_fit(
+            list(peers[GUEST].values()),
+            {GUEST: _matrix(GUEST, rows.train)},
+            rows,
+            params,
+            key=KEY,
+            across=[levels],
+        )
+        return {GUEST: guest} | {
+            host: host_fit(
+                peers[host][GUEST],
+                ROWS,
+                lambda train, host=host: _matrix(host, train),
+                params,
+                Participant(host, HOSTS, b"run", minimum=10),
+                crossed=lambda: [PairOfParties(0, OwnFactor(0, 0, 1), 3)],
+            )
+            for host in HOSTS
+        }
+
+    return Scenario(f"fitting across under {encryption}", star(), roles, PATTERNS, RELAYED)
+
+
 def hidden_fitting(family: str) -> Scenario:
     steps = 2 if family == "logistic" else 1  # poisson takes several gradients a step
     params = GlmParams(max_iterations=steps, alpha=0.01, scores="hidden", coordinator=LEAD)
@@ -600,7 +638,7 @@ def scoring() -> Scenario:
     return Scenario("scoring with trees", star(), roles, PATTERNS)
 
 
-def linear_scoring() -> Scenario:
+def linear_scoring(*, across: bool = False) -> Scenario:
     parts = {
         name: LinearPart(design, tuple(0.1 * (k + 1) for k in range(len(design.coefficients))))
         for name, features in FEATURES.items()
@@ -616,7 +654,10 @@ def linear_scoring() -> Scenario:
         fit.deviance,
         fit.explained,
         fit.gradient,
+        across=(("kind0", f"{HOSTS[0]}:kind1"),) if across else (),
     )
+    level = parts[HOSTS[0]].design.factors[0].others[0]
+    cells = CrossedLevels(0, "guest:kind0", "kind1", ("a", "b"), ((1, level),), (9,), (0.3,))
     own = parts[GUEST].scores(FEATURES[GUEST], ROWS)
     places = np.where(np.arange(ROWS) % 5 == 4, -1, np.arange(ROWS))
 
@@ -632,7 +673,7 @@ def linear_scoring() -> Scenario:
         return {GUEST: all_scores(scored)} | {
             host: host_glm_score(
                 peers[host][GUEST],
-                HostGlm(parts[host], True),
+                HostGlm(parts[host], True, across=(cells,) if across and host == HOSTS[0] else ()),
                 FEATURES[host],
                 parts[host].scores(FEATURES[host], ROWS),
                 parts[host].missing_score(FEATURES[host]),
@@ -876,6 +917,8 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "fitting": fitting,
     "lattice fitting": lambda: fitting("lattice"),
     "fitting by folds": lambda: fitting("lattice", several=True),
+    "fitting across": lambda: fitting_across("paillier"),
+    "lattice fitting across": lambda: fitting_across("lattice"),
     "inferring": lambda: fitting("lattice", infers=True),
     "inferring of few rows": lambda: fitting(infers=True, few=True),
     "hidden logistic fitting": lambda: hidden_fitting("logistic"),
@@ -884,6 +927,7 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "scoring": scoring,
     "beginning": beginning,
     "linear scoring": linear_scoring,
+    "linear scoring across": lambda: linear_scoring(across=True),
     "looking up": looking_up,
     "table": table,
     "pair": pair,

@@ -1,6 +1,8 @@
 """Pairs of levels of two parties: the optimum against glum, and what each side sees of the other."""
 
 import asyncio
+import dataclasses
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +13,23 @@ import pytest
 from dealt_transfers import dealt_transfers
 from memory import over_memory
 from paillier_key import KEY
+from pydantic import ValidationError
+from scipy.stats import binomtest, chisquare
+from sklearn.linear_model import LogisticRegression
 from test_glm import GLUM, labels
 
+from vfl.errors import ConfigError, DataError
 from vfl.estimators.linear import FederatedGLM
 from vfl.learn.across import FittedCells, GuestLevels, OwnFactor, PairOfParties
 from vfl.learn.design import Design, Matrix, Rules
 from vfl.learn.losses import loss_of
 from vfl.learn.params import GlmParams
+from vfl.net.wire import decode
+from vfl.protocols.common.chosen_words import ChosenWords, LevelWords, OfferedWords, _pads
 from vfl.protocols.common.course import HostCourse
 from vfl.protocols.common.rows import Training
+from vfl.protocols.linear import products
+from vfl.protocols.linear.across import CellsChosen
 from vfl.protocols.linear.fit import Fit, HostFit
 from vfl.protocols.linear.fitting import guest_fit
 from vfl.protocols.linear.host_fitting import host_fit
@@ -221,6 +231,194 @@ def test_the_fit_with_all_columns_in_one_place_is_the_same_bit_for_bit(encryptio
     assert plain.coefficients["guest"].tolist() == fit.coefficients["guest"].tolist()
     assert plain.score.tolist() == fit.score.tolist()
     assert (plain.iterations, plain.readable) == (fit.iterations, fit.readable)
+
+
+# --- What a curious party sees. ---------------------------------------------------------------------
+
+
+@dataclass
+class Opened:
+    """Words that a host has offered several times of the same rows, and what each side has of them."""
+
+    codes: np.ndarray  # the guest's level of each row
+    parts: np.ndarray  # by time, level and row, what the level adds: 0 or 1
+    words: list[list[np.ndarray]]  # as sent, by time and level from 1 on
+    sums: list[np.ndarray]  # as sent of the rows themselves
+    read: np.ndarray  # by the guest
+    guest: ChosenWords
+    chosen: Any
+    host: OfferedWords
+    rows: np.ndarray  # of the host's
+
+
+def opened(rows: int = 4000, levels: int = 3, times: int = 2) -> Opened:
+    """Rows at random levels, whose own word is 0."""
+    rng = np.random.default_rng(11)
+    codes = rng.integers(0, levels + 1, rows).astype(np.uint16)
+    parts = rng.integers(0, 2, (times, levels + 1, rows)).astype(np.uint64)
+    parts[:, 0] = 0
+    every, sums, sent = np.arange(rows), [], []
+
+    async def guest(peers: Any) -> Any:
+        (peer,) = peers
+        peer.observers.append(lambda way, kind, payload: sent.append((way, kind, payload)))
+        words = await ChosenWords.meet(peer, levels, b"bound", np.random.default_rng(1).bytes)
+        chosen = await words.choose(codes)
+        return words, chosen, [await words.receive(chosen, every) for _ in range(times)]
+
+    async def host(_: str, peer: Any) -> Any:
+        words = await OfferedWords.meet(peer, levels, b"bound", np.random.default_rng(2).bytes)
+        own = await words.await_choice(rows)
+        for time in range(times):
+            cover = await words.cover(own, every)
+            sums.append(cover)
+            await words.send(own, every, cover, lambda level, time=time: parts[time, level])
+        return words, own
+
+    (words, chosen, read), (offered, own) = over_memory(["host"], guest, host)
+    found = [
+        np.frombuffer(decode(payload, [LevelWords]).words, "<u8")
+        for way, kind, payload in sent
+        if way == "received" and kind == "LevelWords"
+    ]
+    by_time = [found[time * levels : (time + 1) * levels] for time in range(times)]
+    whole = np.array([one + more for one, more in zip(read, sums, strict=True)])
+    return Opened(codes, parts, by_time, sums, whole, words, chosen, offered, own)
+
+
+@pytest.fixture(scope="module")
+def seen() -> Opened:
+    with dealt_transfers():
+        return opened()
+
+
+def test_the_guest_reads_the_word_of_its_own_level(seen):
+    every = np.arange(len(seen.codes))
+    for time, read in enumerate(seen.read):
+        assert (read == seen.parts[time, seen.codes, every]).all()
+
+
+def test_a_curious_guest_guesses_words_of_other_levels(seen):
+    """It takes its own pads off the words of other levels, in every way in which its own opens, and says
+    0 or 1 by which is nearer: as often right as a coin, by a two-sided test at 1e-4 for each way."""
+    own = [_pads(seen.chosen.rows, np.arange(len(seen.codes)), time, b"bound", None) for time in (0, 1)]
+    tried = 0
+    for level in (1, 2, 3):
+        other = (seen.codes != level) & (seen.codes > 0)
+        truth = seen.parts[0, level][other]
+        word, cover = seen.words[0][level - 1][other], seen.sums[0][other]
+        guesses = [word + cover - own[0][other], word - own[0][other], word + cover - own[1][other]]
+        # By another time's word of the same level, as if pads were used twice.
+        guesses.append(word - seen.words[1][level - 1][other] + seen.parts[1, level][other])
+        for guess in guesses:
+            said = np.abs(guess.view(np.int64)) > np.abs((guess - np.uint64(1)).view(np.int64))
+            hits = int((said == (truth == 1)).sum())
+            assert binomtest(hits, len(truth), 0.5).pvalue > 1e-4
+            assert not np.isin(guess, [0, 1]).any()
+            tried += 1
+    assert tried == 12
+
+
+def test_what_the_guest_cannot_open_looks_uniform(seen):
+    for level in (1, 2, 3):
+        other = seen.codes != level
+        top = (seen.words[0][level - 1][other] >> np.uint64(56)).astype(np.int64)
+        assert chisquare(np.bincount(top, minlength=256)).pvalue > 1e-4
+    # Of rows at no base level the sum without the guest's word is uniform, too.
+    top = (seen.sums[0][seen.codes > 0] >> np.uint64(56)).astype(np.int64)
+    assert chisquare(np.bincount(top, minlength=256)).pvalue > 1e-4
+
+
+def test_a_curious_host_guesses_the_guests_levels(seen):
+    """A classifier by all 468 bits that it has of half of the rows, whose levels it is told, is right
+    about the others as often as chance has it; so is one by how far rows are from each level's words."""
+    bits = np.unpackbits(seen.rows, axis=1)[:, :468].astype(float)
+    half = len(bits) // 2
+    model = LogisticRegression(C=1e-3, max_iter=200).fit(bits[:half], seen.codes[:half])
+    hits = int((model.predict(bits[half:]) == seen.codes[half:]).sum())
+    chance = np.bincount(seen.codes[half:]).max() / half
+    assert binomtest(hits, half, chance, alternative="greater").pvalue > 1e-4
+    weights = np.array(
+        [np.unpackbits(seen.rows ^ mask, axis=1).sum(axis=1) for mask in seen.host._masks]
+    )
+    for nearest in (weights.argmin(axis=0), weights.argmax(axis=0)):
+        hits = int((nearest == seen.codes).sum())
+        assert binomtest(hits, len(nearest), 0.25).pvalue > 1e-4
+
+
+def test_hosts_are_given_no_sums_but_of_their_cells():
+    """As many numbers go back as the host has chosen cells, by each level of the guest's; small ones and
+    other columns' are not among them."""
+    job = make_across("logistic", PAIRS[1], rows=160, tolerance=1e-3, across_rows=12)
+    opened_cells: list[int] = []
+    chosen: list[CellsChosen] = []
+
+    def watch(host: str, way: str, kind: str, payload: bytes) -> None:
+        if kind == "OpenedCells":
+            opened_cells.append(len(decode(payload, [products.OpenedCells]).plaintexts))
+        elif kind == "CellsChosen":
+            chosen.append(decode(payload, [CellsChosen]))
+
+    fit, kept = job.federated(watch)
+    (one,) = kept["host1"].across
+    ((said),) = chosen
+    assert [*zip(said.levels, said.columns, strict=True)] == [
+        (level, one.cells.pair.factor.first + own - 1) for level, own in one.cells.cells
+    ]
+    counts = one.cells.counts[1:, 1:]
+    assert (counts < 12).any() and one.cells.few == int(((counts > 0) & (counts < 12)).sum())
+    by_level = np.bincount(said.levels, minlength=counts.shape[0] + 1)[1:]
+    first = counts.shape[0]  # of counts, one message a level
+    levels = [size for size in by_level.tolist() if size]
+    assert len(opened_cells) == first + len(levels) * (fit.iterations + 1)
+    # Bits of a sum differ by iteration; within one they are those of its cells.
+    for at in range(first, len(opened_cells), len(levels)):
+        sizes = opened_cells[at : at + len(levels)]
+        assert (
+            len({round(8 * size / count) // 8 for size, count in zip(sizes, levels, strict=True)}) <= 2
+        )
+
+
+def test_labels_that_could_be_read_count_cells():
+    job = make_across("logistic", PAIRS[1], rows=160, tolerance=1e-3)
+    fit, kept = job.federated()
+    (one,) = kept["host1"].across
+    without = dataclasses.replace(job, params=job.params.model_copy(update={"across": ()}))
+    alone, _ = without.federated()
+    assert fit.readable > alone.readable + len(one.cells.cells) * fit.iterations
+    few = dataclasses.replace(job, params=job.params.model_copy(update={"max_labels": 0.01}))
+    with pytest.raises(ConfigError, match=r"more than max_labels = 0\.01 of \[glm\] admits"):
+        few.federated()
+
+
+def test_names_of_levels_are_told_where_the_job_says_so():
+    job = make_across("logistic", PAIRS[1], rows=160, tolerance=1e-3, across_names=True)
+    _, kept = job.federated()
+    assert set(kept["host1"].across[0].names) == {"a0", "a1", "a2"}
+
+
+def test_a_pair_without_a_cell_is_refused():
+    job = make_across("logistic", PAIRS[1], rows=160, across_rows=150)
+    with pytest.raises(DataError, match="has no two levels with 150 rows together that tell more"):
+        job.federated()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"inference": True}, "across does not go with inference"),
+        ({"l1_ratio": 0.5, "alpha": 0.1}, "across does not go with l1_ratio"),
+        ({"shrink_to": "mean"}, 'across does not go with shrink_to = "mean"'),
+        ({"credibility": True}, "across does not go with credibility"),
+        ({"scores": "hidden", "coordinator": "umpire"}, 'across does not go with scores = "hidden"'),
+        ({"across": [["area", "kind"]]}, "a host's after the party's name"),
+        ({"across": [["area", "host1:kind"]] * 2}, "across has a pair twice"),
+        ({"across": [], "across_names": True}, "are for across: name pairs, or remove them"),
+    ],
+)
+def test_settings_that_do_not_go_together(settings, said):
+    with pytest.raises(ValidationError, match=re.escape(said)):
+        GlmParams.model_validate({"across": [["area", "host1:kind"]]} | settings)
 
 
 # --- Estimators: the same by all tables at hand and by the protocol. ------------------------------

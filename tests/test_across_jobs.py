@@ -46,7 +46,7 @@ def test_a_job_with_pairs_from_its_policy_to_scores(tmp_path: Path, keys: Path) 
             ([["density", "registry:brand"]], "[glm] across has column 'density', which has no levels"),
             (
                 [["area", "regstry:brand"]],
-                "which is no host of the party file: did you mean 'registry'?",
+                "no host of the party file: did you mean 'registry'?",
             ),
         ):
             guest.train(across(across=pairs)).failed(2, words)

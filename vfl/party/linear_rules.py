@@ -171,8 +171,9 @@ def check_pairs(glm: GlmSection, data: DataSection, pairs: PairsOfJob, partners:
     for name in pairs.columns:
         if name not in with_levels:
             raise ConfigError(
-                f"[glm] across has column '{name}', which has no levels here: neither [data] categorical "
-                "nor [glm] binned or bands of the party file lists it" + _perhaps(name, with_levels)
+                f"[glm] across has column '{name}', which has no levels here: neither [data] "
+                "categorical nor [glm] binned or bands of the party file lists it"
+                + _perhaps(name, with_levels)
             )
         if name in glm.fuse:
             raise ConfigError(
