@@ -24,6 +24,9 @@ from vfl.learn.across import FittedCells, GuestLevels, OwnFactor, PairOfParties
 from vfl.learn.design import Design, Matrix, Rules
 from vfl.learn.losses import loss_of
 from vfl.learn.params import GlmParams
+from vfl.learn.tree import Branch, Tree
+from vfl.models.relativities import crossed_tables
+from vfl.models.shapes import met_columns
 from vfl.net.wire import decode
 from vfl.protocols.common.chosen_words import ChosenWords, LevelWords, OfferedWords, _pads
 from vfl.protocols.common.course import HostCourse
@@ -34,6 +37,7 @@ from vfl.protocols.linear.fit import Fit, HostFit
 from vfl.protocols.linear.fitting import guest_fit
 from vfl.protocols.linear.host_fitting import host_fit
 from vfl.protocols.linear.plain import PlainPairs, plain_fit
+from vfl.protocols.trees.model import GuestModel
 
 pytestmark = pytest.mark.usefixtures("quick_key", "small_batches")
 
@@ -478,3 +482,32 @@ def test_predictions_are_those_of_the_whole_model():
     theirs = theirs + half.across[0].table(factor.others)[codes, factor.codes(own["kind"])]
     missing = half.part.missing_score(own)
     assert absent == pytest.approx((score - theirs)[row] + missing, abs=1e-10)
+
+    # Relativities by the guest's levels: those of a level and of its pair together.
+    (table,) = crossed_tables(half, "guest:area", "log")
+    assert (table.column, table.by_levels) == ("kind", half.across[0].levels)
+    beta = dict(zip(half.part.design.coefficients, half.part.coefficients, strict=True))
+    both = half.across[0].table(factor.others)
+    for place, level in enumerate(table.levels):
+        own = beta.get(("kind", level), 0.0)
+        assert np.log(table.values[place]) == pytest.approx(own + both[:, place])
+        assert [rows is None for rows in table.rows[place]] == (both[:, place] == 0).tolist()
+    assert crossed_tables(half, "guest:x", "log") == []
+
+
+def test_pairs_that_meet_in_trees_are_listed_by_gain():
+    """Of two trees, of which one splits by a host's column below one of the guest's, and one the other
+    way round; a column of the same party, and of two hosts, is no pair that a job could name."""
+
+    def tree(*branches: tuple[int, int, str, float]) -> Tree:
+        nodes = {node: Branch(party, 0, column, gain) for node, party, column, gain in branches}
+        ends = {2 * node + side for node in nodes for side in (1, 2)} - set(nodes)
+        return Tree(nodes, dict.fromkeys(ends, 0.0))
+
+    first = tree((0, 0, "area", 5.0), (1, 1, "kind", 2.0), (3, 1, "kind", 0.5), (2, 0, "x", 1.0))
+    second = tree((0, 1, "kind", 4.0), (2, 0, "area", 3.0), (5, 2, "", 0.25), (6, 0, "area", 0.125))
+    model = GuestModel(("insurer", "bureau", "garage"), 0.0, (first, second), ())
+    assert [(one.own, one.theirs, one.splits, one.gain) for one in met_columns(model)] == [
+        ("area", "bureau:kind", 4, 2.0 + 0.5 + 3.0 + 0.125),
+        ("area", "garage:", 1, 0.25),
+    ]

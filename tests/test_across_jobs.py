@@ -81,7 +81,7 @@ def test_a_job_with_pairs_from_its_policy_to_scores(tmp_path: Path, keys: Path) 
         assert scored["rows"] == len(made.tables["new"]["plate"])
         known = expected_scores(made, trained["model"])
         with (guest.folder / "scores.csv").open(newline="") as file:
-            rows = {row["plate"]: float(row["prediction"]) for row in csv.DictReader(file)}
+            rows = {row["plate"]: float(row["probability"]) for row in csv.DictReader(file)}
         both = rows.keys() & known.keys()
         assert len(both) > 30
         assert [rows[plate] for plate in both] == pytest.approx([known[plate] for plate in both])

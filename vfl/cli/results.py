@@ -13,23 +13,37 @@ from vfl.terminal.streams import put_json, stdout
 @main.command(short_help="Show a linear model's factors of own columns.")
 @PARTY
 @MODEL
+@click.option(
+    "--by",
+    metavar="COLUMN",
+    help="Tables of each factor that has pairs of levels with this column, by its levels: an own column "
+    "(interactions), at a host the guest's (across), such as insurer:year.",
+)
 @JSON
-def relativities(party: Path, model: str, as_json: bool) -> None:
+def relativities(party: Path, model: str, by: str | None, as_json: bool) -> None:
     """Show what a linear model says about this party's own columns.
 
     A level's relativity is its factor against the base level, a numeric column's that of a step: a
     standard deviation (SD), or what step in [glm] of the party file says. Models over rows have standard
     errors, too, and with inference = true in [glm] of the job all have intervals and tests.
     """
-    from vfl.jobs.relativities import load_lines
+    from vfl.jobs.relativities import load_crossed, load_lines
     from vfl.models.kinds import kind_of_model
     from vfl.models.relativities import table_of
     from vfl.party.config import load_party
     from vfl.party.store import Store
-    from vfl.terminal.results import put_inference, put_relativities
+    from vfl.terminal.results import put_crossed, put_inference, put_relativities
 
     settings = load_party(party)
     store, steps = Store(settings.party.store), settings.glm.step
+    if by is not None:
+        name, tables = load_crossed(store, model, settings.role, by)
+        if as_json:
+            put_json({"model": name, "by": by, "tables": [asdict(table) for table in tables]})
+            return
+        for table in tables:
+            put_crossed(name, table)
+        return
     half, lines = load_lines(store, model, settings.role, steps)
     tests, said = kind_of_model(half.model).inferred(half.model)
     if as_json:

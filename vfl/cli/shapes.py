@@ -1,6 +1,7 @@
 """The command that shows what columns add in a model of trees of depth 1 or 2."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -8,6 +9,9 @@ from vfl.cli.group import main
 from vfl.cli.options import FORCE, JSON, MODEL, PARTY
 from vfl.terminal.streams import put_json, stdout
 from vfl.text import counted
+
+if TYPE_CHECKING:
+    from vfl.party.config import Party
 
 
 @main.command(short_help="Write what columns add in trees of depth 1 or 2, offline.")
@@ -36,6 +40,12 @@ from vfl.text import counted
     metavar="FILE.json",
     help="At a host: what the guest has given.",
 )
+@click.option(
+    "--pairs",
+    is_flag=True,
+    help="List pairs of an own column and a host's that meet in trees, by gain: what across in [glm] "
+    "may take.",
+)
 @FORCE
 @JSON
 def shapes(
@@ -45,6 +55,7 @@ def shapes(
     edits: Path | None,
     give: str | None,
     values: Path | None,
+    pairs: bool,
     force: bool,
     as_json: bool,
 ) -> None:
@@ -58,6 +69,11 @@ def shapes(
     from vfl.party.config import load_party
 
     settings = load_party(party)
+    if pairs:
+        if any(one is not None for one in (out, edits, give, values)):
+            raise click.UsageError("--pairs goes without --out, --edits, --give and --values")
+        _put_pairs(settings, model, as_json)
+        return
     if give is not None:
         if edits is not None or values is not None:
             raise click.UsageError("--give goes without --edits and --values")
@@ -96,3 +112,19 @@ def shapes(
         stdout.put(f"score of the mean row: {done.centre:.6g}")
     if done.elsewhere:
         stdout.put(f"{counted(done.elsewhere, 'step')} of columns of hosts, or of pairs with them")
+
+
+def _put_pairs(settings: "Party", model: str, as_json: bool) -> None:
+    from vfl.jobs.shapes import list_met_columns
+
+    name, found, gain = list_met_columns(settings, model)
+    if as_json:
+        columns = ("own", "theirs", "splits", "gain")
+        told = [{key: getattr(one, key) for key in columns} for one in found]
+        put_json({"model": name, "pairs": told, "gain": gain})
+        return
+    if not found:
+        stdout.put(f"{name}: no column of this party meets one of a host's on a path of a tree")
+    for one in found:
+        share = f"{100 * one.gain / gain:.1f} % of all gain" if gain > 0 else "no gain"
+        stdout.put(f"{one.own} × {one.theirs}: {counted(one.splits, 'split')}, {share}")

@@ -17,6 +17,7 @@ from vfl.jobs.own_table import read_host
 from vfl.jobs.queries import with_query_of
 from vfl.jobs.show import Show, drift_of_columns, say_unknown_levels, say_unseen
 from vfl.learn.levels import match_levels
+from vfl.models.across import not_by_parts
 from vfl.models.halves import AnyHostHalf, HostHalf
 from vfl.models.kinds import kind_of_model, load_half
 from vfl.party.config import Party
@@ -151,7 +152,7 @@ class _Publisher:
 
     def publish(self, kept: OwnDirectory | Withdrawn | None, renew: bool) -> Published:
         site, half = self._site, self._half
-        if why := self._kind.not_by_parts(half.model):
+        if why := not_by_parts(half.model):
             raise DataError(f"model {half.name} {why}", for_peer=f"the model {why}")
         table, strange = self._open()
         now = datetime.now(UTC).replace(microsecond=0)

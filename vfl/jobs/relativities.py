@@ -9,7 +9,7 @@ from vfl.jobs.names import resolve_model
 from vfl.learn.losses import loss_of
 from vfl.models.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf, objective_of
 from vfl.models.kinds import kind_of_model, load_half
-from vfl.models.relativities import Line, table_of
+from vfl.models.relativities import CrossedTable, Line, crossed_tables, table_of
 from vfl.party.config_values import Role
 from vfl.party.spreadsheet import write_rows
 from vfl.party.store import Store
@@ -41,6 +41,19 @@ def save_relativities(
     columns, rows = table_of(lines_of(half, steps))
     write_rows(file, [columns, *rows])
     return store.write_beside("model", half.name, "csv", file.getvalue())
+
+
+def load_crossed(store: Store, model: str, role: Role, by: str) -> tuple[str, list[CrossedTable]]:
+    """The model's name, and its tables by the levels of a column. Raises ModelError as `load_lines`, and
+    for a column with which no factor has pairs of levels."""
+    half, lines = load_lines(store, model, role)
+    link = loss_of(objective_of(half.job)).link
+    tables = crossed_tables(half.model, by, link)
+    if not tables:
+        pairs = dict.fromkeys(line.column for line in lines if " × " in line.column)
+        known = f": it has {', '.join(pairs)}" if pairs else ""
+        raise ModelError(f"model {half.name} has no pairs of levels with '{by}' here{known}")
+    return half.name, tables
 
 
 def load_lines(

@@ -47,6 +47,7 @@ from vfl.jobs.shared_table import as_trained
 from vfl.jobs.show import Show, drift_of_columns, say_unknown_levels, say_unseen
 from vfl.jobs.storage import in_store
 from vfl.learn.levels import match_levels
+from vfl.models.across import not_by_parts
 from vfl.models.halves import AnyGuestHalf, GuestHalf, HostHalf
 from vfl.models.kind import GuestBatch, HostBatch
 from vfl.models.kinds import kind_of_model, load_half
@@ -277,7 +278,7 @@ class BatchJob:
         sealed = [
             name for name in self.half.model.parties[1:] if self.site.party.lookup_at(name) == "sealed"
         ]
-        if sealed and (why := kind_of_model(self.half.model).not_by_parts(self.half.model)):
+        if sealed and (why := not_by_parts(self.half.model)):
             raise ConfigError(f"model {self.half.name} {why}")
         reconnect = self.site.party.party.reconnect
         try:

@@ -26,6 +26,7 @@ from vfl.models.halves import AnyGuestHalf, Change, GuestHalf, HostHalf
 from vfl.models.kinds import load_half, save_half
 from vfl.models.shapes import (
     GivenSteps,
+    MetColumns,
     OwnShapes,
     ShapeEdit,
     added,
@@ -33,6 +34,7 @@ from vfl.models.shapes import (
     edited,
     guest_trees,
     host_splits,
+    met_columns,
     shapes_of,
 )
 from vfl.models.tariff import moved
@@ -131,6 +133,17 @@ def _page(party: Party, store: Store, done: Shapes) -> bytes:
         half.changes if isinstance(half, GuestHalf) else (),
     )
     return shapes_page(of)
+
+
+def list_met_columns(party: Party, model: str) -> tuple[str, list[MetColumns], float]:
+    """The model's name, the pairs of a guest's column and a host's that meet in its trees, and the gain
+    of all splits. Raises ConfigError for a host, who does not know the trees, ModelError."""
+    if party.role != "guest":
+        raise ConfigError("--pairs are for the guest, who holds the trees")
+    store = store_of(party)
+    half = load_half(store, resolve_model(store, model), GuestHalf)
+    trees = guest_trees(half)
+    return half.name, met_columns(trees), math.fsum(gain for *_, gain in trees.importance())
 
 
 def give_shapes(party: Party, model: str, host: str, out: Path, *, force: bool) -> int:

@@ -323,7 +323,8 @@ class _Linear:
         tables = self._tables
         own = {self._guest: tables.matrices[self._guest]}
         theirs = {name: tables.matrices[name] for name in self._hosts}
-        _, coefficients = await plain_fit(own, theirs, tables.rows, tables.params)
+        given = own, theirs, tables.rows, tables.params
+        _, coefficients = await plain_fit(*given, across=tables.across)
         return coefficients
 
     def _on_labels(self, host: str, matrix: Matrix) -> Success:
@@ -341,7 +342,7 @@ class _Linear:
 
     def _on_columns(self, host: str, matrix: Matrix, beta: Floats) -> Success:
         """By the guest, from its part of scores: the mean over the host's columns."""
-        part = matrix.times(beta)
+        part = matrix.times(beta[: matrix.columns])  # not of cells with the guest's levels
         known = self._draw.random(len(part)) < _KNOWN
         numbers = {str(i): values for i, values in enumerate(matrix.floats)}
         columns: Sequence[Integers] = [

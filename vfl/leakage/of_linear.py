@@ -17,6 +17,7 @@ def of_linear(of: Circumstances, params: GlmParams, two_labels: bool) -> list[Di
     """What each party could learn, the guest about hosts first. `two_labels`: they are 0 or 1."""
     found = [common_rows(of), *_of_columns(of, params)]
     for host in of.hosts:
+        found += [*_of_pairs(of, params, host)]
         found += [*_of_labels(of, params, host, two_labels)]
     if params.coordinator is not None:
         found += [*_of_coordinator(of, params.coordinator)]
@@ -70,6 +71,41 @@ def _of_columns(of: Circumstances, params: GlmParams) -> Iterator[Disclosure]:
         "a host's part of each scored row's score, with explain that of each column",
         "unknown",
         lower=("[policy] explain = false", "[policy] scoring = false, max_scored_rows_a_day"),
+    )
+
+
+def _of_pairs(of: Circumstances, params: GlmParams, host: str) -> Iterator[Disclosure]:
+    """What pairs of levels of two parties tell either side."""
+    pairs = params.pairs.with_host(host)
+    if not pairs:
+        return
+    named = ", ".join(f"{params.pairs.columns[column]} × {name}" for column, name in pairs)
+    names = "by name" if params.across_names else "by number, not by name"
+    yield Disclosure(
+        "guest_levels",
+        "told",
+        host,
+        of.guest,
+        f"how many rows that train each level of the guest's column has, {names}, and how many of them "
+        "each level of its own: of a level of its own whose rows all have the same, the level of each",
+        f"counts by pairs of levels of {named}, also of few rows",
+        "told",
+        float(len(pairs)),
+        "tables of counts",
+        lower=("[glm] across: fewer pairs", "levels with more rows, joined by group or bands"),
+    )
+    yield Disclosure(
+        "cells",
+        "told",
+        of.guest,
+        host,
+        "which of its levels have enough rows together with which of the host's, by number; and "
+        "of the scores' changes as much as if the host had a column for each such pair of levels",
+        f"cells of {named} of {params.across_rows:,} rows at least",
+        "told",
+        float(len(pairs)),
+        "tables of cells",
+        lower=("[glm] across: fewer pairs", "[policy] interactions_across = false, min_cell_rows"),
     )
 
 

@@ -16,15 +16,19 @@ from vfl.models.kind import PartyColumns
 from vfl.protocols.common.chosen_words import MOST_LEVELS
 from vfl.protocols.linear.fit import HostFit
 from vfl.protocols.linear.plain import PlainPairs
-from vfl.protocols.linear.scoring import HostGlm, LinearPart
+from vfl.protocols.linear.scoring import GuestGlm, HostGlm, LinearPart
 from vfl.text import counted, nearest_name
 
-NOT_BY_PARTS = (
+_NOT_BY_PARTS = (
     "has pairs of levels of two parties (across in [glm]), whose part of a row depends on both parties' "
     'levels, so that no directory can hold it: score it row by row, with lookup = "aligned", or train '
     "it without across"
 )
-"""What is wrong with a model that sealed directories cannot hold."""
+
+
+def not_by_parts(model: object) -> str:
+    """Why sealed directories cannot hold hosts' parts of a model; nothing if they can."""
+    return _NOT_BY_PARTS if isinstance(model, GuestGlm | HostGlm) and model.across else ""
 
 
 def guest_levels(

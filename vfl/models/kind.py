@@ -584,11 +584,6 @@ class ModelKind(ABC, Generic[G, H]):
     async def host_parts(cls, guest: Peer, half: H, batch: HostBatch) -> int:
         """A host's part in these; how many rows it was asked for."""
 
-    @classmethod
-    def not_by_parts(cls, half: G | H) -> str:
-        """Why hosts' parts of it cannot be sealed in directories; nothing if they can."""
-        return ""
-
     # Scoring by parts, which sealed directories hold.
 
     @classmethod

@@ -14,7 +14,6 @@ from vfl.learn.losses import FAMILIES, Family, Link, loss_of
 from vfl.learn.matrix import Whole
 from vfl.learn.params import GlmParams
 from vfl.models.across import (
-    NOT_BY_PARTS,
     guest_levels,
     host_half,
     named_cells,
@@ -212,8 +211,8 @@ class _LinearHost(HostRole[HostGlm]):
 
         def keep(fit: HostFit) -> None:
             (design,) = designs
-            names = guest.name, run.participant.name
-            kept.append(host_half(design, self._params, names, fit))
+            parties = guest.name, run.participant.name
+            kept.append(host_half(design, self._params, parties, fit))
             names = dict.fromkeys(design.coefficients[place][0] for place in fit.alone)
             alone.extend(names)
             run.keep(kept[-1])
@@ -575,10 +574,6 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
             show_columns=batch.shows_columns,
             unknown_levels=batch.unknown_levels,
         )
-
-    @classmethod
-    def not_by_parts(cls, half: GuestGlm | HostGlm) -> str:
-        return NOT_BY_PARTS if half.across else ""
 
     @classmethod
     def packer(

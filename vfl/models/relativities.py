@@ -20,6 +20,8 @@ COLUMNS = (
 )
 """Of the relativities, in the order in which they are written; where they are known, standard errors
 come after them."""
+Pairs = Mapping[tuple[str, str], tuple[float, int]]
+"""By a column's level and a factor's, the coefficient of the pair and its rows."""
 INFERRED = ("standard_error", "p_value", "low", "high", "relativity_low", "relativity_high")
 """Of a model whose job asked for inference: low and high are of what a level, or a step, adds to the
 score."""
@@ -145,6 +147,60 @@ def lines(model: GuestGlm | HostGlm, link: Link, steps: Mapping[str, float] | No
     if link == "identity":
         return [replace(line, relativity=None, relativity_per_step=None) for line in own_lines]
     return own_lines
+
+
+@dataclass(frozen=True)
+class CrossedTable:
+    """A factor's relativities at each level of another column, with which it has pairs; under an
+    identity link what its levels add."""
+
+    column: str
+    by: str
+    levels: tuple[str, ...]  # of the factor, its base level first
+    by_levels: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]  # by level, then by the other's: of the level and the pair
+    rows: tuple[tuple[int | None, ...], ...]  # of pairs at fit; None where a pair has no coefficient
+
+
+def crossed_tables(model: object, by: str, link: Link) -> list[CrossedTable]:
+    """The factors that have pairs with a column, an own one or the guest's as its host calls it: what
+    each of their levels is worth against the base level where that column is at a level of its own.
+
+    A pair without a coefficient is as its level is everywhere. Of another kind of model there are none.
+    """
+    if not isinstance(model, GuestGlm | HostGlm):
+        return []
+    part = model.part
+    factors = {factor.name: factor for factor in part.design.factors}
+    of = dict(zip(part.design.coefficients, part.coefficients, strict=True))
+
+    def table(column: str, levels: Sequence[str], pairs: Pairs) -> CrossedTable:
+        own = (factors[column].base, *factors[column].others)
+        cells = [[pairs.get((at, level)) for at in levels] for level in own]
+        effects = np.array(
+            [
+                [of.get((column, level), 0.0) + (0.0 if cell is None else cell[0]) for cell in row]
+                for level, row in zip(own, cells, strict=True)
+            ]
+        )
+        with np.errstate(over="ignore"):
+            values = effects if link == "identity" else np.exp(effects)
+        rows = tuple(tuple(None if cell is None else cell[1] for cell in row) for row in cells)
+        return CrossedTable(column, by, own, tuple(levels), tuple(map(tuple, values.tolist())), rows)
+
+    found = []
+    for one in part.design.crossings:
+        if by in one.columns:
+            at = one.columns.index(by)
+            cells = zip(one.cells, one.levels, one.rows, strict=True)
+            pairs = {(cell[at], cell[1 - at]): (of[one.name, name], n) for cell, name, n in cells}
+            found.append(table(one.columns[1 - at], (factors[by].base, *factors[by].others), pairs))
+    for crossed in model.across if isinstance(model, HostGlm) else ():
+        if crossed.column == by:
+            parts = zip(crossed.cells, crossed.coefficients, crossed.rows, strict=True)
+            pairs = {(crossed.levels[a], b): (beta, n) for (a, b), beta, n in parts}
+            found.append(table(crossed.own, crossed.levels, pairs))
+    return found
 
 
 def _across(crossed: Sequence[CrossedLevels]) -> list[Line]:

@@ -72,6 +72,39 @@ class Additive:
         return self.base + sum(step.mean for steps in self.parts.values() for step in steps)
 
 
+@dataclass(frozen=True)
+class MetColumns:
+    """A column of the guest's and one of a host's that meet on paths of trees, as hosts show them."""
+
+    own: str
+    theirs: str  # with the host's name
+    splits: int  # below one of the other column
+    gain: float  # of these, together
+
+
+def met_columns(model: GuestModel) -> list[MetColumns]:
+    """Pairs of columns of the guest and a host of which one is split below the other, most gain first.
+
+    A split counts for each column of the other party above it, once.
+    """
+    found: dict[tuple[str, str], list[float]] = {}
+    for tree in model.trees:
+        for node, branch in tree.branches.items():
+            above, at = set[tuple[int, str]](), node
+            while at:
+                at = (at - 1) // 2
+                if (one := tree.branches[at]).party != branch.party:
+                    above.add((one.party, one.column))
+            for party, column in above:
+                if 0 not in (party, branch.party):
+                    continue
+                host, theirs = (party, column) if branch.party == 0 else (branch.party, branch.column)
+                own = branch.column if branch.party == 0 else column
+                found.setdefault((own, f"{model.parties[host]}:{theirs}"), []).append(branch.gain)
+    pairs = [MetColumns(*names, len(gains), math.fsum(gains)) for names, gains in found.items()]
+    return sorted(pairs, key=lambda pair: (-pair.gain, pair.own, pair.theirs))
+
+
 def additive(model: GuestModel) -> Additive:
     """The steps of a model. Raises ModelError for trees deeper than 2, and for several classes."""
     if model.class_starts:

@@ -9,8 +9,9 @@ from typing import Protocol
 
 from vfl.errors import ModelError, VflError
 from vfl.jobs.names import began, resolve_model
+from vfl.models.across import not_by_parts
 from vfl.models.halves import AnyGuestHalf, GuestHalf
-from vfl.models.kinds import kind_of_model, load_half
+from vfl.models.kinds import load_half
 from vfl.online.lookups import HostDirectory, SharedLookups
 from vfl.online.rows import RowReader
 from vfl.online.served import ServedHost, ServedModel
@@ -139,7 +140,7 @@ class Catalogue:
         if before is not None and before.explains_at_all == explains:
             return before
         half = before.half if before is not None else await asyncio.to_thread(self._half, name)
-        if why := kind_of_model(half.model).not_by_parts(half.model):
+        if why := not_by_parts(half.model):
             raise ModelError(f"model {half.name} {why}")
         hosts: dict[str, ServedHost] = {} if before is None else dict(before.hosts)
         if before is None:

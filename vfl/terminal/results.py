@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from vfl.jobs.scoring import Scored
     from vfl.jobs.training import Trained
     from vfl.learn.inference import JointTest
-    from vfl.models.relativities import Line
+    from vfl.models.relativities import CrossedTable, Line
     from vfl.party.audit.compare import Comparison
     from vfl.party.audit.tables import MessageRow, Total
     from vfl.party.audit.verify import LedgerVerdict
@@ -149,6 +149,17 @@ def put_relativities(name: str, lines: "Sequence[Line]") -> None:
     ends = ("from", "to (95 %)", "p") if inferred else ()
     heads = ("column", "level or step", "coefficient", *error, effect, *ends, "rows")
     put_sheet(Sheet(heads, rows, f"model {name}", frozenset(heads[2:])))
+
+
+def put_crossed(name: str, table: "CrossedTable") -> None:
+    """A factor's relativities by another column's levels; a star is a pair without a coefficient."""
+    rows: list[list[SheetCell]] = [
+        [level, *(f"{value:.4f}{'*' if n is None else ''}" for value, n in zip(values, of, strict=True))]
+        for level, values, of in zip(table.levels, table.values, table.rows, strict=True)
+    ]
+    heads = (table.column, *table.by_levels)
+    title = f"model {name}, {table.column} by {table.by} (*: as the level is by itself)"
+    put_sheet(Sheet(heads, rows, title, frozenset(heads[1:])))
 
 
 def _interval(line: "Line", factors: bool) -> list[SheetCell]:

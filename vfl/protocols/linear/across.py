@@ -26,6 +26,9 @@ the small ones; its own gradient, also of cells. What it is given more is counte
 could read (Fit.readable). A cell with few rows would show it single residuals: so each has `across_rows`
 at least.
 
+A host that sends a wrong word for one level of a row sees by its next gradient whether the row has that
+level: hosts are trusted to follow the protocol, as with what they have opened.
+
 Messages by which the guest tells hosts different things are not among those that masks are drawn from
 (heard.py): a guest that lies in them lies about its own levels.
 """
