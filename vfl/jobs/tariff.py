@@ -25,6 +25,7 @@ from vfl.models.kinds import load_half, save_half
 from vfl.models.tariff import (
     Points,
     as_told,
+    cell_lines,
     edit_model,
     expected_of,
     linear_columns,
@@ -421,7 +422,7 @@ def _write_hosts(store: Store, party: Party, name: str, file: TariffFile, target
     steps = steps_of(half, party.glm.step)
     tables = RatingTables(
         [("model", half.name), ("party", party.name), ("base rate", "with the guest")],
-        tariff_lines(guest, guest, steps.get, points),
+        tariff_lines(guest, guest, steps.get, points) | cell_lines(half, points),
         {},
         [],
         (),

@@ -61,6 +61,7 @@ from vfl.models.unbounded import (
     name_host_levels,
     name_own_levels,
     same_label_levels,
+    unbounded_cells,
     unbounded_levels,
 )
 from vfl.models.unbounded import say as say_unbounded
@@ -224,7 +225,8 @@ class _LinearHost(HostRole[HostGlm]):
 
         def unbounded(coefficients: Floats) -> list[tuple[str, str]]:
             link = loss_of(self._kind.family).link
-            return unbounded_levels(designs[0], coefficients.tolist(), link, self._params.least_alpha)
+            own = coefficients[: len(designs[0].coefficients)].tolist()  # cells are behind them
+            return unbounded_levels(designs[0], own, link, self._params.least_alpha)
 
         write = run.checkpoints.write
 
@@ -244,6 +246,9 @@ class _LinearHost(HostRole[HostGlm]):
         except PeerStopped as error:
             raise name_host_levels(error, unbounded(*reached) if reached else []) from None
         names = unbounded(coefficients)
+        for half in kept:
+            link = loss_of(self._kind.family).link
+            names += unbounded_cells(half.across, link, self._params.least_alpha)
         remark = f"{say_unbounded(names)}: {HELP}" if names else remark_on(coefficients)
         said = [remark, *(text for half in kept for text in said_aliases(half))]
         said += [text for half in kept for text in said_cells(half.across)]
@@ -465,6 +470,7 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
         names = self._unbounded(model, rows.loss.link)
         for name, half in halves.items():
             theirs = self._unbounded(half, rows.loss.link)
+            theirs += unbounded_cells(half.across, rows.loss.link, self.params.least_alpha)
             names += [(f"{name}:{column}", level) for column, level in theirs]
         if names:
             return f"{say_unbounded(names)}: {HELP}"
@@ -479,7 +485,7 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
 
     @classmethod
     def parameters(cls, half: HostGlm) -> int:
-        return len(half.part.coefficients)
+        return len(half.part.coefficients) + sum(len(one.cells) for one in half.across)
 
     @classmethod
     def size(cls, model: GuestGlm) -> str:

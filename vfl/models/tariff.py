@@ -279,3 +279,21 @@ def tariff_lines(
         if column not in in_order:
             found.sort(key=lambda one: level_order(one.level))
     return tables
+
+
+def cell_lines(half: AnyHostHalf, points: Points | None) -> dict[str, list[TariffLine]]:
+    """The tables of a host's cells of the guest's levels and its own, on top of those of both levels."""
+    tables = {}
+    for one in half.model.across if isinstance(half.model, HostGlm) else ():
+        tables[one.name] = [
+            TariffLine(
+                one.name,
+                level,
+                as_told(_factor(coefficient)),
+                as_told(_factor(coefficient)),
+                rows,
+                points=None if points is None else points.of(coefficient),
+            )
+            for level, coefficient, rows in one.lines
+        ]
+    return tables

@@ -10,6 +10,7 @@ import numpy as np
 
 from vfl.blocks.engine import ENGINE
 from vfl.errors import PeerStopped
+from vfl.learn.across import CrossedLevels
 from vfl.learn.design import MISSING, Design
 from vfl.learn.losses import Link, LogisticLoss
 from vfl.learn.matrix import Whole
@@ -46,6 +47,13 @@ def unbounded_levels(design: Design, coefficients: Sequence[float], link: Link, 
     far = [key for key, value in of.items() if abs(value) > _FAR]
     far = [(name, "" if name in curves and level != MISSING else level) for name, level in far]
     return [*dict.fromkeys(found + far)]
+
+
+def unbounded_cells(cells: Sequence[CrossedLevels], link: Link, alpha: float) -> Names:
+    """The same of pairs of the guest's levels and own ones, each by the pair's name and the cell's."""
+    if alpha > 0 or link == "identity":
+        return []
+    return [(one.name, level) for one in cells for level, value, _ in one.lines if abs(value) > _FAR]
 
 
 def same_label_levels(design: Design, matrix: Whole, rows: Training) -> Names:
