@@ -1,6 +1,7 @@
 """Pairs of levels of two parties on the command line: policies, relativities, scores, refusals."""
 
 import csv
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,18 @@ def test_a_job_with_pairs_from_its_policy_to_scores(tmp_path: Path, keys: Path) 
             [np.exp(line["coefficient"]) for line in cells]
         )
 
+        by = ("relativities", "--model", trained["model"], "--by")
+        (table,) = registry.run(*by, "insurer:area", "--json").ok().json["tables"]
+        registry.processes[-1].own = [cell for cell in made.tables["registry"]["brand"] if cell]
+        assert (table["column"], len(table["by_levels"])) == ("brand", 4)  # one of missing values
+        registry.run(*by, "year").failed(
+            5, "has no pairs of levels with 'year' here: it has insurer:area"
+        )
+        for party in (guest, registry):
+            party.run("report", "--model", trained["model"]).ok()
+        registry.run("tariff", "--model", trained["model"]).ok()
+        assert "insurer:area × brand" in unzipped(registry.folder)
+
         # Scores are those of both halves, cells with them.
         scored = guest.score(model=trained["model"]).ok().json
         assert scored["rows"] == len(made.tables["new"]["plate"])
@@ -88,9 +101,16 @@ def test_a_job_with_pairs_from_its_policy_to_scores(tmp_path: Path, keys: Path) 
 
         # A directory cannot hold them.
         done = registry.run("publish", "--model", trained["model"])
-        done.failed(4, "has pairs of levels of two parties (across in [glm])")
+        done.failed(3, "has pairs of levels of two parties (across in [glm])")
         guest.settings["peers"]["registry"]["lookup"] = "sealed"
         guest.score(model=trained["model"]).failed(2, "has pairs of levels of two parties (across")
+
+
+def unzipped(folder: Path) -> str:
+    """What is written in the workbook of rating tables of a folder."""
+    (book,) = folder.glob("tariff-*.xlsx")
+    with zipfile.ZipFile(book) as parts:
+        return "".join(parts.read(name).decode() for name in parts.namelist() if name.endswith(".xml"))
 
 
 def expected_scores(made: Federation, model: str) -> dict[str, float]:

@@ -212,8 +212,7 @@ class _LinearHost(HostRole[HostGlm]):
 
         def keep(fit: HostFit) -> None:
             (design,) = designs
-            parties = guest.name, run.participant.name
-            kept.append(host_half(design, self._params, parties, fit))
+            kept.append(host_half(design, self._params, (guest.name, run.participant.name), fit))
             names = dict.fromkeys(design.coefficients[place][0] for place in fit.alone)
             alone.extend(names)
             run.keep(kept[-1])
