@@ -167,7 +167,7 @@ def make_across(
     label = labels(family, loss.predict(score), rng)
     nobody = np.zeros(rows, bool)
     training = Training(label, rng.uniform(0.5, 2, rows), train, nobody, loss, offset)
-    settings = {"tolerance": 1e-9, "across_rows": LEAST, "alpha": 0.01} | params
+    settings = {"tolerance": 1e-8, "across_rows": LEAST, "alpha": 0.01} | params
     return Across(tables, training, GlmParams(across=tuple(pairs), **settings))
 
 
@@ -192,22 +192,22 @@ def all_coefficients(job: Across, fit: Fit, kept: dict[str, HostFit]) -> np.ndar
 
 PAIRS = {
     1: [("area", "host1:kind")],
-    2: [("area", "host1:kind"), ("year", "host1:kind"), ("year", "host1:size"), ("area", "host2:size")],
+    2: [("area", "host1:kind"), ("year", "host1:size"), ("area", "host2:size")],
 }
 
 
 @pytest.mark.parametrize("encryption", ["paillier", "lattice"])
 @pytest.mark.parametrize(("family", "hosts"), [("logistic", 1), ("poisson", 2)])
 def test_the_optimum_is_glums_with_the_cells_as_columns(family, hosts, encryption):
-    """With weights, an exposure as an offset and rows held out. Both stop at a gradient of 1e-9 at most,
-    which over the least curvature (alpha) leaves 1e-7 of a coefficient."""
-    job = make_across(family, PAIRS[hosts], hosts, encryption=encryption)
+    """With weights, an exposure as an offset and rows held out. Both stop at a gradient of 1e-8 at most,
+    which over the least curvature (alpha) leaves 1e-6 of a coefficient."""
+    job = make_across(family, PAIRS[hosts], hosts, rows=200, encryption=encryption)
     fit, kept = job.federated()
     assert fit.converged and fit.iterations < 40
     beta, intercept = by_glum(job, kept, family)
     own = all_coefficients(job, fit, kept)
-    assert own == pytest.approx(beta, abs=1e-6)
-    assert fit.intercept == pytest.approx(intercept, abs=1e-6)
+    assert own == pytest.approx(beta, abs=1e-5)
+    assert fit.intercept == pytest.approx(intercept, abs=1e-5)
     # The scores of all rows, of those held out also.
     offset = np.zeros(len(fit.score)) if job.rows.offset is None else job.rows.offset
     assert fit.score == pytest.approx(job.dense(kept) @ own + fit.intercept + offset, abs=1e-8)
