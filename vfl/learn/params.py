@@ -9,6 +9,7 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -16,6 +17,12 @@ from pydantic import (
 from vfl.learn.pairs import PairsOfJob
 
 NO_OU = '"ou" (Okamoto-Uchiyama) was taken out in this version: it needs trust in both directions'
+
+
+_Pair = Annotated[
+    tuple[str, str],
+    WithJsonSchema({"type": "array", "items": {"type": "string", "minLength": 1}}),
+]
 
 
 def _not_ou(value: object) -> object:
@@ -320,7 +327,7 @@ class GlmParams(BaseModel):
         description="what standard errors are by: the family's, 1 of logistic, poisson and "
         "negative_binomial, or Pearson's of those, too (quasi-Poisson)",
     )
-    across: tuple[tuple[str, str], ...] = Field(
+    across: tuple[_Pair, ...] = Field(
         (),
         max_length=20,
         description="pairs of a guest's column and a host's, such as area and bureau:age, of which each "
@@ -410,8 +417,12 @@ class GlmParams(BaseModel):
     @field_validator("across", mode="before")
     @classmethod
     def _pairs_of_lists(cls, values: object) -> object:
-        pairs = isinstance(values, list) and all(isinstance(pair, list) for pair in values)
-        return tuple(map(tuple, values)) if isinstance(values, list) and pairs else values
+        whole = isinstance(values, list | tuple) and all(
+            isinstance(pair, list | tuple) and [*map(type, pair)] == [str, str] for pair in values
+        )
+        if not whole or not isinstance(values, list | tuple):
+            raise ValueError('must be a list of pairs such as ["area", "bureau:age"]')
+        return tuple(map(tuple, values))
 
     @field_validator("alphas", mode="before")
     @classmethod
