@@ -11,6 +11,8 @@ import glum
 import numpy as np
 import pytest
 from dealt_transfers import dealt_transfers
+from hypothesis import given
+from hypothesis import strategies as st
 from memory import over_memory
 from paillier_key import KEY
 from pydantic import ValidationError
@@ -20,7 +22,7 @@ from test_glm import GLUM, labels
 
 from vfl.errors import ConfigError, DataError
 from vfl.estimators.linear import FederatedGLM
-from vfl.learn.across import FittedCells, GuestLevels, OwnFactor, PairOfParties
+from vfl.learn.across import FittedCells, GuestLevels, OwnFactor, PairOfParties, choose_cells
 from vfl.learn.design import Design, Matrix, Rules
 from vfl.learn.losses import loss_of
 from vfl.learn.params import GlmParams
@@ -393,6 +395,35 @@ def test_hosts_are_given_no_sums_but_of_their_cells():
         assert (
             len({round(8 * size / count) // 8 for size, count in zip(sizes, levels, strict=True)}) <= 2
         )
+
+
+@given(
+    seed=st.integers(0, 2**32),
+    shape=st.tuples(st.integers(2, 5), st.integers(2, 5)),
+    least=st.integers(1, 12),
+)
+def test_neither_cells_nor_what_is_left_of_levels_are_of_few_rows(seed, shape, least):
+    """A host knows the sums of its levels: less those of cells they are sums of what is left."""
+    counts = np.random.default_rng(seed).integers(0, 25, shape)
+    pair = PairOfParties(0, OwnFactor(0, 0, shape[1] - 1), least)
+    try:
+        cells = choose_cells(pair, counts)
+    except ValueError as error:
+        assert "has no two levels" in str(error)
+        return
+    assert min(cells.rows) >= least and len({*cells.cells}) == len(cells.cells)
+    for level in range(1, shape[1]):
+        own = sum(int(counts[cell]) for cell in cells.cells if cell[1] == level)
+        rest = int(counts[:, level].sum()) - own
+        assert rest == 0 or rest >= least or not own
+    # Columns of both factors, cells and the constant have full rank on the rows that there are.
+    rows = [(i, j) for i in range(shape[0]) for j in range(shape[1]) if counts[i, j]]
+    mains = [[i == a for i, _ in rows] for a in range(shape[0])][1:]
+    mains += [[j == b for _, j in rows] for b in range(shape[1])][1:]
+    before = np.array([[True] * len(rows), *mains], float)
+    whole = np.vstack([before, [[row == cell for row in rows] for cell in cells.cells]])
+    rank = np.linalg.matrix_rank
+    assert rank(whole) == rank(before) + len(cells.cells)
 
 
 def test_labels_that_could_be_read_count_cells():

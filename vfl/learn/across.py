@@ -53,7 +53,7 @@ class Cells:
     pair: PairOfParties
     cells: tuple[tuple[int, int], ...]  # codes of the guest's level and of the host's, from 1 on
     counts: Integers  # rows that train, by the guest's code and the host's, base levels first
-    few: int = 0  # pairs without a base level that have some rows, but fewer than enough
+    few: int = 0  # of the others, those with some rows but too few, or beside which few would be left
     dependent: int = 0  # pairs with enough rows that tell no more than the others
 
     @property
@@ -90,13 +90,33 @@ def choose_cells(pair: PairOfParties, counts: Integers) -> Cells:
     few = sum(1 for cell in own if 0 < counts[cell] < pair.least)
     if len(enough) > MOST_CELLS:
         raise ValueError(f"has more than {MOST_CELLS:,} pairs of levels: group some of them")
-    kept = independent(counts, enough)
+    independent_cells = independent(counts, enough)
+    kept = _without_small_rests(counts, independent_cells, pair.least)
+    few += len(independent_cells) - len(kept)
     if not kept:
         raise ValueError(
             f"has no two levels with {pair.least:,} rows together that tell more than each by itself: "
             "leave it out"
         )
-    return Cells(pair, tuple(kept), counts, few, len(enough) - len(kept))
+    return Cells(pair, tuple(kept), counts, few, len(enough) - len(independent_cells))
+
+
+def _without_small_rests(
+    counts: Integers, cells: Sequence[tuple[int, int]], least: int
+) -> list[tuple[int, int]]:
+    """The cells without the smallest of those levels of the host's of whose rows few would be left.
+
+    The host is told sums by its levels, too: what it is not told of a cell it is told of the rest.
+    """
+    kept = set(cells)
+    for level in range(1, counts.shape[1]):
+        own = sorted((int(counts[cell]), cell) for cell in kept if cell[1] == level)
+        rest = int(counts[:, level].sum()) - sum(rows for rows, _ in own)
+        while own and 0 < rest < least:
+            rows, cell = own.pop(0)
+            kept.remove(cell)
+            rest += rows
+    return [cell for cell in cells if cell in kept]
 
 
 @dataclass(frozen=True)
