@@ -22,6 +22,8 @@ from test_glm import GLUM, labels
 
 from vfl.errors import ConfigError, DataError
 from vfl.estimators.linear import FederatedGLM
+from vfl.leakage.disclosure import Circumstances
+from vfl.leakage.of_linear import of_linear
 from vfl.learn.across import FittedCells, GuestLevels, OwnFactor, PairOfParties, choose_cells
 from vfl.learn.design import Design, Matrix, Rules
 from vfl.learn.losses import loss_of
@@ -554,3 +556,14 @@ def test_pairs_that_meet_in_trees_are_listed_by_gain():
         ("area", "bureau:kind", 4, 2.0 + 0.5 + 3.0 + 0.125),
         ("area", "garage:", 1, 0.25),
     ]
+
+
+def test_what_pairs_give_away_is_said_before_a_job():
+    params = GlmParams(across=(("area", "bureau:kind"),), across_rows=60)
+    told = of_linear(Circumstances("insurer", ["bureau", "garage"], 1000), params, True)
+    found = {one.name: one for one in told if one.name in ("guest_levels", "cells")}
+    assert (found["guest_levels"].who, found["guest_levels"].about) == ("bureau", "insurer")
+    assert (found["cells"].who, found["cells"].about) == ("insurer", "bureau")
+    assert "area × kind, also of few rows" in found["guest_levels"].how
+    assert "by number, not by name" in found["guest_levels"].what
+    assert "60 rows at least" in found["cells"].how
