@@ -86,7 +86,7 @@ def test_a_job_with_pairs_from_its_policy_to_scores(tmp_path: Path, keys: Path) 
             party.run("report", "--model", trained["model"]).ok()
         book = registry.folder / "tables.xlsx"
         registry.run("tariff", "--model", trained["model"], "--out", str(book)).ok()
-        assert "insurer:area × brand" in unzipped(book)
+        assert "insurer area × brand" in unzipped(book)  # the name of a sheet
 
         # Scores are those of both halves, cells with them.
         scored = guest.score(model=trained["model"]).ok().json

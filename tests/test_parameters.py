@@ -63,7 +63,18 @@ BY_COLUMNS = {
 }
 SEVERAL = {"alphas", "folds", "one_standard_error", "theta", "profile", "dispersion"}
 OWN = {"l1_on", "credibility"}
-HIDDEN = {"scores", "coordinator", "seed", "max_labels", "inference", *SEVERAL, *OWN, *ENCRYPTED}
+ACROSS = {"across", "across_rows", "across_names"}
+HIDDEN = {
+    "scores",
+    "coordinator",
+    "seed",
+    "max_labels",
+    "inference",
+    *SEVERAL,
+    *OWN,
+    *ENCRYPTED,
+    *ACROSS,
+}
 
 
 def defaults(model, left_out=frozenset()) -> dict:
@@ -99,12 +110,12 @@ def section(kind: type, title: str) -> dict[str, str]:
         (
             vfl.FederatedGLM,
             {**LINEAR, "family": "gaussian"},
-            defaults(GlmParams, {"scores", "coordinator", "seed"}),
+            defaults(GlmParams, {"scores", "coordinator", "seed", "across_names"}),
         ),
         (
             vfl.FederatedLogisticRegression,
             LINEAR,
-            defaults(GlmParams, {"scores", "coordinator", "seed"}),
+            defaults(GlmParams, {"scores", "coordinator", "seed", "across_names"}),
         ),
         (vfl.PooledBoost, POOLED_TREES, defaults(BoostParams, BY_COLUMNS)),
         (

@@ -9,7 +9,6 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    WithJsonSchema,
     field_validator,
     model_validator,
 )
@@ -17,12 +16,6 @@ from pydantic import (
 from vfl.learn.pairs import PairsOfJob
 
 NO_OU = '"ou" (Okamoto-Uchiyama) was taken out in this version: it needs trust in both directions'
-
-
-_Pair = Annotated[
-    tuple[str, str],
-    WithJsonSchema({"type": "array", "items": {"type": "string", "minLength": 1}}),
-]
 
 
 def _not_ou(value: object) -> object:
@@ -327,7 +320,7 @@ class GlmParams(BaseModel):
         description="what standard errors are by: the family's, 1 of logistic, poisson and "
         "negative_binomial, or Pearson's of those, too (quasi-Poisson)",
     )
-    across: tuple[_Pair, ...] = Field(
+    across: tuple[tuple[str, str], ...] = Field(
         (),
         max_length=20,
         description="pairs of a guest's column and a host's, such as area and bureau:age, of which each "
