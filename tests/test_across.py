@@ -374,8 +374,8 @@ def test_hosts_are_given_no_sums_but_of_their_cells():
     chosen: list[CellsChosen] = []
 
     def watch(host: str, way: str, kind: str, payload: bytes) -> None:
-        if kind == "OpenedCells":
-            opened_cells.append(len(decode(payload, [products.OpenedCells]).plaintexts))
+        if kind == "OpenedByLevel":
+            opened_cells.append(len(decode(payload, [products.OpenedByLevel]).plaintexts))
         elif kind == "CellsChosen":
             chosen.append(decode(payload, [CellsChosen]))
 

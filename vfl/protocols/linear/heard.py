@@ -9,7 +9,7 @@ from vfl.protocols.common.transcript import Apart
 from vfl.protocols.common.transfers import ExtensionColumns, TransferKeys
 from vfl.protocols.linear.across import AcrossLevels
 from vfl.protocols.linear.lattice_products import OpenedCellSums, OpenedSums
-from vfl.protocols.linear.products import LevelResiduals, OpenedCells, OpenedProducts
+from vfl.protocols.linear.products import LevelResiduals, OpenedByLevel, OpenedProducts
 
 APART: Apart = {
     HintKnown: None,
@@ -21,7 +21,7 @@ APART: Apart = {
     TransferKeys: None,
     ExtensionColumns: None,
     LevelResiduals: None,
-    OpenedCells: None,
+    OpenedByLevel: None,
     OpenedCellSums: None,
 }
 """By kind, the field that is each host's own; None: all of it."""

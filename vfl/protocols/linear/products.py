@@ -83,7 +83,7 @@ class LevelResiduals(Message, frozen=True):
     per_row = ("ciphertexts", CIPHERTEXT)
 
 
-class OpenedCells(Message, frozen=True):
+class OpenedByLevel(Message, frozen=True):
     """guest -> host. Reveals: with the masks that only this host knows, for cells that it has chosen,
     the sums of the residuals of the rows that have a level of the guest's and one of the host's; before
     the first iteration, for all levels of a pair, how many rows these are."""
@@ -233,7 +233,7 @@ class _PaillierGuest(GuestGradients):
         """The same of the sums by its levels that it is given."""
         count = len(asked.wanted[host.name][place])
         data = await self._opened(host, Layout(self._workers.key.public.bits, count, asked.bits))
-        await host.send(OpenedCells(data, asked.numbers.scale))
+        await host.send(OpenedByLevel(data, asked.numbers.scale))
 
     async def _opened(self, host: Peer, layout: Layout) -> bytes:
         """What is given back of a host's masked products."""
@@ -342,7 +342,7 @@ class _PaillierGradient(Gradient):
         layout = Layout(self._pool.key.bits, len(places), bits)
         rows = self._matrix.rows
         await product.sums.receive(self._guest, LevelResiduals, lambda m: m.ciphertexts, rows)
-        plaintexts, masks, scale = await self._opened(product, layout, places, OpenedCells)
+        plaintexts, masks, scale = await self._opened(product, layout, places, OpenedByLevel)
         n, values = int(self._pool.key.n), list[int]()
         try:
             for plaintext, mask in zip(plaintexts, masks, strict=True):
@@ -350,7 +350,7 @@ class _PaillierGradient(Gradient):
                 values += unpacked((plaintext - mask) % n, n, bits, count)
             check_products(values, bits)
         except ValueError as error:
-            raise self._guest.breach(f"OpenedCells with {error}") from None
+            raise self._guest.breach(f"OpenedByLevel with {error}") from None
         return np.array([float(value) for value in values]) / scale
 
     async def _opened(
@@ -358,7 +358,7 @@ class _PaillierGradient(Gradient):
         product: EncryptedProduct,
         layout: Layout,
         places: Sequence[int] | None,
-        kind: type[OpenedProducts] | type[OpenedCells],
+        kind: type[OpenedProducts] | type[OpenedByLevel],
     ) -> tuple[list[int], list[int], float]:
         """The plaintexts of masked products, their masks, and what residuals were multiplied by."""
         guest = self._guest
