@@ -234,7 +234,8 @@ async def _take_step(
     while True:
         weights = _weights_of(guest, combine, vectors)
         move = await asyncio.to_thread(block.direction, weights)
-        given = ScoreChange, move.scores, block.way, combine.precision
+        way = block.beta if across is None else block.way  # of cells alone
+        given = ScoreChange, move.scores, way, combine.precision
         await _send_scores(guest, begun, across, *given)
         penalty = penalty_in_fixed_point(move, begun.curvature, begun.deviance)
         await guest.send(PenaltyProducts(hidden(penalty, begun.masks)))

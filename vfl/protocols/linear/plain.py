@@ -146,7 +146,10 @@ class _PlainLoop(FitLoop):
         own = [await asyncio.to_thread(block.direction, weights) for block in self.own.values()]
         blocks = self.theirs
         moves = {n: await asyncio.to_thread(b.direction, weights) for n, b in blocks.items()}
-        shares = [self._share(n, m.scores, blocks[n].way, precision) for n, m in moves.items()]
+        shares = [
+            self._share(n, m.scores, blocks[n].way if n in self.cells else None, precision)
+            for n, m in moves.items()
+        ]
         parts = [penalty_in_fixed_point(move, self.curvature, self._deviance) for move in moves.values()]
         theirs = self.hosts_move(shares, parts, precision)
         return total_move([*own, *theirs], len(self.scores.score))
@@ -173,11 +176,16 @@ class _PlainLoop(FitLoop):
         return total_of(shares, held_out, precision)
 
     def _share(
-        self, name: str, own: Floats, coefficients: Floats, precision: float, held_out: bool = False
+        self,
+        name: str,
+        own: Floats,
+        coefficients: Floats | None,
+        precision: float,
+        held_out: bool = False,
     ) -> Words:
         """A host's part of scores: by its own columns, and by its cells with their coefficients."""
         share = fixed_point(own, precision)
-        if name in self.cells:
+        if name in self.cells and coefficients is not None:
             of_cells = coefficients[self._held_out[name].columns :]
             share += self.cells[name].scores(of_cells, precision, held_out)
         return share
