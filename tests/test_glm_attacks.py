@@ -107,7 +107,7 @@ def test_a_host_reads_no_more_labels_under_paillier_than_it_is_given_bits() -> N
     read: dict[str, Any] = {}
     mask, whole, rounded = EncryptedProduct.mask, Layout.whole, FitLoop._rounded
 
-    async def packed(self: EncryptedProduct, layout: Layout) -> Any:
+    async def packed(self: EncryptedProduct, layout: Layout, places: Any = None) -> Any:
         ciphertexts, masks = await mask(self, layout)
         if "bits" not in read:
             read["bits"] = sum(layout.lengths)

@@ -98,7 +98,7 @@ def attempts(reader: Reader, job: Any, count: Any) -> ConfigError | None:
     labels are read."""
     mask, rounded = EncryptedProduct.mask, FitLoop._rounded
 
-    async def packed(self: EncryptedProduct, layout: Layout) -> Any:
+    async def packed(self: EncryptedProduct, layout: Layout, places: Any = None) -> Any:
         return await reader.packed(self, mask, layout)
 
     def opened(self: Layout, data: bytes, masks: list[int]) -> list[int]:
