@@ -61,7 +61,7 @@ class Site:
     @classmethod
     def open(cls, party: Party) -> "Site":
         """Load keys and certificates. Raises IdentityError or ConfigError."""
-        identity = _load_own(party)
+        identity = load_own(party)
         revoked = RevocationList(party.party.identity).now()
         pinned = {name: _load_pinned(party, name, identity, revoked) for name in party.peers}
         before = {party.name: formerly(identity.certificate, identity.certificate_path)}
@@ -279,7 +279,7 @@ def store_of(party: Party) -> Store:
     return Store(root, StoreKey(root, lambda: load(party.party.identity, expired=True)))
 
 
-def _load_own(party: Party) -> Identity:
+def load_own(party: Party) -> Identity:
     identity = load(party.party.identity)
     if identity.name != party.name:
         raise IdentityError(
@@ -311,7 +311,7 @@ def faults_of_keys(party: Party) -> list[VflError]:
     identity: Identity | None = None
     revoked: dict[str, Revoked] = {}
     try:
-        identity = _load_own(party)
+        identity = load_own(party)
     except VflError as error:
         faults.append(error)
     try:
