@@ -71,6 +71,10 @@ class Peers:
     hosts: Mapping[str, str | None] = field(default_factory=dict)
     coordinators: Mapping[str, str | None] = field(default_factory=dict)
 
+    @property
+    def names(self) -> list[str]:
+        return [*self.guest, *self.hosts, *self.coordinators]
+
 
 @dataclass(frozen=True)
 class Own:
@@ -276,12 +280,14 @@ def _party_text(
         lines.append(line)
     if own.role == "host":
         lines += ["", "[policy]  # what guests may ask for; by default little"]
-        lines += [settings_line("guests", [*peers.guest])]
+        if peers.guest:
+            lines.append(settings_line("guests", [*peers.guest]))
     for name, address in {**peers.guest, **peers.hosts, **peers.coordinators}.items():
         lines += ["", f"[peers.{name}]"]
         if address is not None:
             lines.append(settings_line("address", address))
-        lines.append(f"{settings_line('certificate', f'peers/{name}.pem')}  # ask them for it")
+        pin = settings_line("certificate", f"peers/{name}.pem")
+        lines.append(f"{pin}  # `vfl invite` or `vfl join` puts it there")
         if name in peers.coordinators:
             lines.append('role = "coordinator"')
     return "\n".join(lines) + "\n"
