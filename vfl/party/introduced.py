@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from vfl.errors import ConfigError, DataError, IdentityError, Refused
 from vfl.net.addresses import is_relay, split_address
 from vfl.net.invitation import Introduction
+from vfl.party.authority import Authority
 from vfl.party.config import Party, context_of
 from vfl.party.config_errors import explain_errors
 from vfl.party.files import make_folder, replacing, unwritable
@@ -178,6 +179,8 @@ def plan(path: Path, party: Party, pair: Pair, *, joins: bool, expected: str | N
     known = party.peers.get(name)
     pin = path.parent / "peers" / f"{name}.pem" if known is None else known.certificate
     refuse_revoked(revoked_by(party.party.identity), [certificate], Path(f"the certificate of {name}"))
+    if known is not None and known.ca is not None:
+        Authority.load(known.ca, known.crl, known.ca_name or name).check(certificate.der)
     before = _pinned(pin, certificate)
     _refuse_namesakes(party, name, certificate)
     role = "coordinator" if theirs.role == "coordinator" else None
