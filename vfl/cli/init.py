@@ -122,6 +122,8 @@ def init(
 
 
 def _job(party: Path, name: str, model: "ModelName") -> "Draft":
+    from vfl.jobs.alignments import find_alignment
+    from vfl.jobs.connect import store_of
     from vfl.jobs.draft import draft_job
     from vfl.party.config import load_party
     from vfl.party.table import read_table
@@ -130,7 +132,9 @@ def _job(party: Path, name: str, model: "ModelName") -> "Draft":
     if settings.role != "guest":
         raise ConfigError(f"{party.name} is the party file of a {settings.role}: a guest starts jobs")
     table = read_table(settings.data, role="guest", need_label=True)
-    return draft_job(settings, table, name, model)
+    store = store_of(settings)
+    rows = len(find_alignment(store, None).rows) if store.names("alignment") else None
+    return draft_job(settings, table, name, model, rows)
 
 
 def _own(name: str, given: _Given, folder: Path) -> "tuple[Own, Path]":

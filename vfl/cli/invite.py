@@ -163,7 +163,7 @@ def _wishes(
 
     def met(found: "Met") -> None:
         put(
-            f"{found.change.name} {did}, a {found.change.role}",
+            f"{found.change.name} {did}: a {found.change.role}",
             f"fingerprint  {found.change.certificate.fingerprint_groups}",
             f"number       {_spoken(found.number)}, the same there unless somebody is between the two",
         )
@@ -199,4 +199,4 @@ def _report(met: "Met", path: Path, as_json: bool) -> None:
     if met.dialled is not None:
         name, where = met.dialled
         stdout.put(f"{name} is dialled at {where}")
-    stdout.put(f"next: vfl doctor {path}, once the other side serves")
+    stdout.put(f"next: vfl {'doctor' if met.starts_jobs else 'serve'} {path}")

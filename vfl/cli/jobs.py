@@ -202,6 +202,16 @@ def align(
 @click.argument("job", type=click.Path(path_type=Path), metavar="JOB.toml")
 @ALIGNMENT
 @click.option("--fresh", is_flag=True, help="Start anew where an interrupted training would go on.")
+@click.option(
+    "--estimate",
+    type=NumberType(0, 10**9, whole=True),
+    is_flag=False,
+    flag_value=0,
+    metavar="[ROWS]",
+    help="Say what it would cost and tell, and send nothing; over so many rows in common, or those of "
+    "the "
+    "latest alignment.",
+)
 @WAIT
 @LOCAL_CLUSTER
 @JSON
@@ -210,6 +220,7 @@ def train(
     job: Path,
     alignment: str | None,
     fresh: bool,
+    estimate: int | None,
     wait: float,
     local: int | None,
     as_json: bool,
@@ -224,6 +235,10 @@ def train(
     from vfl.terminal.results import account_document, model_document, put_model
 
     settings = load_party(party)
+    if estimate is not None:
+        need_role(settings.role, "guest", party)
+        _estimate(settings, job, estimate or None, as_json)
+        return
     if is_project(job):
         need_role(settings.role, "guest", party)
         work_of = (load_project(job), alignment, fresh, wait, local)
@@ -262,6 +277,22 @@ def train(
         put_model(done)
     for warning in done.warnings:
         stderr.put(f"warning: {warning}")
+
+
+def _estimate(party: "Party", path: Path, rows: int | None, as_json: bool) -> None:
+    """What a training would cost and tell."""
+    from vfl.jobs.forecast import forecast
+    from vfl.party.config import load_job
+    from vfl.party.project_file import is_project
+    from vfl.terminal.forecast import put_forecast
+
+    if is_project(path):
+        raise ConfigError("--estimate takes the job file of one model, not a project: leave it out")
+    found = forecast(party, load_job(path), rows)
+    if as_json:
+        put_json(found.document)
+    else:
+        put_forecast(found)
 
 
 def _lead(

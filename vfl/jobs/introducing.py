@@ -36,6 +36,8 @@ class Met:
     """Six digits, the same at the other party unless somebody is between the two."""
     dialled: tuple[str, str] | None
     """Who is dialled by the other, and where."""
+    starts_jobs: bool = False
+    """Whether this party is the one that starts jobs."""
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ class _Side:
         """What is to be written, once this party's own person has seen it. Raises VflError."""
         wishes = self.wishes
         change = plan(self.path, self.party, pair, joins=self.joins, expected=wishes.expected)
-        met = Met(change, channel.number, pair.dialled)
+        met = Met(change, channel.number, pair.dialled, self.party.role == "guest")
         wishes.met(met)
         if wishes.confirm is not None and not await asyncio.to_thread(wishes.confirm, channel.number):
             raise Refused(
