@@ -69,7 +69,7 @@ def companies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Compa
         made.parties[name] = Party(name, folder, {})
     for name, value in {"TERM": "dumb", "COLUMNS": "200", "LINES": "50"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(forecast, "_ROWS", 40)
+    monkeypatch.setattr(forecast, "_ROWS", {"paillier": 40})
     yield made
     for party in made.parties.values():
         party.close([])

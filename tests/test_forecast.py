@@ -8,7 +8,6 @@ import pytest
 from commands import command
 from federation import GLM_JOB, JOB, toml
 from paillier_key import one_key
-from test_guide import merged
 
 from vfl.crypto.workers import ONE_PROCESS
 from vfl.errors import ConfigError
@@ -22,6 +21,13 @@ from vfl.protocols.common.rows import Training
 from vfl.simulate import GUEST, Aligned, Sessions, SimulatedTask, fit_apart
 
 ROWS = 900
+
+
+def merged(settings: dict, more: dict) -> dict:
+    """TOML tables with those of others added."""
+    return {**settings, **{key: {**settings.get(key, {}), **value} for key, value in more.items()}}
+
+
 TREES = {"secureboost": {"trees": 4, "depth": 3, "min_child_rows": 20, "max_bins": 32}}
 JOBS = {
     "trees": merged(JOB, TREES),
@@ -79,7 +85,7 @@ def test_bytes_are_within_the_factor_that_is_said(name: str, insurer: Party, qui
 def test_what_the_command_says(
     insurer: Party, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_key: None
 ) -> None:
-    monkeypatch.setattr(forecasts, "_ROWS", 20)
+    monkeypatch.setattr(forecasts, "_ROWS", {"paillier": 20})
     (tmp_path / "job.toml").write_text(toml(merged(JOB, {"secureboost": {"trees": 3}})))
     with one_key():
         done = command("train", "insurer.toml", "job.toml", "--estimate", "40", folder=tmp_path).ok()

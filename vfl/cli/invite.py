@@ -182,6 +182,9 @@ def _spoken(number: str) -> str:
 
 
 def _report(met: "Met", path: Path, as_json: bool) -> None:
+    from vfl.jobs.storage import serves_an_older_file
+    from vfl.party.config import load_party
+
     change = met.change
     if as_json:
         put_json(
@@ -199,4 +202,7 @@ def _report(met: "Met", path: Path, as_json: bool) -> None:
     if met.dialled is not None:
         name, where = met.dialled
         stdout.put(f"{name} is dialled at {where}")
+    store = load_party(path, peers_to_come=True).party.store
+    if older := serves_an_older_file(store, path):
+        stdout.put(f"note: {older}")
     stdout.put(f"next: vfl {'doctor' if met.starts_jobs else 'serve'} {path}")

@@ -1,14 +1,13 @@
 """What a training would cost and tell, before anything is sent: `vfl train --estimate`.
 
 The job is played in miniature in this process: the real roles and the real messages, over memory, on
-tables drawn at random of a few hundred rows, twice as many, one tree and two. What went to and fro is
+tables drawn at random of a few rows and twice as many, of one tree and two. What went to and fro is
 linear in rows and in trees (of a linear model, in rows, as it takes about as many iterations), and is
 carried on to the rows of the alignment. What it would tell is what `vfl leakage` says.
 
-How far it is off: bytes by 30 % at most in the runs of tests/test_forecast.py, as guests and hosts then
-have other columns than were drawn, trees that are not whole, and linear models other numbers of
-iterations. Time by a factor of three: it is this machine's, one core, all parties, and small runs are
-mostly what all runs begin with.
+How far it is off (tests/test_forecast.py): guests and hosts have other columns than were drawn, trees
+are not whole, linear models take other numbers of iterations. Time is this machine's, on one core, of
+all parties; small runs are mostly what all runs begin with.
 """
 
 import asyncio
@@ -28,7 +27,9 @@ from vfl.party.config import Job, Party
 from vfl.protocols.common.rows import Training
 from vfl.simulate import GUEST, Aligned, Sessions, SimulatedTask, fit_apart
 
-_ROWS = 240  # of the smaller miniature
+_ROWS: Mapping[str, int] = {"paillier": 240, "lattice": 20_000}
+"""Of the smaller miniature, at most. By lattices rows cost little, and how a sum is cut into words
+depends on their number: so it is played nearer to it."""
 _TREES = (1, 2)
 _BASE = 350 * 1024 * 1024  # bytes of memory of any command that trains
 LINE = 100e6 / 8  # bytes a second, of which the time on the line is reckoned
@@ -96,16 +97,15 @@ def forecast(party: Party, job: Job, rows: int | None = None, columns: int = COL
         )
     leakage = foresee(party, job, rows=rows)
     hosts, many = party.partners, leakage.rows
-    small = min(_ROWS, max(8, many // 2))
-    trees = _TREES if _grows(job) else (1,)
+    small = min(_ROWS[job.params.encryption], max(8, many // 2))
+    grown = _grown(job)
+    trees = _TREES if grown else (1,)
     played = [
         _play(job, hosts, size, count, many, columns) for size in (small, 2 * small) for count in trees
     ]
-    whole = _trees(job) if _grows(job) else 1
-    sent, received, seconds = (
-        _carried_on([(one.rows, one.trees, getattr(one, of)) for one in played], many, whole)
-        for of in ("sent", "received", "seconds")
-    )
+    whole = max(1, grown)
+    costs = [[one.sent, one.received, one.seconds] for one in played]
+    sent, received, seconds = _carried_on([(one.rows, one.trees) for one in played], costs, many, whole)
     traffic = {name: Traffic(round(sent), round(received)) for name in hosts}
     a_step = round(sent / whole)
     return Forecast(
@@ -121,20 +121,16 @@ def forecast(party: Party, job: Job, rows: int | None = None, columns: int = COL
     )
 
 
-def _grows(job: Job) -> bool:
-    """Whether the job's cost is by trees."""
-    return hasattr(job.params, "trees")
-
-
-def _trees(job: Job) -> int:
-    """The trees, or rounds of them, that hosts take part in."""
-    return max(1, job.secureboost.trees - job.secureboost.guest_trees)
+def _grown(job: Job) -> int:
+    """The trees, or rounds of them, that hosts take part in; 0 for a model that has none."""
+    settings = kind_of_job(job).tells_sums
+    return 0 if settings is None else max(1, settings.trees - settings.guest_trees)
 
 
 def _miniature(job: Job, small: int, rows: int, trees: int) -> Job:
     """The job with so many trees, whose nodes may be as small a part of few rows as they were of
     many."""
-    if not _grows(job):
+    if not _grown(job):
         return job
     settings = job.secureboost
     least = max(1, round(settings.min_child_rows * small / max(1, rows)))
@@ -177,13 +173,15 @@ def _ignore(step: TrainingStep) -> None:
     return
 
 
-def _carried_on(found: Sequence[tuple[int, int, float]], rows: int, trees: int) -> float:
-    """A cost at so many rows and trees, linear in each, by the least squares of what was found."""
-    counts = {count for _, count, _ in found}
+def _carried_on(
+    sizes: Sequence[tuple[int, int]], costs: Sequence[Sequence[float]], rows: int, trees: int
+) -> list[float]:
+    """Costs at so many rows and trees, linear in each, by the least squares of those at some sizes."""
+    by_trees = len({count for _, count in sizes}) > 1
 
     def terms(size: float, count: float) -> list[float]:
-        return [1.0, size, count, size * count] if len(counts) > 1 else [1.0, size]
+        return [1.0, size, count, size * count] if by_trees else [1.0, size]
 
-    known = np.array([terms(size, count) for size, count, _ in found])
-    factors, *_ = np.linalg.lstsq(known, np.array([cost for *_, cost in found]), rcond=None)
-    return max(0.0, float(np.dot(factors, terms(rows, trees))))
+    known = np.array([terms(*size) for size in sizes])
+    factors, *_ = np.linalg.lstsq(known, np.array(costs), rcond=None)
+    return [max(0.0, float(cost)) for cost in np.array(terms(rows, trees)) @ factors]

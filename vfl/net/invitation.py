@@ -241,10 +241,14 @@ class _Keys:
     def channel(self, connected: socket.socket, nonce: bytes, *, joins: bool) -> Channel:
         """The channel of one end; `nonce`: the joiner's, opened."""
         number = int.from_bytes(hmac.digest(self.number, self.said + nonce, "sha256")[:8], "big")
-        ways = ChaCha20Poly1305(self.joiner), ChaCha20Poly1305(self.inviter)
+        own, other = (self.joiner, self.inviter) if joins else (self.inviter, self.joiner)
         transcript = hashlib.sha256(b"vfl invitation" + self.said + nonce).digest()
         return Channel(
-            f"{number % 1_000_000:06d}", transcript, connected, *(ways if joins else reversed(ways))
+            f"{number % 1_000_000:06d}",
+            transcript,
+            connected,
+            ChaCha20Poly1305(own),
+            ChaCha20Poly1305(other),
         )
 
 

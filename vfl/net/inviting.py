@@ -10,7 +10,7 @@ import os
 import socket
 from collections.abc import Callable
 
-from vfl.errors import ConfigError, PeerUnreachable
+from vfl.errors import ConfigError, PeerUnreachable, fault
 from vfl.net.addresses import split_address
 from vfl.net.invitation import Channel, Code, NoInvitation, WrongCode, answer, ask, say_late
 from vfl.net.listening import bind
@@ -41,9 +41,9 @@ _NOBODY = "nobody invites there with this code: does `vfl invite` run, and is th
 class _Door:
     """Attends to connections until one has shown that it knows the code, or that it does not."""
 
-    def __init__(self, code: Code) -> None:
+    def __init__(self, code: Code, say: Callable[[str], None]) -> None:
         loop = asyncio.get_running_loop()
-        self._code = code
+        self._code, self._say = code, say
         self._pace = Pace(AT_ONCE, A_SECOND, loop.time())
         self._attended: dict[asyncio.Task[None], socket.socket] = {}  # the oldest first
         self.decided: asyncio.Future[Channel] = loop.create_future()
@@ -68,15 +68,22 @@ class _Door:
             channel = await answer(connected, self._code)
         except WrongCode as error:
             connected.close()
-            if not self.decided.done():
-                self.decided.set_exception(error)
+            self.fail(error)
         except (OSError, EOFError, NoInvitation):  # TimeoutError too
             connected.close()
+        except Exception as error:  # a bug here must not end the invitation
+            connected.close()
+            self._say(fault(error))
         else:
             if self.decided.done():
                 channel.close()
             else:
                 self.decided.set_result(channel)
+
+    def fail(self, error: Exception) -> None:
+        """The invitation has come to nothing."""
+        if not self.decided.done():
+            self.decided.set_exception(error)
 
     async def close(self) -> None:
         tasks = [*self._attended]
@@ -99,7 +106,7 @@ async def await_joiner(
     try:
         async with asyncio.timeout(seconds):
             if relay is None:
-                return await _listen(address, ready)
+                return await _listen(address, ready, say)
             return await _wait_at(relay, ready, say)
     except TimeoutError:
         minutes = counted(max(1, round(seconds / 60)), "minute")
@@ -108,7 +115,7 @@ async def await_joiner(
         ) from None
 
 
-async def _listen(address: str, ready: Ready) -> Channel:
+async def _listen(address: str, ready: Ready, say: Callable[[str], None]) -> Channel:
     loop = asyncio.get_running_loop()
     try:
         bound = await bind(address)
@@ -116,7 +123,7 @@ async def _listen(address: str, ready: Ready) -> Channel:
         raise ConfigError(
             f"{error}: does another command of this party run? End it, or wait elsewhere by --at"
         ) from None
-    door = _Door(code := Code.new())
+    door = _Door(code := Code.new(), say)
 
     async def accept() -> None:
         while True:
@@ -141,13 +148,10 @@ async def _listen(address: str, ready: Ready) -> Channel:
 async def _wait_at(relay: Relay, ready: Ready, say: Callable[[str], None]) -> Channel:
     for _ in range(_CODES):
         code = Code.new()
-        door = _Door(code)
-        waiting = asyncio.create_task(_take_joined(relay, code, door, ready, say))
+        door = _Door(code, say)
+        waiting = asyncio.create_task(_wait_for(relay, code, door, ready, say))
         try:
-            await asyncio.wait([waiting, door.decided], return_when=asyncio.FIRST_COMPLETED)
-            if door.decided.done():
-                return door.decided.result()
-            waiting.result()  # it ends by an error alone
+            return await door.decided
         except Taken:
             continue
         finally:
@@ -155,6 +159,15 @@ async def _wait_at(relay: Relay, ready: Ready, say: Callable[[str], None]) -> Ch
             await asyncio.gather(waiting, return_exceptions=True)
             await door.close()
     raise PeerUnreachable(f"all places tried at {relay.address} are taken: try again in some minutes")
+
+
+async def _wait_for(
+    relay: Relay, code: Code, door: _Door, ready: Ready, say: Callable[[str], None]
+) -> None:
+    try:
+        await _take_joined(relay, code, door, ready, say)
+    except Exception as error:
+        door.fail(error)
 
 
 async def _take_joined(

@@ -167,8 +167,8 @@ class Party(Section):
         if not self.peers:
             other = "host" if self.role == "guest" else "guest"
             raise ValueError(
-                f"[peers] is empty: the {other} comes by `vfl invite` or `vfl join`, or as a section "
-                "[peers.NAME]"
+                f"[peers] is empty: add a section [peers.NAME] for the {other}, as `vfl invite` and "
+                "`vfl join` do"
             )
         for name, peer in self.peers.items():
             if peer.role == "coordinator" and peer.address is None:
