@@ -1,5 +1,6 @@
 """docs/first_federation.md: its commands run as they stand there, and say what stands there."""
 
+import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -107,3 +108,24 @@ def test_the_walk_says_what_it_shows(companies: Companies, monkeypatch: pytest.M
             for file in party.folder.rglob("*")
             if file.is_file() and file.suffix != ".out"
         )
+
+
+def test_the_same_as_json(companies: Companies, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {}
+    for company, command, _ in steps()[:6]:
+        arguments = shlex.split(command.replace("127.0.0.1:7443", f"127.0.0.1:{companies.port}"))[1:]
+        monkeypatch.chdir(companies.parties[company].folder)
+        if arguments[0] == "invite":
+            inviting = companies.start(company, [*arguments, "--json"])
+            code = re.search(r"code  (\S+)", "\n".join(inviting.until("--at")))[1]
+            continue
+        if arguments[0] == "join":
+            arguments += [code]
+        done = CliRunner().invoke(main, [*arguments, "--json"])
+        assert done.exit_code == 0, (command, done.output)
+        found[company] = json.loads(done.stdout)
+    found["insurer"] = inviting.wait().ok().json
+    assert found["registry"]["address"] == f"127.0.0.1:{companies.port}"
+    assert found["insurer"]["address"] is None
+    assert found["insurer"]["number"] == found["registry"]["number"]
+    assert (found["insurer"]["name"], found["registry"]["role"]) == ("registry", "guest")

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from commands import command
 from ends import until
 from meetings import at as relay_address
 from meetings import relaying
@@ -810,3 +811,28 @@ def test_garbage_under_the_right_key_names_no_content(insurer: Company) -> None:
     error = asyncio.run(run())
     assert isinstance(error, PeerError) and "Consent where Introduction was due" in str(error)
     assert "secret" not in str(error)
+
+
+# --- The commands ---
+
+
+def test_what_the_commands_refuse_before_anything_is_sent(insurer: Company, registry: Company) -> None:
+    before = insurer.state(), registry.state()
+    for arguments, code, said in (
+        (("join", registry.path, "417", "--at", "127.0.0.1:1"), 2, "the code has 12 digits"),
+        (("join", registry.path, "417-930-264-186", "--at", "127.0.0.1:1"), 2, "has a slip in it"),
+        (("join", registry.path, "--at", "nowhere"), 2, "is no address"),
+        (("join", registry.path), 2, "does not say where the other party waits"),
+        (("join", registry.path, Code.new().spoken, "--at", "0.0.0.0:7443"), 7, "no address to dial"),
+        (("invite", registry.path), 2, "[party] has no listen"),
+        (("invite", insurer.path, "--compare"), 2, "asks at a terminal, and there is none"),
+        (("invite", insurer.path, "--address", "insurer.example"), 2, "is no address"),
+    ):
+        command(*map(str, arguments)).failed(code, said)
+    assert (insurer.state(), registry.state()) == before
+
+
+def test_no_key_yet(insurer: Company) -> None:
+    for file in (insurer.path.parent / "keys").iterdir():
+        file.unlink()
+    command("invite", str(insurer.path)).failed(4, "`vfl keys new` makes an identity")

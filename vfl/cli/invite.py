@@ -65,7 +65,7 @@ def invite(
     """
     from vfl.jobs.introducing import invite as await_party
 
-    _check_addresses(at, address)
+    _check(at, address, compare)
     put = stderr.put if as_json else stdout.put
 
     def ready(code: "Code", where: str) -> None:
@@ -113,7 +113,7 @@ def join(
     from vfl.jobs.introducing import join as join_party
     from vfl.net.invitation import Code
 
-    _check_addresses(at, address)
+    _check(at, address, compare)
     check_joining(party, at)  # before a code is asked for
     typed = Code.typed(code if code is not None else _asked())
     put = stderr.put if as_json else stdout.put
@@ -125,7 +125,7 @@ def join(
 
 def _asked() -> str:
     """The code as typed, or the first line of stdin."""
-    if sys.stdin is not None and sys.stdin.isatty() and stderr.isatty():
+    if _at_terminal():
         return str(click.prompt("Code", err=True))
     line = "" if sys.stdin is None else sys.stdin.readline(200)
     if not line.strip():
@@ -133,8 +133,16 @@ def _asked() -> str:
     return line
 
 
-def _check_addresses(at: str | None, address: str | None) -> None:
+def _at_terminal() -> bool:
+    return sys.stdin is not None and sys.stdin.isatty() and stderr.isatty()
+
+
+def _check(at: str | None, address: str | None, compare: bool) -> None:
+    """Raises ConfigError for options that cannot be."""
     from vfl.net.addresses import SCHEME, split_address
+
+    if compare and not _at_terminal():
+        raise ConfigError("--compare asks at a terminal, and there is none: leave it out")
 
     for given in (at, address):
         if given is not None:

@@ -1,6 +1,6 @@
 """An invitation: two parties that pin nothing yet find each other by a short code read out by phone.
 
-The code is twelve digits, `417-930-264-185`: three for the place at a relay, eight that are secret and
+The code is twelve digits, `417-930-264-182`: three for the place at a relay, eight that are secret and
 one that shows a slip of the tongue (Damm, 2004). Who listens in on the line, or passes it on, does not
 know it:
 
@@ -128,7 +128,7 @@ class Code:
         """The code that a person typed, with whatever stands between the digits. Raises ConfigError."""
         digits = "".join(text.replace("-", " ").split())
         if len(digits) != DIGITS or not (digits.isascii() and digits.isdigit()):
-            raise ConfigError(f"the code has {DIGITS} digits, as in 417-930-264-185: type it again")
+            raise ConfigError(f"the code has {DIGITS} digits, as in 417-930-264-182: type it again")
         if _check_digit(digits) != 0:
             raise ConfigError("the code has a slip in it, nothing was tried yet: have it read out again")
         return cls(digits)
