@@ -108,6 +108,27 @@ def test_the_walk_says_what_it_shows(companies: Companies, monkeypatch: pytest.M
             for file in party.folder.rglob("*")
             if file.is_file() and file.suffix != ".out"
         )
+    check_estimates_of_batches(companies, monkeypatch)
+
+
+def check_estimates_of_batches(companies: Companies, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`vfl score --estimate` beside what the same batch costs then, by the alignment and by the batch before."""
+    folder = companies.parties["insurer"].folder
+    monkeypatch.chdir(folder)
+    lines = (companies.root / "samples" / "insurer" / "new_policies.csv").read_text().splitlines(True)
+    for rows, basis in ((len(lines) - 1, "alignment"), (110, "batch")):
+        (folder / "new.csv").write_text("".join(lines[: rows + 1]))
+        batch = ["--model", "claims", "--data", "new.csv", "--out", "scores.csv", "--json"]
+        found = []
+        for more in (["--estimate"], []):
+            done = CliRunner().invoke(main, ["score", "insurer.toml", *batch, *more])
+            assert done.exit_code == 0, done.output
+            found.append(json.loads(done.stdout))
+        told, spent = found[0]["hosts"]["registry"], found[1]
+        assert (found[0]["rows"], told["basis"]) == (rows, basis)
+        for what, real in (("sent", spent["bytes_sent"]), ("received", spent["bytes_received"])):
+            assert real["registry"] / 2 < told[what] < 2 * real["registry"], (what, found)
+        assert told["told"] and told["learnt"]
 
 
 def test_the_same_as_json(companies: Companies, monkeypatch: pytest.MonkeyPatch) -> None:

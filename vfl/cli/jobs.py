@@ -341,6 +341,11 @@ def _lead(
     help="How many reasons, with --explain.  [default: 3]",
 )
 @click.option("--fresh", is_flag=True, help="Do not go on with an unfinished batch.")
+@click.option(
+    "--estimate",
+    is_flag=True,
+    help="Say what it would cost and tell, by the ledger's last batch or alignment, and send nothing.",
+)
 @FORCE
 @WAIT
 @LOCAL_CLUSTER
@@ -353,6 +358,7 @@ def score(
     explain: bool,
     top: int | None,
     fresh: bool,
+    estimate: bool,
     force: bool,
     wait: float,
     local: int | None,
@@ -381,6 +387,9 @@ def score(
         raise ConfigError("--top goes with --explain: add it, or leave --top out")
     settings = load_party(party)
     need_role(settings.role, "guest", party)
+    if estimate:
+        _estimate_scores(settings, model, data, as_json)
+        return
     with show_progress() as show, on_cluster(settings, show, local):
         site = Site.open(settings)
         site.warn_of_ending(show)
@@ -410,3 +419,16 @@ def score(
         )
         return
     put_scored(done, out)
+
+
+def _estimate_scores(party: "Party", model: str, data: str, as_json: bool) -> None:
+    """What scoring a batch would cost and tell."""
+    from vfl.jobs.score_forecast import forecast_scores
+    from vfl.terminal.forecast import put_score_forecast
+
+    with show_progress() as show:
+        found = forecast_scores(party, model, data, show)
+    if as_json:
+        put_json(found.document)
+    else:
+        put_score_forecast(found)

@@ -14,14 +14,7 @@ if TYPE_CHECKING:
     from vfl.party.identity import Identity
 
 
-@main.group()
-def keys() -> None:
-    """This party's identity."""
-
-
-@keys.command("new")
-@click.argument("name")
-@click.option(
+_FOLDER = click.option(
     "--dir",
     "folder",
     type=click.Path(path_type=Path),
@@ -30,7 +23,20 @@ def keys() -> None:
     metavar="FOLDER",
     help="Where the two files go.",
 )
-@click.option("--passphrase", is_flag=True, help="Put the private key under a passphrase.")
+_UNDER_PASSPHRASE = click.option(
+    "--passphrase", is_flag=True, help="Put the private key under a passphrase."
+)
+
+
+@main.group()
+def keys() -> None:
+    """This party's identity."""
+
+
+@keys.command("new")
+@click.argument("name")
+@_FOLDER
+@_UNDER_PASSPHRASE
 @JSON
 def keys_new(name: str, folder: Path, passphrase: bool, as_json: bool) -> None:
     """Make a key and a certificate for the party NAME.
@@ -57,16 +63,8 @@ def keys_new(name: str, folder: Path, passphrase: bool, as_json: bool) -> None:
 
 @keys.command("request", short_help="Make a key, and a request for an authority's certificate.")
 @click.argument("name")
-@click.option(
-    "--dir",
-    "folder",
-    type=click.Path(path_type=Path),
-    default=Path("keys"),
-    show_default=True,
-    metavar="FOLDER",
-    help="Where the two files go.",
-)
-@click.option("--passphrase", is_flag=True, help="Put the private key under a passphrase.")
+@_FOLDER
+@_UNDER_PASSPHRASE
 @JSON
 def keys_request(name: str, folder: Path, passphrase: bool, as_json: bool) -> None:
     """Make a key for the party NAME, and a request (PKCS #10) from which the company's own authority

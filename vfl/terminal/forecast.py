@@ -1,6 +1,7 @@
 """What a training would cost and tell, before it."""
 
 from vfl.jobs.forecast import BYTES_OFF, TIME_OFF, Forecast
+from vfl.jobs.score_forecast import ScoreForecast
 from vfl.terminal.results import put_leakage
 from vfl.terminal.streams import stdout
 from vfl.text import counted
@@ -31,3 +32,18 @@ def _size(number: float) -> str:
 
 def _seconds(number: float) -> str:
     return f"{number:,.0f} s" if number < 120 else f"{number / 60:,.0f} min"
+
+
+def put_score_forecast(found: ScoreForecast) -> None:
+    """The same of a batch."""
+    stdout.put(f"{counted(found.rows, 'row')} by {found.model}: nothing was sent")
+    for name, host in found.hosts.items():
+        stdout.put(
+            f"{name}: {_size(host.sent)} out, {_size(host.received)} in, by the ledger's {host.basis} "
+            f"of {host.of[:10]}; within a factor of {BYTES_OFF:g} as a rule"
+        )
+        for way, said in (("to", host.told), ("by", host.learnt)):
+            what = (one for one in said if not one.startswith("nothing"))
+            stdout.put(*(f"  told {way} {name}: {one}" for one in what))
+    for note in found.notes:
+        stdout.put(f"note: {note}")
