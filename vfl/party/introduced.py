@@ -170,7 +170,8 @@ def plan(path: Path, party: Party, pair: Pair, *, joins: bool, expected: str | N
         raise Refused(
             f"{name} came, where {expected} was expected", for_peer="another party is expected"
         )
-    if party.role == "host" and theirs.role == "guest" and name not in (party.policy.guests or (name,)):
+    guests = party.policy.guests
+    if (party.role, theirs.role) == ("host", "guest") and guests is not None and name not in guests:
         raise Refused(
             f"{path.name}: [policy] guests does not name {name}: add it there if it may start jobs here",
             for_peer=f"its policy does not name {name} among its guests",
