@@ -133,7 +133,9 @@ class Site:
         """Raises IdentityError when the certificate of one of these peers was revoked."""
         for name in names:
             if name in self.pinned and (why := self.why_refused(self.pinned[name].der)) is not None:
-                raise IdentityError(why, for_peer=f"the certificate of {name} is not accepted any more")
+                listed = self.pinned[name].fingerprint in self.revocations.now()
+                how = "is revoked" if listed else "is not accepted any more"
+                raise IdentityError(why, for_peer=f"the certificate of {name} {how}")
 
     @contextlib.asynccontextmanager
     async def while_not_revoked(self, names: Collection[str]) -> AsyncIterator[None]:

@@ -1,9 +1,10 @@
 """What a training would cost and tell, before anything is sent: `vfl train --estimate`.
 
 The job is played in miniature in this process: the real roles and the real messages, over memory, on
-tables drawn at random of a few rows and twice as many, of one tree and two. What went to and fro is
-linear in rows and in trees (of a linear model, in rows, as it takes about as many iterations), and is
-carried on to the rows of the alignment. What it would tell is what `vfl leakage` says.
+tables drawn at random of a few rows and twice as many, of a tree or a few and some more. What went to
+and fro is linear in rows and in trees (of a linear model, in rows, as it takes about as many
+iterations), and is carried on to the rows of the alignment. What it would tell is what `vfl leakage`
+says.
 
 How far it is off (tests/test_forecast.py): guests and hosts have other columns than were drawn, trees
 are not whole, linear models take other numbers of iterations. Time is this machine's, on one core, of
@@ -27,10 +28,11 @@ from vfl.party.config import Job, Party
 from vfl.protocols.common.rows import Training
 from vfl.simulate import GUEST, Aligned, Sessions, SimulatedTask, fit_apart
 
-_ROWS: Mapping[str, int] = {"paillier": 240, "lattice": 20_000}
+_ROWS: Mapping[str, int] = {"paillier": 240, "lattice": 8_000}
 """Of the smaller miniature, at most. By lattices rows cost little, and how a sum is cut into words
 depends on their number: so it is played nearer to it."""
-_TREES = (1, 2)
+_TREES: Mapping[str, tuple[int, int]] = {"paillier": (1, 2), "lattice": (4, 12)}
+"""Of the two miniatures, at most. By lattices what opens vectors is sent for dozens at once."""
 _BASE = 350 * 1024 * 1024  # bytes of memory of any command that trains
 LINE = 100e6 / 8  # bytes a second, of which the time on the line is reckoned
 BYTES_OFF, TIME_OFF = 1.5, 3.0
@@ -99,7 +101,8 @@ def forecast(party: Party, job: Job, rows: int | None = None, columns: int = COL
     hosts, many = party.partners, leakage.rows
     small = min(_ROWS[job.params.encryption], max(8, many // 2))
     grown = _grown(job)
-    trees = _TREES if grown else (1,)
+    few, more = _TREES[job.params.encryption]
+    trees = sorted({max(1, min(few, grown // 3)), max(1, min(more, grown))})
     played = [
         _play(job, hosts, size, count, many, columns) for size in (small, 2 * small) for count in trees
     ]
