@@ -28,7 +28,7 @@ from vfl.party.config import Job, Party
 from vfl.protocols.common.rows import Training
 from vfl.simulate import GUEST, Aligned, Sessions, SimulatedTask, fit_apart
 
-_ROWS: Mapping[str, int] = {"paillier": 240, "lattice": 8_000}
+_ROWS: Mapping[str, int] = {"paillier": 1_000, "lattice": 8_000}
 """Of the smaller miniature, at most. By lattices rows cost little, and how a sum is cut into words
 depends on their number: so it is played nearer to it."""
 _TREES: Mapping[str, tuple[int, int]] = {"paillier": (1, 2), "lattice": (4, 12)}
@@ -109,6 +109,8 @@ def forecast(party: Party, job: Job, rows: int | None = None, columns: int = COL
     whole = max(1, grown)
     costs = [[one.sent, one.received, one.seconds] for one in played]
     sent, received, seconds = _carried_on([(one.rows, one.trees) for one in played], costs, many, whole)
+    if grown:
+        received = _sums_and_rows(played, job, many)
     traffic = {name: Traffic(round(sent), round(received)) for name in hosts}
     a_step = round(sent / whole)
     return Forecast(
@@ -128,6 +130,18 @@ def _grown(job: Job) -> int:
     """The trees, or rounds of them, that hosts take part in; 0 for a model that has none."""
     settings = kind_of_job(job).tells_sums
     return 0 if settings is None else max(1, settings.trees - settings.guest_trees)
+
+
+def _sums_and_rows(played: Sequence[_Played], job: Job, rows: int) -> float:
+    """What a host of trees sends: sums, whose number does not grow with rows once there are enough to
+    split, as in the larger miniature, and of further rows a bit a level for those that its splits send
+    left."""
+    large = max(one.rows for one in played)
+    of_large = [one for one in played if one.rows == large]
+    whole = max(1, _grown(job))
+    costs = [[one.received] for one in of_large]
+    sums = _carried_on([(one.trees, 1) for one in of_large], costs, whole, 1)[0]
+    return sums + max(0, rows - large) * whole * job.secureboost.depth / 8
 
 
 def _miniature(job: Job, small: int, rows: int, trees: int) -> Job:
@@ -185,6 +199,8 @@ def _carried_on(
     def terms(size: float, count: float) -> list[float]:
         return [1.0, size, count, size * count] if by_trees else [1.0, size]
 
+    if len(sizes) == 1:
+        return [*costs[0]]
     known = np.array([terms(*size) for size in sizes])
     factors, *_ = np.linalg.lstsq(known, np.array(costs), rcond=None)
     return [max(0.0, float(cost)) for cost in np.array(terms(rows, trees)) @ factors]
