@@ -347,16 +347,11 @@ def test_what_listens_is_no_invitation(registry: Company) -> None:
         asyncio.run(run())
 
 
-def test_an_introduction_in_another_ones_name_is_refused(
-    insurer: Company, registry: Company, keys: Path
-) -> None:
-    """A party that shows the certificate of the bureau without having its key."""
-    for kind in ("pem",):
-        shutil.copy(keys / f"bureau.{kind}", registry.path.parent / "keys" / f"registry.{kind}")
-    before = insurer.state()
-    found = asyncio.run(meet(insurer, registry))
-    assert isinstance(found[1], IdentityError) and "do not belong together" in str(found[1])
-    assert insurer.state() == before
+def test_a_certificate_without_its_key_is_not_shown(registry: Company, keys: Path) -> None:
+    shutil.copy(keys / "bureau.pem", registry.path.parent / "keys" / "registry.pem")
+    wishes = registry.wishes(at="127.0.0.1:1")
+    with pytest.raises(IdentityError, match="do not belong together"):
+        asyncio.run(join(registry.path, Code.new(), wishes, 0))
 
 
 def test_garbage_under_the_right_key_names_no_content(insurer: Company) -> None:
