@@ -89,19 +89,20 @@ def _rewritten(
             path /= "README.md"
         parts.append(text[end : found.start()])
         end = found.end()
-        before, after = (found[1], found[3]) if found[2] else (found[4], found[6])
         if path in known:
             there = known[path]
         elif path.is_file() and path.is_relative_to(ROOT) and path.stat().st_size <= _MOST:
             there = _copied(path, folder)
         elif path.is_dir() and found[2]:
-            parts.append("]")  # words without a link
+            before, _, words = parts[-1].rpartition("[")
+            parts[-1] = before + words  # without a link
             continue
         elif path.parent == ROOT / "docs" / "reference" and path.name in REFERENCES:
             there = path.relative_to(ROOT / "docs")
         else:
             wrong.append(f"{source.relative_to(ROOT)}: {target} leads nowhere")
             there = place
+        before, after = (found[1], found[3]) if found[2] else (found[4], found[6])
         parts.append(f"{before}{os.path.relpath(there, place.parent)}{sign}{anchor}{after}")
     return "".join([*parts, text[end:]]), wrong
 

@@ -204,7 +204,7 @@ _EIOPA = (
     Chapter(
         "fairness",
         "Fairness and ethics",
-        ("fairness", "risks"),
+        ("fairness",),
         [
             (
                 COMPLIANCE,
@@ -219,7 +219,7 @@ _EIOPA = (
     Chapter(
         "data",
         "Data governance",
-        ("data", "columns", "limits"),
+        ("data", "columns", "limits", "risks"),
         [
             (
                 ACTUARY,
@@ -343,7 +343,8 @@ class CardParts:
         return [Facts(found)]
 
     def _parties(self) -> list[PageBlock]:
-        return [self._page.request()]
+        said = ("purpose", "kind of model")  # under the intended use
+        return [Facts([pair for pair in self._page.request().pairs if pair[0] not in said])]
 
     def _data(self) -> list[PageBlock]:
         one = self._one
