@@ -2,6 +2,7 @@
 
 import csv
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +18,8 @@ from vfl.report.markdown import write_markdown
 from vfl.report.page import PageHead, write_page
 from vfl.report.residual import RISKS, UsedSettings, risks_of
 
-DOCS = Path(__file__).parents[1] / "docs"
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
 JOB = """
 [job]
 name = "next"
@@ -123,6 +125,15 @@ def test_a_job_is_assessed_before_it_runs(
     assert there in text and not_there not in text
     assert "a job that has not run" in text and "rows that all parties know: 20,000" in text
     assert "| insurer | density, area |" in text and "| registry | not known to this party |" in text
+
+
+def test_a_job_over_rows_is_assessed_at_its_server(tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "scenarios" / "disease_risk" / "rows" / "server", tmp_path / "server")
+    text = dpia(tmp_path, "server", "readmission.toml")
+    assert "| server (this party) | server: no data, adds up what it cannot read |" in text
+    assert "| MaskedPart | training over rows |" in text and "| AlignStart |" not in text
+    assert "| Each can take its own part off a total |" in text and "joins only rows" not in text
+    assert "not known to this party" not in text  # the job names the columns of all
 
 
 def test_all_messages_have_a_step(homes: Path) -> None:

@@ -164,6 +164,8 @@ def test_errors_are_one_line(house: House) -> None:
     options = ("--tsa-certificate", "tsa.pem")
     house.run("stamp", "--tsa", "http://127.0.0.1:1/", *options).failed(7, "cannot be reached")
     house.run("stamp", "--tsa", "ftp://127.0.0.1/", *options).failed(2, "http:// or https://")
+    for wrong in ("http://user:secret@127.0.0.1/", "http://[", "http://h:x/", "http://\u00e9.example/"):
+        assert "secret" not in house.run("stamp", "--tsa", wrong, *options).failed(2, "without a user")
     house.run("stamp", "--tsa", "http://127.0.0.1:1/").failed(2, "--tsa-certificate is missing")
     house.stamp("none.pem").failed(2, "none.pem cannot be read")
     (house.folder / "empty.pem").write_text("")

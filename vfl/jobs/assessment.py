@@ -150,7 +150,9 @@ def _of_job(party: Party, job: Job, rows: int | None, guest: str | None) -> Asse
         starts = guest or (party.policy.guests or party.partners)[0]
         parties = [starts, party.name, *(n for n in party.partners if n != starts)]
     columns: dict[str, Sequence[str] | None] = dict.fromkeys(parties)
-    if party.role != "coordinator":
+    if job.columns:
+        columns = {name: [*job.columns] for name in parties}
+    elif party.role != "coordinator":
         columns[party.name] = _own_columns(party)
     facts = [] if job.over_rows else [("rows that all parties know", f"{found.rows:,}")]
     return _assessment(

@@ -132,10 +132,15 @@ def _description(of: Assessment) -> PageSection:
 
 
 def _necessity(of: Assessment) -> PageSection:
+    less = (
+        "each party adds up numbers of its own rows, and the others are told totals over all parties "
+        "alone"
+        if of.used.over_rows
+        else "it joins only rows that all parties know (in an inner join), and sends no column"
+    )
     lead = [
-        "What the software does to need less data: it joins only rows that all parties know (in an "
-        "inner join), sends no column, and shows by message types what is told. Whether the purpose "
-        "needs the processing is for the controller to say."
+        f"What the software does to need less data: {less}. Whether the purpose needs the processing "
+        "is for the controller to say."
     ]
     fill = [
         "The legal basis; of legitimate interests, which ones, and how they were weighed.",

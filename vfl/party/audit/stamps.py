@@ -94,7 +94,7 @@ class Authority:
         try:
             return answer, self.check(answer, hash_, request.nonce)
         except ValueError as error:
-            raise PeerError(f"{shown(url)} gave no time stamp that holds: {error}") from None
+            raise PeerError(f"{_host_of(url)} gave no time stamp that holds: {error}") from None
 
     def check(self, answer: bytes, hash_: str, nonce: int | None = None) -> str:
         """When the authority stamped a hash. Raises ValueError, which says why it did not."""
@@ -125,8 +125,7 @@ def stamp_ledger(folder: Path, authority: Authority, url: str) -> Stamp:
     Raises DataError where nothing is sealed or the ledger is not what was sealed, ConfigError for an
     address that is none, and what `Authority.stamp` raises.
     """
-    if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise ConfigError("--tsa must be the address of an authority, http:// or https://")
+    _host_of(url)
     seal = last_seal(folder)
     if seal is None:
         raise DataError(f"{folder} has no seal yet: the first job makes one")
@@ -204,8 +203,23 @@ def _seals(folder: Path) -> dict[bytes, tuple[int, str]]:
     return seals
 
 
+def _host_of(url: str) -> str:
+    """Whose address it is, for errors: paths may hold what others must not see. Raises ConfigError."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        host = None
+    if not host or not url.isascii() or parts.scheme not in ("http", "https") or "@" in parts.netloc:
+        raise ConfigError(
+            "--tsa must be an address of an authority: http:// or https://, without a user"
+        )
+    return shown(host if port is None else f"{host}:{port}")
+
+
 def _ask(url: str, query: bytes) -> bytes:
     """What the authority answers."""
+    host = _host_of(url)
     request = urllib.request.Request(  # noqa: S310 - http or https, which is checked
         url, query, {"Content-Type": _QUERY, "Accept": _REPLY, "User-Agent": "vfl"}
     )
@@ -213,13 +227,13 @@ def _ask(url: str, query: bytes) -> bytes:
         with urllib.request.urlopen(request, timeout=_WAIT) as answer:  # noqa: S310
             body = bytes(answer.read(_MOST + 1))
     except urllib.error.HTTPError as error:
-        raise PeerError(f"{shown(url)} gave no time stamp: HTTP status {error.code}") from None
+        raise PeerError(f"{host} gave no time stamp: HTTP status {error.code}") from None
     except (OSError, HTTPException) as error:
         reason = getattr(error, "reason", error)
         why = getattr(reason, "strerror", None) or str(reason) or type(error).__name__
-        raise PeerUnreachable(f"{shown(url)} cannot be reached: {shown(why)}") from None
+        raise PeerUnreachable(f"{host} cannot be reached: {shown(why)}") from None
     if len(body) > _MOST:
-        raise PeerError(f"{shown(url)} gave no time stamp: its answer is longer than {_MOST:,} bytes")
+        raise PeerError(f"{host} gave no time stamp: its answer is longer than {_MOST:,} bytes")
     return body
 
 
