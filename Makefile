@@ -92,4 +92,4 @@ known-answers: $(VENV)/dev  ## tests/known_answers anew, by the slow reference
 	$(BIN)/python -m tests.reference.write
 
 clean:               ## remove the virtual environment and what was built
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build .cache *.egg-info

@@ -1,6 +1,7 @@
 """What `vfl dpia` drafts: an assessment of a job before it, or of a run, from what this party keeps."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -121,10 +122,8 @@ def _of_run(party: Party, one: Evidence) -> Assessment:
             "The table of messages is of the training alone: the alignment before it and each scoring "
             "are runs of their own, which the ledger has (vfl ledger show)."
         )
-    return _assessment(
-        party,
-        one.job,
-        one.parties,
+    return replace(
+        _assessment(party, one.job, one.parties),
         name=one.job["job"]["name"],
         ended=one.ended,
         rows=rows,
@@ -155,10 +154,8 @@ def _of_job(party: Party, job: Job, rows: int | None, guest: str | None) -> Asse
     elif party.role != "coordinator":
         columns[party.name] = _own_columns(party)
     facts = [] if job.over_rows else [("rows that all parties know", f"{found.rows:,}")]
-    return _assessment(
-        party,
-        document,
-        parties,
+    return replace(
+        _assessment(party, document, parties),
         name=job.name,
         ended="",
         rows=facts,
@@ -176,12 +173,8 @@ def _of_job(party: Party, job: Job, rows: int | None, guest: str | None) -> Asse
     )
 
 
-def _assessment(
-    party: Party,
-    job: Mapping[str, Any],
-    parties: Sequence[str],
-    **known: Any,
-) -> Assessment:
+def _assessment(party: Party, job: Mapping[str, Any], parties: Sequence[str]) -> Assessment:
+    """What is alike of a job and of a run: who, what for, with which columns of no feature."""
     kind = kind_named(job["job"]["model"], job["job"]["name"])
     settings = job[kind.name]
     over_rows = job["job"].get("partition") == "rows"
@@ -197,11 +190,9 @@ def _assessment(
         party=party.name,
         roles=roles_in_words(parties, coordinator, over_rows),
         kind=f"{kind.title}, {job['job'].get('objective') or job['job'].get('family')}",
-        job=job,
         used=_used(party, job, parties),
         made=now(),
         uses=uses,
-        **known,
     )
 
 

@@ -19,6 +19,7 @@ from vfl.report.blocks import (
     ToFill,
 )
 from vfl.report.residual import UsedSettings, risks_of
+from vfl.report.sections import disclosure_table
 
 COLUMNS_SHOWN = (
     "Of other parties these are the columns that the model uses, by the names that their owners show: a "
@@ -41,23 +42,22 @@ class Assessment:
     """What there is to assess, as one party knows it. `columns`: by owner, the names that this party may
     know, None where it knows none; `ended`: of a run, ISO 8601, UTC, else ""."""
 
-    name: str
     purpose: str
     party: str
     roles: Mapping[str, str]  # by party, this one among them
     kind: str  # of model
-    job: Mapping[str, Mapping[str, object]]
     used: UsedSettings
     made: str  # of the draft, ISO 8601, UTC
-    ended: str
-    rows: Sequence[tuple[str, str]]
-    columns: Mapping[str, Sequence[str] | None]
     uses: Sequence[tuple[str, str]]  # columns of this party that are no features, by use
-    messages: Sequence[MessageKind]
-    gave_away: Sequence[Disclosure]
-    safeguards: Sequence[tuple[str, str]]
-    retention: Sequence[tuple[str, str]]
-    notes: Sequence[str] = field(default_factory=tuple)
+    name: str = ""
+    ended: str = ""
+    rows: Sequence[tuple[str, str]] = ()
+    columns: Mapping[str, Sequence[str] | None] = field(default_factory=dict)
+    messages: Sequence[MessageKind] = ()
+    gave_away: Sequence[Disclosure] = ()
+    safeguards: Sequence[tuple[str, str]] = ()
+    retention: Sequence[tuple[str, str]] = ()
+    notes: Sequence[str] = ()
 
 
 def dpia_sections(of: Assessment) -> list[PageSection]:
@@ -167,19 +167,8 @@ def _risks(of: Assessment) -> PageSection:
     ]
     blocks: list[PageBlock] = [Facts(terms)] if (terms := [*terms_of(of.gave_away).items()]) else []
     for kind, caption in words.DISCLOSURES.items():
-        rows: list[list[TableCell]] = [
-            [
-                (f"{d.who} about {d.about}: {d.what}", f"From {d.how}. {words.BASES[d.basis]}."),
-                d.number,
-                d.chance or words.DASH,
-                d.lower[0] if d.lower else "",
-            ]
-            for d in of.gave_away
-            if d.kind == kind
-        ]
-        if rows:
-            head = ["who could learn what", "how much of it", "by guessing", "less by"]
-            blocks.append(DataTable(caption, head, rows, 4))
+        if found := [one for one in of.gave_away if one.kind == kind]:
+            blocks.append(disclosure_table(caption, found))
     if not of.gave_away:
         blocks.append(Note("There are no figures: this party knows too little of the job for them."))
     blocks += [Note(text) for text in words.DISCLAIMERS[:1]]
