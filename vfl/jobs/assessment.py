@@ -13,7 +13,7 @@ from vfl.jobs.papers import Paper, PaperPlace
 from vfl.jobs.record import now
 from vfl.jobs.report import gather
 from vfl.jobs.reveals import message_types, reveals
-from vfl.models.kinds import KINDS, kind_named
+from vfl.models.kinds import kind_named, kind_of_job
 from vfl.party.audit.stamps import stamps_of
 from vfl.party.config import Job, Party, load_job
 from vfl.party.ledger import FOLDER
@@ -204,7 +204,7 @@ def settings_of_run(party: Party, one: Evidence) -> UsedSettings:
 def _used(party: Party, job: Mapping[str, Any], parties: Sequence[str]) -> UsedSettings:
     kind = kind_named(job["job"]["model"], job["job"]["name"])
     return UsedSettings(
-        kind is KINDS["secureboost"],
+        not kind.has_relativities,
         job["job"].get("partition") == "rows",
         job[kind.name],
         len(parties),
@@ -236,7 +236,7 @@ def _own_columns(party: Party) -> list[str]:
 
 def _possible(party: Party, job: Job, settings: Mapping[str, object]) -> Iterator[MessageKind]:
     """What a job, its alignment and its scoring can send."""
-    trees, policy = job.job.model == "secureboost", party.policy
+    trees, policy = not kind_of_job(job).has_relativities, party.policy
     over = "rows" if job.over_rows else "columns"
     lattice = settings.get("encryption") == "lattice"
     of_kind = "trees" if trees else "linear"

@@ -23,7 +23,7 @@ from vfl.jobs.kept_runs import list_runs
 from vfl.jobs.record import Record, load_record
 from vfl.jobs.score_places import place_of
 from vfl.models.halves import GuestHalf, HostHalf
-from vfl.models.kinds import kind_of_model, load_half
+from vfl.models.kinds import kind_named, kind_of_model, load_half
 from vfl.party.audit.lines import entries_of
 from vfl.party.config import Party
 from vfl.party.keys import TableIds, all_keys, identities
@@ -228,9 +228,10 @@ def _part(
 
 def _drawn(store: Store, record: Record, alignment: Alignment, places: Integers) -> tuple[str, str]:
     """The same at a host, which keeps the draws that it is told of over all jobs on an alignment."""
-    settings = record.job.get("secureboost", {})
+    kind = kind_named(record.job["job"]["model"], record.model)
+    settings = record.job.get(kind.name, {})
     told = settings.get("encryption") != "lattice" and settings.get("sums", "open") == "open"
-    if record.job["job"]["model"] != "secureboost" or not told or alignment.join != "inner":
+    if kind.has_relativities or not told or alignment.join != "inner":
         return UNKNOWN, "which rows train the guest draws, and of such a job this party keeps no list"
     try:
         draws = [np.frombuffer(one, np.uint8) for one in StoredDraws(store, alignment.name).news()]
