@@ -1,7 +1,7 @@
 """[tune] of a job file: which settings a search tries, and how trials are compared."""
 
 import itertools
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
@@ -66,7 +66,9 @@ Choice = Range | Values
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    # Whole numbers of a file may have hundreds of digits, which no float has.
+    is_real = isinstance(value, int | float) and not isinstance(value, bool)
+    return is_real and abs(value) <= sys.float_info.max
 
 
 def _choice(value: object) -> Choice:
