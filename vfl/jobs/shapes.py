@@ -244,8 +244,8 @@ def _fitting(one: ShapeEditSection, half: AnyGuestHalf, file: str) -> ShapeEdit:
         )
     if half.loss.link != "identity" and abs(one.added) > _MOST_EDITED:
         raise ConfigError(
-            f"{file}: edit of '{one.column}': add is more than {_MOST_EDITED:.1f} either way, a factor of "
-            "a million, which is the most that times may be: give less"
+            f"{file}: edit of '{one.column}': add is more than {_MOST_EDITED:.1f} either way, a "
+            "factor of a million, which is the most that times may be: give less"
         )
     known = half.levels.get(one.column)
     if one.level is not None and known is not None and one.level not in known.names:

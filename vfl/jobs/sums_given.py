@@ -260,6 +260,11 @@ class SumsBudget:
         """Sums a row of the trees that are still to come."""
         return self._trees * self._a_tree
 
+    @property
+    def least(self) -> int:
+        """See SumsCount."""
+        return 0 if self._hidden else self._policy.min_child_rows
+
     def begin_tree(self, drawn: Mask | None) -> None:
         """See SumsCount.
 
