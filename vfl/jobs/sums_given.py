@@ -262,8 +262,9 @@ class SumsBudget:
 
     @property
     def least(self) -> int:
-        """See SumsCount."""
-        return 0 if self._hidden else self._policy.min_child_rows
+        """See SumsCount. A host that tells sums of nodes of fewer rows tells those of so few, too."""
+        policy = self._policy
+        return 0 if self._hidden else min(policy.min_child_rows, policy.min_summed_rows)
 
     def begin_tree(self, drawn: Mask | None) -> None:
         """See SumsCount.

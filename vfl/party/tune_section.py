@@ -119,7 +119,9 @@ class TuneSection(Section):
     seconds: float | None = Field(
         default=None, gt=0, description="after which a run begins no further trial"
     )
-    seed: int = Field(default=0, ge=0, lt=2**32, description="of what is tried, and of folds")
+    seed: int = Field(
+        default=0, ge=0, lt=2**32, description="of what is tried; folds are drawn by the guest alone"
+    )
     folds: int | None = Field(
         default=None,
         ge=2,
