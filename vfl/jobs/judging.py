@@ -67,8 +67,8 @@ def judged_parts(own: GuestRows, search: Search, draw: int) -> Judged:
     """The rows of a search. Raises ConfigError and DataError for what cannot be judged.
 
     draw: random bits of the guest's, by which rows are dealt into folds, those with a label above 0
-    evenly. Hosts see which rows train, and so the folds: who could draw as well, as by a seed of the job,
-    would tell the labels by them.
+    evenly. Hosts see which rows train, and so the folds: who could draw as well, as by a seed of the
+    job, would tell the labels by them.
     """
     tune, rows = search.tune, own.rows
     if tune.metric == "gini" and rows.loss.quantile is not None:
