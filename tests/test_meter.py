@@ -398,7 +398,7 @@ def test_labels_of_several_classes_are_told_class_by_class() -> None:
     draw, rows = np.random.default_rng(2), 500
     own, power, km = draw.normal(size=(3, rows))
     scores = np.array([1.5 * power, own, -1.5 * power, 1.5 * km - 1]) + draw.gumbel(size=(4, rows))
-    label = np.array([0.0, 2.0, 3.0, 1.0])[scores.argmax(axis=0)]
+    label = np.array([0.0, 2.0, 1.0, 3.0])[scores.argmax(axis=0)]
     block = {
         "guest": bin_columns({"age": own}, 8, 10),
         "host": bin_columns({"power": power, "km": km}, 8, 10),

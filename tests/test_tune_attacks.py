@@ -78,8 +78,10 @@ def keys_of_seed(seed: int) -> Floats:
     return np.random.default_rng([seed, 3]).random(ROWS)
 
 
-@pytest.mark.parametrize("rate", [0.05, 0.3])
-def test_folds_that_hosts_can_draw_as_well_tell_labels_and_those_of_a_search_do_not(rate: float) -> None:
+@pytest.mark.parametrize(("rate", "unanswered"), [(0.05, 0.98), (0.3, 0.88)])
+def test_folds_that_hosts_can_draw_as_well_tell_labels_and_those_of_a_search_do_not(
+    rate: float, unanswered: float
+) -> None:
     """By a draw that follows from the job a host tells nearly every row with a claim; by the guest's own
     it does no better than by guessing, whatever order it takes."""
     found, left = [], []
@@ -92,5 +94,5 @@ def test_folds_that_hosts_can_draw_as_well_tell_labels_and_those_of_a_search_do_
         sizes = [np.bincount(own[label == one], minlength=FOLDS) for one in (0, 1)]
         assert all(np.ptp(size) <= 1 for size in sizes)  # dealt evenly, as before
         left += [told(own, keys, label) for keys in (keys_of_seed(0), rng.random(ROWS))]
-    assert min(found) > 0.85
+    assert min(found) > unanswered
     assert abs(np.mean(left) - 0.5) < 0.06
