@@ -1,4 +1,4 @@
-"""Rows without a value and rows of rare categories, few of a node: told by what candidates leave over."""
+"""Rows without a value and of rare categories, few of a node: told by what candidates leave over."""
 
 import asyncio
 import itertools

@@ -1,25 +1,28 @@
-"""A host of a search: labels from which rows are in which fold."""
+"""A host of a search: labels from which rows are in which fold, and from what folds differ by."""
 
 import numpy as np
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from vfl.arrays import Floats, Integers
+from vfl.errors import DataError
 from vfl.jobs.aligned_rows import GuestRows
 from vfl.jobs.judging import Judged, judged_parts
+from vfl.leakage.residuals import from_gradient, success
 from vfl.learn.losses import loss_of
 from vfl.party.config import Job
 from vfl.party.search import Search
 from vfl.protocols.common.rows import Training
+from vfl.protocols.linear.start import check_columns
 
 ROWS, FOLDS = 1000, 5
 
 
-def judged(label: Floats, draw: int) -> Judged:
+def judged(label: Floats, draw: int, folds: int = FOLDS) -> Judged:
     """The rows of a search by folds of a label, as the guest deals them."""
     job = Job.model_validate(
         {"job": {"name": "a", "purpose": "p", "model": "secureboost", "objective": "binary"}}
-        | {"tune": {"folds": FOLDS}}
+        | {"tune": {"folds": folds}}
     )
     every = np.ones(len(label), np.bool_)
     own = object.__new__(GuestRows)
@@ -96,3 +99,44 @@ def test_folds_that_hosts_can_draw_as_well_tell_labels_and_those_of_a_search_do_
         left += [told(own, keys, label) for keys in (keys_of_seed(0), rng.random(ROWS))]
     assert min(found) > unanswered
     assert abs(np.mean(left) - 0.5) < 0.06
+
+
+def labels_by_folds(columns: Floats, label: Floats, fold: Integers, folds: int) -> float:
+    """What a host that follows the protocol gets right of the labels that guessing misses: the first
+    gradients of trainings without a fold each, less each other, are equations about the rows of one fold
+    (vfl/leakage/residuals.py). It is taken to know the share of claims."""
+    rates = [float(label[fold != one].mean()) for one in range(folds)]
+    gradients = [columns[:, fold != one] @ (rates[one] - label[fold != one]) for one in range(folds)]
+    # What the labels come to, by column, in all folds but one; all of them are counted by folds - 1.
+    others = [
+        rate * columns[:, fold != one].sum(axis=1) - gradient
+        for one, (rate, gradient) in enumerate(zip(rates, gradients, strict=True))
+    ]
+    every = np.sum(others, axis=0) / (folds - 1)
+    right = 0
+    for one in range(folds):
+        own, rate = columns[:, fold == one], float(label.mean())
+        gradient = rate * own.sum(axis=1) - (every - others[one])
+        right += int(((from_gradient(own, gradient, rate) > 0.5) == label[fold == one]).sum())
+    guessing = max(float(label.mean()), 1 - float(label.mean()))
+    return (right / len(label) - guessing) / (1 - guessing)
+
+
+def test_what_folds_differ_by_tells_labels_and_the_guest_asks_for_more_rows_a_column() -> None:
+    """A host with a column for 15 rows learns next to nothing by one training, and by ten folds all."""
+    rng = np.random.default_rng(3)
+    rows, folds = 300, 10
+    label = (rng.random(rows) < 0.2).astype(np.float64)
+    columns = rng.normal(size=(20, rows))
+    fold = rng.permutation(np.arange(rows) % folds)
+    assert labels_by_folds(columns, label, fold, folds) > 0.9
+    assert success(columns, label > 0).advantage < 0.1
+    parts = judged(label, 1, folds)
+    assert {one.apart for one in parts.rows} == {rows // folds}
+    with pytest.raises(DataError, match=r"20 columns for trainings that differ by 30 rows.*fewer folds"):
+        check_columns("bureau", 20, parts.rows[0].weighing, parts.rows[0].apart)
+    check_columns("bureau", 20, parts.rows[0].weighing)  # of one training there are enough
+    # As many columns as are let through get no more of a fold than of any training.
+    few = columns[: rows // folds // 5]
+    check_columns("bureau", len(few), parts.rows[0].weighing, parts.rows[0].apart)
+    assert labels_by_folds(few, label, fold, folds) < 0.25

@@ -86,6 +86,9 @@ def judged_parts(own: GuestRows, search: Search, draw: int) -> Judged:
         replace(rows, train=(fold >= 0) & (fold != one), validation=fold == one)
         for one in range(tune.folds or 1)
     ]
+    # Of a fold hosts know what trainings with it and without it tell them.
+    apart = min(int(np.count_nonzero(rows.weight[fold == one] > 0)) for one in range(count))
+    parts = [replace(one, apart=apart) for one in parts]
     for one in parts:
         for mask, what in ((one.train, "train on"), (one.validation, "judge by")):
             _check(own, one, int(mask.sum()), rows.label[mask], what)
