@@ -77,8 +77,8 @@ def check_columns(host: str, columns: int, rows: int, apart: int | None = None) 
             what = f"for trainings that differ by {counted(few, 'row')}"
             helps = f"fewer folds, a larger validation_share, {helps}"
         raise DataError(
-            f"{host} has {counted(columns, 'column')} {what}, and each iteration tells it as many numbers "
-            f"that depend on the labels: it needs {_ROWS_A_COLUMN} rows a column ({helps})",
+            f"{host} has {counted(columns, 'column')} {what}, and each iteration tells it as many "
+            f"numbers that depend on the labels: it needs {_ROWS_A_COLUMN} rows a column ({helps})",
             # Not how many rows have weight, which a host does not know.
             for_peer=f"{host} has too many columns for the rows that train",
         )
