@@ -66,9 +66,9 @@ Choice = Range | Values
 
 
 def _is_number(value: object) -> bool:
-    # Whole numbers of a file may have hundreds of digits, which no float has.
-    is_real = isinstance(value, int | float) and not isinstance(value, bool)
-    return is_real and abs(value) <= sys.float_info.max
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max  # of a file, a whole number may have hundreds of digits
 
 
 def _choice(value: object) -> Choice:
