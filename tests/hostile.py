@@ -213,7 +213,8 @@ def _variants(
         if other == 2**64 - 1:
             yield "of 2^64 - 1", other, False
         else:
-            yield f"of type {type(other).__name__} {other!r}", other, True
+            is_one = other == [None] and isinstance(kind, types.ListType) and _may_be_none(kind)
+            yield f"of type {type(other).__name__} {other!r}", other, not is_one
     if isinstance(kind, types.UnionType):
         for one in kind.types:
             if not isinstance(one, types.NoneType) and value is not None:
@@ -258,6 +259,12 @@ def _variants(
         yield from _of_lists(kind, value, patterns, rng)
     elif isinstance(kind, types.DictType):
         yield from _of_dicts(kind, value, patterns, rng)
+
+
+def _may_be_none(kind: types.ListType) -> bool:
+    """Whether a list of None is one of the kind."""
+    item = kind.item_type
+    return isinstance(item, types.UnionType) and any(isinstance(o, types.NoneType) for o in item.types)
 
 
 def _of_bytes(value: bytes, patterns: Sequence[bytes], rng: random.Random) -> Iterator[Variant]:
