@@ -142,8 +142,14 @@ class GuestAcross:
         """1. How many levels there are, before hints are made."""
         await together([host.send(AcrossStart(self.levels)) for host in self._hosts])
 
-    async def meet(self, gradients: GuestGradients, columns: Mapping[str, int], weighing: int) -> int:
-        """1. to 4. `columns`: of each host's matrix, `weighing` as in `check_columns`. Returns how many
+    async def meet(
+        self,
+        gradients: GuestGradients,
+        columns: Mapping[str, int],
+        weighing: int,
+        apart: int | None = None,
+    ) -> int:
+        """1. to 4. `columns`: of each host's matrix; the rest as in `check_columns`. Returns how many
         cells there are. Raises PeerError, DataError for too many cells."""
         await together([self._meet(host, columns[host.name]) for host in self._hosts])
         ones = Rounded(np.ones(int(self._train.sum()), np.int64), 1.0)
@@ -157,7 +163,7 @@ class GuestAcross:
         found = await together([self._chosen(host) for host in self._hosts])
         for host, pairs in zip(self._hosts, found, strict=True):
             self._pairs[host.name] = pairs
-            check_columns(host.name, columns[host.name] + self._cells(host.name), weighing)
+            check_columns(host.name, columns[host.name] + self._cells(host.name), weighing, apart)
         return sum(self._cells(host.name) for host in self._hosts)
 
     async def _meet(self, host: Peer, columns: int) -> None:

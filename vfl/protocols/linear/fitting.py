@@ -403,7 +403,7 @@ class FitLoop:
         await self.gradients.greet()
         rows = self.rows
         self._theirs = columns = await start_hosts(
-            self.hosts, rows.train, rows.weighing, self.curvature, self._deviance
+            self.hosts, rows.train, rows.weighing, self.curvature, self._deviance, rows.apart
         )
         self._columns += sum(columns.values())
         if not any(columns.values()) and not any(matrix.columns for matrix in self.whole.values()):
@@ -411,7 +411,7 @@ class FitLoop:
         await relay_keys(self.hosts)
         await self.across.announce()
         await self.gradients.meet(columns)
-        self._columns += await self.across.meet(self.gradients, columns, rows.weighing)
+        self._columns += await self.across.meet(self.gradients, columns, rows.weighing, rows.apart)
 
     def _state(self) -> GuestFitState:
         return GuestFitState(

@@ -114,7 +114,7 @@ class _PlainLoop(FitLoop):
                 self.cells[name] = cells = _Cells.of(across.columns, pairs, rows.train, *parts)
                 training = CrossedMatrix.of(training, [one.cells for one in cells.fitted])
                 product.append(ExactProduct(cells.training))
-            check_columns(name, training.columns, rows.weighing)
+            check_columns(name, training.columns, rows.weighing, rows.apart)
             block = block_of(training, params, self.curvature)
             self.theirs[name], self._products[name] = block, product
             self._columns += training.columns
