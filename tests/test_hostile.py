@@ -149,8 +149,8 @@ def test_a_liar_that_computes_is_waited_for() -> None:
     assert outcome(run, place, Attack("as it is", lambda frame, _: [frame])) == "silent"
 
 
-SEALED = {"PairLevels"}
-"""What hosts alone say to each other, under a seal: attacked in test_pairs.py."""
+SEALED = {"PairLevels", "Introduction", "Consent"}
+"""What is said under a seal: attacked in test_pairs.py and in test_invitation_attacks.py."""
 
 
 def test_every_message_is_attacked(tmp_path: Path, keys: Path) -> None:
