@@ -1,6 +1,7 @@
 """The command line: one party of a federation."""
 
 from vfl.cli import (  # noqa: F401 - of `main`
+    approvals,
     completion,
     directories,
     init,
