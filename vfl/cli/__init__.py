@@ -3,6 +3,7 @@
 from vfl.cli import (  # noqa: F401 - of `main`
     approvals,
     completion,
+    console,
     directories,
     init,
     jobs,
