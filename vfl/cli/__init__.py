@@ -6,6 +6,7 @@ from vfl.cli import (  # noqa: F401 - of `main`
     console,
     directories,
     init,
+    invite,
     jobs,
     kept,
     keys,
