@@ -30,10 +30,11 @@ from vfl.crypto.voprf import derive_key, public_key
 from vfl.errors import PeerStopped, Refused
 from vfl.jobs import coordinator
 from vfl.jobs.agreement import Agreement, accept_offer, check_offer, offer_to
+from vfl.jobs.approved import approval_statement
 from vfl.jobs.connect import Site
 from vfl.jobs.coordinator import coordinator_of
 from vfl.jobs.directories import fetch_directory
-from vfl.jobs.offer import Gathered, Join, Kept, Offer
+from vfl.jobs.offer import Approved, Gathered, Join, Kept, Offer, Waiting
 from vfl.learn.across import CrossedLevels, GuestLevels, OwnFactor, PairOfParties
 from vfl.learn.binning import Features, bin_columns
 from vfl.learn.cells import Factor
@@ -277,6 +278,9 @@ def _allowed(peer: Peer, go_on: Callable[[int], T], received: int) -> T:
         raise peer.breach(str(breach)) from None
 
 
+NOW = "2026-11-30T08:00:00+00:00"
+
+
 def agreement(folder: Path, keys: Path) -> Scenario:
     """The first messages of a job with a coordinator, up to the signatures of all, and the last one."""
     parties = Federation(folder, keys, guest_listens=True, coordinator=True).parties
@@ -297,7 +301,7 @@ def agreement(folder: Path, keys: Path) -> Scenario:
 
     async def guest(peers: Peers) -> None:
         hosts = [peers[host] for host in sorted(HOSTS)]
-        answers, signed = await offer_to(offices[GUEST], hosts, offer)
+        answers, signed = await offer_to(offices[GUEST], hosts, offer, Silent())
         for host, answer in zip(hosts, answers, strict=True):
             if answer.rows != ROWS:
                 raise host.breach("Accept of another number of rows")
@@ -308,7 +312,13 @@ def agreement(folder: Path, keys: Path) -> Scenario:
         asked = await peers[GUEST].recv(Offer)
         Job.from_canonical(asked.job)
         check_offer(offices[name], peers[GUEST], asked)
-        await join(peers, await accept_offer(offices[name], peers[GUEST], asked, ROWS))
+        given = None
+        if name == HOSTS[0]:  # where a person decides
+            await peers[GUEST].send(Waiting(600))
+            said = approval_statement(asked.terms(GUEST), NOW)
+            given = Approved(NOW, offices[name].identity.sign(said))
+        signed = await accept_offer(offices[name], peers[GUEST], asked, ROWS, approved=given)
+        await join(peers, signed)
         await peers[GUEST].send(Kept(30))
 
     async def lead(peers: Peers) -> None:

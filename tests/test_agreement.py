@@ -12,6 +12,7 @@ import msgspec
 import pytest
 from federation import HIDDEN_JOB, Federation, make_tables
 from recording import record
+from silent import Silent
 
 from vfl.errors import ModelError, PeerError, Refused
 from vfl.jobs.agreement import Agreement, accept_offer, check_offer, offer_to, verify_signatures
@@ -75,7 +76,7 @@ def run(
 
         hosts = [asyncio.create_task(host(name)) for name in offer.hosts]
         guest = asyncio.create_task(
-            offer_to(sites["insurer"], [pair[0] for pair in pairs.values()], offer)
+            offer_to(sites["insurer"], [pair[0] for pair in pairs.values()], offer, Silent())
         )
         try:
             done, _ = await asyncio.wait([guest, *hosts], return_when=asyncio.FIRST_EXCEPTION)

@@ -547,7 +547,7 @@ def test_the_tables_of_the_documentation_are_those_of_the_settings():
     with contextlib.redirect_stdout(printed):
         exec(code, {})  # noqa: S102
     sections = printed.getvalue().split("\n### ")[1:]
-    assert len(sections) == 24
+    assert len(sections) == 26
     for section in sections:
         assert f"\n### {section.strip()}\n\n" in document, section
 

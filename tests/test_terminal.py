@@ -609,7 +609,7 @@ def test_every_command_that_has_a_result_has_json() -> None:
 
     without = {path for path in commands(main) if not has_json(path)}
     scripts, refused = ("completion",), ("models", "rename")
-    services = {("serve",), ("relay",), ("online", "serve")}
+    services = {("serve",), ("relay",), ("online", "serve"), ("console",)}
     assert without == {("config", "schema"), scripts, refused, *services}
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 # What only some commands need, by the extra of pyproject.toml that brings it.
 _EXTRAS = {
     **dict.fromkeys(("jinja2", "markupsafe", "matplotlib"), "[report]"),
+    **dict.fromkeys(("authlib", "httpx2", "joserfc"), "[oidc]"),
     **dict.fromkeys(("fastapi", "prometheus_client", "starlette", "uvicorn"), "[online]"),
     "openpyxl": "[excel]",
 }
@@ -86,13 +87,31 @@ class ModelError(VflError):
     for_peer = "it does not hold what this job needs (its log has the details)"
 
 
+class BrokenRule(str):
+    """A sentence on what breaks a rule of [policy], which is `rule`."""
+
+    rule: str
+
+    def __new__(cls, text: str, rule: str) -> "BrokenRule":
+        """The sentence and the rule."""
+        made = super().__new__(cls, text)
+        made.rule = rule
+        return made
+
+
 class Refused(VflError):
-    """A job that this party's own rules do not allow; peers are told the rule."""
+    """A job that this party's own rules do not allow; peers are told the rule.
+
+    `rules`: the names of those of [policy], as far as they are known.
+    """
 
     exit_code = 6
 
-    def __init__(self, message: str, *, for_peer: str | None = None) -> None:
-        super().__init__(message, for_peer=message if for_peer is None else for_peer)
+    def __init__(
+        self, message: str, *, for_peer: str | None = None, rules: tuple[str, ...] = ()
+    ) -> None:
+        super().__init__(message, for_peer=str(message) if for_peer is None else for_peer)
+        self.rules = (message.rule,) if isinstance(message, BrokenRule) else rules
 
 
 class DayIsFull(Refused):

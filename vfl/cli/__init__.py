@@ -1,7 +1,9 @@
 """The command line: one party of a federation."""
 
 from vfl.cli import (  # noqa: F401 - of `main`
+    approvals,
     completion,
+    console,
     directories,
     init,
     invite,

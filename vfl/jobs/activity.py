@@ -2,7 +2,7 @@
 
 A file is written whole, at most once a second, and removed when its process ends. A lock lies beside it,
 which the system lets go of however the process ends: a file whose lock nobody holds was left behind by a
-process that was killed, and goes when the next one begins. None has an id, a value or a key.
+process that was killed, and goes when the next one begins. None has an id, a key or a cell of a table.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import os
 import secrets
 import threading
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -19,13 +19,42 @@ from pathlib import Path
 
 import msgspec
 
+from vfl.errors import ModelError, Refused
 from vfl.jobs.show import Show
+from vfl.net.peer import Peer
+from vfl.net.session import WebSocketPeer
 from vfl.party import locks
-from vfl.party.files import unwritable
+from vfl.party.files import replacing, unwritable
 from vfl.party.locks import Holder
 from vfl.party.store import Store
 
 _PAUSE = 1.0  # seconds between two writings of a file
+_LOOK = 1.0  # seconds between two looks whether a job is to end
+_LINES, _PHASES, _LOSSES = 40, 40, 500  # the newest of each that are kept of a job
+_CANCEL = "cancel-{}.json"
+_FORGOTTEN = 3600.0  # seconds after which nobody looks for such a file any more
+
+Losses = Mapping[str, float | None]
+"""Of a tree or an iteration, as a run's record has them."""
+
+
+@dataclass
+class PeerNow:
+    """A session of a job."""
+
+    name: str
+    state: str  # here; away: its connection is broken and waited for; gone
+    sent: int = 0  # bytes
+    received: int = 0
+
+
+@dataclass
+class PhaseNow:
+    """A step of a job, from when on it was at it."""
+
+    step: str
+    since: str  # ISO 8601, UTC
+    first: int = 0  # how much was done then
 
 
 @dataclass(eq=False)  # each is one of its own
@@ -40,6 +69,11 @@ class JobNow:
     done: int = 0
     of: int | None = None  # None where nobody knows how much there is to do
     told: str = ""  # when that was so
+    id: str = ""
+    peers: list[PeerNow] = field(default_factory=list)
+    phases: list[PhaseNow] = field(default_factory=list)
+    lines: list[tuple[str, str]] = field(default_factory=list)  # when, what its people were told
+    losses: list[dict[str, float | None]] = field(default_factory=list)  # of the newest steps
 
 
 @dataclass(frozen=True)
@@ -68,6 +102,7 @@ class Activity:
         self._store = store
         self._file: Path | None = None
         self._jobs: list[JobNow] = []
+        self._sessions: dict[str, Sequence[Peer]] = {}  # by the id of the job
         self._lock = threading.Lock()
         self._written = -_PAUSE
         self._due = False
@@ -108,6 +143,7 @@ class Activity:
     ) -> Iterator[Show]:
         """A job, with a show that notes how far it is."""
         job = JobNow(task, [*parties], [name for name in about if name], _now())
+        job.id = secrets.token_hex(4)
         token = _JOB.set(job)
         with self._lock:
             self._jobs.append(job)
@@ -118,16 +154,58 @@ class Activity:
             _JOB.reset(token)
             with self._lock:
                 self._jobs.remove(job)
+                self._sessions.pop(job.id, None)
             self._note()
 
-    def tell(self, parties: Collection[str] = (), about: Collection[str | None] = ()) -> None:
-        """Note with whom the present job is, and which model and alignment it is about."""
+    @contextlib.asynccontextmanager
+    async def until_cancelled(self) -> AsyncIterator[None]:
+        """The block, which ends once a person has cancelled the present job. Raises Refused then."""
+        job, task, cancelled = _JOB.get(), asyncio.current_task(), list[Refused]()
+        if job is None or task is None:
+            yield
+            return
+        path, others = self._store.status(make=False) / _CANCEL.format(job.id), task.cancelling()
+
+        async def watch() -> None:
+            while not cancelled:
+                await asyncio.sleep(_LOOK)
+                if (who := _who_cancelled(path)) is not None:
+                    text = "a person there cancelled it"
+                    cancelled.append(Refused(f"{who} cancelled the job", for_peer=text))
+                    task.cancel()
+
+        watching = asyncio.create_task(watch())
+        try:
+            yield
+        except asyncio.CancelledError:
+            if cancelled and task.uncancel() <= others:
+                raise cancelled[0] from None
+            raise
+        finally:
+            watching.cancel()
+            with contextlib.suppress(OSError):
+                path.unlink(missing_ok=True)
+
+    def tell(
+        self,
+        parties: Collection[str] = (),
+        about: Collection[str | None] = (),
+        *,
+        sessions: Sequence[Peer] = (),
+        losses: Losses | None = None,
+    ) -> None:
+        """Note with whom the present job is, which model and alignment it is about, its sessions, and
+        what a step came to."""
         job = _JOB.get()
         if job is None:
             return
         with self._lock:
             job.parties = [*dict.fromkeys([*job.parties, *parties])]
             job.about = [*dict.fromkeys([*job.about, *(name for name in about if name)])]
+            if sessions:
+                self._sessions[job.id] = sessions
+            if losses is not None:
+                job.losses = [*job.losses[1 - _LOSSES :], dict(losses)]
         self._note()
 
     def follow(self, job: JobNow, step: str, done: int, of: int | None) -> None:
@@ -137,6 +215,16 @@ class Activity:
         with self._lock:
             # What stands behind a comma may be a figure of the job.
             job.step, job.done, job.of, job.told = step.partition(",")[0], done, of, _now()
+            if not job.phases or job.phases[-1].step != job.step:
+                job.phases = [*job.phases[1 - _PHASES :], PhaseNow(job.step, job.told, done)]
+        self._note()
+
+    def hear(self, job: JobNow, line: str) -> None:
+        """Note what people were told of a job."""
+        if self._file is None:
+            return
+        with self._lock:
+            job.lines = [*job.lines[1 - _LINES :], (_now(), line)]
         self._note()
 
     def _note(self) -> None:
@@ -161,6 +249,9 @@ class Activity:
             return
         self._written = time.monotonic()
         own = locks.own_holder()
+        for job in self._jobs:
+            if sessions := self._sessions.get(job.id):
+                job.peers = [_peer_now(one) for one in sessions]
         now = ProcessNow(own.process, own.command, own.since, own.machine, self._jobs)
         unfinished = _unfinished(self._file)
         with contextlib.suppress(OSError):
@@ -177,6 +268,7 @@ class _Following:
 
     def say(self, line: str) -> None:
         """One line for the person at this party."""
+        self._activity.hear(self._job, line)
         self._show.say(line)
 
     def progress(self, what: str, done: int, of: int | None) -> None:
@@ -215,6 +307,31 @@ def find_processes(store: Store) -> Found:
     return found
 
 
+def cancel(store: Store, job: str, who: str) -> None:
+    """Have a job end that a process of the store is at. Raises ModelError where there is none of that
+    id, DataError where it cannot be told."""
+    if all(one.id != job for process in find_processes(store).running for one in process.jobs):
+        raise ModelError("there is no such job: it has ended")
+    with replacing(store.status() / _CANCEL.format(job)) as file:
+        file.write(msgspec.json.encode(who))
+
+
+def _who_cancelled(path: Path) -> str | None:
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=str)
+    except FileNotFoundError:
+        return None
+    except (OSError, msgspec.MsgspecError, UnicodeDecodeError):
+        return "somebody"
+
+
+def _peer_now(peer: Peer) -> PeerNow:
+    state = "here"
+    if isinstance(peer, WebSocketPeer):
+        state = "gone" if peer.lost else "away" if peer.away else "here"
+    return PeerNow(peer.name, state, peer.traffic.bytes_sent, peer.traffic.bytes_received)
+
+
 def _read(file: Path) -> ProcessNow | None:
     try:
         return msgspec.json.decode(file.read_bytes(), type=ProcessNow)
@@ -229,6 +346,10 @@ def _clear(folder: Path) -> None:
             locks.forget(lock)
             for path in (lock.with_suffix(".json"), _unfinished(lock.with_suffix(".json"))):
                 path.unlink(missing_ok=True)
+    for left in folder.glob(_CANCEL.format("*")):
+        with contextlib.suppress(OSError):
+            if time.time() - left.stat().st_mtime > _FORGOTTEN:
+                left.unlink(missing_ok=True)
 
 
 def _unfinished(file: Path) -> Path:

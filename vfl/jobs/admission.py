@@ -6,7 +6,7 @@ from dataclasses import replace
 from vfl.errors import Refused
 from vfl.jobs.agreement import Agreement, accept_offer, check_offer
 from vfl.jobs.connect import Site
-from vfl.jobs.offer import Matching, Offer
+from vfl.jobs.offer import Approved, Matching, Offer
 from vfl.jobs.show import Show
 from vfl.net.peer import Peer
 from vfl.party.config import Job
@@ -107,15 +107,16 @@ async def accept(
     rows: int | None = None,
     query: KeptQuery | None = None,
     jobs: int = 1,
+    approved: Approved | None = None,
 ) -> Agreement:
     """Count the job, which starts here, and tell who started it that this party takes part.
 
     A job that goes on counts again: each attempt may ask this party anew. `jobs`: as how many it counts.
-    Returns the agreement.
+    `approved`: what `approval.approve` gave, which has to be asked before. Returns the agreement.
     """
     Usage(site.store, sides_of(site.party)).count(site.party.policy, peer.name, "jobs", jobs, today())
     digest = b"" if query is None else query.digest
-    return await accept_offer(site, peer, offer, rows, digest)
+    return await accept_offer(site, peer, offer, rows, digest, approved)
 
 
 def fresh_name(store: Store, kind: DocumentKind, name: str | None, sides: Sides = OVER_COLUMNS) -> str:

@@ -21,8 +21,10 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from vfl.errors import IdentityError, ModelError, PeerError, Refused
+from vfl.jobs.approved import answers_of, approval_statement
 from vfl.jobs.connect import Site
-from vfl.jobs.offer import Accept, Agreed, Offer, Terms, bind
+from vfl.jobs.offer import Accept, Agreed, Approved, Offer, Terms, bind
+from vfl.jobs.show import Show
 from vfl.models.kinds import kind_of_job
 from vfl.net.peer import Peer, together
 from vfl.party.config import Job, Party
@@ -45,6 +47,9 @@ class Agreement:
     queries: dict[str, str] = field(default_factory=dict)
     """In hex, the digest of the query that made a party's table (kept_query.py), of those who had one;
     each signed its own with the terms."""
+    approvals: dict[str, Approved] = field(default_factory=dict)
+    """When a person approved the job, by party, of those where one was asked: at the guest of all hosts,
+    at a host its own."""
 
     @classmethod
     def of(
@@ -54,6 +59,7 @@ class Agreement:
         signatures: Sequence[bytes],
         ledgers: Mapping[str, bytes] | None = None,
         queries: Sequence[bytes] | UnsetType = UNSET,
+        approvals: Mapping[str, Approved | UnsetType | None] | None = None,
     ) -> "Agreement":
         """From signatures, and digests of queries, in the order of `terms.signers`."""
         known = {**site.pinned, site.party.name: site.identity.certificate}
@@ -65,6 +71,7 @@ class Agreement:
             {}
             if isinstance(queries, UnsetType)
             else {n: query.hex() for n, query in zip(terms.signers, queries, strict=True) if query},
+            {name: one for name, one in (approvals or {}).items() if isinstance(one, Approved)},
         )
 
     def statement_of(self, name: str) -> bytes:
@@ -83,11 +90,14 @@ class Agreement:
         self.signatures[name] = signature
 
 
-async def offer_to(site: Site, hosts: Sequence[Peer], offer: Offer) -> tuple[list[Accept], Agreement]:
+async def offer_to(
+    site: Site, hosts: Sequence[Peer], offer: Offer, show: Show
+) -> tuple[list[Accept], Agreement]:
     """The guest's part: offer, collect what the hosts answer and sign, pass the signatures on.
 
-    Raises PeerError for a signature that does not hold, IdentityError when a host's certificate was
-    revoked, and what sessions raise.
+    Where a person of a host decides on the job, `show` says so. Raises PeerError for a signature that
+    does not hold and for a host that does not decide in time, IdentityError when a host's certificate
+    was revoked, and what sessions raise.
     """
     site.check_not_revoked(offer.hosts)
     known = site.fingerprints
@@ -99,17 +109,19 @@ async def offer_to(site: Site, hosts: Sequence[Peer], offer: Offer) -> tuple[lis
         offer, signature=own_signature, ledger=site.journal.ledger.newest_seal
     )
     await together([host.send(offer) for host in hosts])
-    answers = await together([host.recv(Accept) for host in hosts])
+    answers = await answers_of(hosts, show)
     for host, answer in zip(hosts, answers, strict=True):
         if not site.pinned[host.name].verify(answer.signature, terms.statement_of(_given(answer.query))):
             raise host.breach("Accept with a signature that does not hold")
         _check_seal(host, answer)
+        _check_approval(site, host, terms, answer)
         bind(host, offer)
     signatures = [own_signature, *(answer.signature for answer in answers)]
     queries = [_given(offer.query), *(_given(answer.query) for answer in answers)]
     seals = {host.name: answer.ledger for host, answer in zip(hosts, answers, strict=True)}
     ledgers = {site.party.name: offer.ledger, **seals}
-    agreement = Agreement.of(site, terms, signatures, ledgers, queries)
+    approvals = {host.name: answer.approved for host, answer in zip(hosts, answers, strict=True)}
+    agreement = Agreement.of(site, terms, signatures, ledgers, queries, approvals)
     agreed = Agreed(signatures, agreement.told_queries)
     await together([host.send(agreed) for host in hosts])
     return answers, agreement
@@ -145,25 +157,33 @@ def check_offer(site: Site, guest: Peer, offer: Offer) -> None:
 
 
 async def accept_offer(
-    site: Site, guest: Peer, offer: Offer, rows: int | None = None, query: bytes = b""
+    site: Site,
+    guest: Peer,
+    offer: Offer,
+    rows: int | None = None,
+    query: bytes = b"",
+    approved: Approved | None = None,
 ) -> Agreement:
     """A host's part, after `check_offer`: sign, and receive what all have signed.
 
     `rows` is the number of aligned rows, for training; `query` the digest of the query that made the
-    table, empty without one. Raises PeerError for a signature that does not hold, and what sessions
-    raise.
+    table, empty without one; `approved` what `approval.approve` gave. Raises PeerError for a signature
+    that does not hold, and what sessions raise.
     """
+    if approved is None and site.party.policy.approve == "person":
+        raise AssertionError("a job on which nobody was asked")
     terms = offer.terms(guest.name)
     own_signature = site.identity.sign(terms.statement_of(query))
     seal = site.journal.ledger.newest_seal
-    await guest.send(Accept(rows, own_signature, seal, query or UNSET))
+    await guest.send(Accept(rows, own_signature, seal, query or UNSET, approved or UNSET))
     bind(guest, offer)
     agreed = await guest.recv(Agreed)
     if len(agreed.signatures) != len(terms.signers):
         raise guest.breach("Agreed with another number of signatures than parties")
     check_queries(guest, "Agreed", terms, agreed.queries)
     ledgers = {guest.name: offer.ledger, site.party.name: seal}
-    agreement = Agreement.of(site, terms, agreed.signatures, ledgers, agreed.queries)
+    own = {site.party.name: approved}
+    agreement = Agreement.of(site, terms, agreed.signatures, ledgers, agreed.queries, own)
     given = {guest.name: (offer.signature, _given(offer.query)), site.party.name: (own_signature, query)}
     if any(
         (agreement.signatures[name], agreement.queries.get(name, "")) != (signature, digest.hex())
@@ -191,6 +211,15 @@ def _check_seal(peer: Peer, message: Offer | Accept) -> None:
     """Raises PeerError for what is no hash."""
     if len(message.ledger) not in (0, 32):
         raise peer.breach(f"{type(message).__name__} with a hash of another size")
+
+
+def _check_approval(site: Site, host: Peer, terms: Terms, answer: Accept) -> None:
+    """Raises PeerError for an approval that the host has not signed."""
+    said = answer.approved
+    if not isinstance(said, Approved):
+        return
+    if not site.pinned[host.name].verify(said.signature, approval_statement(terms, said.decided)):
+        raise host.breach("Accept with a signature of an approval that does not hold")
 
 
 def check_certificates(site: Site, terms: Terms) -> None:
@@ -242,6 +271,10 @@ def verify_signatures(
             raise ModelError(f"{what} is damaged or forged: the signature of {name} does not hold")
         pinned = fingerprint in _fingerprints(party, name)
         words[name] = "signed" if pinned else "signed, with a certificate that is not pinned here now"
+        if (said := agreement.approvals.get(name)) is not None:
+            if not certificate.verify(said.signature, approval_statement(terms, said.decided)):
+                raise ModelError(f"{what} is damaged or forged: the approval of {name} does not hold")
+            words[name] += f"; a person there approved it on {said.decided}"
     return words
 
 

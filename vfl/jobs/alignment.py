@@ -41,6 +41,7 @@ from vfl.jobs.alignments import (
     origin_of,
     save_alignment,
 )
+from vfl.jobs.approval import approve
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.diagnosis import Diagnosis, are_few, guest_diagnosis, host_diagnosis
 from vfl.jobs.memory import release_memory
@@ -268,7 +269,7 @@ class _GuestAlignment:
                 extends=None if plan.earlier is None else plan.earlier.name,
             ),
         )
-        await offer_to(site, hosts, offer)
+        await offer_to(site, hosts, offer, self.show)
         channels = [list(hosts)] if plan.join == "inner" else [[host] for host in hosts]
         matched = await together([self._match(offer, one) for one in channels])
         have = {
@@ -412,9 +413,11 @@ async def _serve_alignment(
         earlier = load_shared(site, store, peer, offer, matching.extends)
         check_age(policy, earlier.name, made_on(store, earlier), today())
     usage = Usage(store)
+    usage.check_room(policy, peer.name, "alignments", 1, today())
+    approved = await approve(site, peer, offer, show)
     usage.count(policy, peer.name, "alignments", 1, today())
     admit = id_counter(policy, usage)
-    await accept(site, peer, offer)
+    await accept(site, peer, offer, approved=approved)
     start = None
     if earlier is not None:
         start = await host_drop(peer, await asyncio.to_thread(_matched_before, earlier, 0, ids))

@@ -528,6 +528,11 @@ async def hosts_of(
         if listener is not None:
             turning_away = asyncio.create_task(_turn_away(listener, hosts))
             stack.callback(turning_away.cancel)
-        async with telling(hosts, _INTERRUPTED), site.while_not_revoked(names):
+        site.activity.tell(sessions=hosts)
+        async with (
+            telling(hosts, _INTERRUPTED),
+            site.while_not_revoked(names),
+            site.activity.until_cancelled(),
+        ):
             yield hosts
         await together([host.close() for host in hosts])

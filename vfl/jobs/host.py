@@ -35,6 +35,7 @@ from vfl.net.open_sessions import A_PEER
 from vfl.net.peer import Peer
 from vfl.net.websocket import WebSocketPeer
 from vfl.party.id_report import find_unmended
+from vfl.party.refusals import RefusalCounts
 from vfl.party.table import Table
 from vfl.text import counted
 
@@ -212,7 +213,12 @@ async def serve_session(
     job was done. `asked` hears that the guest has asked for a job."""
     served = False
     async with attending(peer, site.journal, show):
-        served = await _attend(site, peer, show, asked)
+        try:
+            served = await _attend(site, peer, show, asked)
+        except Refused as refused:
+            if refused.rules:
+                await asyncio.to_thread(RefusalCounts(site.store).count, refused.rules, peer.name)
+            raise
     release_memory()
     return served
 
@@ -236,7 +242,9 @@ async def _attend(
         with site.activity.job(
             offer.task, show, [peer.name, *others], [offer.model, offer.alignment]
         ) as following:
-            done = await while_here([peer], task(site, peer, offer, following))
+            site.activity.tell(sessions=[peer])
+            async with site.activity.until_cancelled():
+                done = await while_here([peer], task(site, peer, offer, following))
     traffic = peer.traffic
     show.say(
         f"{done} in {time.monotonic() - started:.1f} s; sent {counted(traffic.bytes_sent, 'byte')}, "

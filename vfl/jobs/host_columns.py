@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from vfl.blocks.scratch import Scratch
 from vfl.errors import ConfigError
 from vfl.jobs.alignments import Alignment, count_known_rows, host_alignment
+from vfl.jobs.approval_view import Brought
 from vfl.jobs.connect import Site
 from vfl.jobs.memory import release_memory
 from vfl.jobs.offer import Offer
@@ -31,6 +32,10 @@ class HostColumns:
     alignment: Alignment
     columns: PartyColumns
     given: SumsGiven | None
+
+    def brought(self, job: Job, trainings: int = 1) -> Brought:
+        """What whoever approves the job is shown of it."""
+        return Brought([*self.table.features], job, self.table, self.alignment, self.given, trainings)
 
 
 async def read_host_columns(site: Site, peer: Peer, offer: Offer, job: Job) -> HostColumns:

@@ -312,7 +312,7 @@ class HostLookups:
         async with self._meeting.session(self.host, wait) as peer:
             name, rule = half.trained_name, list(half.normalise)
             offer = Offer("lookup", new_run(), [self.host], rule, model=name)
-            await offer_to(self._site, [peer], offer)
+            await offer_to(self._site, [peer], offer, self._show)
             async with LookupSession(peer).open() as session:
                 self._peer = peer
                 while True:

@@ -10,6 +10,8 @@ from weakref import WeakKeyDictionary
 from vfl.errors import ModelError, Refused, VflError
 from vfl.jobs.admission import check_request
 from vfl.jobs.agreement import accept_offer
+from vfl.jobs.approval import approve
+from vfl.jobs.approval_view import Brought
 from vfl.jobs.connect import Site
 from vfl.jobs.group_kernels import group_ready, prepare_group
 from vfl.jobs.lookup_limits import day_of, rates_of
@@ -53,11 +55,12 @@ async def serve_lookup(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     if not site.same_party(peer.name, half.guest):
         raise Refused(f"model {half.name} was not trained with this {peer.name}")
     check_columns(policy, half.name, half.columns)
+    approved = await approve(site, peer, offer, show, Brought(half.columns))
     source = _Source(site, half, peer.name, show)
     await source.open()
     await group_ready()
     try:
-        await accept_offer(site, peer, offer)
+        await accept_offer(site, peer, offer, approved=approved)
         done = await host_lookups(peer, source, secrets.token_bytes)
     finally:
         await source.close()

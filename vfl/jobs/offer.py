@@ -130,16 +130,31 @@ class Offer(Message, frozen=True):
         )
 
 
+class Approved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """When a person of the host approved the job, signed (approval.py: approval_statement)."""
+
+    decided: Annotated[str, msgspec.Meta(pattern=r"^[0-9T:+-]{19,25}\Z")]  # ISO 8601, UTC
+    signature: Signature
+
+
+class Waiting(Message, frozen=True):
+    """host -> guest. Reveals: that the host's rules allow the job and a person there decides on it, and
+    in how many seconds at most."""
+
+    within: Annotated[int, msgspec.Meta(ge=1, le=604_800)]
+
+
 class Accept(Message, frozen=True):
     """Either -> either. Reveals: that the host takes part; for training, the number of aligned rows; the
     hash of the newest seal of the host's ledger, which is random to who does not have the ledger; a
-    salted digest of the query that made the host's table, if one did. The guest's own, once ids are
-    matched, repeats the number of matched ids."""
+    salted digest of the query that made the host's table, if one did; when a person there approved the
+    job, if one did. The guest's own, once ids are matched, repeats the number of matched ids."""
 
     rows: int | None = None
     signature: Signature = b""  # the host's
     ledger: Sealed = b""  # the host's
     query: QueryDigest | UnsetType = UNSET  # the host's
+    approved: Approved | UnsetType = UNSET
     per_row = ("rows", 1)
 
 

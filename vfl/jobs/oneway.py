@@ -150,9 +150,9 @@ async def oneway(site: Site, request: TableRequest, *, wait: float, show: Show) 
     else:
         async with hosts_of(site, wait, show, hosts) as peers:
             if len(hosts) > 1:
-                found = await _of_two_hosts(site, peers, rows, measures, request)
+                found = await _of_two_hosts(site, peers, rows, measures, request, show)
             else:
-                found = await _of_a_host(site, peers[0], rows, measures, request)
+                found = await _of_a_host(site, peers[0], rows, measures, request, show)
     names = [f"{name}:{column}" for name, column in request.by]
     rest = f"(no row at {hosts[0]})" if len(hosts) == 1 and not own else None
     table = lines_of(names, rows.totals, measures, found.told, rest)
@@ -186,6 +186,7 @@ async def _of_a_host(
     rows: _GuestRows,
     measures: Mapping[str, FixedPoint],
     request: TableRequest,
+    show: Show,
 ) -> _Found:
     """With factors of one host, and perhaps one of the guest's."""
     own = [column for name, column in request.by if name == site.party.name]
@@ -194,7 +195,7 @@ async def _of_a_host(
     def group(minimum: int) -> Factor:
         return _own_factor(site, rows, own[0], minimum)
 
-    await _offer(site, [peer], rows, request)
+    await _offer(site, [peer], rows, request, show)
     given = rows.chosen, [*measures.values()], group if own else None
     resources = Resources(site.party.party.machine, operations)
     table = await guest_table(peer, *given, resources)
@@ -213,11 +214,12 @@ async def _of_two_hosts(
     rows: _GuestRows,
     measures: Mapping[str, FixedPoint],
     request: TableRequest,
+    show: Show,
 ) -> _Found:
     """With a factor of each of two hosts."""
     operations = Operations()
     one, other = peers
-    await _offer(site, peers, rows, request)
+    await _offer(site, peers, rows, request, show)
     resources = Resources(site.party.party.machine, operations)
     table = await guest_pair((one, other), rows.chosen, [*measures.values()], resources)
     await together([peer.send(TableShared([])) for peer in peers])
@@ -245,7 +247,9 @@ def _hosts_of(site: Site, request: TableRequest) -> list[str]:
     return hosts
 
 
-async def _offer(site: Site, hosts: Sequence[Peer], rows: _GuestRows, request: TableRequest) -> None:
+async def _offer(
+    site: Site, hosts: Sequence[Peer], rows: _GuestRows, request: TableRequest, show: Show
+) -> None:
     """Agree with the hosts on the table. Raises what sessions raise."""
     alignment, model = rows.alignment, rows.model
     names = [host.name for host in hosts]
@@ -262,7 +266,7 @@ async def _offer(site: Site, hosts: Sequence[Peer], rows: _GuestRows, request: T
         job=asked.canonical,
         matching=matching_of(site.party.data, join=alignment.join, many=alignment.many),
     )
-    answers, _ = await offer_to(site, hosts, offer)
+    answers, _ = await offer_to(site, hosts, offer, show)
     check_aligned(hosts, answers, alignment.name, len(alignment.rows))
 
 

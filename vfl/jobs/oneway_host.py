@@ -23,6 +23,8 @@ from vfl.jobs.alignments import (
     host_alignment,
     most_joined,
 )
+from vfl.jobs.approval import approve
+from vfl.jobs.approval_view import Brought
 from vfl.jobs.connect import Site
 from vfl.jobs.kept_tables import keep_table
 from vfl.jobs.offer import Offer, OfferedName
@@ -116,7 +118,8 @@ async def serve_oneway(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     own = {name: grouped_values(features[name], groups.get(name, {})) for name in columns}
     work = HostTable(site, given, alignment, columns, own)
     rows = len(alignment.rows)
-    await accept(site, peer, offer, rows)
+    approved = await approve(site, peer, offer, show, Brought(columns, alignment=alignment))
+    await accept(site, peer, offer, rows, approved=approved)
     operations, terms = Operations(), HostTerms(encryption, policy.key_bits)
     if is_pair:
         participant = site.participant(offer.hosts, offer.run, operations=operations)

@@ -57,6 +57,7 @@ _LATER = {
     "what data is worth": ("worth",),
     "a search for settings": ("tune_trials",),
     "a job over rows": ("min_parties", "min_pooled_rows", "without"),
+    "a person's decision": ("approve", "approve_within"),
     "columns": ("columns", "min_bin_rows", "show_names", "explain", "diagnose", "inference"),
 }
 """Rules that are held against a job when it runs, by what they are about."""
@@ -73,12 +74,16 @@ class PolicyCheck:
     notes: list[str] = field(default_factory=list)  # what else there is to say of the other rules
 
 
-def examine_policy(party: Party, job: Job, guest: str | None, alignment: str | None) -> PolicyCheck:
+def examine_policy(
+    party: Party, job: Job, guest: str | None, alignment: str | None, store: Store | None = None
+) -> PolicyCheck:
     """Hold a job against a host's policy, on an alignment of its store: the latest, if none is named.
+
+    `store`: the party's, where it is open.
 
     Raises ModelError for an alignment that is not there, or damaged, and for damaged counts.
     """
-    policy, store, on = party.policy, store_of(party), today()
+    policy, store, on = party.policy, store or store_of(party), today()
     broken, notes = broken_by_job(policy, job, guest, on), []
     if job.over_rows:
         return _examine_pool(party, broken, {} if guest is None else Usage(store).of(guest, on), guest)

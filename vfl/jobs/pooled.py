@@ -20,6 +20,8 @@ from vfl.errors import ConfigError, PeerLost, PeerStopped, Refused, VflError
 from vfl.jobs.account import Account
 from vfl.jobs.admission import accept, check_request, fresh_name
 from vfl.jobs.agreement import Agreement, offer_to
+from vfl.jobs.approval import approve
+from vfl.jobs.approval_view import Brought
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.evaluation import evaluate, score_profile
 from vfl.jobs.names import JOB_LENGTH
@@ -143,7 +145,7 @@ class _Leading:
                 job=job.canonical,
                 done=self.unfinished.done,
             )
-            _, agreement = await offer_to(self.site, clients, offer)
+            _, agreement = await offer_to(self.site, clients, offer, self.show)
             before = self.totals
 
             def follow(totals: int) -> None:
@@ -240,7 +242,7 @@ def _check_job(site: Site, peer: Peer, offer: Offer, job: Job) -> None:
     check_job(site.party.policy, job, peer.name, today())
     broken = broken_by_pool(site.party.policy, len(offer.hosts))
     if broken:
-        raise Refused("; ".join(broken))
+        raise Refused("; ".join(broken), rules=("min_parties",))
 
 
 @dataclass
@@ -263,7 +265,9 @@ class _Client:
         started = time.monotonic()
         unfinished.measure = lambda: Account.of(started, [peer])
         query = KeptQuery.of(site.party.data)
-        agreement = await accept(site, peer, offer, query=query)
+        brought = Brought([*taken.features], self.job)
+        approved = await approve(site, peer, offer, self.show, brought)
+        agreement = await accept(site, peer, offer, query=query, approved=approved)
         gone: list[str] = []
 
         def left(names: Sequence[str]) -> None:
@@ -326,7 +330,8 @@ class _Client:
         (rows,) = await adder.total(np.array([count], np.int64), what)
         least = self.site.party.policy.min_pooled_rows
         if rows < least:
-            raise Refused("; ".join(broken_by_pool(self.site.party.policy, None, int(rows))))
+            broken = broken_by_pool(self.site.party.policy, None, int(rows))
+            raise Refused("; ".join(broken), rules=("min_pooled_rows",))
 
     def _follow(self, role: ClientRole[AnyGuestModel], step: TrainingStep) -> None:
         history = self.unfinished.history
@@ -334,6 +339,7 @@ class _Client:
         if report.seconds is not None:
             history.phases.append(report.seconds)
         history.curve.append(dict(report.losses))
+        self.site.activity.tell(losses=report.losses)
         self.show.progress(report.what, report.step, report.of)
 
     async def _evaluate(

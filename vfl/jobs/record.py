@@ -83,6 +83,8 @@ def save_record(store: Store, record: Record, evaluation: Evaluation | None = No
     body = msgspec.to_builtins(record)
     if record.agreement is not None and not record.agreement.queries:
         del body["agreement"]["queries"]
+    if record.agreement is not None and not record.agreement.approvals:
+        del body["agreement"]["approvals"]
     if evaluation is not None:
         arrays = {name: getattr(evaluation, name) for name in _ARRAYS}
         body["held_out"] = {

@@ -69,12 +69,12 @@ def _is_report(folder: Path) -> bool:
     return is_page(folder / PAGE)
 
 
-def gather(party: Party, model: str) -> Evidence:
+def gather(party: Party, model: str, store: Store | None = None) -> Evidence:
     """What this party knows of the run that made a model, in the words of `vfl relativities`.
 
-    Raises ModelError as `write_report`.
+    `store`: the party's, where it is open. Raises ModelError as `write_report`.
     """
-    store = store_of(party)
+    store = store or store_of(party)
     if party.role == "coordinator":
         record, _ = load_record(store, resolve_model(store, model, "run"))
         return _evidence(party, record, gave_away=disclosed(record))

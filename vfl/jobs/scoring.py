@@ -30,6 +30,8 @@ from vfl.jobs.admission import (
     psi_settings,
 )
 from vfl.jobs.agreement import offer_to
+from vfl.jobs.approval import approve
+from vfl.jobs.approval_view import Brought
 from vfl.jobs.batch import Batch, batch_key, batch_name
 from vfl.jobs.batch_rows import check_batch_levels, read_batch
 from vfl.jobs.connect import Site, hosts_of
@@ -333,7 +335,7 @@ class BatchJob:
             looked_up = [host for host in hosts if host.name in sealed]
             await self._by_both(hosts, (looked_up, lookup), (asked, offer))
             return
-        await offer_to(self.site, hosts, offer)
+        await offer_to(self.site, hosts, offer, self.show)
         self.clock.add(None)
         places, known = await self._align(hosts, offer)
         self.clock.add("alignment")
@@ -348,7 +350,7 @@ class BatchJob:
         """Score what is left by lookups in some hosts' directories and an alignment with each of the
         others, who are named no row before all have agreed."""
         for some, offer in (looked_up, asked):
-            await offer_to(self.site, some, offer)
+            await offer_to(self.site, some, offer, self.show)
         self.clock.add(None)
         batch, first = self._sealed_batch(), self.batch.rows
         async with batch.stand_ins(looked_up[0], first) as stand_ins:
@@ -388,7 +390,7 @@ class BatchJob:
 
     async def _by_lookups(self, hosts: Sequence[Peer], offer: Offer) -> None:
         """Score what is left by lookups in the hosts' directories, and keep it part by part."""
-        await offer_to(self.site, hosts, offer)
+        await offer_to(self.site, hosts, offer, self.show)
         self.clock.add(None)
         batch, first = self._sealed_batch(), self.batch.rows
         try:
@@ -524,7 +526,8 @@ async def serve_score(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
         raise DataError(f"{error} (for model {half.name})", for_peer=_NOT_AS_IN_TRAINING) from None
     for column in table.faults:
         show.say(f"note: {table.path.name}: column '{column}' cannot be used; {half.name} needs it not")
-    await accept(site, peer, offer)
+    approved = await approve(site, peer, offer, show, Brought(half.columns))
+    await accept(site, peer, offer, approved=approved)
     counter = id_counter(policy, usage)
     settings = host_psi_settings(site, offer, show, peer, counter, alone=True)
     matched = await host_match(peer, ids.keys, lone_participant(site, offer), settings=settings)

@@ -89,7 +89,7 @@ async def screen(
     operations = Operations()
     resources = Resources(party.party.machine, operations)
     async with hosts_of(site, wait, show, names) as hosts:
-        await _offer(site, hosts, own, job)
+        await _offer(site, hosts, own, job, show)
         chosen = None if own.rows.train.all() else own.rows.train
         given = work.numbers, work.everything, settings.tell_hosts, resources
         found = await together([guest_screen(host, chosen, *given) for host in hosts])
@@ -126,7 +126,7 @@ def _check(job: Job) -> None:
         )
 
 
-async def _offer(site: Site, hosts: Sequence[Peer], own: GuestRows, job: Job) -> None:
+async def _offer(site: Site, hosts: Sequence[Peer], own: GuestRows, job: Job, show: Show) -> None:
     """Agree with the hosts. Raises PeerError for another alignment, and what sessions raise."""
     aligned, settings = own.aligned, job.screen
     asked = AskedScreen(
@@ -149,7 +149,7 @@ async def _offer(site: Site, hosts: Sequence[Peer], own: GuestRows, job: Job) ->
         job=asked.canonical,
         matching=matching_of(site.party.data, join=aligned.join, many=aligned.many),
     )
-    answers, _ = await offer_to(site, hosts, offer)
+    answers, _ = await offer_to(site, hosts, offer, show)
     check_aligned(hosts, answers, aligned.name, len(aligned.rows))
 
 

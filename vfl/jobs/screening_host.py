@@ -14,6 +14,8 @@ from vfl.crypto.workers import Operations
 from vfl.errors import Refused
 from vfl.jobs.admission import accept, check_request
 from vfl.jobs.alignments import count_known_rows, host_alignment
+from vfl.jobs.approval import approve
+from vfl.jobs.approval_view import Brought
 from vfl.jobs.connect import Site
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Kept, Name, Offer, stamp
@@ -90,7 +92,8 @@ async def serve_screen(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     own = {name: grouped_values(features[name], groups.get(name, {})) for name in columns}
     work = _Columns(HostTable(site, given, alignment, [*columns], own), columns, tables)
     rows, operations = len(alignment.rows), Operations()
-    await accept(site, peer, offer, rows)
+    approved = await approve(site, peer, offer, show, Brought([*columns], alignment=alignment))
+    await accept(site, peer, offer, rows, approved=approved)
     loss = loss_of(asked.label, asked.tweedie_power, asked.theta)
     terms = HostTerms(encryption, policy.key_bits)
     found = await host_screen(

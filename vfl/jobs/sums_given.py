@@ -154,7 +154,8 @@ class SumsGiven:
                 raise Refused(
                     f"a table that tells {a_row:.3g} sums about a row{earlier} would break "
                     f"{rule_words(policy, 'max_sums_a_row')}: more rows, fewer sums or levels, or the "
-                    "host raises the rule"
+                    "host raises the rule",
+                    rules=("max_sums_a_row",),
                 )
             after = sums.of(places).copy()
             after[own] += a_row
@@ -283,7 +284,8 @@ class SumsBudget:
                 raise Refused(
                     f"a tree of {counted(len(rows), 'row')} breaks "
                     f"{rule_words(self._policy, 'min_summed_rows')}: more rows that train, a higher "
-                    "subsample, or the host lowers the rule"
+                    "subsample, or the host lowers the rule",
+                    rules=("min_summed_rows",),
                 )
             # Over the lattice engine all of a tree at once; else its root, and nodes as they are told.
             whole = self._a_tree * (len(told) if drawn is None else self._job.rows)
@@ -344,7 +346,8 @@ class SumsBudget:
         before = most_of(told)
         return Refused(
             f"{what} {rule_words(self._policy, 'max_sums_a_row')}, after {before:.3g} sums a row of "
-            "this and earlier jobs of the guest: the host raises the rule"
+            "this and earlier jobs of the guest: the host raises the rule",
+            rules=("max_sums_a_row",),
         )
 
 
@@ -422,7 +425,7 @@ def _exceeds(a_row: float, most: float) -> bool:
 def _checked(weighed: WeighedSums) -> WeighedSums:
     """Raises Refused for a job that breaks the rule."""
     if weighed.broken is not None:
-        raise Refused(weighed.broken)
+        raise Refused(weighed.broken, rules=("max_sums_a_row",))
     return weighed
 
 

@@ -20,6 +20,7 @@ from vfl.jobs.admission import accept, check_project, check_request, fresh_name,
 from vfl.jobs.agreement import Agreement, check_aligned, offer_to
 from vfl.jobs.aligned_rows import GuestRows, read_guest_rows
 from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment, known_rows
+from vfl.jobs.approval import approve
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.coordinator import coordinator_of
 from vfl.jobs.drawn_rows import StoredDraws
@@ -29,7 +30,7 @@ from vfl.jobs.host_columns import read_host_columns
 from vfl.jobs.labels_given import LabelsGiven
 from vfl.jobs.memory import release_memory
 from vfl.jobs.names import JOB_LENGTH
-from vfl.jobs.offer import Kept, Offer, new_run, stamp
+from vfl.jobs.offer import Approved, Kept, Offer, new_run, stamp
 from vfl.jobs.own_table import names_shown, say_uses
 from vfl.jobs.project_rows import Outcome
 from vfl.jobs.record import Evaluation, Record, now, save_record
@@ -69,7 +70,6 @@ from vfl.net.peer import Peer, together
 from vfl.party.config import Job
 from vfl.party.kept_query import KeptQuery
 from vfl.party.policy import check_coordinator, check_intersection, check_job, today
-from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.common.checkpoints import to_the_end
 from vfl.protocols.common.course import UNCOUNTED, SumsCount
@@ -243,7 +243,7 @@ class _GuestTraining:
             matching=matching_of(site.party.data, join=aligned.join, many=aligned.many),
             query=UNSET if self.query is None else self.query.digest,
         )
-        answers, agreement = await offer_to(site, hosts, offer)
+        answers, agreement = await offer_to(site, hosts, offer, self.show)
         check_aligned(hosts, answers, aligned.name, len(aligned.rows))
         alone = f"{site.party.name} alone"
         try:
@@ -305,9 +305,9 @@ class _GuestTraining:
         self.role.check_step(step)
         history = self.unfinished.history
         report = self.role.report(step, history.curve)
-        if report.seconds is not None:
-            history.phases.append(report.seconds)
+        history.phases += [] if report.seconds is None else [report.seconds]
         history.curve.append(dict(report.losses))
+        self.site.activity.tell(losses=report.losses)
         self.show.progress(report.what, report.step, report.of)
 
     async def _evaluate(
@@ -420,10 +420,7 @@ class _HostTraining:
     profiles: dict[str, Profile] = field(default_factory=dict)  # of the aligned rows that it knows
     levels: dict[str, Levels] = field(default_factory=dict)  # of these rows
     query: KeptQuery | None = None  # that made the table
-
-    @property
-    def store(self) -> Store:
-        return self.site.store
+    approved: Approved | None = None
 
     async def train(self) -> HostOutcome:
         """Prepare the columns, accept the job, train; what this host has kept, in words."""
@@ -437,7 +434,9 @@ class _HostTraining:
         rows, minimum = len(self.alignment.rows), kind.least_rows(policy)
         async with contextlib.AsyncExitStack() as sessions:
             sums = await self._reserve_sums(sessions)
-            self.agreement = await accept(site, self.peer, self.offer, rows, self.query)
+            self.agreement = await accept(
+                site, self.peer, self.offer, rows, self.query, 1, self.approved
+            )
             coordinator = None
             if kind.coordinator is not None:
                 coordinator = await sessions.enter_async_context(
@@ -452,9 +451,9 @@ class _HostTraining:
                 progress=show.progress,
                 checkpoints=checkpoints,
                 hints=StoredHostHints(
-                    self.store, f"{self.alignment.name} {kind.name}", self.alignment.guest
+                    self.site.store, f"{self.alignment.name} {kind.name}", self.alignment.guest
                 ),
-                draws=StoredDraws(self.store, self.alignment.name),
+                draws=StoredDraws(self.site.store, self.alignment.name),
                 sums=sums,
                 hint_progress=lambda done, of: show.progress("making a hint", done, of),
                 coordinator=coordinator,
@@ -527,9 +526,9 @@ class _HostTraining:
             levels=self.levels,
             query=self.query,
         )
-        save_half(self.store, half)
+        save_half(self.site.store, half)
         if self.kind.has_relativities:
-            path = save_relativities(self.store, half, self.site.party.glm.step)
+            path = save_relativities(self.site.store, half, self.site.party.glm.step)
             self.show.say(f"relativities are in {path}")
         if (remark := self.kind.remark(model, self.peer.name)) is not None:
             self.show.say(remark)
@@ -550,9 +549,9 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     check_project(site, peer.name, job, show)
     check_job(party.policy, job, peer.name, today())
     kind, store = kind_of_job(job), site.store
-    known = offer.model if offer.done else None  # of a run that has begun before
-    name = known or fresh_name(store, "model", offer.model)
+    name = (offer.done and offer.model) or fresh_name(store, "model", offer.model)
     own = await read_host_columns(site, peer, offer, job)
+    approved = await approve(site, peer, offer, show, own.brought(job))
     table, alignment, started = own.table, own.alignment, time.monotonic()
     kind = host_kind(site, peer, job, table, None if offer.done else count_known_rows(alignment.rows))
     subject = await asyncio.to_thread(
@@ -575,6 +574,7 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
             show=show,
             given=own.given,
             query=KeptQuery.of(party.data),
+            approved=approved,
         )
         # Of the rows it knows: in a batch there are no others.
         of_host = known_rows(alignment.rows, own.columns.scratch)

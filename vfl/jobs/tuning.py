@@ -28,6 +28,7 @@ from vfl.jobs.admission import accept, check_request, matching_of
 from vfl.jobs.agreement import check_aligned, offer_to
 from vfl.jobs.aligned_rows import GuestRows, read_guest_rows
 from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment
+from vfl.jobs.approval import approve
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.drawn_rows import StoredDraws
 from vfl.jobs.hints import StoredGuestHints, StoredHostHints, hold_hints
@@ -253,7 +254,7 @@ class _GuestWork:
             matching=matching_of(site.party.data, join=aligned.join, many=aligned.many),
             query=UNSET if query is None else query.digest,
         )
-        answers, _ = await offer_to(site, hosts, offer)
+        answers, _ = await offer_to(site, hosts, offer, self.show)
         check_aligned(hosts, answers, aligned.name, len(aligned.rows))
 
     async def _trial(self, hosts: Sequence[Peer], hints: KeptHints, operations: Operations) -> None:
@@ -372,11 +373,13 @@ async def serve_tune(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     asked = msgspec.structs.replace(offer, done=0)
     own = await read_host_columns(site, peer, asked, search.tells_most)
     release_memory(own.table.rows)
+    trainings = left * search.judges
+    approved = await approve(site, peer, offer, show, own.brought(search.tells_most, trainings))
     async with contextlib.AsyncExitStack() as ends:
         work = _HostWork(site, peer, offer, search, own, show)
-        await work.reserve(left * search.judges, ends)
+        await work.reserve(trainings, ends)
         rows, query = len(own.alignment.rows), KeptQuery.of(party.data)
-        await accept(site, peer, offer, rows, query, jobs=left * search.judges)
+        await accept(site, peer, offer, rows, query, jobs=trainings, approved=approved)
         done = 0
         while True:
             settings = await hear_trial(peer, offer.done + done + 1, search.has)

@@ -29,6 +29,7 @@ from vfl.jobs.admission import accept, check_request, matching_of
 from vfl.jobs.agreement import check_aligned, offer_to
 from vfl.jobs.aligned_rows import GuestRows, read_guest_rows
 from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment
+from vfl.jobs.approval import approve
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.drawn_rows import StoredDraws
 from vfl.jobs.hints import PassingGuestHints, PassingHostHints
@@ -335,7 +336,7 @@ class _GuestWork:
             matching=matching_of(site.party.data, join=aligned.join, many=aligned.many),
             query=UNSET if query is None else query.digest,
         )
-        answers, _ = await offer_to(site, hosts, offer)
+        answers, _ = await offer_to(site, hosts, offer, self.show)
         check_aligned(hosts, answers, aligned.name, len(aligned.rows))
         return offer
 
@@ -364,9 +365,10 @@ async def serve_worth(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     operations: Operations = Counter()
     query = KeptQuery.of(party.data)
     hints = PassingHostHints()
+    approved = await approve(site, peer, offer, show, own.brought(job, len(mine)))
     async with contextlib.AsyncExitStack() as ends:
         budgets = await _reserve_sums(site, peer, offer, job, own, len(mine), ends)
-        await accept(site, peer, offer, rows, query, jobs=len(mine))
+        await accept(site, peer, offer, rows, query, jobs=len(mine), approved=approved)
         for number, (some, sums) in enumerate(zip(mine, budgets, strict=True), 1):
             # Secrets among hosts are of one training.
             context = hashlib.sha256(b"worth" + offer.run + "\n".join(some).encode()).digest()

@@ -36,6 +36,7 @@ from vfl.party.config_values import (
     one_line,
 )
 from vfl.party.config_words import Schema
+from vfl.party.console_section import ConsoleSection
 from vfl.party.documents import canonical_json
 from vfl.party.label_rules import check_family, check_objective
 from vfl.party.linear_rules import GlmSection, check_columns_of
@@ -97,6 +98,7 @@ class Party(Section):
     policy: PolicySection = Field(default_factory=PolicySection)
     glm: GlmSection = Field(default_factory=GlmSection)
     online: OnlineSection | None = None
+    console: ConsoleSection | None = None
     peers: dict[PartyName, PeerSection] = Field(
         default_factory=dict, validate_default=True, description="the parties it works with"
     )

@@ -21,7 +21,7 @@ DocumentKind = Literal[
     "project",
     "screen",
 ]
-CountKind = Literal["usage", "labels", "fetched"]
+CountKind = Literal["usage", "labels", "fetched", "refusals"]
 FileKind = DocumentKind | CountKind
 
 FOLDERS: dict[DocumentKind, str] = {
@@ -47,6 +47,7 @@ COUNTS: dict[CountKind, str] = {
     "usage": "usage.json",
     "labels": "labels.json",
     "fetched": "fetched.json",
+    "refusals": "refusals.json",
 }
 """One file each, in the store's own folder."""
 ENCRYPTED: frozenset[FileKind] = frozenset(

@@ -114,6 +114,21 @@ class MessageEntry(Entry, frozen=True, kw_only=True, tag="message"):
         return 1 if isinstance(self.messages, UnsetType) else self.messages
 
 
+class DecisionEntry(Entry, frozen=True, kw_only=True, tag="decision"):
+    """What became of a job that a person was asked about."""
+
+    peer: str
+    task: str
+    job: str | None
+    model: str | None
+    run: str
+    request: str  # the id under which it waited
+    outcome: str  # approved, refused; lapsed, withdrawn: nobody decided
+    who: str
+    decided: str  # ISO 8601, UTC
+    reason: str
+
+
 class Seal(Entry, frozen=True, kw_only=True, tag="seal"):
     """The party's signature over the hash of the line before; see `statement`."""
 
@@ -152,7 +167,7 @@ class Omitted(Entry, frozen=True, kw_only=True, omit_defaults=True, tag="omitted
     sha256: str
 
 
-AnyEntry = Start | Type | JobEntry | MessageEntry | Seal | Repair | Extract | Omitted
+AnyEntry = Start | Type | JobEntry | MessageEntry | DecisionEntry | Seal | Repair | Extract | Omitted
 
 _decoder = msgspec.json.Decoder(AnyEntry)
 
@@ -338,6 +353,12 @@ class Ledger:
             self._told.add(entry.type)
         self._wrote = True
         return session
+
+    def note(self, entry: DecisionEntry) -> None:
+        """Write an entry that is of no session. Raises DataError when it cannot be written."""
+        with self._open() as entries:
+            entries.append(entry)
+        self._wrote = True
 
     def seal(self) -> None:
         """Sign what was written so far and bring it to disk. Raises DataError when that fails."""

@@ -14,7 +14,7 @@ from typing import Literal
 import msgspec
 
 from vfl.blocks.columns import choose_columns
-from vfl.errors import ConfigError, DayIsFull, RateIsFull, Refused
+from vfl.errors import BrokenRule, ConfigError, DayIsFull, RateIsFull, Refused
 from vfl.learn.binning import Features
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.party.config import Job, Party
@@ -60,10 +60,11 @@ def broken_by_any(
 ) -> list[str]:
     """The rules that any job of this guest breaks on this day, a sentence each; of no guest in
     particular if None."""
-    broken = []
+    broken: list[str] = []
     if policy.expires is not None and on > policy.expires:
         rule = f"rule expires = {policy.expires} of [policy]"
-        broken.append(f"the day {on} breaks {rule}: {_remedy('expires', sides)}")
+        text = f"the day {on} breaks {rule}: {_remedy('expires', sides)}"
+        broken.append(BrokenRule(text, "expires"))
     if guest is not None and policy.guests is not None and guest not in policy.guests:
         broken.append(_breach(f"the {sides.starts} {guest}", policy, "guests", sides))
     return broken
@@ -117,9 +118,8 @@ def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) 
         if exceeds(params.most_trees, policy.max_trees):
             what = f"{counted(params.most_trees, 'tree')} (trees = {params.trees}, each of which is of "
             what += f"{params.round} classes)"
-            broken.append(
-                f"{what} break {rule_words(policy, 'max_trees')}: {_remedy('max_trees', sides)}"
-            )
+            text = f"{what} break {rule_words(policy, 'max_trees')}: {_remedy('max_trees', sides)}"
+            broken.append(BrokenRule(text, "max_trees"))
     else:
         limits = (("trees", "max_trees"), ("max_iterations", "max_iterations"))
     for key, rule in limits:
@@ -145,10 +145,11 @@ def _too_many_fits(policy: PolicySection, params: GlmParams, sides: Sides) -> st
     ways = [f"set max_iterations = {most} in [glm]"] if most else []
     ways += ["name fewer alphas or folds"] if params.alphas else []
     ways += ["leave profile out"] if params.profile else []
-    return (
+    text = (
         f"{what} breaks {rule_words(policy, 'max_iterations')}: {' or '.join(ways)}, or the "
         f"{sides.allows} sets max_iterations = {params.iterations} there"
     )
+    return BrokenRule(text, "max_iterations")
 
 
 def _broken_by_purpose(policy: PolicySection, purpose: str, sides: Sides) -> list[str]:
@@ -240,12 +241,13 @@ def check_screen(
     if policy.oneway is False and policy.screen is False:
         broken.append(_breach("screening columns", policy, "screen"))
     elif policy.oneway is False and not tells:
-        broken.append(
+        text = (
             f"screening columns without tell_hosts = true in [screen] breaks "
             f"{rule_words(policy, 'oneway')}: set it in the job, or {_REMEDIES['oneway']}".format(
                 starts=OVER_COLUMNS.starts, allows=OVER_COLUMNS.allows
             )
         )
+        broken.append(BrokenRule(text, "oneway"))
     if inflation and not policy.inference:
         broken.append(
             f"vif = true in [screen] breaks {rule_words(policy, 'inference')}: set it to false in the "
@@ -390,7 +392,7 @@ def widened(policy: PolicySection) -> list[str]:
 
 
 def _allows_more(rule: str, value: object, default: object) -> bool:
-    if value is None or default is None or rule.startswith("hidden_"):
+    if value is None or default is None or rule.startswith(("hidden_", "approve")):
         return False
     if isinstance(default, bool):
         return value is not False and not default
@@ -543,7 +545,7 @@ def _broken(
 
 def _breach(what: str, policy: PolicySection, rule: str, sides: Sides = OVER_COLUMNS) -> str:
     """What breaks a rule, the rule with its value, and what either side can do."""
-    return f"{what} breaks {rule_words(policy, rule)}: {_remedy(rule, sides)}"
+    return BrokenRule(f"{what} breaks {rule_words(policy, rule)}: {_remedy(rule, sides)}", rule)
 
 
 def _remedy(rule: str, sides: Sides) -> str:
@@ -562,5 +564,6 @@ def rule_text(value: object) -> str:
 
 
 def _refuse(broken: Iterable[str]) -> None:
-    if text := "; ".join(broken):
-        raise Refused(text)
+    found = [*broken]
+    if text := "; ".join(found):
+        raise Refused(text, rules=tuple(one.rule for one in found if isinstance(one, BrokenRule)))

@@ -198,6 +198,16 @@ class PolicySection(Section):
         description="most trials of a search for settings (`vfl tune`); each training of it counts as a "
         "job, and its sums as those of any other",
     )
+    approve: Literal["rules", "person"] = Field(
+        default="rules",
+        description="who decides on a job: the rules alone, or on what they allow a person as well",
+    )
+    approve_within: int = Field(
+        default=3600,
+        ge=1,
+        le=604_800,
+        description="seconds for which a job waits for that person, before it is refused",
+    )
     expires: date | None = Field(default=None, description="last day (UTC) on which jobs are accepted")
 
     @property

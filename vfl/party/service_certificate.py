@@ -13,11 +13,17 @@ class ServiceCertificate:
     """The certificate of the service, taken anew when its file changes."""
 
     def __init__(
-        self, certificate: Path, key: Path, kind: type[ssl.SSLContext] = ssl.SSLContext
+        self,
+        certificate: Path,
+        key: Path,
+        kind: type[ssl.SSLContext] = ssl.SSLContext,
+        section: str = "[online]",
     ) -> None:
-        """kind: of the `context`. Raises ConfigError for files that cannot be read or do not belong
-        together."""
-        self._paths = certificate, key
+        """kind: of the `context`; section: which names the files.
+
+        Raises ConfigError for files that cannot be read or do not belong together.
+        """
+        self._paths, self._section = (certificate, key), section
         self.context = kind(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self.context.set_alpn_protocols(["http/1.1"])
@@ -29,7 +35,7 @@ class ServiceCertificate:
         certificate, key = self._paths
         for path in self._paths:
             if not path.is_file():
-                raise ConfigError(f"no file {path}, which [online] names: put it there")
+                raise ConfigError(f"no file {path}, which {self._section} names: put it there")
         stamp = tuple(path.stat().st_mtime_ns for path in self._paths)
         if stamp == self._loaded:
             return False
@@ -40,7 +46,8 @@ class ServiceCertificate:
         except (OSError, ValueError) as error:
             reason = getattr(error, "reason", None) or getattr(error, "strerror", None) or "no PEM"
             raise ConfigError(
-                f"{certificate} and {key} cannot be used as certificate and key of [online]: {reason}"
+                f"{certificate} and {key} cannot be used as certificate and key of {self._section}: "
+                f"{reason}"
             ) from None
         first, self._loaded = not self._loaded, stamp
         return not first

@@ -37,8 +37,8 @@ from vfl.text import nearest_name
 
 VERSION = 1
 _ARRAY = r"{}\.[0-9a-f]{{16}}\.npy"  # the file of an array of the document named
-_LEDGER, _SCRATCH, _STATUS = "ledger", "scratch", "status"
-_FOLDERS = (*FOLDERS.values(), _LEDGER, _SCRATCH, _STATUS)
+_LEDGER, _SCRATCH, _STATUS, _APPROVALS = "ledger", "scratch", "status", "approvals"
+_FOLDERS = (*FOLDERS.values(), _LEDGER, _SCRATCH, _STATUS, _APPROVALS)
 _PROBE = 1024  # bytes that must go into a store
 
 
@@ -75,6 +75,10 @@ class Store:
     def status(self, *, make: bool = True) -> Path:
         """The folder of what processes do now. Raises as `scratch`."""
         return self._made(_STATUS, make)
+
+    def approvals(self, *, make: bool = True) -> Path:
+        """The folder of jobs that wait for a person's decision. Raises as `scratch`."""
+        return self._made(_APPROVALS, make)
 
     def _made(self, name: str, make: bool) -> Path:
         folder = self.root / name

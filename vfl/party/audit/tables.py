@@ -13,6 +13,7 @@ from vfl.errors import DataError
 from vfl.party.audit.lines import entries_of
 from vfl.party.ledger import (
     AnyEntry,
+    DecisionEntry,
     Extract,
     JobEntry,
     MessageEntry,
@@ -197,6 +198,8 @@ def export_copy(ledger: Path, peer: str, out: BinaryIO) -> int:
     def concerns(entry: AnyEntry) -> bool:
         if isinstance(entry, JobEntry | MessageEntry):
             return entry.peer == peer
+        if isinstance(entry, DecisionEntry):  # it names a person of this party
+            return False
         return not isinstance(entry, Type) or entry.type in types
 
     head = Extract(n=first - 1, party=party, peer=peer, last=last)

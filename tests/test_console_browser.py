@@ -1,0 +1,135 @@
+"""The story in a browser: a guest asks, a person approves, watches, and compares two runs.
+
+Needs Chromium and its driver (Debian: chromium, chromium-driver); left out without them.
+"""
+
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from consoles import Running, serving
+from federation import JOB, PATIENCE, WAIT, Federation, ended
+from selenium import webdriver
+from selenium.webdriver.chrome.service import Service
+from selenium.webdriver.common.by import By
+from selenium.webdriver.common.keys import Keys
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None)
+DRIVER = shutil.which("chromedriver")
+
+pytestmark = pytest.mark.skipif(
+    BROWSER is None or DRIVER is None, reason="Chromium or chromedriver is not installed"
+)
+
+
+@pytest.fixture
+def browser() -> Iterator[Any]:
+    options = webdriver.ChromeOptions()
+    options.binary_location = str(BROWSER)
+    for argument in ("--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu"):
+        options.add_argument(argument)
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
+    driver = webdriver.Chrome(options, Service(DRIVER))
+    yield driver
+    driver.quit()
+
+
+def until(found: Callable[[], Any]) -> Any:
+    """What is found, once it is."""
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            if (what := found()) not in (None, False, []):
+                return what
+        except Exception as error:  # an element that the page has just replaced
+            last: object = error
+        else:
+            last = "nothing"
+        assert time.monotonic() < deadline, last
+        time.sleep(0.05)
+
+
+def element(browser: Any, selector: str) -> Any:
+    return until(lambda: browser.find_elements(By.CSS_SELECTOR, selector))[0]
+
+
+def text(browser: Any) -> str:
+    return str(until(lambda: browser.find_element(By.TAG_NAME, "body").text))
+
+
+def shown_at(browser: Any, width: int, scheme: str) -> None:
+    size = {"width": width, "height": 900, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+    features = [{"name": "prefers-color-scheme", "value": scheme}]
+    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": features})
+
+
+def sign_in(browser: Any, console: Running, role: str) -> None:
+    browser.get(f"{console.base}/")
+    element(browser, "#name").send_keys("Ada")
+    element(browser, "#token").send_keys(console.token(role) + Keys.ENTER)
+    until(lambda: browser.current_url == f"{console.base}/")
+
+
+def approve(browser: Any, what: str) -> None:
+    """Approve the job that appears in the inbox without being loaded again, by keys alone."""
+    until(lambda: what in browser.find_element(By.ID, "part").text)
+    until(lambda: browser.find_element(By.CSS_SELECTOR, ".cards a").send_keys(Keys.ENTER) is None)
+    element(browser, "#reason").send_keys("as agreed", Keys.TAB, Keys.ENTER)
+    until(lambda: "approved by Ada (console, token)" in text(browser))
+
+
+def fits(browser: Any) -> bool:
+    """Whether nothing of the page is wider than the window."""
+    script = "return document.documentElement.scrollWidth <= window.innerWidth"
+    return bool(browser.execute_script(script))
+
+
+def test_a_host_approves_watches_and_compares(
+    browser: Any, tmp_path: Path, keys: Path, quick_key: None
+) -> None:
+    with ended(Federation(tmp_path, keys, hosts=("registry",))) as made:
+        registry, insurer = made.parties["registry"], made.guest
+        registry.settings["policy"]["approve"] = "person"
+        made.serve()
+        with serving(registry) as console:
+            sign_in(browser, console, "approve")
+            assert "No job waits for a decision." in text(browser)
+            aligning = insurer.start("align", *WAIT, "--json")
+            approve(browser, "align")
+            aligning.wait().ok()
+
+            models = []
+            for trees in (2, 3):
+                job = {**JOB, "secureboost": {**JOB["secureboost"], "trees": trees}}
+                browser.get(f"{console.base}/")
+                training = insurer.start_train(job)
+                until(lambda: "train claims" in browser.find_element(By.ID, "part").text)
+                browser.get(f"{console.base}/live")
+                assert until(lambda: "waiting for a person's approval" in text(browser))
+                assert "insurer" in text(browser)
+                browser.get(f"{console.base}/")
+                approve(browser, "train claims")
+                models.append(training.wait().ok().json["model"])
+
+            browser.get(f"{console.base}/runs")
+            for name in models:
+                element(browser, f"input[value='{name}']").send_keys(Keys.SPACE)
+            element(browser, "form[action='/runs/compare'] button").send_keys(Keys.ENTER)
+            until(lambda: "2 runs side by side" in browser.title)
+            assert "secureboost.trees" in text(browser)
+            for path in ("", "live", "runs", "kept", "ledger", "ledger/verify", "policy"):
+                browser.get(f"{console.base}/{path}")
+                for width in (390, 768, 1920):
+                    for scheme in ("light", "dark"):
+                        shown_at(browser, width, scheme)
+                        assert fits(browser), (path, width)
+            assert "whole" in (browser.get(f"{console.base}/ledger/verify") or text(browser))
+            browser.get(f"{console.base}/ledger?decisions=on")
+            assert text(browser).count("as agreed") == 3
+        errors = [entry["message"] for entry in browser.get_log("browser")]
+        assert errors == []  # what the policy forbids would be here, too

@@ -1,0 +1,1 @@
+"""A web page of one party: what waits for a person, what runs, what was done."""

@@ -1,0 +1,168 @@
+"""A person of a host decides on a job: the host asks, waits and signs; the guest waits with it.
+
+1. A host whose policy has `approve = "person"` holds an Offer against its rules as ever, then writes
+   down what is asked (vfl/party/approvals.py) and sends Waiting.
+2. Somebody decides, with `vfl approvals` or in `vfl console`. The decision goes into the ledger.
+3. Approved, the host's Accept has when that was, signed; refused, or with nobody there in time, it sends
+   Stop with the reason, as for a rule.
+
+An approval holds for one job. A training that was interrupted, or begins anew under the same name, goes
+on under it for a week; lookups of a model do until its directory is withdrawn.
+"""
+
+import asyncio
+import hashlib
+import time
+from datetime import UTC, datetime, timedelta
+from weakref import WeakKeyDictionary
+
+from vfl.errors import Refused
+from vfl.jobs.approval_view import Brought, request_of
+from vfl.jobs.approved import approval_statement
+from vfl.jobs.connect import Site
+from vfl.jobs.offer import Approved, Offer, Terms, Waiting
+from vfl.jobs.show import Show
+from vfl.net.peer import Peer
+from vfl.net.wire import encode
+from vfl.party.approvals import Approvals, Asked, Decision, Request
+from vfl.party.documents import canonical_json
+from vfl.party.ledger import DecisionEntry
+
+_LOOK = 0.5  # seconds between two looks for a decision
+_HOLDS = timedelta(days=7)  # an approval of a training
+_REFUSAL_HOLDS = timedelta(days=1)  # of lookups, which are asked for again and again
+
+
+async def approve(
+    site: Site, peer: Peer, offer: Offer, show: Show, brought: Brought | None = None
+) -> Approved | None:
+    """Have a person decide on a job that the rules allow, where the policy asks for one.
+
+    Returns what Accept says of it, None where nobody is asked. Raises Refused for a job that was refused
+    or that nobody decided on in time, DataError where the request cannot be written.
+    """
+    if site.party.policy.approve != "person":
+        return None
+    terms, subject = offer.terms(peer.name), subject_of(site, peer, offer)
+    if offer.task != "lookup":
+        return await _decided(site, peer, offer, show, brought, subject, terms)
+    turns = _turns.setdefault(asyncio.get_running_loop(), {})
+    async with turns.setdefault(f"{site.store.root} {subject}", asyncio.Lock()):
+        # Of sessions that ask for the same lookups the first one asks, the others take its answer.
+        return await _decided(site, peer, offer, show, brought, subject, terms)
+
+
+_turns: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[str, asyncio.Lock]] = WeakKeyDictionary()
+
+
+async def _decided(
+    site: Site,
+    peer: Peer,
+    offer: Offer,
+    show: Show,
+    brought: Brought | None,
+    subject: str,
+    terms: Terms,
+) -> Approved:
+    approvals = Approvals(site.store)
+    earlier = await asyncio.to_thread(_earlier, approvals, offer, subject)
+    if earlier is not None and earlier.decision is not None:
+        if earlier.state == "refused":
+            raise _refused(site, earlier.decision)
+        show.say(f"approved before: request {earlier.request.id}")
+        return _signed(site, terms, earlier.decision)
+    within = site.party.policy.approve_within
+    await peer.send(Waiting(within))
+    entry = site.journal.entry_of(peer.name, encode(offer))
+    if entry is None:
+        raise AssertionError("an Offer that is none")
+    request = await asyncio.to_thread(request_of, site, offer, entry, subject, brought)
+    show.say(
+        f"the job waits for a person's approval, {within:,} s at most: "
+        f"`vfl approvals show PARTY.toml {request.id}`"
+    )
+    decision = await _wait(site, approvals, request, within, show)
+    _write_down(site, request, decision, show)
+    if decision.outcome != "approved":
+        raise _refused(site, decision)
+    show.say(f"approved by {decision.who}")
+    return _signed(site, terms, decision)
+
+
+def subject_of(site: Site, peer: Peer, offer: Offer) -> str:
+    """What is asked, in a digest: the same for a job that goes on, of this guest's certificate."""
+    asked = [offer.task, offer.model, offer.alignment, hashlib.sha256(offer.job).hexdigest()]
+    return hashlib.sha256(
+        canonical_json([*asked, offer.hosts, peer.name, site.pinned[peer.name].fingerprint])
+    ).hexdigest()
+
+
+def _earlier(approvals: Approvals, offer: Offer, subject: str) -> Asked | None:
+    """The request whose decision holds for this job, too."""
+    found = [
+        one
+        for one in approvals.every()
+        if one.request.subject == subject and one.state in ("approved", "refused")
+    ]
+    if not found or found[0].decision is None:
+        return None
+    newest, age = found[0], datetime.now(UTC) - datetime.fromisoformat(found[0].decision.when)
+    if offer.task == "lookup":
+        return newest if newest.state == "approved" or age < _REFUSAL_HOLDS else None
+    # The name of a trained model is never given again; a search says by `done` that it goes on.
+    goes_on = offer.task == "train" or (offer.task == "tune" and offer.done > 0)
+    return newest if goes_on and newest.state == "approved" and age < _HOLDS else None
+
+
+async def _wait(
+    site: Site, approvals: Approvals, request: Request, within: float, show: Show
+) -> Decision:
+    """What is decided, or that nobody did."""
+    started = time.monotonic()
+    with approvals.open(request):
+        try:
+            while (decision := approvals.decision(request.id)) is None:
+                waited = time.monotonic() - started
+                if waited >= within:
+                    said = f"nobody at {site.party.name} decided on the job within {within:,.0f} s"
+                    return approvals.end(request.id, "lapsed", said)
+                show.progress("waiting for a person's approval, s", int(waited), int(within))
+                await asyncio.sleep(min(_LOOK, within - waited))
+        except asyncio.CancelledError:
+            said = "whoever waited left, or this party's service was stopped"
+            gone = approvals.end(request.id, "withdrawn", said)
+            _write_down(site, request, gone, show)
+            raise
+    return decision
+
+
+def _write_down(site: Site, request: Request, decision: Decision, show: Show) -> None:
+    """Have the ledger hold the decision, and sign it. Raises DataError when it cannot be written."""
+    site.journal.ledger.note(
+        DecisionEntry(
+            peer=request.guest,
+            task=request.task,
+            job=request.job,
+            model=request.model,
+            run=request.run,
+            request=request.id,
+            outcome=decision.outcome,
+            who=decision.who,
+            decided=decision.when,
+            reason=decision.reason,
+        )
+    )
+    site.journal.seal(show.say)
+
+
+def _refused(site: Site, decision: Decision) -> Refused:
+    """What the guest hears: the reason, and not who it was."""
+    if decision.outcome != "refused":
+        text = f"{decision.reason}: ask its people, then start the job again"
+        return Refused(text, rules=("approve_within",))
+    why = f": {decision.reason}" if decision.reason else ", without a reason"
+    return Refused(f"a person at {site.party.name} refused the job{why}", rules=("approve",))
+
+
+def _signed(site: Site, terms: Terms, decision: Decision) -> Approved:
+    return Approved(decision.when, site.identity.sign(approval_statement(terms, decision.when)))
