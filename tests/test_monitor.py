@@ -20,6 +20,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from room import Said
 
 from vfl.errors import PeerLost, Refused
+from vfl.jobs import doctor
 from vfl.jobs.activity import Activity, JobNow
 from vfl.jobs.connect import Site
 from vfl.monitor.endpoint import showing_figures
@@ -116,7 +117,8 @@ def test_a_training_with_a_killed_host_as_figures_and_as_json(
         lines = serving.until('"event": "ended"')
         heard = parsed("\n".join(lines))
         done = next(line for line in heard if line["event"] == "done")
-        assert (done["party"], done["peer"]) == ("registry", "insurer")
+        assert (done["party"], done["peer"], done["job"]) == ("registry", "insurer", model)
+        assert heard[-1]["event"] == "ended" and heard[-1]["task"] == "train"
         asked = next(line for line in heard if line["event"] == "asked")
         assert asked["job"] == model and len(asked["run"]) == 12
         first = next(line for line in parsed(killed.err) if line["task"] == "train")
@@ -283,6 +285,29 @@ def test_without_the_package_a_line_says_what_to_install(
     monkeypatch.setitem(sys.modules, "prometheus_client", None)
     done = command("serve", str(registry.file), "--metrics", "127.0.0.1:0")
     done.failed(2, "prometheus_client is not installed", "vfl[online]")
+
+
+def test_the_doctor_says_whether_figures_can_be_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = copy_parties("v1", tmp_path)["registry"]
+    registry.settings["party"]["metrics"] = "127.0.0.1:9464"
+    registry.write()
+    said = command("doctor", str(registry.file), "--wait", "0").out
+    assert "ok    metrics: figures at 127.0.0.1:9464 while vfl serve runs" in said
+    monkeypatch.setattr(doctor, "find_spec", lambda name: None)
+    said = command("doctor", str(registry.file), "--wait", "0").out
+    assert "FAIL  metrics: prometheus_client is not installed" in said
+
+
+def test_without_mlflow_a_line_says_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    insurer = copy_parties("v1", tmp_path)["insurer"]
+    (tmp_path / "job.toml").write_text(toml(JOB))
+    monkeypatch.setitem(sys.modules, "mlflow", None)
+    done = command("train", str(insurer.file), str(tmp_path / "job.toml"), "--mlflow", "file:runs")
+    done.failed(2, "mlflow is not installed", "vfl[mlflow]")
 
 
 # --- The log. --------------------------------------------------------------------------------------

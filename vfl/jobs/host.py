@@ -239,9 +239,10 @@ async def _attend(
         ) as following:
             site.activity.offered(offer.run, leads=False)
             done = await while_here([peer], task(site, peer, offer, following))
-    traffic = peer.traffic
-    line = f"{done} in {time.monotonic() - started:.1f} s; sent {counted(traffic.bytes_sent, 'byte')}, "
-    show.say(News(line + f"received {traffic.bytes_received:,}", "done", peer.name))
+            traffic = peer.traffic
+            line = f"{done} in {time.monotonic() - started:.1f} s; "
+            line += f"sent {counted(traffic.bytes_sent, 'byte')}, received {traffic.bytes_received:,}"
+            show.say(News(line, "done", peer.name))
     return True
 
 

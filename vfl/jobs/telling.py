@@ -13,7 +13,7 @@ from vfl.models.findings import Finding
 from vfl.net.peer import Peer, stop_all
 from vfl.net.websocket import WebSocketPeer
 from vfl.net.wire import Message
-from vfl.news import News
+from vfl.news import Event, News, work_ended_by
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
@@ -73,14 +73,16 @@ async def serving_on(peers: Collection[Peer], show: Show) -> AsyncIterator[None]
     except VflError as error:
         not_ours = isinstance(error, PeerError | PeerStopped | PeerLost | Refused)
         line = f"{'job ended' if not_ours else 'error'}: {error}"
-        show.say(News(line, "ended" if not_ours else "fault", _only(peers)))
+        event: Event = "ended" if not_ours else "fault"
+        show.say(News(line, event, _only(peers), work=work_ended_by(error)))
         await stop_all(peers, error)  # what it was told may have come from another party
     except asyncio.CancelledError:
         await stop_all(peers, VflError("", for_peer="it is shutting down", passing=True))
         raise
     except Exception as error:
         # A bug here must not end the service for the next job.
-        show.say(News(f"error: {fault(error)}", "fault", _only(peers)))
+        line = f"error: {fault(error)}"
+        show.say(News(line, "fault", _only(peers), work=work_ended_by(error)))
         await stop_all(peers, VflError(""))
 
 
