@@ -58,6 +58,10 @@ class ProcessNow:
         """Who it is."""
         return Holder(self.process, self.command, self.since, self.machine)
 
+    def does(self, command: str) -> bool:
+        """Whether it is this command of vfl's."""
+        return self.command.split()[:2] == ["vfl", command]
+
 
 _JOB: ContextVar[JobNow | None] = ContextVar("_JOB", default=None)
 
