@@ -13,6 +13,7 @@ _EXTRAS = {
     **dict.fromkeys(("jinja2", "markupsafe", "matplotlib"), "[report]"),
     **dict.fromkeys(("fastapi", "prometheus_client", "starlette", "uvicorn"), "[online]"),
     "openpyxl": "[excel]",
+    "mlflow": "[mlflow]",
     "opentelemetry": "[otel]",
 }
 

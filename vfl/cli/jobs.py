@@ -18,6 +18,7 @@ from vfl.terminal.streams import put_json, stderr, stdout
 from vfl.terminal.usage import NumberType
 
 if TYPE_CHECKING:
+    from vfl.monitor.experiment import Experiment
     from vfl.party.config import Job, Party
     from vfl.party.config_values import Engine, JoinKind
 
@@ -218,6 +219,12 @@ def align(
 @click.argument("job", type=click.Path(path_type=Path), metavar="JOB.toml")
 @ALIGNMENT
 @click.option("--fresh", is_flag=True, help="Start anew where an interrupted training would go on.")
+@click.option(
+    "--mlflow",
+    "tracking",
+    metavar="URI",
+    help="Log settings, measures, the report and a model that scores there, as one run.",
+)
 @WAIT
 @LOCAL_CLUSTER
 @LOG
@@ -227,6 +234,7 @@ def train(
     job: Path,
     alignment: str | None,
     fresh: bool,
+    tracking: str | None,
     wait: float,
     local: int | None,
     as_json: bool,
@@ -240,6 +248,8 @@ def train(
     from vfl.terminal.results import account_document, model_document, put_model
 
     settings = open_party(party)
+    if tracking is not None and (settings.role != "guest" or is_project(job)):
+        raise ConfigError("--mlflow is for a guest's training of a single model: leave it out")
     if is_project(job):
         need_role(settings.role, "guest", party)
         work_of = (load_project(job), alignment, fresh, wait, local)
@@ -257,6 +267,7 @@ def train(
             "a job over rows is started by its server, the coordinator: run `vfl serve` here, and "
             "`vfl train` there"
         )
+    experiment, logged = _experiment(tracking, wanted.name), {}
     with (
         show_progress() as show,
         on_cluster(settings, show, local),
@@ -264,10 +275,13 @@ def train(
     ):
         work = train_guest(site, wanted, alignment=alignment, fresh=fresh, wait=wait, show=show)
         done = run(work)
+        if experiment is not None:
+            logged["mlflow_run"] = experiment.log(settings, party, done, show)
     if as_json:
         put_json(
             {
                 "model": done.half.name,
+                **logged,
                 **model_document(done),
                 "rows": done.rows,
                 "metrics": done.half.metrics,
@@ -280,6 +294,15 @@ def train(
         put_model(done)
     for warning in done.warnings:
         stderr.put(News(f"warning: {warning}", "warning"))
+
+
+def _experiment(tracking: str | None, job: str) -> "Experiment | None":
+    """Where a training is logged, if that is wanted: reached before anything else is done."""
+    if tracking is None:
+        return None
+    from vfl.monitor.experiment import reach
+
+    return reach(tracking, job)
 
 
 def _lead(
