@@ -19,6 +19,7 @@ from kept_parties import copy_parties
 from prometheus_client.parser import text_string_to_metric_families
 from room import Said
 
+import vfl
 from vfl.errors import PeerLost, Refused
 from vfl.jobs import doctor
 from vfl.jobs.activity import Activity, JobNow
@@ -34,6 +35,7 @@ from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 from vfl.terminal.log import JsonLog, wanted_format
 
+PACKAGE = Path(vfl.__file__).parent
 FIELDS = ["time", "level", "party", "event", "task", "job", "run", "peer", "message"]
 LEVELS = {"info", "warning", "error"}
 TRAIN = JOB | {"secureboost": {**JOB["secureboost"], "encryption": "lattice"}}
@@ -155,7 +157,19 @@ def test_a_step_is_a_phase_of_a_fixed_list() -> None:
         assert phase_of(step) in PHASES
     assert phase_of("my-job: adding up totals") == "adding up"
     assert phase_of("fetching bureau's directory") == "fetching"
+    assert phase_of("matching ids with bureau") == "matching"
     assert phase_of("what else") == "other"
+
+
+def test_each_step_of_a_job_has_a_phase() -> None:
+    """What jobs say of their progress, where it is written out."""
+    steps = set()
+    for room in ("jobs", "models", "protocols"):
+        for path in (PACKAGE / room).rglob("*.py"):
+            found = re.findall(r'\.(?:progress|report)\(\s*f?"([^"]+)"', path.read_text())
+            steps |= {text.partition("}: ")[2] or text for text in found}
+    assert len(steps) > 15
+    assert [step for step in steps if phase_of(step) == "other" and not step.startswith("{")] == []
 
 
 def test_time_goes_to_the_phase_whose_part_was_done_in_it() -> None:

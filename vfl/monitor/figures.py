@@ -91,6 +91,7 @@ class Figures(Watcher):
         self._add(job, self._clocks[job].move(job, self._now()))
 
     def counted(self, job: JobNow, rows: int) -> None:
+        self._clocks[job].mark(self._now())  # its table is read and the policy has let it pass
         self._rows.labels(job.task).inc(rows)
 
     def drifted(self, job: JobNow, model: str, psi: float) -> None:

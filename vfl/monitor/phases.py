@@ -7,17 +7,26 @@ from vfl.jobs.activity import JobNow
 PREPARING, ENDING, OTHER = "preparing", "ending", "other"
 _PHASES = {
     "adding up totals": "adding up",
+    "blinding ids": "matching",
     "choosing alpha": "choosing alpha",
+    "comparing samples": "matching",
+    "evaluating own ids": "matching",
     "fetching": "fetching",
     "fitting": "training",
     "gradient": "training",
     "making a hint": "hints",
+    "matching ids": "matching",
     "opening sums": "opening sums",
     "receiving hints": "hints",
+    "receiving the common rows": "matching",
+    "receiving the store": "matching",
     "scoring": "scoring",
     "sealing rows": "sealing",
+    "searching": "searching",
+    "sorting own ids": "matching",
     "standard errors": "inference",
     "training": "training",
+    "trying ways to write ids": "matching",
     "variance inflation": "inference",
 }
 """By how a step begins; names of jobs and of other parties stand behind it, or before a colon."""

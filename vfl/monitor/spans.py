@@ -125,6 +125,7 @@ class Spans(Watcher):
             self._put_phases(traced)
 
     def counted(self, job: JobNow, rows: int) -> None:
+        self._jobs[job].clock.mark(self._now())
         self._jobs[job].rows += rows
 
     def ended(self, job: JobNow, error: BaseException | None) -> None:
