@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from vfl.party.config import Job, Party
     from vfl.party.config_values import Engine, JoinKind
 
+_MLFLOW = "vfl.mlflow"  # the option's value in the command's context
+
 
 @main.command()
 @PARTY
@@ -221,9 +223,20 @@ def align(
 @click.option("--fresh", is_flag=True, help="Start anew where an interrupted training would go on.")
 @click.option(
     "--mlflow",
-    "tracking",
     metavar="URI",
+    expose_value=False,
+    callback=lambda context, _, uri: context.meta.update({_MLFLOW: uri}),
     help="Log settings, measures, the report and a model that scores there, as one run.",
+)
+@click.option(
+    "--estimate",
+    type=NumberType(0, 10**9, whole=True),
+    is_flag=False,
+    flag_value=0,
+    metavar="[ROWS]",
+    help="Say what it would cost and tell, and send nothing; over so many rows in common, or those of "
+    "the "
+    "latest alignment.",
 )
 @WAIT
 @LOCAL_CLUSTER
@@ -234,7 +247,7 @@ def train(
     job: Path,
     alignment: str | None,
     fresh: bool,
-    tracking: str | None,
+    estimate: int | None,
     wait: float,
     local: int | None,
     as_json: bool,
@@ -248,8 +261,13 @@ def train(
     from vfl.terminal.results import account_document, model_document, put_model
 
     settings = open_party(party)
+    tracking = click.get_current_context().meta[_MLFLOW]
     if tracking is not None and (settings.role != "guest" or is_project(job)):
         raise ConfigError("--mlflow is for a guest's training of a single model: leave it out")
+    if estimate is not None:
+        need_role(settings.role, "guest", party)
+        _estimate(settings, job, estimate or None, as_json)
+        return
     if is_project(job):
         need_role(settings.role, "guest", party)
         work_of = (load_project(job), alignment, fresh, wait, local)
@@ -305,6 +323,22 @@ def _experiment(tracking: str | None, job: str) -> "Experiment | None":
     return reach(tracking, job)
 
 
+def _estimate(party: "Party", path: Path, rows: int | None, as_json: bool) -> None:
+    """What a training would cost and tell."""
+    from vfl.jobs.forecast import forecast
+    from vfl.party.config import load_job
+    from vfl.party.project_file import is_project
+    from vfl.terminal.forecast import put_forecast
+
+    if is_project(path):
+        raise ConfigError("--estimate takes the job file of one model, not a project: leave it out")
+    found = forecast(party, load_job(path), rows)
+    if as_json:
+        put_json(found.document)
+    else:
+        put_forecast(found)
+
+
 def _lead(
     settings: "Party", job: "Job", alignment: str | None, fresh: bool, wait: float, as_json: bool
 ) -> None:
@@ -348,6 +382,11 @@ def _lead(
     help="How many reasons, with --explain.  [default: 3]",
 )
 @click.option("--fresh", is_flag=True, help="Do not go on with an unfinished batch.")
+@click.option(
+    "--estimate",
+    is_flag=True,
+    help="Say what it would cost and tell, by the ledger's last batch or alignment, and send nothing.",
+)
 @FORCE
 @WAIT
 @LOCAL_CLUSTER
@@ -361,6 +400,7 @@ def score(
     explain: bool,
     top: int | None,
     fresh: bool,
+    estimate: bool,
     force: bool,
     wait: float,
     local: int | None,
@@ -387,6 +427,9 @@ def score(
         raise ConfigError("--top goes with --explain: add it, or leave --top out")
     settings = open_party(party)
     need_role(settings.role, "guest", party)
+    if estimate:
+        _estimate_scores(settings, model, data, as_json)
+        return
     with (
         show_progress() as show,
         on_cluster(settings, show, local),
@@ -418,3 +461,16 @@ def score(
         )
         return
     put_scored(done, out)
+
+
+def _estimate_scores(party: "Party", model: str, data: str, as_json: bool) -> None:
+    """What scoring a batch would cost and tell."""
+    from vfl.jobs.score_forecast import forecast_scores
+    from vfl.terminal.forecast import put_score_forecast
+
+    with show_progress() as show:
+        found = forecast_scores(party, model, data, show)
+    if as_json:
+        put_json(found.document)
+    else:
+        put_score_forecast(found)
