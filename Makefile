@@ -13,7 +13,7 @@ SLIM := find $(VENV)/lib -type d -name tests -prune -exec rm -r {} + ; \
   $(BIN)/python -m pip --quiet --quiet uninstall --yes setuptools
 COMPILE := PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import lightgbm, pkgutil, vfl; \
   [__import__(module.name) for module in pkgutil.walk_packages(vfl.__path__, "vfl.") \
-   if not module.name.startswith("vfl.online.")]'  # which takes the packages of an extra
+   if not module.name.startswith(("vfl.online.", "vfl.monitor."))]'  # which take packages of extras
 
 # With bytecode kept: it takes seconds to make, in every process that the tests start. A worker begins with
 # neighbours, which share what their module has trained, and takes over from the other at the end.
@@ -27,10 +27,11 @@ UV := build/lock/bin/uv
 LOCK ?= --upgrade
 LOCKING = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --no-progress --universal \
   --generate-hashes --python-version 3.11 $(LOCK)
+IMAGE_EXTRAS := --extra excel --extra online --extra otel --extra postgresql --extra report
 PLATFORMS := x86_64-manylinux_2_28 aarch64-manylinux_2_28 aarch64-apple-darwin
 PYTHONS := 3.11 3.12 3.13 3.14
 
-.PHONY: demo test test-slow lint docs lock known-answers bench clean help
+.PHONY: demo test test-slow lint sbom licences docs lock known-answers bench clean help
 
 help:                ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -67,6 +68,14 @@ lint: $(VENV)/dev    ## ruff, mypy --strict, import-linter, known vulnerabilitie
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/audit.py requirements/dev.txt
 
+sbom: $(VENV)/dev    ## build/sbom: what an install and the container's image hold, as CycloneDX
+	@mkdir -p build/sbom
+	for lock in run image; do $(BIN)/cyclonedx-py requirements --pyproject pyproject.toml --mc-type application \
+	  --output-reproducible --of JSON -o build/sbom/$$lock.cdx.json requirements/$$lock.txt || exit 1; done
+
+licences: $(VENV)/dev  ## licences of what an install and the container's image bring
+	$(BIN)/python .ci/licences.py requirements/run.txt requirements/image.txt
+
 docs: $(VENV)/dev    ## the documentation as a site, in build/site/html; fails on a link that leads nowhere
 	$(BIN)/python docs/site/stage.py build/site/pages
 	$(BIN)/zensical build --strict --clean
@@ -78,6 +87,8 @@ lock:                ## write requirements/ anew, by pyproject.toml; see CONTRIB
 	$(LOCKING) pyproject.toml --extra dev --group build --output-file requirements/dev.txt
 	$(LOCKING) pyproject.toml --extra report --group build --constraint requirements/dev.txt \
 	  --output-file requirements/run.txt
+	$(LOCKING) pyproject.toml $(IMAGE_EXTRAS) --group build --constraint requirements/dev.txt \
+	  --output-file requirements/image.txt
 	for platform in $(PLATFORMS); do for version in $(PYTHONS); do \
 	  $(UV) pip install --quiet --dry-run --target build/lock/none --python-platform $$platform \
 	    --python-version $$version --only-binary :all: --require-hashes --requirements requirements/dev.txt || \

@@ -196,6 +196,8 @@ def test_a_service_says_that_it_runs_and_a_killed_one_is_told(tmp_path: Path) ->
     try:
         serving.until("listening on")
         (one,) = status(registry)["running"]
+        command("status", str(registry.file), "--expect", "serve").ok()
+        assert command("status", str(registry.file), "--expect", "online").code == 1
         assert one["process"] == serving.process.pid and str(one["command"]).startswith("vfl serve")
         assert one["jobs"] == []
     finally:
@@ -203,4 +205,5 @@ def test_a_service_says_that_it_runs_and_a_killed_one_is_told(tmp_path: Path) ->
     found = status(registry)
     assert found["running"] == [] and found["killed"][0]["process"] == serving.process.pid
     said = command("status", str(registry.file)).ok().out
+    assert command("status", str(registry.file), "--expect", "serve").code == 1
     assert "ended without a word, as by a kill: vfl serve" in said

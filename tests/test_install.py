@@ -67,7 +67,7 @@ def declared(*extras: str) -> list[Requirement]:
     return found
 
 
-@pytest.mark.parametrize("name", ["run.txt", "dev.txt", "lock.txt"])
+@pytest.mark.parametrize("name", ["run.txt", "dev.txt", "image.txt", "lock.txt"])
 def test_a_lock_has_one_version_and_digests_of_each_package_and_no_address(name: str) -> None:
     for requirement, digests in locked(name):
         assert [one.operator for one in requirement.specifier] == ["=="]
@@ -81,9 +81,15 @@ def test_locks_are_those_of_the_project() -> None:
     for own in ENVIRONMENTS:
         environment = {**default_environment(), **own}
         run, dev = versions("run.txt", environment), versions("dev.txt", environment)
-        assert dev.items() >= run.items()
+        image = versions("image.txt", environment)
+        assert dev.items() >= run.items() and dev.items() >= image.items()
         build = [Requirement(line) for line in PROJECT["dependency-groups"]["build"]]
-        for wanted, have in ((declared("report"), run), (declared("dev"), dev), (build, run)):
+        for wanted, have in (
+            (declared("report"), run),
+            (declared("excel", "online", "otel", "postgresql", "report"), image),
+            (declared("dev"), dev),
+            (build, run),
+        ):
             for one in wanted:
                 name = one.name.replace("_", "-")
                 assert have[name] in one.specifier, f"{one} against {have[name]}: run `make lock`"
@@ -180,3 +186,71 @@ def test_a_folder_named_vfl_does_not_hide_an_editable_install(
     )
     version = PROJECT["project"]["version"]
     assert done.stdout.split() == [str(ROOT / "vfl" / "__init__.py"), version]
+
+
+# --- A wheel in an environment of its own. --------------------------------------------------------
+
+MOST = 750  # MB of the base install without bytecode, as docs/operations.md says
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel of this clone."""
+    made = tmp_path_factory.mktemp("wheel")
+    before = Path.cwd()
+    os.chdir(ROOT)
+    try:
+        return made / buildapi.build_wheel(str(made))
+    finally:
+        os.chdir(before)
+
+
+def test_a_wheel_has_all_that_commands_read(wheel: Path) -> None:
+    names = zipfile.ZipFile(wheel).namelist()
+    kept = {str(path.relative_to(ROOT)) for path in (ROOT / "vfl").rglob("*") if path.is_file()}
+    kept = {name for name in kept if "__pycache__" not in name}
+    assert kept <= {*names}
+    assert not [name for name in names if name.startswith(("tests/", "deploy/", "data_samples/"))]
+
+
+def installed(command: list[str], **settings: Any) -> None:
+    """Run an installer; skips where there is no package index."""
+    done = subprocess.run(command, capture_output=True, text=True, **settings)
+    if done.returncode and "No matching distribution" in done.stdout + done.stderr:
+        pytest.skip("no package index is there")
+    assert done.returncode == 0, done.stderr
+
+
+def works(vfl: Path, folder: Path) -> None:
+    """A command that needs the packages, in an environment where nothing else is."""
+    env = {"PATH": os.defpath, "HOME": str(folder)}
+    shown = subprocess.run([vfl, "--version"], capture_output=True, text=True, check=True, env=env)
+    assert shown.stdout == f"vfl, version {PROJECT['project']['version']}\n"
+    subprocess.run([vfl, "keys", "new", "insurer"], cwd=folder, check=True, env=env, capture_output=True)
+    assert (folder / "keys" / "insurer.pem").exists()
+
+
+@pytest.mark.slow
+def test_the_wheel_works_in_an_empty_environment(wheel: Path, tmp_path: Path) -> None:
+    python = tmp_path / "venv" / "bin" / "python"
+    subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
+    pip = [str(python), "-m", "pip", "--disable-pip-version-check", "install", "--quiet", "--no-compile"]
+    installed([*pip, "--only-binary", ":all:", str(wheel)])
+    works(python.parent / "vfl", tmp_path)
+    missing = "import sys, importlib.util as u; sys.exit(u.find_spec('pytest') is not None)"
+    assert subprocess.run([python, "-c", missing]).returncode == 0, (
+        "it found this environment's packages"
+    )
+    packages = next((tmp_path / "venv" / "lib").glob("python3*")) / "site-packages"
+    own = [path for path in packages.rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    size = sum(path.stat().st_size for path in own if path.relative_to(packages).parts[0] != "pip") / 1e6
+    print(f"{size:.0f} MB")
+    assert size < MOST
+
+
+@pytest.mark.slow
+def test_the_wheel_works_by_pipx(wheel: Path, tmp_path: Path) -> None:
+    pytest.importorskip("pipx", reason="pipx is not installed")
+    env = {**os.environ, "PIPX_HOME": str(tmp_path / "home"), "PIPX_BIN_DIR": str(tmp_path / "bin")}
+    installed([sys.executable, "-m", "pipx", "install", "--python", sys.executable, str(wheel)], env=env)
+    works(tmp_path / "bin" / "vfl", tmp_path)

@@ -14,6 +14,8 @@ _EXTRAS = {
     **dict.fromkeys(("authlib", "httpx2", "joserfc"), "[oidc]"),
     **dict.fromkeys(("fastapi", "prometheus_client", "starlette", "uvicorn"), "[online]"),
     "openpyxl": "[excel]",
+    "mlflow": "[mlflow]",
+    "opentelemetry": "[otel]",
 }
 
 

@@ -9,16 +9,20 @@ import click
 
 from vfl.cli.completion import names_of
 from vfl.cli.group import main
-from vfl.cli.options import ALIGNMENT, FORCE, JSON, LOCAL_CLUSTER, MODEL, PARTY, WAIT
-from vfl.cli.running import need_role, run
+from vfl.cli.options import ALIGNMENT, FORCE, JSON, LOCAL_CLUSTER, LOG, MODEL, PARTY, WAIT
+from vfl.cli.running import need_role, open_party, open_site, run
 from vfl.errors import ConfigError
+from vfl.news import News
 from vfl.terminal.progress import show_progress
 from vfl.terminal.streams import put_json, stderr, stdout
 from vfl.terminal.usage import NumberType
 
 if TYPE_CHECKING:
+    from vfl.monitor.experiment import Experiment
     from vfl.party.config import Job, Party
     from vfl.party.config_values import Engine, JoinKind
+
+_MLFLOW = "vfl.mlflow"  # the option's value in the command's context
 
 
 @main.command()
@@ -71,27 +75,44 @@ def doctor(party: Path, wait: float, job: Path | None, as_json: bool) -> None:
 
 @main.command(short_help="Serve jobs as a host or coordinator.")
 @PARTY
+@click.option(
+    "--metrics",
+    metavar="ADDRESS",
+    help="Where a monitor reads figures, as 127.0.0.1:9464; as [party] metrics says by default.",
+)
 @LOCAL_CLUSTER
-def serve(party: Path, local: int | None) -> None:
+@LOG
+def serve(party: Path, metrics: str | None, local: int | None) -> None:
     """Serve jobs as a host or coordinator, one after the other, until Ctrl-C, SIGTERM or SIGHUP."""
     with contextlib.suppress(KeyboardInterrupt):  # it may come before anything is served
-        _serve(party, local)
+        _serve(party, metrics, local)
 
 
-def _serve(party: Path, local: int | None) -> None:
+def _serve(party: Path, metrics: str | None, local: int | None) -> None:
     from vfl.jobs.cluster import on_cluster
     from vfl.jobs.connect import Site
     from vfl.jobs.coordinator import coordinate
     from vfl.jobs.host import serve as serve_host
-    from vfl.party.config import load_party
+    from vfl.monitor.endpoint import showing_figures
+    from vfl.monitor.tracing import tracing
+    from vfl.party.config_values import check_own_port
 
-    settings = load_party(party)
+    settings = open_party(party)
+    if metrics is not None:
+        check_own_port(metrics, "--metrics")
     if settings.role == "guest" and not settings.coordinators:
         need_role(settings.role, "host", party)
     work = coordinate if settings.role == "coordinator" else serve_host
     with show_progress(times=True) as show, on_cluster(settings, show, local):
         try:
-            run(work(Site.open(settings), show))
+            site = Site.open(settings)
+
+            async def work_in_view() -> None:
+                async with showing_figures(site, metrics or settings.party.metrics, show):
+                    await work(site, show)
+
+            with tracing(site, show):
+                run(work_in_view())
         except KeyboardInterrupt:
             show.say(f"{settings.name} stops serving")
 
@@ -130,6 +151,7 @@ def _serve(party: Path, local: int | None) -> None:
     is_flag=True,
     help="Only report on this party's own ids (a host can, too); no peer needed.",
 )
+@LOG
 @JSON
 def align(
     party: Path,
@@ -146,11 +168,9 @@ def align(
     from vfl.jobs.alignment import Plan
     from vfl.jobs.alignment import align as align_guest
     from vfl.jobs.cluster import on_cluster
-    from vfl.jobs.connect import Site
-    from vfl.party.config import load_party
     from vfl.terminal.results import account_document, cost, put_ids
 
-    settings = load_party(party)
+    settings = open_party(party)
     if dry_run and settings.role != "coordinator":
         from vfl.blocks.scratch import Scratch
         from vfl.party.id_report import profile_ids
@@ -168,8 +188,7 @@ def align(
         if (engine or settings.align.engine) == "ecdh":  # by the others workers would save nothing
             ends.enter_context(on_cluster(settings, show))
         plan = Plan(name, join, engine, extend, diagnose)
-        site = Site.open(settings)
-        site.warn_of_ending(show)
+        site = ends.enter_context(open_site(settings, show))
         done = run(align_guest(site, plan, wait=wait, show=show))
     alignment = done.alignment
     if as_json:
@@ -203,6 +222,13 @@ def align(
 @ALIGNMENT
 @click.option("--fresh", is_flag=True, help="Start anew where an interrupted training would go on.")
 @click.option(
+    "--mlflow",
+    metavar="URI",
+    expose_value=False,
+    callback=lambda context, _, uri: context.meta.update({_MLFLOW: uri}),
+    help="Log settings, measures, the report and a model that scores there, as one run.",
+)
+@click.option(
     "--estimate",
     type=NumberType(0, 10**9, whole=True),
     is_flag=False,
@@ -214,6 +240,7 @@ def align(
 )
 @WAIT
 @LOCAL_CLUSTER
+@LOG
 @JSON
 def train(
     party: Path,
@@ -228,13 +255,15 @@ def train(
     """Train the model of a job file, or the models of a project."""
     from vfl.cli.projects import train_models
     from vfl.jobs.cluster import on_cluster
-    from vfl.jobs.connect import Site
     from vfl.jobs.training import train as train_guest
-    from vfl.party.config import load_job, load_party
+    from vfl.party.config import load_job
     from vfl.party.project_file import is_project, load_project
     from vfl.terminal.results import account_document, model_document, put_model
 
-    settings = load_party(party)
+    settings = open_party(party)
+    tracking = click.get_current_context().meta[_MLFLOW]
+    if tracking is not None and (settings.role != "guest" or is_project(job)):
+        raise ConfigError("--mlflow is for a guest's training of a single model: leave it out")
     if estimate is not None:
         need_role(settings.role, "guest", party)
         _estimate(settings, job, estimate or None, as_json)
@@ -256,15 +285,21 @@ def train(
             "a job over rows is started by its server, the coordinator: run `vfl serve` here, and "
             "`vfl train` there"
         )
-    with show_progress() as show, on_cluster(settings, show, local):
-        site = Site.open(settings)
-        site.warn_of_ending(show)
+    experiment, logged = _experiment(tracking, wanted.name), {}
+    with (
+        show_progress() as show,
+        on_cluster(settings, show, local),
+        open_site(settings, show) as site,
+    ):
         work = train_guest(site, wanted, alignment=alignment, fresh=fresh, wait=wait, show=show)
         done = run(work)
+        if experiment is not None:
+            logged["mlflow_run"] = experiment.log(settings, party, done, show)
     if as_json:
         put_json(
             {
                 "model": done.half.name,
+                **logged,
                 **model_document(done),
                 "rows": done.rows,
                 "metrics": done.half.metrics,
@@ -276,7 +311,16 @@ def train(
     else:
         put_model(done)
     for warning in done.warnings:
-        stderr.put(f"warning: {warning}")
+        stderr.put(News(f"warning: {warning}", "warning"))
+
+
+def _experiment(tracking: str | None, job: str) -> "Experiment | None":
+    """Where a training is logged, if that is wanted: reached before anything else is done."""
+    if tracking is None:
+        return None
+    from vfl.monitor.experiment import reach
+
+    return reach(tracking, job)
 
 
 def _estimate(party: "Party", path: Path, rows: int | None, as_json: bool) -> None:
@@ -299,15 +343,12 @@ def _lead(
     settings: "Party", job: "Job", alignment: str | None, fresh: bool, wait: float, as_json: bool
 ) -> None:
     """The server's part of a job over rows."""
-    from vfl.jobs.connect import Site
     from vfl.jobs.pooled import lead
     from vfl.terminal.results import account_document, cost
 
     if alignment is not None:
         raise ConfigError("--alignment is for jobs over columns: leave it out")
-    with show_progress() as show:
-        site = Site.open(settings)
-        site.warn_of_ending(show)
+    with show_progress() as show, open_site(settings, show) as site:
         done = run(lead(site, job, fresh=fresh, wait=wait, show=show))
     if as_json:
         found = {"model": done.model, "parties": done.clients, "totals": done.totals}
@@ -349,6 +390,7 @@ def _lead(
 @FORCE
 @WAIT
 @LOCAL_CLUSTER
+@LOG
 @JSON
 def score(
     party: Path,
@@ -375,24 +417,24 @@ def score(
     person (vfl --help).
     """
     from vfl.jobs.cluster import on_cluster
-    from vfl.jobs.connect import Site
     from vfl.jobs.project_scoring import score_project
     from vfl.jobs.projects import resolve_project
     from vfl.jobs.scoring import ScoreOptions
     from vfl.jobs.scoring import score as score_batch
-    from vfl.party.config import load_party
     from vfl.terminal.results import account_document, put_scored
 
     if top is not None and not explain:
         raise ConfigError("--top goes with --explain: add it, or leave --top out")
-    settings = load_party(party)
+    settings = open_party(party)
     need_role(settings.role, "guest", party)
     if estimate:
         _estimate_scores(settings, model, data, as_json)
         return
-    with show_progress() as show, on_cluster(settings, show, local):
-        site = Site.open(settings)
-        site.warn_of_ending(show)
+    with (
+        show_progress() as show,
+        on_cluster(settings, show, local),
+        open_site(settings, show) as site,
+    ):
         options = ScoreOptions(explain, top or 3, fresh, force)
         project = resolve_project(site.store, model)
         if project is None:

@@ -10,7 +10,7 @@ import click
 from vfl.cli.completion import names_of
 from vfl.cli.group import main
 from vfl.cli.options import FORCE, JSON, PARTY, WAIT
-from vfl.cli.running import need_role, run
+from vfl.cli.running import need_role, open_site, run
 from vfl.errors import ConfigError
 from vfl.terminal.progress import show_progress
 from vfl.terminal.streams import put_json
@@ -83,7 +83,6 @@ def oneway(
     A host's levels are added up under encryption: it sees no label and no exposure, this party no row's
     level. Cells of fewer rows than the host's min_cell_rows are put together or withheld.
     """
-    from vfl.jobs.connect import Site
     from vfl.jobs.oneway import PURPOSE, TableRequest
     from vfl.jobs.oneway import oneway as make_table
     from vfl.party.config import load_party
@@ -102,9 +101,7 @@ def oneway(
         share=share,
     )
     target = None if out is None else _target(out, settings, force)
-    with show_progress() as show:
-        site = Site.open(settings)
-        site.warn_of_ending(show)
+    with show_progress() as show, open_site(settings, show) as site:
         done = run(make_table(site, request, wait=wait, show=show))
     heads, rows = done.table.heads, done.table.rows
     if target is not None:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from vfl.cli.group import main
-from vfl.cli.options import JSON
-from vfl.cli.running import need_role, run
+from vfl.cli.options import JSON, LOG
+from vfl.cli.running import need_role, open_party, run
 from vfl.errors import ConfigError
 from vfl.terminal.progress import show_progress
 from vfl.terminal.streams import put_json, stdout
@@ -44,13 +44,13 @@ def online() -> None:
 
 @online.command("serve", hidden=True)
 @click.argument("party", type=click.Path(path_type=Path), metavar="PARTY.toml")
+@LOG
 def serve_online(party: Path) -> None:
     """Serve as [online] of the party file says."""
     from vfl.jobs.connect import Site
     from vfl.online.service import serve
-    from vfl.party.config import load_party
 
-    settings = load_party(party)
+    settings = open_party(party)
     need_role(settings.role, "guest", party)
     if settings.online is None:
         raise ConfigError(

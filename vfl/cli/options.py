@@ -37,6 +37,12 @@ LOCAL_CLUSTER = click.option(
     help="Have rows lie with so many processes of this machine, to try what a cluster does.",
 )
 JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
+LOG = click.option(
+    "--log",
+    type=click.Choice(["text", "json"]),
+    expose_value=False,  # it is read before all else: vfl/terminal/log.py
+    help="How lines on stderr are written; as VFL_LOG says by default, else as text.",
+)
 FORCE = click.option(
     "--force",
     is_flag=True,

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vfl.cli.running import run
+from vfl.cli.running import open_site, run
 from vfl.terminal.progress import show_progress
 from vfl.terminal.streams import put_json, stderr, stdout
 
@@ -24,13 +24,10 @@ def train_models(
 ) -> None:
     """Train the models of a project, one after the other."""
     from vfl.jobs.cluster import on_cluster
-    from vfl.jobs.connect import Site
     from vfl.jobs.project import train_project
     from vfl.terminal.results import account_document, model_document, put_model
 
-    with show_progress() as show, on_cluster(settings, show, local):
-        site = Site.open(settings)
-        site.warn_of_ending(show)
+    with show_progress() as show, on_cluster(settings, show, local), open_site(settings, show) as site:
         work = train_project(site, project, alignment=alignment, fresh=fresh, wait=wait, show=show)
         done = run(work)
     kept = done.kept

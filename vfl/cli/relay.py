@@ -6,12 +6,14 @@ from pathlib import Path
 import click
 
 from vfl.cli.group import main
+from vfl.cli.options import LOG
 from vfl.cli.running import run
 from vfl.terminal.progress import show_progress
 
 
 @main.command(short_help="Join parties that all dial out.")
 @click.argument("config", type=click.Path(path_type=Path), metavar="RELAY.toml")
+@LOG
 def relay(config: Path) -> None:
     """Join connections of parties that all dial out, until Ctrl-C, SIGTERM or SIGHUP.
 

@@ -4,13 +4,19 @@ import asyncio
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from vfl.errors import ConfigError, VflError
+from vfl.terminal.streams import stderr
 from vfl.terminal.usage import COMPUTING, ENDING
+
+if TYPE_CHECKING:
+    from vfl.jobs.connect import Site
+    from vfl.jobs.show import Show
+    from vfl.party.config import Party
 
 T = TypeVar("T")
 
@@ -18,6 +24,30 @@ T = TypeVar("T")
 def need_role(role: str, needed: str, path: Path) -> None:
     if role != needed:
         raise ConfigError(f"{path.name} is the party file of a {role}, the command takes a {needed}'s")
+
+
+def open_party(path: Path) -> "Party":
+    """A party file, whose name the log has from now on. Raises ConfigError."""
+    from vfl.party.config import load_party
+
+    settings = load_party(path)
+    stderr.name_party(settings.name)
+    return settings
+
+
+@contextlib.contextmanager
+def open_site(settings: "Party", show: "Show") -> "Iterator[Site]":
+    """A party of which a job begins, with its keys. Its jobs are traced where OTEL_* says so.
+
+    Raises IdentityError and ConfigError.
+    """
+    from vfl.jobs.connect import Site
+    from vfl.monitor.tracing import tracing
+
+    site = Site.open(settings)
+    site.warn_of_ending(show)
+    with tracing(site, show):
+        yield site
 
 
 def run(work: Coroutine[object, None, T]) -> T:

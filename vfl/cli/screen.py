@@ -7,7 +7,7 @@ import click
 
 from vfl.cli.group import main
 from vfl.cli.options import ALIGNMENT, FORCE, JSON, PARTY, WAIT
-from vfl.cli.running import need_role, run
+from vfl.cli.running import need_role, open_site, run
 from vfl.errors import ConfigError
 from vfl.terminal.progress import show_progress
 from vfl.terminal.streams import put_json
@@ -45,7 +45,6 @@ def screen(
     inflation, of which each party knows that of its own columns. Lines for the party file say which to
     leave out, by [screen] of the job; the owner of a column decides.
     """
-    from vfl.jobs.connect import Site
     from vfl.jobs.screening import screen as screen_columns
     from vfl.party.config import load_job, load_party
     from vfl.party.spreadsheet import write_rows
@@ -56,9 +55,7 @@ def screen(
     need_role(settings.role, "guest", party)
     wanted = load_job(job)
     target = None if out is None else _target(out, settings, force)
-    with show_progress() as show:
-        site = Site.open(settings)
-        site.warn_of_ending(show)
+    with show_progress() as show, open_site(settings, show) as site:
         done = run(screen_columns(site, wanted, alignment=alignment, wait=wait, show=show))
     if target is not None:
         with target.writing() as file:

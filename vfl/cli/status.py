@@ -3,6 +3,8 @@
 from dataclasses import asdict
 from pathlib import Path
 
+import click
+
 from vfl.cli.group import main
 from vfl.cli.options import JSON, PARTY
 from vfl.terminal.streams import put_json
@@ -10,8 +12,13 @@ from vfl.terminal.streams import put_json
 
 @main.command(short_help="Say what this party's commands are doing now.")
 @PARTY
+@click.option(
+    "--expect",
+    type=click.Choice(["serve", "online"]),
+    help="Exit code 1 unless such a command runs, for probes.",
+)
 @JSON
-def status(party: Path, as_json: bool) -> None:
+def status(party: Path, expect: str | None, as_json: bool) -> None:
     """Say what this party's commands are doing now: which, since when, with whom, and how far.
 
     Also which of them ended without a word, as by a kill, since the last one began. No peer is asked,
@@ -26,5 +33,7 @@ def status(party: Path, as_json: bool) -> None:
     found = find_processes(store)
     if as_json:
         put_json(asdict(found))
-        return
-    put_processes(found, store.root)
+    else:
+        put_processes(found, store.root)
+    if expect is not None and not any(one.does(expect) for one in found.running):
+        raise click.exceptions.Exit(1)

@@ -6,7 +6,7 @@ import click
 
 from vfl.cli.group import main
 from vfl.cli.options import ALIGNMENT, FORCE, JSON, LOCAL_CLUSTER, PARTY, WAIT
-from vfl.cli.running import need_role, run
+from vfl.cli.running import need_role, open_site, run
 from vfl.terminal.progress import show_progress
 from vfl.terminal.streams import put_json, stderr
 
@@ -58,9 +58,7 @@ def tune(
     need_role(settings.role, "guest", party)
     wanted = load_job(job)
     folder = TunedFolder.of(settings, wanted, out, force=force)
-    with show_progress() as show, on_cluster(settings, show, local):
-        site = Site.open(settings)
-        site.warn_of_ending(show)
+    with show_progress() as show, on_cluster(settings, show, local), open_site(settings, show) as site:
         done = run(search(site, wanted, folder, alignment=alignment, fresh=fresh, wait=wait, show=show))
         trained = None
         if trains:

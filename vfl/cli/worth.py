@@ -6,7 +6,7 @@ import click
 
 from vfl.cli.group import main
 from vfl.cli.options import ALIGNMENT, FORCE, JSON, LOCAL_CLUSTER, PARTY, WAIT
-from vfl.cli.running import need_role, run
+from vfl.cli.running import need_role, open_site, run
 from vfl.terminal.progress import show_progress
 from vfl.terminal.streams import put_json
 from vfl.terminal.usage import NumberType
@@ -49,7 +49,6 @@ def worth(
     out. No party keeps a part of any model; all get the same page.
     """
     from vfl.jobs.cluster import on_cluster
-    from vfl.jobs.connect import Site
     from vfl.jobs.worth import worth as find_worth
     from vfl.party.config import load_job, load_party
     from vfl.terminal.worth import put_worth, worth_document
@@ -57,9 +56,7 @@ def worth(
     settings = load_party(party)
     need_role(settings.role, "guest", party)
     wanted = load_job(job)
-    with show_progress() as show, on_cluster(settings, show, local):
-        site = Site.open(settings)
-        site.warn_of_ending(show)
+    with show_progress() as show, on_cluster(settings, show, local), open_site(settings, show) as site:
         done = run(
             find_worth(
                 *(site, wanted),

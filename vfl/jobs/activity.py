@@ -23,6 +23,7 @@ from vfl.errors import ModelError, Refused
 from vfl.jobs.show import Show
 from vfl.net.peer import Peer
 from vfl.net.session import WebSocketPeer
+from vfl.news import RUN_DIGITS, WORK, Work, ended_by
 from vfl.party import locks
 from vfl.party.files import replacing, unwritable
 from vfl.party.locks import Holder
@@ -91,14 +92,44 @@ class ProcessNow:
         """Who it is."""
         return Holder(self.process, self.command, self.since, self.machine)
 
+    def does(self, command: str) -> bool:
+        """Whether it is this command of vfl's."""
+        return self.command.split()[:2] == ["vfl", command]
+
 
 _JOB: ContextVar[JobNow | None] = ContextVar("_JOB", default=None)
+
+
+class Watcher:
+    """Hears of the jobs of a process, as figures and traces do. No id, value or key is told."""
+
+    def began(self, job: JobNow) -> None:
+        """A job began."""
+
+    def offered(self, job: JobNow, run: bytes, leads: bool) -> None:
+        """All parties of the job know this random name of their run; whether this one leads it."""
+
+    def moved(self, job: JobNow) -> None:
+        """The job is at its `step`, of which so much is `done`; called often."""
+
+    def counted(self, job: JobNow, rows: int) -> None:
+        """The job is about so many rows, or about so many more."""
+
+    def drifted(self, job: JobNow, model: str, psi: float) -> None:
+        """The column that has moved most since a model's training has this stability index."""
+
+    def passed(self, peer: str, direction: str, kind: str, size: int) -> None:
+        """A message of so many bytes was "sent" or "received"; called often."""
+
+    def ended(self, job: JobNow, error: BaseException | None) -> None:
+        """The job ended, by an error if there is one."""
 
 
 class Activity:
     """What this process does in a store. Until it is `open` nothing is written."""
 
     def __init__(self, store: Store) -> None:
+        self.watchers: list[Watcher] = []
         self._store = store
         self._file: Path | None = None
         self._jobs: list[JobNow] = []
@@ -144,14 +175,24 @@ class Activity:
         """A job, with a show that notes how far it is."""
         job = JobNow(task, [*parties], [name for name in about if name], _now())
         job.id = secrets.token_hex(4)
-        token = _JOB.set(job)
+        token, work = _JOB.set(job), WORK.set(Work(task, next(iter(job.about), None)))
         with self._lock:
             self._jobs.append(job)
         self._note()
+        error: BaseException | None = None
+        for watcher in self.watchers:
+            watcher.began(job)
         try:
             yield _Following(show, self, job)
+        except BaseException as raised:
+            error = raised
+            ended_by(raised, WORK.get())
+            raise
         finally:
+            for watcher in self.watchers:
+                watcher.ended(job, error)
             _JOB.reset(token)
+            WORK.reset(work)
             with self._lock:
                 self._jobs.remove(job)
                 self._sessions.pop(job.id, None)
@@ -206,17 +247,46 @@ class Activity:
                 self._sessions[job.id] = sessions
             if losses is not None:
                 job.losses = [*job.losses[1 - _LOSSES :], dict(losses)]
+        if (work := WORK.get()) is not None:
+            work.job = next(iter(job.about), None)
         self._note()
+
+    def offered(self, run: bytes, *, leads: bool) -> None:
+        """Note by which random name all parties know the present job's run."""
+        if (work := WORK.get()) is not None:
+            work.run = run.hex()[:RUN_DIGITS]
+        if (job := _JOB.get()) is not None:
+            for watcher in self.watchers:
+                watcher.offered(job, run, leads)
+
+    def count(self, rows: int) -> None:
+        """Tell watchers of so many rows, which this party's policy has let pass."""
+        if (job := _JOB.get()) is not None:
+            for watcher in self.watchers:
+                watcher.counted(job, rows)
+
+    def drifted(self, model: str, psi: Collection[float]) -> None:
+        """Tell watchers how far columns have moved since a model's training (PSI)."""
+        if (job := _JOB.get()) is not None and psi:
+            for watcher in self.watchers:
+                watcher.drifted(job, model, max(psi))
+
+    def passed(self, peer: str, direction: str, kind: str, size: int) -> None:
+        """Tell watchers of a message."""
+        for watcher in self.watchers:
+            watcher.passed(peer, direction, kind, size)
 
     def follow(self, job: JobNow, step: str, done: int, of: int | None) -> None:
         """Note how far a job is."""
-        if self._file is None:
+        if self._file is None and not self.watchers:
             return
         with self._lock:
             # What stands behind a comma may be a figure of the job.
             job.step, job.done, job.of, job.told = step.partition(",")[0], done, of, _now()
             if not job.phases or job.phases[-1].step != job.step:
                 job.phases = [*job.phases[1 - _PHASES :], PhaseNow(job.step, job.told, done)]
+        for watcher in self.watchers:
+            watcher.moved(job)
         self._note()
 
     def hear(self, job: JobNow, line: str) -> None:

@@ -9,6 +9,7 @@ from vfl.jobs.connect import Site
 from vfl.jobs.offer import Approved, Matching, Offer
 from vfl.jobs.show import Show
 from vfl.net.peer import Peer
+from vfl.news import News
 from vfl.party.config import Job
 from vfl.party.config_values import Engine, JoinKind
 from vfl.party.kept_ids import GuestKeptAnswers, GuestKeptStores, HostKeptIds
@@ -85,7 +86,7 @@ def lone_participant(site: Site, offer: Offer) -> Participant:
 
 def check_request(site: Site, peer: Peer, offer: Offer, show: Show, what: str) -> None:
     """Say what the peer asks for. Raises as `check_offer`."""
-    show.say(f"{peer.name} asks to {what}")
+    show.say(News(f"{peer.name} asks to {what}", "asked", peer.name))
     check_offer(site, peer, offer)
 
 
@@ -115,6 +116,8 @@ async def accept(
     `approved`: what `approval.approve` gave, which has to be asked before. Returns the agreement.
     """
     Usage(site.store, sides_of(site.party)).count(site.party.policy, peer.name, "jobs", jobs, today())
+    if rows is not None:
+        site.activity.count(rows)
     digest = b"" if query is None else query.digest
     return await accept_offer(site, peer, offer, rows, digest, approved)
 

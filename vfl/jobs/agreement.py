@@ -103,6 +103,7 @@ async def offer_to(
     known = site.fingerprints
     named = [site.party.name, *offer.hosts, *_coordinator(offer)]
     offer = msgspec.structs.replace(offer, fingerprints={name: known[name] for name in named})
+    site.activity.offered(offer.run, leads=True)
     terms = offer.terms(site.party.name)
     own_signature = site.identity.sign(terms.statement_of(_given(offer.query)))
     offer = msgspec.structs.replace(

@@ -434,6 +434,7 @@ async def _serve_alignment(
     if agreed.rows != matched.ids:
         raise peer.breach("another number of common rows than this party has")
     check_intersection(policy, matched.ids)
+    site.activity.count(matched.ids)
     rows = await (host_left if left else host_inner)(peer, matched, many=matching.many)
     check_repeats(policy, most_joined(rows))
     alignment = await asyncio.to_thread(_alignment_of_host, site, peer, offer, name, rows, matched, ids)

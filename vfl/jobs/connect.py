@@ -114,10 +114,20 @@ class Site:
             self.identity.tls_key.path,
             {name: certificate.der for name, certificate in self.pinned.items()},
             self.identity.tls_key.password,
-            watch=self.journal.watch,
+            watch=self._watch,
             formerly=self.formerly,
             why_refused=self.why_refused,
         )
+
+    def _watch(self, peer: Peer) -> None:
+        """Have the ledger, and who watches this process, hear of all messages of a session."""
+        self.journal.watch(peer)
+        if self.activity.watchers:
+
+            def passed(direction: str, kind: str, payload: bytes) -> None:
+                self.activity.passed(peer.name, direction, kind, len(payload))
+
+            peer.observers.append(passed)
 
     def why_refused(self, der: bytes) -> str | None:
         """Why a pinned certificate (DER) is not accepted any more. Raises IdentityError."""

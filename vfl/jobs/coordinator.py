@@ -32,6 +32,7 @@ from vfl.models.kind import CoordinatorRun
 from vfl.models.kinds import kind_of_job
 from vfl.net.peer import Peer, stop_all, together
 from vfl.net.websocket import WebSocketPeer
+from vfl.news import News
 from vfl.party.config import Job
 from vfl.party.policy import check_coordinator
 from vfl.party.store import Store
@@ -115,7 +116,8 @@ async def _coordinate(
         asyncio.TaskGroup() as group,
         site.listen(address, show) as listener,
     ):
-        show.say(f"{site.party.name} coordinates: {site.where(listener)}")
+        where = f"{site.party.name} coordinates: {site.where(listener)}"
+        show.say(News(where, "listening"))
         group.create_task(warn_daily(site, show))
         while True:
             peer = await listener.accept()
@@ -160,7 +162,7 @@ async def _attend(
         if gathering.error is None:  # the first to see it says it
             gathering.error = error
             gathering.done.set()
-            show.say(f"job ended: {error}")
+            show.say(News(f"job ended: {error}", "ended", peer.name))
         await stop_all([peer], error)
 
 
@@ -221,6 +223,7 @@ async def _lead(site: Site, gathering: _Gathering, job: Job, show: Show) -> None
     try:
         async with serving_on(parties, show), site.while_not_revoked(gathering.join.parties):
             with site.activity.job("train", show, gathering.join.parties, [job.name]) as following:
+                site.activity.offered(gathering.join.terms.run, leads=False)
                 await _fit(site, gathering.join, parties, job, following)
     finally:
         gathering.done.set()
@@ -229,7 +232,8 @@ async def _lead(site: Site, gathering: _Gathering, job: Job, show: Show) -> None
 async def _fit(site: Site, join: Join, parties: Sequence[WebSocketPeer], job: Job, show: Show) -> None:
     started, operations = time.monotonic(), Counter[str]()
     store = site.store
-    show.say(f"{join.terms.guest} asks to coordinate {job.name} ({job.job.purpose})")
+    asked = f"{join.terms.guest} asks to coordinate {job.name} ({job.job.purpose})"
+    show.say(News(asked, "asked", join.terms.guest))
     agreement = Agreement.of(site, join.terms, join.signatures, queries=join.queries)
     own = site.identity.sign(join.terms.statement)
     agreement.add(site.party.name, own)
@@ -263,11 +267,9 @@ async def _fit(site: Site, join: Join, parties: Sequence[WebSocketPeer], job: Jo
     )
     save_record(store, record)
     sent, received = (sum(of.values()) for of in (account.sent, account.received))
-    show.say(
-        f"coordinated {job.name} in {account.seconds:.1f} s: "
-        f"{outcome}; sent {counted(sent, 'byte')}, "
-        f"received {received:,}"
-    )
+    line = f"coordinated {job.name} in {account.seconds:.1f} s: {outcome}; "
+    line += f"sent {counted(sent, 'byte')}, received {received:,}"
+    show.say(News(line, "done"))
 
 
 def _record_name(store: Store, job: Job, terms: Terms) -> str:

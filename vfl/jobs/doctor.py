@@ -8,8 +8,9 @@ import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.util import find_spec
 
-from vfl.errors import ConfigError, PeerUnreachable, VflError
+from vfl.errors import ConfigError, PeerUnreachable, VflError, not_installed
 from vfl.jobs.check_result import CheckResult, Reporter
 from vfl.jobs.cluster import check_cluster
 from vfl.jobs.connect import OPENING, PERIOD, Site, faults_of_keys
@@ -53,6 +54,7 @@ async def examine(party: Party, wait: float, report: Reporter, job: Job | None =
     if party.role == "host" and (wider := widened(party.policy)):
         report(CheckResult("note", "policy", f"policy: wider than by default: {', '.join(wider)}"))
     healthy = _check_online(party, report) and healthy
+    healthy = _check_metrics(party, report) and healthy
     stored = _check_store(party, report)
     try:
         check_keys(party)
@@ -153,6 +155,20 @@ def _check_across(party: Party, job: Job | None, report: Reporter) -> bool:
     except ConfigError as error:
         report(CheckResult("FAIL", "job", f"job {job.name}: {error}"))
         return False
+    return True
+
+
+def _check_metrics(party: Party, report: Reporter) -> bool:
+    """Whether figures could be shown, where the party file wants that."""
+    if party.party.metrics is None:
+        return True
+    name = "prometheus_client"
+    if find_spec(name) is None:
+        missing = not_installed(ModuleNotFoundError(name=name))
+        report(CheckResult("FAIL", "metrics", f"metrics: {missing}"))
+        return False
+    where = f"figures at {party.party.metrics} while vfl serve runs"
+    report(CheckResult("ok", "metrics", f"metrics: {where}"))
     return True
 
 

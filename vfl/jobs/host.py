@@ -34,6 +34,7 @@ from vfl.models.kinds import check_rules_of, kind_of_model, load_half
 from vfl.net.open_sessions import A_PEER
 from vfl.net.peer import Peer
 from vfl.net.websocket import WebSocketPeer
+from vfl.news import News
 from vfl.party.id_report import find_unmended
 from vfl.party.refusals import RefusalCounts
 from vfl.party.table import Table
@@ -152,14 +153,14 @@ def _check_faults(site: Site, table: Table, show: Show) -> None:
 
 async def _dial_forever(site: Site, name: str, address: str, show: Show) -> None:
     """Keep one session with a guest that runs one job at a time."""
-    show.say(f"dialling {name} at {address}")
+    show.say(News(f"dialling {name} at {address}", "dialling", name))
     await _dial_in_turn(site, name, address, show, Once(show.say), contextlib.nullcontext())
 
 
 async def _wait_for_lookups(site: Site, name: str, address: str, show: Show) -> None:
     """Keep a session waiting where a guest's `vfl online` listens, beside those that have a job: as many
     as the guest lets one party have."""
-    show.say(f"dialling {name} at {address} for lookups")
+    show.say(News(f"dialling {name} at {address} for lookups", "dialling", name))
     once, turn = Once(show.say), asyncio.Lock()
     async with asyncio.TaskGroup() as group:
         for _ in range(A_PEER):
@@ -196,7 +197,7 @@ async def _dial_in_turn(
 
 async def _listen_forever(site: Site, address: str, group: asyncio.TaskGroup, show: Show) -> None:
     async with site.listen(address, show) as listener:
-        show.say(site.where(listener))
+        show.say(News(site.where(listener), "listening"))
         while True:
             peer = await listener.accept()
             group.create_task(serve_session(site, peer, show))
@@ -243,13 +244,13 @@ async def _attend(
             offer.task, show, [peer.name, *others], [offer.model, offer.alignment]
         ) as following:
             site.activity.tell(sessions=[peer])
+            site.activity.offered(offer.run, leads=False)
             async with site.activity.until_cancelled():
                 done = await while_here([peer], task(site, peer, offer, following))
-    traffic = peer.traffic
-    show.say(
-        f"{done} in {time.monotonic() - started:.1f} s; sent {counted(traffic.bytes_sent, 'byte')}, "
-        f"received {traffic.bytes_received:,}"
-    )
+            traffic = peer.traffic
+            line = f"{done} in {time.monotonic() - started:.1f} s; "
+            line += f"sent {counted(traffic.bytes_sent, 'byte')}, received {traffic.bytes_received:,}"
+            show.say(News(line, "done", peer.name))
     return True
 
 

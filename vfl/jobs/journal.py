@@ -14,6 +14,7 @@ from vfl.jobs.offer import Join, Offer
 from vfl.jobs.reveals import message_type, reveals
 from vfl.net.peer import Peer
 from vfl.net.wire import CIPHERTEXT, Message, WireError, decode
+from vfl.news import RUN_DIGITS
 from vfl.party.config_values import to_the_end
 from vfl.party.config_words import JOB_NAME
 from vfl.party.ledger import JobEntry, Ledger, MessageEntry, Way
@@ -21,7 +22,6 @@ from vfl.party.store import Store
 from vfl.protocols.common.key import Key
 from vfl.protocols.lookup.messages import LookedUp, LookUp
 
-_RUN = 12  # hex digits of a run's name, of which the first six are in its models'
 _KEYS = 64  # runs whose key's width is known
 _COUNTED = frozenset({LookUp.__name__, LookedUp.__name__})
 """Messages of which the ledger has counts by the minute, as there is one for each row that is scored."""
@@ -75,7 +75,7 @@ class Journal:
             task=terms.task,
             job=name,
             purpose=purpose,
-            run=terms.run.hex()[:_RUN],
+            run=terms.run.hex()[:RUN_DIGITS],
             hosts=terms.hosts,
             alignment=terms.alignment,
             model=terms.model,

@@ -20,6 +20,8 @@ from vfl.party.table import Table
 from vfl.protocols.common.batches import ScoredPart
 
 _PREDICTIONS = ("probability", "prediction", "expected")
+LIKELIEST = "prediction"
+"""Of several classes, the name of the one that is likeliest."""
 _OF_CLASS = "probability_"
 _EXPLAINED = ("score", "base", "reasons")
 _CONTRIBUTION = "contribution:"
@@ -99,7 +101,7 @@ def predictions(
         found = half.loss.predict(scores)
         likeliest = [half.classes[number] for number in found.argmax(axis=1).tolist()]
         names = [f"{_OF_CLASS}{name}" for name in half.classes]
-        return {"prediction": likeliest, **dict(zip(names, found.T, strict=True))}
+        return {LIKELIEST: likeliest, **dict(zip(names, found.T, strict=True))}
     offset, exposure = table.offset, table.exposure
     return {
         **predictions_of(
@@ -121,6 +123,13 @@ def predictions_of(
     if exposure is None:
         return {"prediction": expected}
     return {"prediction": expected / exposure, "expected": expected}
+
+
+def names_of_scores(half: AnyGuestHalf) -> list[str]:
+    """What the predictions of a model are called in an output."""
+    if half.classes:
+        return [LIKELIEST, *(f"{_OF_CLASS}{name}" for name in half.classes)]
+    return [*predictions_of(half, np.zeros(0), None, np.ones(0) if half.exposure else None)]
 
 
 def with_offset(

@@ -536,10 +536,12 @@ async def serve_score(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     table = replace(table, ids=[])
     release_memory(table.rows)
     check_batch(policy, len(rows))
+    site.activity.count(len(rows))
     # These are the rows that it will be asked for.
     features, unknown = await asyncio.to_thread(match_levels, table.take(rows), half.levels)
     strange = say_unknown_levels(show, unknown, half.levels)
-    await asyncio.to_thread(drift_of_columns, show, half.profiles, table.path.name, features)
+    moved = await asyncio.to_thread(drift_of_columns, show, half.profiles, table.path.name, features)
+    site.activity.drifted(half.name, moved.values())
 
     def follow(done: int, of: int) -> None:
         show.progress("scoring", done, of)

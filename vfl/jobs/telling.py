@@ -13,6 +13,7 @@ from vfl.models.findings import Finding
 from vfl.net.peer import Peer, stop_all
 from vfl.net.websocket import WebSocketPeer
 from vfl.net.wire import Message
+from vfl.news import Event, News, work_ended_by
 
 T = TypeVar("T")
 M = TypeVar("M", bound=Message)
@@ -71,15 +72,24 @@ async def serving_on(peers: Collection[Peer], show: Show) -> AsyncIterator[None]
         yield
     except VflError as error:
         not_ours = isinstance(error, PeerError | PeerStopped | PeerLost | Refused)
-        show.say(f"{'job ended' if not_ours else 'error'}: {error}")
+        line = f"{'job ended' if not_ours else 'error'}: {error}"
+        event: Event = "ended" if not_ours else "fault"
+        show.say(News(line, event, _only(peers), work=work_ended_by(error)))
         await stop_all(peers, error)  # what it was told may have come from another party
     except asyncio.CancelledError:
         await stop_all(peers, VflError("", for_peer="it is shutting down", passing=True))
         raise
     except Exception as error:
         # A bug here must not end the service for the next job.
-        show.say(f"error: {fault(error)}")
+        line = f"error: {fault(error)}"
+        show.say(News(line, "fault", _only(peers), work=work_ended_by(error)))
         await stop_all(peers, VflError(""))
+
+
+def _only(peers: Collection[Peer]) -> str | None:
+    """The name of the peer, where there is one alone."""
+    names = [peer.name for peer in peers]
+    return names[0] if len(names) == 1 else None
 
 
 async def while_here(peers: Collection[Peer], work: Coroutine[object, None, T]) -> T:

@@ -42,6 +42,7 @@ from vfl.net.peer import Peer
 from vfl.net.tls import reason_of
 from vfl.net.window import GREETING, Breach, OldAttempt, Opening, Windows
 from vfl.net.wire import KIB
+from vfl.news import News
 
 PIECE = 256 * KIB  # asyncio's TLS takes a single write whole, however slow the line is
 
@@ -250,10 +251,12 @@ class WebSocketPeer(Peer):
             self._finish(PeerLost(text, passing=False))
             return None
         if self._redial is not None:
-            say(f"{self._broken(reason)}: dialling again for {seconds:.0f} s")
+            line = f"{self._broken(reason)}: dialling again for {seconds:.0f} s"
+            say(News(line, "connection", self.name))
             following = self._dial_again(self._redial, self.key)
         else:
-            say(f"{self._broken(reason)}: waiting {seconds:.0f} s for it to dial again")
+            line = f"{self._broken(reason)}: waiting {seconds:.0f} s for it to dial again"
+            say(News(line, "connection", self.name))
             following = self._wait_for_resume()
         loop = asyncio.get_running_loop()
         broke = loop.time()
@@ -270,7 +273,8 @@ class WebSocketPeer(Peer):
                 self._finish(PeerLost(text, passing=False))  # the job has waited long enough
         if self._link is not None:
             self._progress += 1
-            say(f"the connection to {self.name} is back after {loop.time() - broke:.0f} s")
+            line = f"the connection to {self.name} is back after {loop.time() - broke:.0f} s"
+            say(News(line, "connection", self.name))
         return self._link
 
     async def _dial_again(self, redial: Redial, key: bytes) -> None:
@@ -330,7 +334,8 @@ class WebSocketPeer(Peer):
         # From here on nothing arrives over the old one: the count just made stands.
         before, self._link = self._link, _Link(connection, wire.encode(Resumed(arrived)))
         if before is not None:
-            self._patience.say(f"{self.name} dialled again: the connection before it had broken")
+            line = f"{self.name} dialled again: the connection before it had broken"
+            self._patience.say(News(line, "connection", self.name))
             before.connection.abort()
         self._back.set()
 

@@ -14,10 +14,13 @@ from pydantic import (
     Field,
     PlainSerializer,
     PlainValidator,
+    TypeAdapter,
+    ValidationError,
     ValidationInfo,
     WithJsonSchema,
 )
 
+from vfl.errors import ConfigError
 from vfl.learn.curves import MOST_KNOTS
 from vfl.learn.factors import LARGEST
 from vfl.learn.levels import tidy
@@ -303,3 +306,11 @@ _LISTEN = "host:port with a port from 0 (any free one) to 65535"
 Listen = Annotated[str, _endpoint(0, _LISTEN)]
 ClusterAddress = Annotated[str, Field(pattern=CLUSTER)]
 OwnPort = Annotated[str, _endpoint(0, _LISTEN, or_relay=False)]
+
+
+def check_own_port(text: str, what: str) -> None:
+    """Raises ConfigError for text that is no address to listen on. what: what it is called."""
+    try:
+        TypeAdapter(OwnPort).validate_python(text)
+    except ValidationError:
+        raise ConfigError(f"{what} must be {_LISTEN}") from None

@@ -5,6 +5,7 @@ some is told which. What a host counts by the day lies in its store and outlives
 """
 
 import json
+import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
@@ -556,6 +557,11 @@ def rule_words(policy: PolicySection, rule: str) -> str:
     """A rule with its value in words, and whether the party file has it."""
     usual = "" if rule in policy.model_fields_set else " (the default)"
     return f"rule {rule} = {rule_text(getattr(policy, rule))} of [policy]{usual}"
+
+
+def rules_in(text: str) -> list[str]:
+    """The rules that a refusal names, as `rule_words` writes them."""
+    return [rule for rule in re.findall(r"\brule (\w+) = ", text) if rule in PolicySection.model_fields]
 
 
 def rule_text(value: object) -> str:

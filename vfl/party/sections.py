@@ -28,6 +28,7 @@ from vfl.party.config_values import (
     Listen,
     LocalPath,
     OneOrMoreColumns,
+    OwnPort,
     PartyName,
     Role,
     Rule,
@@ -95,6 +96,11 @@ class PartySection(Section):
         default=False,
         description="the folders of store, keys and certificates may be writable by other accounts: "
         "where modes mean nothing, or all of them are trusted",
+    )
+    metrics: OwnPort | None = Field(
+        default=None,
+        description="address where a monitor reads figures of vfl serve in plain HTTP, such as "
+        "127.0.0.1:9464; nowhere if absent",
     )
     cluster: ClusterAddress | None = Field(
         default=None,

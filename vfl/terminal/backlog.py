@@ -25,12 +25,21 @@ class _Text:
 
 
 class Backlog:
-    """Writes to a descriptor in a thread; `on_gone` is called there once nobody reads it any more."""
+    """Writes to a descriptor in a thread; `on_gone` is called there once nobody reads it any more.
 
-    def __init__(self, descriptor: int, encoding: str, on_gone: Callable[[], object]) -> None:
+    `written`: how a line that is put in the place of others is written.
+    """
+
+    def __init__(
+        self,
+        descriptor: int,
+        encoding: str,
+        on_gone: Callable[[], object],
+        written: Callable[[str], str] = str,
+    ) -> None:
         # Its own: the caller's may be closed, and its number be another file's, while text waits.
         self._descriptor = os.dup(descriptor)
-        self._encoding, self._on_gone = encoding, on_gone
+        self._encoding, self._on_gone, self._written = encoding, on_gone, written
         self._changed = threading.Condition()
         self._waiting: deque[_Text] = deque()
         self._size = 0  # bytes that wait, and those that are being written
@@ -57,7 +66,8 @@ class Backlog:
     def _note(self) -> _Text:
         """A line in the place of those that were dropped."""
         lines, self._dropped = counted(self._dropped, "line"), 0
-        return _Text(f"note: {lines} could not be written (nobody read them)\n".encode("ascii"), 1)
+        note = self._written(f"note: {lines} could not be written (nobody read them)")
+        return _Text(f"{note}\n".encode("ascii"), 1)
 
     def close(self, seconds: float) -> bool:
         """Take no more, and wait so long for the reader; whether all there was has been written."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
+from vfl.news import News
 from vfl.terminal.streams import stderr
 
 if TYPE_CHECKING:
@@ -39,12 +40,12 @@ class ProgressDisplay:
             TextColumn("{task.fields[count]}", markup=False),
             TimeElapsedColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=stderr.logs_json or not self._console.is_terminal,
             transient=True,
             redirect_stdout=False,  # they would be read back from the streams that it writes to
             redirect_stderr=False,
         )
-        self._times = times and self.bar.disable and not _in_journal()
+        self._times = times and self.bar.disable and not (stderr.logs_json or _in_journal())
         self._step: tuple[str, TaskID | None] = ("", None)
         self._started = self._said = time.monotonic()
         self._first = self._done = 0  # of the step: where this display began with it, where it is
@@ -77,7 +78,7 @@ class ProgressDisplay:
         if self.bar.disable and now - self._said >= _LOG_SECONDS and done and done != of:
             # No terminal: a line now and then, for the log.
             self._said = now
-            self.say(f"{what}: {count}")
+            self.say(News(f"{what}: {count}", "progress"))
 
 
 @contextlib.contextmanager

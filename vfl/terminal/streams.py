@@ -13,12 +13,15 @@ import math
 import os
 import stat
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from typing import Literal, TextIO
+from typing import TYPE_CHECKING, Literal, TextIO
 
 from vfl.terminal.backlog import Backlog
 from vfl.text import counted, shown, shown_in
+
+if TYPE_CHECKING:
+    from vfl.terminal.log import JsonLog
 
 _MOST = 4000  # characters of a line
 
@@ -30,6 +33,8 @@ class Stream:
         self._name = name
         self._missed, self._why = 0, ""
         self._backlog: Backlog | None = None
+        self._log: JsonLog | None = None
+        self._end_log: Callable[[], None] = lambda: None
         self.left = False
         """Whether nobody reads it any more: its reader went away, or it was closed from the start."""
         self.failure: OSError | None = None
@@ -41,16 +46,39 @@ class Stream:
         """Forget what happened to an earlier command of this process."""
         self.left, self.failure, self.beginning = self._file is None, None, ""
         self._missed = 0
+        self.log_as("text")
         if isinstance(self._file, io.TextIOWrapper):
             self._file.reconfigure(errors="backslashreplace")
         with suppress(OSError, ValueError):  # it has no descriptor
             # A parent that shares it may have set it so; half of a line would be lost when it is full.
             os.set_blocking(self.fileno(), True)
 
+    def log_as(self, kind: str) -> None:
+        """Have each line written as an object, where the kind is "json", or as it is."""
+        self._end_log()
+        self._log, self._end_log = None, lambda: None
+        if kind == "json":
+            from vfl.terminal.log import JsonLog, hear_python
+
+            self._log, self._end_log = JsonLog(), hear_python(lambda line: self.put(line))
+
+    @property
+    def logs_json(self) -> bool:
+        """Whether lines are written as objects."""
+        return self._log is not None
+
+    def name_party(self, name: str) -> None:
+        """Whose command it is, for the log."""
+        if self._log is not None:
+            self._log.party = name
+
     def put(self, *lines: str) -> None:
         """Write lines. What is no plain text in one is escaped: it cannot become two lines."""
         for line in lines:
-            self.write(f"{self.line(line)}\n")
+            self.write(f"{self._written(line)}\n")
+
+    def _written(self, line: str) -> str:
+        return self.line(line) if self._log is None else self._log.line(line, self.line)
 
     def line(self, text: str) -> str:
         """A line of plain text that the stream can take."""
@@ -67,7 +95,8 @@ class Stream:
             return len(text)
         try:
             if self._missed:
-                file.write(f"note: {counted(self._missed, 'line')} could not be written ({self._why})\n")
+                lacks = f"note: {counted(self._missed, 'line')} could not be written ({self._why})"
+                file.write(f"{self._written(lacks)}\n")
                 self._missed = 0
             file.write(text)
         except OSError as error:
@@ -104,7 +133,7 @@ class Stream:
             if self._backlog is backlog:  # else it speaks of what the stream was before
                 self._lose(BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE)))
 
-        self._backlog = backlog = Backlog(self.fileno(), self.encoding, gone)
+        self._backlog = backlog = Backlog(self.fileno(), self.encoding, gone, self._written)
         written = False
         try:
             yield

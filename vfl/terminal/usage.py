@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from vfl.errors import ConfigError, DataError, VflError, fault, not_installed
+from vfl.news import News, Work, work_ended_by
+from vfl.terminal.log import VARIABLE, wanted_format
 from vfl.terminal.streams import open_closed, stderr, stdout
 from vfl.text import MOST, counted, shown
 from vfl.version import __version__
@@ -136,6 +138,8 @@ class CommandGroup(click.Group, _Helpful):
         """Run the command of a command line and exit."""
 
         def run() -> object:
+            given = sys.argv[1:] if args is None else args
+            stderr.log_as(wanted_format(given, os.environ.get(VARIABLE)))
             return super(CommandGroup, self).main(
                 args, prog_name or "vfl", complete_var, standalone_mode=False, **extra
             )
@@ -149,11 +153,10 @@ class CommandGroup(click.Group, _Helpful):
             code = _run_to_code(run)
         stdout.flush()
         if stdout.failure is not None:
-            stderr.put(
-                f"error: stdout cannot be written ({stdout.failure.strerror}); what the command has "
-                f"made is kept: {shown(stdout.beginning, MOST)}"
-            )
             code = code or DataError.exit_code
+            line = f"error: stdout cannot be written ({stdout.failure.strerror}); what the command has "
+            line += f"made is kept: {shown(stdout.beginning, MOST)}"
+            stderr.put(News(line, "failed", exit_code=code))
         stderr.flush()
         sys.exit(code)
 
@@ -234,8 +237,10 @@ def _run_to_code(run: Callable[[], object]) -> int:
     try:
         code = run()
     except VflError as error:
-        return _fail(str(error), error.exit_code)
+        return _fail(str(error), error.exit_code, work_ended_by(error))
     except click.exceptions.NoArgsIsHelpError as error:
+        if stderr.logs_json:
+            return _fail("a command is missing: see vfl --help", ConfigError.exit_code)
         stderr.write(f"{error.format_message()}\n")
         return ConfigError.exit_code
     except click.UsageError as error:
@@ -243,17 +248,17 @@ def _run_to_code(run: Callable[[], object]) -> int:
     except click.ClickException as error:
         return _fail(error.format_message(), error.exit_code)
     except (KeyboardInterrupt, click.Abort):  # the first before any command runs
-        stderr.put("interrupted")
+        stderr.put(News("interrupted", "interrupted", exit_code=INTERRUPTED))
         return INTERRUPTED
     except ModuleNotFoundError as error:
         return _fail(not_installed(error), ConfigError.exit_code)
     except Exception as error:
-        return _fail(fault(error), VflError.exit_code)
+        return _fail(fault(error), VflError.exit_code, work_ended_by(error))
     return code if isinstance(code, int) else 0
 
 
-def _fail(text: str, code: int) -> int:
-    stderr.put(f"error: {text}")
+def _fail(text: str, code: int, work: Work | None = None) -> int:
+    stderr.put(News(f"error: {text}", "failed", exit_code=code, work=work))
     return code
 
 
