@@ -53,7 +53,7 @@ import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, pairwise
+from itertools import combinations
 
 import gmpy2
 import numpy as np
@@ -221,7 +221,8 @@ async def guest_covariance(
             await guest.split_weights(one, other)
             follow.done("between hosts", number)
         # 4. In a basis that nobody knows.
-        await guest.relay_chain(follow)
+        await guest.relay_blocks()
+        follow.done("gathered")
         inverted = await guest.invert(sizes, penalty, free)
         follow.done("rotated")
         # 5. Back to their owners.
@@ -358,44 +359,50 @@ class _Guest:
             await other.send(WeightPart(data[first : first + 4 * MIB]))
         await relay(one, other)
 
-    async def relay_chain(self, follow: InferenceProgress) -> None:
+    async def relay_blocks(self) -> None:
         """4. Hosts gather all blocks at the first, which go from one to the next."""
         first, *others = self._hosts
         for one, other in combinations(others, 2):
             await relay(one, other)
         for other in others:
             await relay(other, first)
-        follow.done("gathered")
-        for number, (before, after) in enumerate(pairwise(self._hosts), 1):
-            await relay(before, after)
-            follow.done("rotated", number)
 
     async def invert(self, sizes: Sequence[int], penalty: float, free: int) -> Table:
         """The inverse of the whole information, of the guest's columns and the hosts' in their basis."""
-        key, last = self._workers.key, self._hosts[-1]
+        key, first, rows = self._workers.key, self._hosts[0], self._matrix.rows
         own, theirs = sizes[0], sum(sizes[1:])
-        count = own * theirs + theirs * (theirs + 1) // 2
-        slot = information_bits(self._matrix.rows, len(self._hosts), theirs)
-        slots = (key.public.bits - 2) // slot
-        entries: list[int] = []
-        cts = await receive_encrypted(last, key.public, -(-count // slots), RotatedInformation)
+        one, both = (information_bits(rows, len(self._hosts), theirs, sides) for sides in (1, 2))
+        count = theirs * (theirs + 1) // 2
+        slots, packed = (key.public.bits - 2) // one, (key.public.bits - 2) // both
+        groups = [min(slots, own - i) for i in range(0, own, slots)]
+        # Of each ciphertext the bits of a slot, and how many numbers it has.
+        layout = [(one, some) for some in groups for _ in range(theirs)]
+        layout += [(both, min(packed, count - i)) for i in range(0, count, packed)]
+        cts = await receive_encrypted(first, key.public, len(layout), RotatedInformation)
+        entries: list[list[int]] = []
         try:
-            for plaintext in await decrypt(self._workers, key.public.array(cts)):
-                some = min(slots, count - len(entries))
-                entries += unpacked(plaintext % int(key.public.n), int(key.public.n), slot, some)
+            for (slot, some), plaintext in zip(
+                layout, await decrypt(self._workers, key.public.array(cts)), strict=True
+            ):
+                n = int(key.public.n)
+                entries.append([*unpacked(plaintext % n, n, slot, some)])
         except ValueError as error:
-            raise last.breach(f"RotatedInformation with {error}") from None
+            raise first.breach(f"RotatedInformation with {error}") from None
+        across = np.zeros((own, theirs), object)
+        for place in range(len(groups) * theirs):
+            group, column = divmod(place, theirs)
+            across[group * slots :, column][: groups[group]] = entries[place]
+        flat = [entry for some in entries[len(groups) * theirs :] for entry in some]
         whole = np.zeros((own + theirs, own + theirs), object)
         gram = await asyncio.to_thread(_exact_gram, self._matrix, self._weights)
         whole[:own, :own] = gram * (1 << FINER_BITS)
         whole[:own, :own] += coarse_penalty(self._matrix, penalty, free) * (1 << FINER_BITS)
-        across = np.array(entries[: own * theirs], object).reshape(own, theirs)
         whole[:own, own:], whole[own:, :own] = across, across.T
-        whole[own:, own:] = symmetric(entries[own * theirs :], theirs)
+        whole[own:, own:] = symmetric(flat, theirs)
         try:
             return await asyncio.to_thread(inverse, whole, 1200)
         except ValueError as error:
-            raise last.breach(f"RotatedInformation that is {error}") from None
+            raise first.breach(f"RotatedInformation that is {error}") from None
 
     async def give_back(
         self, block: Table, scaled: float, fraction: int, follow: InferenceProgress
@@ -409,11 +416,7 @@ class _Guest:
                 return [int(gmpy2.rint(entry * size)) for entry in upper(block)]
 
         numbers = await asyncio.to_thread(whole)
-        await send_encrypted(self._hosts[-1], await self._encrypted(numbers))
-        chain = [*reversed(self._hosts)]
-        for number, (before, after) in enumerate(pairwise(chain), 1):
-            await relay(before, after)
-            follow.done("back", number)
+        await send_encrypted(self._hosts[0], await self._encrypted(numbers))
         for host in self._hosts[1:]:
             await relay(self._hosts[0], host)
         follow.done("back")

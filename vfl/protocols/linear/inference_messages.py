@@ -165,17 +165,17 @@ async def receive_encrypted(
     return found
 
 
-def information_bits(rows: int, hosts: int, columns: int) -> int:
-    """Bits of an entry of the information in the hosts' basis, its sign counted."""
+def information_bits(rows: int, hosts: int, columns: int, sides: int) -> int:
+    """Bits of an entry of the information of which one side or both are in the hosts' basis, its sign
+    counted."""
     numbers = 2 * (LARGEST_BITS + 1)
-    growth = basis_changes(hosts) * 2 * (BASIS_BITS + columns.bit_length())
+    growth = basis_changes(hosts) * sides * (BASIS_BITS + columns.bit_length())
     return WEIGHT_BITS + rows.bit_length() + numbers + FINER_BITS + growth + 4
 
 
 def basis_changes(hosts: int) -> int:
-    """How often the basis of a host's columns is changed: by each host and, where one gathers the blocks
-    of others, by the host itself before."""
-    return hosts + (hosts > 1)
+    """How often the basis of a host's columns is changed: by the first host, and by a later one before."""
+    return 1 + (hosts > 1)
 
 
 def noise(bits: int) -> int:

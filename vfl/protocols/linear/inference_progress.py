@@ -30,8 +30,8 @@ class InferenceProgress:
             "with guest": [shared(4 * own + 4, 4 * own * one + 2 * one**2) for one in hosts],
             "between hosts": [shared(9 * (a + b), 18 * a * b) for a, b in combinations(hosts, 2)],
             "gathered": [_PRODUCT * one**2 * (own + size) for one in hosts[1:]],
-            "rotated": [rotation for _ in hosts],
-            "back": [rotation for _ in hosts],
+            "rotated": [rotation],
+            "back": [rotation],
             "opened": [_ENCRYPTED * one**2 / 2 for one in hosts],
         }
         self._tell, self._total = tell, sum(map(sum, self._weights.values()))
