@@ -44,7 +44,7 @@ from vfl.protocols.common.lattice_hints import (
     HintPart,
     HintSums,
 )
-from vfl.protocols.common.lattice_sums import GuestProducts, Query, Vectors, VectorSums
+from vfl.protocols.common.lattice_sums import GuestProducts, Query, Shape, Vectors, VectorSums
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees import grower, questions
@@ -554,7 +554,8 @@ def guest_of(
     hint = EncryptedHint(parameters, seed, header)
     for number, part in enumerate(parts):
         hint.load(number, part)
-    return GuestProducts([ours], [hint], [parameters], seed, 64, Counter(), lambda _: nullcontext())
+    shape = Shape(parameters.rows, parameters.value_bits, 62)
+    return GuestProducts([ours], [hint], [parameters], seed, shape, Counter(), lambda _: nullcontext())
 
 
 @pytest.mark.parametrize("what", REFUSED)

@@ -112,8 +112,8 @@ from vfl.protocols.linear.rotation import (
     symmetric,
     upper,
 )
+from vfl.protocols.linear.row_products import Factor, RowProducts
 from vfl.protocols.linear.shared_products import (
-    Piece,
     SharedSums,
     Table,
     columns_of,
@@ -215,7 +215,13 @@ async def guest_covariance(
         follow = InferenceProgress(progress, sizes, mine.rows)
         guest = _Guest(with_columns, mine, weights, workers, resources)
         # 2. With each host; 3. each two hosts.
-        await together([guest.share_with(host, columns[host.name]) for host in with_columns])
+        across = await guest.share_columns_with([columns[host.name] for host in with_columns])
+        await together(
+            [
+                guest.share_with(host, columns[host.name], sums)
+                for host, sums in zip(with_columns, across, strict=True)
+            ]
+        )
         follow.done("with guest")
         for number, (one, other) in enumerate(combinations(with_columns, 2), 1):
             await guest.split_weights(one, other)
@@ -298,27 +304,28 @@ class _Guest:
         self._hosts, self._matrix, self._weights = hosts, matrix, weights
         self._workers, self._resources = workers, resources
 
-    async def share_with(self, host: Peer, theirs: int) -> None:
-        """2. The blocks of the guest's columns and the host's, which are so many, and of the host's
-        own."""
+    async def share_columns_with(self, theirs: Sequence[int]) -> list[SharedSums]:
+        """2. The blocks of the guest's columns and those of each host, which are so many."""
+        own = self._matrix
+        terms = [(column, 0) for column in range(own.columns)]
+        vectors = RowProducts(own, [Factor.of(self._weights, WEIGHT_BITS)], terms)
+        allowed = [(count,) for count in theirs]
+        return await share_vectors(self._hosts, vectors, self._resources, allowed)
+
+    async def share_with(self, host: Peer, theirs: int, across: SharedSums) -> None:
+        """2. The block of the guest's columns and the host's, which are so many, and that of the
+        host's own."""
         rows, weights, resources = self._matrix.rows, self._weights, self._resources
-
-        def times_weight(make: Callable[[], Integers]) -> Callable[[], Integers]:
-            return lambda: make() * weights
-
-        pieces = [
-            Piece(column, 0, bits + WEIGHT_BITS, times_weight(make))
-            for column, (bits, make) in enumerate(columns_of(self._matrix))
-        ]
-        await self._send_shares(host, await share_vectors(host, pieces, rows, resources, (theirs,)))
+        await self._send_shares(host, across)
         follow = await host.recv(OwnProductsFollow)
         if follow.matrices > most_matrices(theirs):
             raise host.breach("OwnProductsFollow of more pairs than its columns have")
-        left = most_pairs(theirs)
+        left, no_numbers = most_pairs(theirs), np.zeros((0, rows), np.int32)
+        every = Matrix(np.ones((1, rows), np.uint16), (1,), no_numbers)  # a level of all rows
+        vector = RowProducts(every, [Factor.of(weights, WEIGHT_BITS)], [(0, 0)])
         for _ in range(follow.matrices):
-            piece = Piece(0, 0, WEIGHT_BITS, lambda: weights)
             some = range(1, 1 + min(left, MOST_CELLS))
-            found = await share_vectors(host, [piece], rows, resources, some)
+            (found,) = await share_vectors([host], vector, resources, [some])
             left -= found.columns[1]
             await self._send_shares(host, found)
         if follow.numbers:

@@ -10,6 +10,7 @@ import numpy as np
 from gmpy2 import mpz
 
 from vfl.arrays import Floats, Integers
+from vfl.blocks.engine import ENGINE
 from vfl.crypto.paillier import Ciphertexts, PublicKey
 from vfl.crypto.workers import Workers
 from vfl.learn.inference import Alias, Inference
@@ -55,11 +56,10 @@ from vfl.protocols.linear.rotation import (
     times,
     upper,
 )
+from vfl.protocols.linear.row_products import Factor, RowProducts
 from vfl.protocols.linear.shared_products import (
-    Piece,
     SharedSums,
     Table,
-    columns_of,
     share_columns,
     share_vectors,
 )
@@ -178,23 +178,21 @@ class _Host:
             for (i, j), found in zip(pairs.columns, weights, strict=True):
                 own[i, j] = own[j, i] = found
         if numbers:
-            vectors, rows = self._products(numbers), self._matrix.rows
-            sums = await share_vectors(guest, vectors, rows, self._resources, (1,))
+            vectors = self._products(numbers)
+            (sums,) = await share_vectors([guest], vectors, self._resources, [(1,)])
             products = await self._put_together(guest, sums)
             for (i, j), found in zip(numbers, products[:, 0], strict=True):
                 own[i, j] = own[j, i] = found
 
-    def _products(self, pairs: Sequence[tuple[int, int]]) -> list[Piece]:
-        """Of each two columns the products."""
-        makers = columns_of(self._matrix)
-
-        def product(i: int, j: int) -> Callable[[], Integers]:
-            return lambda: makers[i][1]() * makers[j][1]()
-
-        return [
-            Piece(column, 0, max(1, makers[i][0] + makers[j][0]), product(i, j))
-            for column, (i, j) in enumerate(pairs)
+    def _products(self, pairs: Sequence[tuple[int, int]]) -> RowProducts:
+        """Of each two columns the products; the second ones are numbers."""
+        own, levels = self._matrix, sum(self._matrix.levels)
+        numbers = np.asarray(ENGINE.gather(own.numbers))
+        factors = [
+            Factor.of(row.astype(np.int64), max(bits, 1))
+            for row, bits in zip(numbers, own.bits, strict=True)
         ]
+        return RowProducts(own, factors, [(i, j - levels) for i, j in pairs])
 
     async def share_with_fellows(self) -> None:
         """3. The blocks of each two hosts, of which the later one gets the outcome."""
@@ -212,8 +210,7 @@ class _Host:
         fellow = self._with(second, f"products {self._place} {second}")
         parts = await asyncio.to_thread(uniform_parts, message.data, self._matrix.rows)
         resources, theirs = self._resources, (self._start.columns[second + 1],)
-        weighted, rows = self._weighted(parts), self._matrix.rows
-        vectors = await share_vectors(fellow, weighted, rows, resources, theirs)
+        (vectors,) = await share_vectors([fellow], self._weighted(parts), resources, [theirs])
         await self._send_shares(fellow, vectors)
         columns = await share_columns(fellow, self._matrix, resources, theirs)
         await self._send_shares(fellow, columns)
@@ -233,22 +230,15 @@ class _Host:
         columns = (self._start.columns[first + 1],)
         theirs = await share_columns(fellow, self._matrix, self._resources, columns)
         one = await self._put_together(fellow, theirs)
-        mine = await share_vectors(fellow, self._weighted(parts), rows, self._resources, columns)
+        (mine,) = await share_vectors([fellow], self._weighted(parts), self._resources, [columns])
         other = await self._put_together(fellow, mine)
         self._blocks[first + 1, self._place + 1] = one * other.T % self._key.n_squared
         await fellow.close()
 
-    def _weighted(self, parts: Sequence[Integers]) -> list[Piece]:
-        """This host's columns times parts of weights."""
-
-        def times_part(make: Callable[[], Integers], part: Integers) -> Callable[[], Integers]:
-            return lambda: make() * part
-
-        return [
-            Piece(column, PART_BITS * place, bits + PART_BITS, times_part(make, part))
-            for column, (bits, make) in enumerate(columns_of(self._matrix))
-            for place, part in enumerate(parts)
-        ]
+    def _weighted(self, parts: Sequence[Integers]) -> RowProducts:
+        """This host's columns times its part of the weights."""
+        terms = [(column, 0) for column in range(self._matrix.columns)]
+        return RowProducts(self._matrix, [Factor(parts, PART_BITS * PARTS)], terms)
 
     async def _send_shares(self, fellow: Peer, sums: SharedSums) -> None:
         total = await asyncio.to_thread(lambda: sums.total)
@@ -351,7 +341,7 @@ class _Host:
             return
         rows, size = self._matrix.rows, len(self._basis)
         hosts = len(self._start.hosts)
-        # The guest's rows side by side in a ciphertext, which a change of columns is the same for all of.
+        # The guest's rows side by side in a ciphertext: a change of columns is the same for all.
         slot = information_bits(rows, hosts, size, 1)
         slots = (self._key.bits - 2) // slot
         packed = await self._packed_rows(self._across, slot, slots)

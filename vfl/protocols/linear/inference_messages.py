@@ -17,6 +17,7 @@ from vfl.learn.matrix import FRACTION_BITS, Matrix
 from vfl.net.peer import Peer
 from vfl.net.wire import KIB, MIB, Message
 from vfl.protocols.linear.rotation import BASIS_BITS
+from vfl.protocols.linear.row_products import LIMB_BITS
 from vfl.protocols.linear.shared_products import Table
 
 MOST_COLUMNS = 400
@@ -24,7 +25,7 @@ MOST_COLUMNS = 400
 
 WEIGHT_BITS, FEW_ROWS_BITS = 28, 24  # of the largest weight at most, and with few rows at least
 LARGEST_BITS = 26  # of a number: as many below the point as no number of so many rows can go beyond
-PART_BITS, PARTS = 25, 3  # of the uniform part of a weight
+PART_BITS, PARTS = LIMB_BITS, 3  # of the uniform part of a weight
 FINER_BITS = 80  # of noise below a unit
 _DROWNED_BITS = 12  # by which noise after a change of basis is longer than what whole numbers step by
 MOST_FRACTION = 1200  # bits below the point of a covariance: those of some ten hosts
@@ -174,7 +175,7 @@ def information_bits(rows: int, hosts: int, columns: int, sides: int) -> int:
 
 
 def basis_changes(hosts: int) -> int:
-    """How often the basis of a host's columns is changed: by the first host, and by a later one before."""
+    """How often the basis of a host's columns is changed: by the first host, by a later one before."""
     return 1 + (hosts > 1)
 
 
