@@ -10,7 +10,8 @@ what is rounded is the same everywhere.
 
  1. The guest sends a public key of Paillier's, and how many columns each party has.
  2. With each host, by products that both only share (shared_products.py), which the host puts together
-    under the guest's key: the guest's columns times w with the host's columns; w with the pairs of the
+    under the guest's key: the guest's columns times w, encrypted once for all hosts, with the host's
+    columns; w with the pairs of the
     host's levels (level_pairs.py); and of a host's number with each of its columns the products, vectors
     of the host's, with w, the guest's column.
  3. Each two hosts, through the guest (relayed.py): it splits w into two numbers a row, of which one is
@@ -20,16 +21,17 @@ what is rounded is the same everywhere.
  4. The first host gets all blocks under encryption, sealed from the guest, each with noise uniform over
     a unit, in steps of 2^-80. Every other host changes the basis of its own columns in them before, by a
     secret one, so that the guest's key opens none of them there: a block of two such hosts goes from
-    the later one to the earlier one, and from there to the first. Then all hosts in turn change the
-    basis of all hosts' columns by a secret one (rotation.py): C = T'AT with T = T0 T1 T2 ... Tk. What
-    whole numbers come to in a basis of whole numbers is a lattice, from which who sees enough of it
-    finds the basis: so each host, whenever it has changed one, adds noise again, wide beside the steps
-    of that lattice and less than a unit of A. The last host packs C and the guest's rows with it, hides
-    where they come from, and the guest decrypts.
+    the later one to the earlier one, and from there to the first. Then the first host changes the basis
+    of all hosts' columns by a secret one (rotation.py): C = T'AT, where T is those of the other hosts,
+    each for its own columns, times that of the first. Who works with the guest does not know the one or
+    the others. What whole numbers come to in a basis of whole numbers is a lattice, from which who sees
+    enough of it finds the basis: so each host, whenever it has changed one, adds noise again, wide
+    beside the steps of that lattice and less than a unit of A. The first host packs C and the guest's
+    rows with it, hides where they come from, and the guest decrypts.
  5. The guest inverts. It reads the block of its own coefficients, and sends that of the hosts, which
-    is in the basis of C, encrypted back to the hosts: in turn they change it back. Each host gets its
-    own block, changes back what it alone has changed, masks it, has the guest decrypt it, and takes the
-    masks off.
+    is in the basis of C, encrypted back to the first host, which changes it back and passes on to each
+    other host its own block. Each host changes back what it alone has changed, masks its block, has the
+    guest decrypt it, and takes the masks off.
  6. Each host says whether some of its columns are aliased, by the size of its block; if any are, nobody
     has standard errors, and those whose columns are in it are told of each other.
 
