@@ -4,8 +4,8 @@ By the lattice engine (common/lattice_sums.py): one encrypts vectors of whole nu
 for one other or several; each adds them up by its columns, levels and bits of numbers, under masks that
 are uniform among all values that a sum can be read as. So each sum is shared: what the one reads and the
 mask add up to it modulo 2^B. The sums of a vector and a column are put together under Paillier's
-encryption, where no modulus is in the way: with both shares in [0, 2^B), and a sum so small that it takes
-a quarter of that,
+encryption, where no modulus is in the way: with both shares in [0, 2^B), and a sum so small that it
+takes a quarter of that,
 
     sum = a + b - 2^B (1 - A B) - bias,    A: whether a < 2^(B - 2), B: whether b is,
 
