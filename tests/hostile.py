@@ -213,7 +213,8 @@ def _variants(
         if other == 2**64 - 1:
             yield "of 2^64 - 1", other, False
         else:
-            yield f"of type {type(other).__name__} {other!r}", other, True
+            is_one = isinstance(kind, types.ListType) and _is_one(kind, other)
+            yield f"of type {type(other).__name__} {other!r}", other, not is_one
     if isinstance(kind, types.UnionType):
         for one in kind.types:
             if not isinstance(one, types.NoneType) and value is not None:
@@ -258,6 +259,15 @@ def _variants(
         yield from _of_lists(kind, value, patterns, rng)
     elif isinstance(kind, types.DictType):
         yield from _of_dicts(kind, value, patterns, rng)
+
+
+def _is_one(kind: types.ListType, other: object) -> bool:
+    """Whether a list of None, or one of an empty list, is one of the kind all the same."""
+    item = kind.item_type
+    if other == [[]]:
+        return isinstance(item, types.ListType) and not item.min_length
+    some = item.types if isinstance(item, types.UnionType) else ()
+    return other == [None] and any(isinstance(one, types.NoneType) for one in some)
 
 
 def _of_bytes(value: bytes, patterns: Sequence[bytes], rng: random.Random) -> Iterator[Variant]:

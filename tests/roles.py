@@ -186,8 +186,11 @@ def training(objective: str) -> Training:
     rng = np.random.default_rng(1)
     held = rng.random(ROWS) < 0.2
     signal = sum(np.nan_to_num(f[f"number{k}"]) for k, f in enumerate(FEATURES.values()))
-    label = np.asarray(signal + rng.normal(size=ROWS) > 0, np.float64)
-    return Training(label, np.ones(ROWS), ~held, np.zeros(ROWS, np.bool_), loss_of(objective))
+    noisy = signal + rng.normal(size=ROWS)
+    label, loss = np.asarray(noisy > 0, np.float64), loss_of(objective)
+    if loss.classes > 1:
+        label = np.digitize(noisy, np.quantile(noisy, [0.3, 0.7])).astype(np.float64)
+    return Training(label, np.ones(ROWS), ~held, np.zeros(ROWS, np.bool_), loss)
 
 
 def star(hosts: tuple[str, ...] = HOSTS) -> tuple[tuple[str, str], ...]:
@@ -402,7 +405,7 @@ def boosting(levels: int = 0, **settings: Any) -> Scenario:
     params = BoostParams(
         **{"trees": 2, "depth": 2, "max_bins": 5, "min_bin_rows": 2, "min_child_rows": 3, **settings}
     )
-    rows = training("binary")
+    rows = training("multiclass" if params.classes else "binary")
 
     def binned(party: str) -> Any:
         monotone = {"number1": "increasing"} if party == HOSTS[0] else {}
@@ -420,9 +423,10 @@ def boosting(levels: int = 0, **settings: Any) -> Scenario:
     return Scenario("boosting", star(), roles, PATTERNS)
 
 
-def lattice_boosting() -> Scenario:
+def lattice_boosting(**settings: Any) -> Scenario:
     params = BoostParams(
-        trees=2, depth=2, max_bins=5, min_bin_rows=2, min_child_rows=9, encryption="lattice"
+        **{"trees": 2, "depth": 2, "max_bins": 5, "min_bin_rows": 2, "min_child_rows": 9, **settings},
+        encryption="lattice",
     )
     rows = training("binary")
 
@@ -489,11 +493,17 @@ def _matrix(party: str, train: np.ndarray, more: int = 0) -> Matrix:
 
 
 def fitting(
-    encryption: str = "paillier", *, infers: bool = False, several: bool = False, few: bool = False
+    encryption: str = "paillier",
+    *,
+    infers: bool = False,
+    several: bool = False,
+    few: bool = False,
+    **settings: Any,
 ) -> Scenario:
     """few: rows, no more than there are coefficients, of which nothing can be inferred."""
     of_penalty = {"alphas": [0.01, 0.1], "folds": 2} if several else {"alpha": 0.01}
-    params = GlmParams.model_validate({"max_iterations": 2, "encryption": encryption, **of_penalty})
+    given = {"max_iterations": 2, "encryption": encryption, **of_penalty, **settings}
+    params = GlmParams.model_validate(given)
     if infers:  # from wherever the fit is at once
         params = params.model_copy(update={"inference": True, "max_iterations": 30})
     rows = training("logistic")
@@ -864,12 +874,17 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "match rates": match_rates,
     "boosting": boosting,
     "boosting by sets": lambda: boosting(5, max_bins=8, ordered_categories="all"),
+    "boosting of classes": lambda: boosting(trees=1, classes=3),
+    "boosting best-first": lambda: boosting(depth=3, max_leaves=3),
     "lattice boosting": lattice_boosting,
+    "lattice boosting best-first": lambda: lattice_boosting(depth=3, max_leaves=3, min_child_rows=5),
     "hidden boosting": lambda: hidden_boosting("paillier"),
     "hidden lattice boosting": lambda: hidden_boosting("lattice"),
     "fitting": fitting,
     "lattice fitting": lambda: fitting("lattice"),
     "fitting by folds": lambda: fitting("lattice", several=True),
+    "fitting to zeros": lambda: fitting(alpha=0.05, l1_ratio=0.5),
+    "credible fitting": lambda: fitting("lattice", several=True, alpha=0.0, credibility=True),
     "inferring": lambda: fitting("lattice", infers=True),
     "inferring of few rows": lambda: fitting(infers=True, few=True),
     "hidden logistic fitting": lambda: hidden_fitting("logistic"),

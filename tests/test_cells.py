@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from scipy.optimize import linprog
 from scipy.stats import chi2
 
+from vfl.learn import cells
 from vfl.learn.actual_expected import LEVEL, count_interval, total_interval
 from vfl.learn.cells import (
     Factor,
@@ -16,7 +17,7 @@ from vfl.learn.cells import (
     counts_of,
     factor_of,
     grouped_values,
-    least_difference,
+    tells_of_fewer,
     withhold,
 )
 from vfl.learn.fixed_point import BITS, FixedPoint, joined
@@ -185,11 +186,11 @@ def test_a_row_of_small_cells_is_withheld_with_another():
 
 def fewest(first, second):
     """By trial of small numbers for every cell."""
-    cells = [range(first.max() + 1), range(second.max() + 1)]
-    values = [(-1, 0, 1)] * (len(cells[0]) + len(cells[1]))
+    own = [range(first.max() + 1), range(second.max() + 1)]
+    values = [(-1, 0, 1)] * (len(own[0]) + len(own[1]))
     found = len(first) + 1
     for each in itertools.product(*values):
-        one, two = np.array([*each[: len(cells[0])], 0]), np.array([*each[len(cells[0]) :], 0])
+        one, two = np.array([*each[: len(own[0])], 0]), np.array([*each[len(own[0]) :], 0])
         rows = np.count_nonzero(one[first] + two[second])
         if rows:
             found = min(found, rows)
@@ -205,18 +206,36 @@ def test_the_least_difference_is_that_of_all_combinations(codes):
     first, second = np.array(codes).T
     if first.max() < 0 or second.max() < 0:
         return
-    assert least_difference(first, second) == fewest(first, second)
+    least = fewest(first, second)
+    for minimum in (1, 2, least - 1, least, least + 1, 2 * least, 50):
+        assert tells_of_fewer(first, second, minimum) == (least < minimum)
 
 
 def test_the_same_table_again_tells_nothing_about_fewer_rows():
     codes = np.repeat([0, 1, 2, -1], [30, 20, 40, 5])
-    assert least_difference(codes, codes) == 20
+    assert not tells_of_fewer(codes, codes, 20) and tells_of_fewer(codes, codes, 21)
     moved = codes.copy()
     moved[:3] = 1
-    assert least_difference(codes, moved) == 3
+    assert not tells_of_fewer(codes, moved, 3) and tells_of_fewer(codes, moved, 4)
     fewer = codes.copy()
     fewer[:4] = -1
-    assert least_difference(codes, fewer) == 4
+    assert not tells_of_fewer(codes, fewer, 4) and tells_of_fewer(codes, fewer, 5)
+
+
+def test_tables_of_many_cells_are_compared_without_a_wait(monkeypatch) -> None:
+    """A guest that asks for two tables by two factors of fifty levels each, about other rows, would have
+    a host look for the least cut of five thousand nodes: minutes in which it does nothing else."""
+    cut = []
+    monkeypatch.setattr(cells, "_least_cut", lambda weight: cut.append(len(weight)) or (10**9, []))
+    codes = np.repeat(np.arange(2600), 120)
+    fewer = np.where(np.arange(len(codes)) % 120 < 60, codes, -1)
+    assert not tells_of_fewer(codes, fewer, 60) and tells_of_fewer(codes, fewer, 61) and not cut
+    for count in (2600, 150):
+        codes = np.repeat(np.arange(count), 80)
+        halves = (codes + (np.arange(len(codes)) % 80 < 40)) % count
+        # No two cells have enough rows in common to be one, so that only a cut would say.
+        assert tells_of_fewer(codes, halves, 60) == (count == 2600)
+    assert cut == [300]
 
 
 # --- Intervals. -------------------------------------------------------------------------------------

@@ -91,6 +91,8 @@ class LargeNodes:
     def __init__(self, least: int) -> None:
         self._least = least
 
+    least = 0  # rows of one column's candidates
+
     def begin_tree(self, drawn: Mask | None) -> None:
         return
 

@@ -11,11 +11,12 @@ import pytest
 
 import vfl
 from vfl.errors import ConfigError
-from vfl.leakage import Measured, estimate, measure, reconstruction
+from vfl.leakage import Measured, estimate, measure, membership, reconstruction
 from vfl.leakage.disclosure import Circumstances, Disclosure, Ran, merged
 from vfl.leakage.meter import disclosures
 from vfl.leakage.readable_labels import labels_readable
 from vfl.leakage.recording import record
+from vfl.leakage.shown import of_trees as of_trees_alone
 from vfl.leakage.shown import restricted
 from vfl.learn.binning import bin_columns
 from vfl.learn.losses import loss_of
@@ -386,6 +387,40 @@ def test_hidden_sums_leave_the_model_alone() -> None:
     attacks = {one.attack for one in found.successes}
     assert "model alone" in attacks and "reconstruction" not in attacks
     assert found.notes == (f"a sample of 120 of {counted(1000, 'row')}",)
+
+
+def test_labels_of_several_classes_are_told_class_by_class() -> None:
+    """A host names a class by the trees of that class: where classes are numbered as nobody would order
+    them, what it gets is far more than of labels above the middle."""
+    from vfl.leakage.measuring import measure_tables
+    from vfl.protocols.trees.grower import BinnedTables
+
+    draw, rows = np.random.default_rng(2), 500
+    own, power, km = draw.normal(size=(3, rows))
+    scores = np.array([1.5 * power, own, -1.5 * power, 1.5 * km - 1]) + draw.gumbel(size=(4, rows))
+    label = np.array([0.0, 2.0, 1.0, 3.0])[scores.argmax(axis=0)]
+    block = {
+        "guest": bin_columns({"age": own}, 8, 10),
+        "host": bin_columns({"power": power, "km": km}, 8, 10),
+    }
+    every = np.ones(rows, np.bool_)
+    loss = loss_of("multiclass", classes=4)
+    training = Training(label, np.ones(rows), every, ~every, loss)
+    params = boost(trees=2, depth=3, classes=4, min_child_rows=10, **HIDDEN)
+    found = measure_tables(BinnedTables(params, block, training))
+    assert any("the class that hosts tell best" in note for note in found.notes)
+    alone, some = (one for one in found.successes if one.attack.startswith("node membership"))
+    assert some.attack.endswith("some labels known")
+    recording = asyncio.run(record(block, training, params))
+    shown, truth = recording.shown["host"], recording.truth["host"]
+    nodes = membership.told(recording.leaves, 3, shown)
+    above = membership.success(nodes, label, None, membership.known_splits(nodes, shown, truth))
+    assert alone.advantage > above.advantage + 0.1 and alone.success > 0.7
+    # Trees of one class are the only ones that are looked at.
+    part, theirs = of_trees_alone(shown, truth, [1, 5])
+    assert len(part.trees) == 2 and {tree for tree, _ in theirs.order} == {0, 1}
+    for (tree, node), places in theirs.order.items():
+        assert places is truth.order[(1, 5)[tree], node]
 
 
 def test_attacks_on_linear_models() -> None:

@@ -81,6 +81,8 @@ def test_what_a_model_of_several_classes_says_of_itself(made: Federation) -> Non
         told = command(*asked, folder=guest.folder).ok().json
         sums = next(one for one in told["disclosures"] if one["name"] == "table_from_sums")
         assert "6 joint trees" in sums["how"]
+        labels = [one for one in told["disclosures"] if one["name"] == "labels_from_nodes"]
+        assert labels and all("the one that is told best" in one["what"] for one in labels)
     for _ in range(2):  # the second takes the place of the first
         guest.run("report", "--model", model, "--out", "page").ok()
     page = (guest.folder / "page" / "report.html").read_text()

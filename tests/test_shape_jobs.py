@@ -141,6 +141,7 @@ def test_an_edited_model_is_a_version_that_scores(parties: Federation) -> None:
         ({"up_to": None, "level": "x"}, "the column is a number: give above, up_to or both"),
         ({"above": 3.0}, "an edit has above below up_to"),
         ({"add": 1.0}, "an edit has either times or add"),
+        ({"times": None, "add": 1000.0}, "add is more than 13.8 either way, a factor of a million"),
     ],
 )
 def test_edits_that_do_not_fit(parties: Federation, edit: dict[str, Any], why: str) -> None:
@@ -151,6 +152,13 @@ def test_edits_that_do_not_fit(parties: Federation, edit: dict[str, Any], why: s
     assert done.failed(2, why)
     assert len(list((parties.guest.store / "models").glob("*.json"))) == kept
     assert not (parties.guest.folder / "wrong").exists()
+
+
+def steps_of(file: Path, host: str, *, record: int, left: float, twice: bool = False) -> str:
+    """A file of `vfl shapes --give` with a step that nobody gave."""
+    step = {"record": record, "left": left, "right": 0.0, "mean": 0.0}
+    told = json.loads(file.read_text()) | {"host": host, "steps": [step] * (1 + twice)}
+    return json.dumps(told)
 
 
 def test_who_cannot_have_shapes(parties: Federation) -> None:
@@ -164,6 +172,10 @@ def test_who_cannot_have_shapes(parties: Federation) -> None:
     file = parties.guest.folder / "theirs.json"
     for content, code, why in (
         (file.read_text().replace("claims-", "others-"), 5, "is of another model"),
+        (file.read_text(), 5, "or of another host's half"),
+        (steps_of(file, "bureau", record=0, left=1e300), 5, "has steps that no tree adds"),
+        (steps_of(file, "bureau", record=0, left=1.0, twice=True), 5, "or of another host's half"),
+        (steps_of(file, "bureau", record=-1, left=1.0), 5, "or of another host's half"),
         (json.dumps({"vfl": "shapes"}), 3, "is no file of `vfl shapes --give`"),
     ):
         (bureau.folder / "theirs.json").write_text(content)

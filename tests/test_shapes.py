@@ -24,6 +24,7 @@ from vfl.models.shapes import (
     additive,
     centred,
     edited,
+    shape_lines,
     shapes_of,
 )
 from vfl.protocols.common.rows import Training
@@ -223,6 +224,12 @@ def test_several_classes_are_no_shapes() -> None:
     model, _ = trained(1, tables())
     with pytest.raises(ModelError, match="tells several classes apart"):
         additive(replace(model, class_starts=(0.0, 0.0, 0.0)))
+
+
+def test_what_a_place_adds_may_be_of_any_size() -> None:
+    """Where models add, in the label's unit: a factor that no float has is infinite."""
+    shape = Shape("power", np.array([1.0]), (), np.array([-5000.0, 709.0, 5000.0]))
+    assert [line[-1] for line in shape_lines(shape)] == [0.0, np.exp(709.0), np.inf]
 
 
 def test_shapes_of_an_estimator_add_up() -> None:

@@ -562,6 +562,32 @@ def test_rows_are_numbered_as_they_come(values: list[int], far: bool):
     assert count_known_rows(own) == len(order)
 
 
+@pytest.mark.parametrize("encryption", ["paillier", "lattice"])
+def test_a_search_of_many_trainings_is_reserved_in_one_pass_each(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encryption: str
+) -> None:
+    """A guest that asks for hundreds of trainings at once does not keep its host busy: sums that are
+    reserved about the same rows are added up, not one after the other for each further training."""
+    given, added = SumsGiven(Store(tmp_path), alignment()), list[float]()
+    add = SumsGiven.add
+
+    def counted(own: SumsGiven, told: NDArray[np.float64], sums: float, even: bool) -> Any:
+        added.append(sums)
+        return add(own, told, sums, even)
+
+    monkeypatch.setattr(SumsGiven, "add", counted)
+    one = trees(1, encryption=encryption)
+    budgets = [given.reserve(policy(FREE), f"m{n}", one, 1.0) for n in range(40)]
+    assert len(added) <= 2 * len(budgets)
+    weighed = given.weigh(policy(FREE), one, 1.0)
+    assert weighed.before == pytest.approx(40 * DEPTH_4 / ROWS)
+    with pytest.raises(Refused, match="max_sums_a_row"):
+        given.reserve(policy(40.5 * DEPTH_4 / ROWS), "more", one, 1.0)
+    for budget in budgets:
+        budget.close()
+    assert given.weigh(policy(FREE), one, 1.0).before == 0.0
+
+
 def test_rows_are_counted_piece_by_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
     rows = rng.integers(-1, 300, 1000)

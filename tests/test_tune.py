@@ -67,6 +67,17 @@ def test_a_job_is_the_same_with_its_search(tmp_path: Path) -> None:
     assert Search.of(Job.from_canonical(default.job.searched)).space == default.space
 
 
+@pytest.mark.parametrize("values", ["[1{0}]", "[1, -1{0}]", "{{low = 1, high = 1{0}}}"])
+def test_numbers_of_hundreds_of_digits_are_refused_in_a_line(tmp_path: Path, values: str) -> None:
+    text = JOB + f"[tune.space]\ntrees = {values.format('0' * 400)}\n"
+    with pytest.raises(ConfigError, match=r"trees must (be a list of 1 to 50 numbers|have numbers as)"):
+        job(tmp_path, text)
+    settings = json.loads(job(tmp_path, JOB).canonical) | {"tune": {"space": {"trees": [10**400]}}}
+    with pytest.raises(ConfigError, match="trees must be a list of 1 to 50 numbers") as refused:
+        Job.from_canonical(json.dumps(settings).encode())
+    assert refused.value.for_peer
+
+
 def test_the_jobs_of_trials(tmp_path: Path) -> None:
     search = Search.of(job(tmp_path, JOB + TUNE))
     settings = {"learning_rate": 0.3, "depth": 3, "reg_lambda": 2}

@@ -63,8 +63,13 @@ class Judged:
         )
 
 
-def judged_parts(own: GuestRows, search: Search) -> Judged:
-    """The rows of a search. Raises ConfigError and DataError for what cannot be judged."""
+def judged_parts(own: GuestRows, search: Search, draw: int) -> Judged:
+    """The rows of a search. Raises ConfigError and DataError for what cannot be judged.
+
+    draw: random bits of the guest's, by which rows are dealt into folds, those with a label above 0
+    evenly. Hosts see which rows train, and so the folds: who could draw as well, as by a seed of the
+    job, would tell the labels by them.
+    """
     tune, rows = search.tune, own.rows
     if tune.metric == "gini" and rows.loss.quantile is not None:
         raise ConfigError('metric = "gini" of [tune] is not for the objective quantile: use "loss"')
@@ -75,12 +80,15 @@ def judged_parts(own: GuestRows, search: Search) -> Judged:
     together = None if rows.together is None else rows.together[own_rows]
     fold = np.full(len(rows.label), -1, np.int64)
     fold[own_rows] = folds_of(
-        rows.label[own_rows], np.asarray(rows.weight[own_rows]), count, tune.seed, together
+        rows.label[own_rows], np.asarray(rows.weight[own_rows]), count, draw, together
     )
     parts = [
         replace(rows, train=(fold >= 0) & (fold != one), validation=fold == one)
         for one in range(tune.folds or 1)
     ]
+    # Of a fold hosts know what trainings with it and without it tell them.
+    apart = min(int(np.count_nonzero(rows.weight[fold == one] > 0)) for one in range(count))
+    parts = [replace(one, apart=apart) for one in parts]
     for one in parts:
         for mask, what in ((one.train, "train on"), (one.validation, "judge by")):
             _check(own, one, int(mask.sum()), rows.label[mask], what)

@@ -1,11 +1,10 @@
 """Shapes as tables: of columns, of pairs of them, and the log of what was changed by hand."""
 
 import io
-import math
 from collections.abc import Sequence
 
 from vfl.models.halves import Change
-from vfl.models.shapes import SHAPE_HEADS, OwnShapes, places_of, shape_lines
+from vfl.models.shapes import SHAPE_HEADS, OwnShapes, exponential, places_of, shape_lines
 from vfl.party.spreadsheet import write_rows
 
 PAGE, SHAPES, PAIRS, EDITS = "shapes.html", "shapes.csv", "pairs.csv", "edits.csv"
@@ -18,7 +17,7 @@ def files_of(own: OwnShapes, changes: Sequence[Change]) -> dict[str, bytes]:
     files = {SHAPES: _csv([SHAPE_HEADS, *(line for one in own.shapes for line in shape_lines(one))])}
     if own.pairs:
         cells = [
-            (pair.first.column, row, pair.second.column, column, value, math.exp(value))
+            (pair.first.column, row, pair.second.column, column, value, exponential(value))
             for pair in own.pairs
             for row, values in zip(places_of(pair.first), pair.values.tolist(), strict=True)
             for column, value in zip(places_of(pair.second), values, strict=True)

@@ -45,6 +45,8 @@ from vfl.text import nearest_name
 from vfl.version import __version__
 
 _MOST_GIVEN = 64 << 20  # bytes of a guest's file
+_MOST_EDITED = math.log(1e6) + 1e-9
+"""Of an edit, on the scale of the score, where predictions are multiplied."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def write_shapes(
     if values is not None:
         host = load_half(store, name, HostHalf)
         given = _read_given(values)
-        given.check(host)
+        given.check(host, party.name)
         own = shapes_of(given.steps, host_splits(host))
         done = Shapes(host.name, "", target.place, own, None, 0)
     else:
@@ -239,6 +241,11 @@ def _fitting(one: ShapeEditSection, half: AnyGuestHalf, file: str) -> ShapeEdit:
         raise ConfigError(
             f"{file}: edit of '{one.column}': the model adds and does not multiply: give add in place "
             "of times"
+        )
+    if half.loss.link != "identity" and abs(one.added) > _MOST_EDITED:
+        raise ConfigError(
+            f"{file}: edit of '{one.column}': add is more than {_MOST_EDITED:.1f} either way, a "
+            "factor of a million, which is the most that times may be: give less"
         )
     known = half.levels.get(one.column)
     if one.level is not None and known is not None and one.level not in known.names:

@@ -10,6 +10,7 @@ Under a key a host sees which rows a tree is of. Over the lattice engine it does
 counted as one of those that train, by the number that the guest says.
 """
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -146,10 +147,7 @@ class SumsGiven:
         with self.file.in_turn():
             sums = self.known(self.file.read())
             places, own = self.places(sums), self.own(rows)
-            reserved = sums
-            for other in self._reserved:
-                reserved = other.spent(reserved)
-            before = most_of(reserved.of(places)[own])
+            before = most_of(_with_reserved(sums, self._reserved).of(places)[own])
             most = policy.max_sums_a_row
             if not isinstance(most, str) and _exceeds(before + a_row, most):
                 earlier = f", after {before:.3g} of earlier jobs on these rows," if before else ""
@@ -218,8 +216,7 @@ class SumsGiven:
     def _weigh(
         self, sums: RowSums, policy: PolicySection, params: BoostParams, training: float, done: int
     ) -> WeighedSums:
-        for other in self._reserved:
-            sums = other.spent(sums)
+        sums = _with_reserved(sums, self._reserved)
         rows = len(self.alignment.rows)
         if sees_no_rows(params):  # draws may be the same in each tree and job
             training *= drawn_share(params)
@@ -253,12 +250,21 @@ class SumsBudget:
         self._of_tree = np.zeros(0)
         """Of each row, its share of what the tree that grows has told, where a host sees its nodes."""
 
-    def spent(self, sums: RowSums) -> RowSums:
-        """What will have been told once the trees have been grown that are still to come."""
-        places = self._given.places(sums)
-        told = sums.of(places)
-        added = self._given.add(told, self._trees * self._a_tree * len(told), self._even)
-        return sums.with_told(places, added)
+    @property
+    def about(self) -> tuple[SumsGiven, bool]:
+        """The rows that the trees are of, and whether sums are shared out evenly among them."""
+        return self._given, self._even
+
+    @property
+    def left(self) -> float:
+        """Sums a row of the trees that are still to come."""
+        return self._trees * self._a_tree
+
+    @property
+    def least(self) -> int:
+        """See SumsCount. A host that tells sums of nodes of fewer rows tells those of so few, too."""
+        policy = self._policy
+        return 0 if self._hidden else min(policy.min_child_rows, policy.min_summed_rows)
 
     def begin_tree(self, drawn: Mask | None) -> None:
         """See SumsCount.
@@ -340,6 +346,19 @@ class SumsBudget:
             f"{what} {rule_words(self._policy, 'max_sums_a_row')}, after {before:.3g} sums a row of "
             "this and earlier jobs of the guest: the host raises the rule"
         )
+
+
+def _with_reserved(sums: RowSums, reserved: Sequence[SumsBudget]) -> RowSums:
+    """What will have been told once the trees have been grown that are still to come. Those about the
+    same rows are added up first: a search reserves hundreds of trainings, one after the other."""
+    left = defaultdict[tuple[SumsGiven, bool], float](float)
+    for budget in reserved:
+        left[budget.about] += budget.left
+    for (given, even), a_row in left.items():
+        places = given.places(sums)
+        told = sums.of(places)
+        sums = sums.with_told(places, given.add(told, a_row * len(told), even))
+    return sums
 
 
 def training_share(guest: Peer, offer: Offer, alignment: Alignment, job: Job) -> float:

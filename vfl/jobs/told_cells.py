@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vfl.arrays import Integers
 from vfl.errors import ModelError, Refused
 from vfl.learn.binning import Column
-from vfl.learn.cells import least_difference
+from vfl.learn.cells import tells_of_fewer
 from vfl.party.locks import in_turn
 from vfl.party.store import Store
 from vfl.text import counted
@@ -72,7 +72,7 @@ class ToldCells:
             if any(np.array_equal(now, one) for one in before):
                 return
             for one in before:
-                self._check(least_difference(one.astype(np.int64), now.astype(np.int64)), minimum)
+                self._check(one.astype(np.int64), now.astype(np.int64), minimum)
             if len(before) >= _MOST:
                 raise Refused(
                     f"{counted(_MOST, 'different table')} by {self._said} were told, as many as are "
@@ -90,8 +90,8 @@ class ToldCells:
     def _said(self) -> str:
         return "this factor" if len(self._columns) == 1 else "these two factors"
 
-    def _check(self, rows: int, minimum: int) -> None:
-        if rows < minimum:
+    def _check(self, before: Integers, now: Integers, minimum: int) -> None:
+        if tells_of_fewer(before, now, minimum):
             raise Refused(
                 f"with a table by {self._said} that was told before it would give away sums about fewer "
                 f"than {counted(minimum, 'row')} of the host (min_cell_rows of [policy]), by which both "

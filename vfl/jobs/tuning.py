@@ -9,6 +9,7 @@ the training that follows. A host counts each training as a job, and its sums as
 import asyncio
 import contextlib
 import hashlib
+import secrets
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -97,9 +98,9 @@ async def tune(
     say_uses(show, party.data, job.uses(party.data))
     named = guest_alignment(site, site.store, alignment)
     own = await asyncio.to_thread(read_guest_rows, site, search.split, named, show)
-    parts = judged_parts(own, search)
-    work = _GuestWork(site, search, own, parts, folder, show, started)
+    work = _GuestWork(site, search, own, folder, show, started)
     work.open(fresh)
+    parts = work.parts
     site.activity.tell(work.hosts, [named.name])
     if search.most_hints and search.job.params.encryption == "lattice":
         show.say(
@@ -130,10 +131,11 @@ async def tune(
 
 @dataclass(frozen=True)
 class _Kept:
-    """The document of a search."""
+    """The document of a search. draw: by which rows are dealt into folds, in hex."""
 
     job: str
     trials: list[TrialDone]
+    draw: str = ""
 
 
 @dataclass
@@ -143,10 +145,10 @@ class _GuestWork:
     site: Site
     search: Search
     own: GuestRows
-    parts: Judged
     folder: TunedFolder
     show: Show
     started: float
+    parts: Judged = field(init=False)
     keeps_hints: bool = False
     account: Account = field(default_factory=Account.nothing)
 
@@ -162,7 +164,13 @@ class _GuestWork:
     # --- What is kept of the search. ----------------------------------------------------------------
 
     def open(self, fresh: bool) -> None:
-        """Go on with what was tried before. Raises ModelError for a document that is damaged."""
+        """Go on with what was tried before, by the same folds. Raises ModelError for a document that is
+        damaged, ConfigError and DataError for what cannot be judged."""
+        self._draw = secrets.token_hex(16)
+        self._open(fresh)
+        self.parts = judged_parts(self.own, self.search, int(self._draw, 16))
+
+    def _open(self, fresh: bool) -> None:
         own, rows, tune = self.own, self.own.rows, self.search.tune
         brought = (rows.label, rows.weight, rows.offset, rows.train, rows.validation)
         subject = RunSubject.of(
@@ -177,7 +185,9 @@ class _GuestWork:
             return
         body = self.site.store.read("search", self._name)
         path = self.site.store.path("search", self._name)
-        self.study.trials = convert_document(body, _Kept, str(path)).trials
+        kept = convert_document(body, _Kept, str(path))
+        if kept.draw:  # else of a version that drew folds as hosts could, too
+            self.study.trials, self._draw = kept.trials, kept.draw
         if self.study.trials:
             done = counted(len(self.study.trials), "trial")
             self.show.say(f"going on after {done} of an earlier run; --fresh starts anew")
@@ -185,7 +195,7 @@ class _GuestWork:
     def _keep(self, done: TrialDone) -> None:
         """Keep a trial before the next one begins."""
         self.study.trials.append(done)
-        kept = _Kept(self.search.job.name, self.study.trials)
+        kept = _Kept(self.search.job.name, self.study.trials, self._draw)
         self.site.store.write("search", self._name, msgspec.to_builtins(kept))
         is_best = ", the best so far" if self.study.best is done else ""
         told = f"trial {done.number:,} of {self.search.tune.trials:,}: {trial_words(done)}{is_best}"

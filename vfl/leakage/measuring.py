@@ -24,7 +24,7 @@ from vfl.errors import ConfigError, VflError
 from vfl.leakage import differences, membership, reconstruction, residuals, scores, small_nodes
 from vfl.leakage.model_alone import model_alone
 from vfl.leakage.recording import Recording, record
-from vfl.leakage.shown import Shown, Truth, of_large_nodes, restricted
+from vfl.leakage.shown import Shown, Truth, of_large_nodes, of_trees, restricted
 from vfl.leakage.success import Success
 from vfl.learn.binning import bin_columns
 from vfl.learn.matrix import Matrix
@@ -274,25 +274,33 @@ class _Trees:
         return Success("differences of sums", self._guest, host, told, 0.0, "rows told by themselves")
 
     def _on_labels(self, host: str, shown: Shown, truth: Truth) -> list[Success]:
-        """By a host."""
-        label = self._training.label
-        # Under a key a host is told what it would be over the lattice engine, too.
-        ways = [membership.asked(shown)]
-        if self._params.encryption != "lattice":
-            ways.append(membership.told(self._recording.leaves, self._params.depth, shown))
-        views = [(nodes, membership.known_splits(nodes, shown, truth)) for nodes in ways]
+        """By a host; of several classes, which are told apart from all others by trees of their own, the
+        one that is told best."""
+        label, classes = self._training.label, self._params.round
         known = self._draw.random(len(label)) < _KNOWN
         given = [None, known] if len(np.unique(label[known])) > 1 else [None]
-        return [
-            max(
-                (
-                    membership.success(nodes, label, own, splits, host, self._guest)
-                    for nodes, splits in views
-                ),
-                key=lambda one: one.success,
-            )
-            for own in given
-        ]
+        every = range(len(shown.trees))
+        found = []
+        for of_class in range(classes):
+            # Under a key a host is told what it would be over the lattice engine, too.
+            some = every[of_class::classes]
+            part, theirs = of_trees(shown, truth, some)
+            ways = [membership.asked(part)]
+            if self._params.encryption != "lattice":
+                leaves = self._recording.leaves[of_class::classes]
+                ways.append(membership.told(leaves, self._params.depth, part))
+            views = [(nodes, membership.known_splits(nodes, part, theirs)) for nodes in ways]
+            own = (label == of_class).astype(np.float64) if classes > 1 else label
+            found += [
+                membership.success(nodes, own, some_known, splits, host, self._guest)
+                for some_known in given
+                for nodes, splits in views
+            ]
+        attacks = dict.fromkeys(one.attack for one in found)
+        if classes > 1:
+            self.notes.append("labels are those of the class that hosts tell best from all others")
+        of_attack = ([one for one in found if one.attack == attack] for attack in attacks)
+        return [max(some, key=lambda one: one.success) for some in of_attack]
 
 
 class _Linear:

@@ -284,8 +284,11 @@ def _few_rows(of: Circumstances, params: BoostParams) -> Disclosure:
 def _of_labels(of: Circumstances, params: BoostParams, host: str) -> Iterator[Disclosure]:
     """What a host could learn about labels."""
     joint = _joint(of, params)
+    which = "which rows have a claim, or a label above the middle"
+    if params.round > 1:
+        which = "which rows are of a class, of the one that is told best from all others"
     for name, some, what in (
-        ("labels_from_nodes", False, "which rows have a claim, or a label above the middle"),
+        ("labels_from_nodes", False, which),
         (
             "labels_from_nodes_some_known",
             True,

@@ -18,6 +18,7 @@ from vfl.protocols.common.course import UNCOUNTED, SumsCount
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees.columns import Growth, HostColumns, OwnColumns, Taken
 from vfl.protocols.trees.draws import draw_columns
+from vfl.protocols.trees.few_rows import FewRows
 from vfl.protocols.trees.grower import Pooled
 from vfl.protocols.trees.model import GuestModel
 from vfl.protocols.trees.withheld import Withheld
@@ -76,9 +77,11 @@ class _Host:
     trees: list[ShownTree] = field(default_factory=list)
     order: dict[tuple[int, int], Integers] = field(default_factory=dict)
     withheld: Withheld = field(init=False)  # nodes of the tree that grows
+    few: FewRows = field(init=False)  # candidates of it
+    of_tree: Binned = field(init=False)  # its columns
 
     def __post_init__(self) -> None:
-        self.withheld = Withheld(self)
+        self._begin(self.block)
 
     @classmethod
     def of(cls, name: str, block: Binned, kept: Order, params: BoostParams, count: SumsCount) -> "_Host":
@@ -90,10 +93,15 @@ class _Host:
             offered = np.flatnonzero(every.valid(counts, params.min_child_rows)[0])
         return cls(name, block, kept, every, draw.permutation(offered), draw, count)
 
-    def begin_tree(self, drawn: Mask) -> None:
+    def begin_tree(self, drawn: Mask, of_tree: Binned) -> None:
         """As a host that sees rows under a key, and none over the lattice engine."""
-        self.withheld = Withheld(self)
+        self._begin(of_tree)
         self.count.begin_tree(None if self.kept == "fixed" else drawn)
+
+    def _begin(self, of_tree: Binned) -> None:
+        self.withheld, self.of_tree = Withheld(self), of_tree
+        least = 0 if self.kept == "fixed" else self.count.least
+        self.few = FewRows(Candidates.of(of_tree.columns), least)
 
     async def may_tell(self, pairs: Sequence[tuple[Mask, Mask]]) -> list[bool]:
         """Of each pair of children whether their sums may be told."""
@@ -156,7 +164,8 @@ class _Recorder(Pooled):
         self._splits = [[] for _ in self.seen]
         if number >= self.params.first_joint:
             for host in self.seen:
-                host.begin_tree(growth.frontier.drawn)
+                of_tree = draw_columns(host.block, host.name, self.params, number)
+                host.begin_tree(growth.frontier.drawn, of_tree)
         return []
 
     async def sums(self, parties: Sequence[OwnColumns | HostColumns], growth: Growth) -> None:
@@ -166,10 +175,18 @@ class _Recorder(Pooled):
         for host, party, nodes in zip(self.seen, parties[1:], self._nodes, strict=True):
             if host.kept != "fixed":
                 valid = {node: may for node, (_, may) in party.candidates.items()}
+                self._leave_out(host, growth.frontier, valid)
                 await host.withheld.leave_out(growth.frontier, valid)
                 sums = {node: left for node, (left, _) in party.candidates.items()}
                 party.candidates = {node: (sums[node], may) for node, may in valid.items()}
             nodes += self._shown(host, growth.frontier)
+
+    @staticmethod
+    def _leave_out(host: _Host, frontier: Frontier, valid: dict[int, Mask]) -> None:
+        """What few rows would follow from, by candidates of the tree."""
+        open_, own = frontier.nodes, Candidates.of(host.of_tree.columns)
+        counts = histograms(host.of_tree, own, frontier.slots(open_), len(open_))
+        host.few.leave_out(frontier.pairs, dict(zip(open_, counts, strict=True)), valid)
 
     def _shown(self, host: _Host, frontier: Frontier) -> list[ShownNode]:
         """The sums of the open nodes as a host's protocol shows them."""
@@ -179,8 +196,7 @@ class _Recorder(Pooled):
             host.all.left_sums(histograms(host.block, host.all, slots, len(open_), values))
             for values in (self._g, self._h)
         )
-        rows = [frontier.inside(node) & frontier.drawn for node in open_]
-        drawn = self._drawn(host)
+        rows, drawn = [frontier.inside(node) & frontier.drawn for node in open_], self._drawn(host)
         cells = histograms(host.block, host.all, slots, len(open_))
         valid = dict(zip(open_, host.all.valid(cells, self.params.min_child_rows), strict=True))
         at = {node: i for i, node in enumerate(open_)}
@@ -190,6 +206,8 @@ class _Recorder(Pooled):
             if both[0] in host.withheld:
                 valid.update({node: np.zeros_like(valid[node]) for node in both})
             sent = np.logical_or.reduce([valid[node] for node in both]) | (host.kept == "fixed")
+            if host.kept != "fixed":
+                sent[drawn] &= host.few.told(both[0])
             for node in both:
                 places = host.places(self._tree, node, drawn)
                 host.order[self._tree, node] = places
@@ -200,8 +218,7 @@ class _Recorder(Pooled):
 
     def _drawn(self, host: _Host) -> Integers:
         """The candidates that are in the tree."""
-        drawn = draw_columns(host.block, host.name, self.params, self._tree)
-        names = {column.name for column in drawn.columns}
+        names = {column.name for column in host.of_tree.columns}
         of_tree = np.array([column.name in names for column in host.all.columns], np.bool_)
         return np.flatnonzero(of_tree[host.all.column])
 

@@ -108,6 +108,14 @@ def of_large_nodes(shown: Shown, least: int) -> Shown:
     return replace(shown, trees=tuple(trees))
 
 
+def of_trees(shown: Shown, truth: Truth, numbers: Sequence[int]) -> tuple[Shown, Truth]:
+    """What was shown of these trees alone, in this order."""
+    place = {number: at for at, number in enumerate(numbers)}
+    order = {(place[t], node): own for (t, node), own in truth.order.items() if t in place}
+    trees = tuple(shown.trees[number] for number in numbers)
+    return replace(shown, trees=trees), replace(truth, order=order)
+
+
 def restricted(shown: Shown, truth: Truth, candidates: Integers) -> tuple[Shown, Truth]:
     """What was shown of these candidates alone, as if the guest knew which these are."""
     number = np.full(len(truth.sides), -1, np.int64)

@@ -23,6 +23,8 @@ from vfl.learn.factors import band_edges, bin_names, short_edge
 from vfl.learn.small_levels import MISSING, band_names
 
 MOST_LEVELS = 50
+MOST_APART = 400
+"""Nodes of a graph whose least cut is looked for, a second's work."""
 OTHER = "(other)"
 
 
@@ -198,27 +200,57 @@ def _weak_side(counts: Integers, withheld: Mask, minimum: int) -> Mask | None:
     return None
 
 
-def least_difference(first: Integers, second: Integers) -> int:
-    """The fewest rows that any sum is about which follows from two tables about the same owner's rows.
+def tells_of_fewer(first: Integers, second: Integers, minimum: int) -> bool:
+    """Whether any sum about fewer rows than `minimum` follows from two tables about the same owner's
+    rows.
 
     first, second: of each row its cell, -1 where it is in none. What follows adds up a number for the
     cell of each table that a row is in: a row drops out where they cancel. So cells are nodes, rows are
     edges between both of theirs (one that is in no cell of a table is tied to the ground), and what is
     left is a cut: of cells that hang together, since among others nothing is left. The least is found as
-    Stoer and Wagner do (Journal of the ACM 44, 1997).
+    Stoer and Wagner do (Journal of the ACM 44, 1997), once nodes with `minimum` rows or more in common
+    are one, as no cut of fewer parts these (Padberg, Rinaldi, Mathematical Programming 47, 1990). Of
+    more nodes than MOST_APART after that it is taken to be too light: nobody waits for the answer.
     """
-    one, two = int(first.max(initial=-1)) + 1, int(second.max(initial=-1)) + 1
-    ground = one + two
-    ends = np.where(first < 0, ground, first), np.where(second < 0, ground, second + one)
-    pairs = np.bincount(ends[0] * (ground + 1) + ends[1], minlength=(ground + 1) ** 2)
-    weight = pairs.reshape(ground + 1, ground + 1).astype(np.int64)
-    weight = weight + weight.T
-    np.fill_diagonal(weight, 0)
+    from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
+    one = int(first.max(initial=-1)) + 1
+    ground = one + int(second.max(initial=-1)) + 1
+    ends, count = (np.where(first < 0, ground, first), np.where(second < 0, ground, second + one)), None
+    while True:
+        low, high, count = _edges(*ends, ground + 1, count)
+        degree = np.bincount(low, count, ground + 1) + np.bincount(high, count, ground + 1)
+        if ((degree > 0) & (degree < minimum)).any():
+            return True
+        strong = count >= minimum
+        if not strong.any():
+            break
+        edges = np.ones(int(strong.sum())), (low[strong], high[strong])
+        _, label = connected_components(coo_array(edges, shape=(ground + 1,) * 2), directed=False)
+        ends = label[low], label[high]
+    left, place = np.unique([low, high], return_inverse=True)
+    if len(left) > MOST_APART:
+        return True
+    weight = np.zeros((len(left),) * 2, np.int64)
+    weight[place.reshape(2, -1)[0], place.reshape(2, -1)[1]] = count
+    weight += weight.T
     parts, part_of = connected_components(weight, directed=False)
     members = [np.flatnonzero(part_of == part) for part in range(parts)]
-    return min(_least_cut(weight[np.ix_(nodes, nodes)])[0] for nodes in members)
+    return any(_least_cut(weight[np.ix_(nodes, nodes)])[0] < minimum for nodes in members)
+
+
+def _edges(
+    low: Integers, high: Integers, nodes: int, count: Integers | None
+) -> tuple[Integers, Integers, Integers]:
+    """Each pair of different nodes once, the lower first, with how many rows tie them. `count`: of each
+    pair that is given, 1 if absent."""
+    apart = low != high
+    low, high = np.minimum(low, high)[apart], np.maximum(low, high)[apart]
+    pairs, place = np.unique(low.astype(np.int64) * nodes + high, return_inverse=True)
+    rows = np.bincount(place, None if count is None else count[apart], len(pairs))
+    low, high = np.divmod(pairs, nodes)
+    return low, high, rows.astype(np.int64)
 
 
 def _least_cut(weight: Integers) -> tuple[int, list[int]]:

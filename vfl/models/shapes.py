@@ -14,6 +14,7 @@ has the shape of a host's column unless the guest gives that host the values of 
 
 import itertools
 import math
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -33,6 +34,8 @@ from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.text import level_order
 
 _DEEPEST = 2
+_MOST_ADDED = 1e100
+"""On the scale of the score, of a file that comes from elsewhere: no tree adds as much."""
 MISSING = "(missing)"
 SHAPE_HEADS = ("column", "above", "up_to", "level", "value", "factor")
 """Of the table of shapes: what a place adds to the score, and its exponential."""
@@ -209,9 +212,15 @@ def shape_lines(shape: Shape) -> list[tuple[object, ...]]:
         places = [(low, high, "") for low, high in itertools.pairwise(ends)]
         places.append(("", "", MISSING))
     return [
-        (shape.column, *place, value, math.exp(value))
+        (shape.column, *place, value, exponential(value))
         for place, value in zip(places, shape.values.tolist(), strict=True)
     ]
+
+
+def exponential(value: float) -> float:
+    """Of what a place adds to the score, infinite where no float is as large: where models add, in the
+    label's unit, values have any size."""
+    return math.exp(value) if value < math.log(sys.float_info.max) else math.inf
 
 
 def places_of(shape: Shape) -> list[str]:
@@ -258,14 +267,24 @@ class GivenSteps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     host: str
     steps: list[Step]
 
-    def check(self, half: AnyHostHalf) -> None:
-        """Raises ModelError for steps of another model, or of splits that the half has not."""
+    def check(self, half: AnyHostHalf, host: str) -> None:
+        """Raises ModelError for steps of another model or host, of splits that the half has not, of one
+        split twice, or of what no tree adds."""
         splits = len(host_splits(half))
-        records = [r for step in self.steps for r in (step.record, step.root) if r is not None]
-        if self.model != half.name or any(not 0 <= record < splits for record in records):
+        of_steps = [step.record for step in self.steps]
+        records = [*of_steps, *(step.root for step in self.steps if step.root is not None)]
+        if (
+            self.vfl != "shapes"
+            or (self.model, self.host) != (half.name, host)
+            or any(not 0 <= record < splits for record in records)
+            or len({*of_steps}) < len(of_steps)
+        ):
             raise ModelError(
                 f"the file of the guest is of another model than {half.name}, or of another host's half"
             )
+        added = [value for step in self.steps for value in (step.left, step.right, step.mean)]
+        if any(abs(value) > _MOST_ADDED for value in added):
+            raise ModelError("the file of the guest has steps that no tree adds: ask for it again")
 
 
 # --- Edits. -----------------------------------------------------------------------------------------

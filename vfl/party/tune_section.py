@@ -1,7 +1,7 @@
 """[tune] of a job file: which settings a search tries, and how trials are compared."""
 
 import itertools
-import math
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
@@ -66,7 +66,9 @@ Choice = Range | Values
 
 
 def _is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    return abs(value) <= sys.float_info.max  # of a file, a whole number may have hundreds of digits
 
 
 def _choice(value: object) -> Choice:
@@ -117,7 +119,9 @@ class TuneSection(Section):
     seconds: float | None = Field(
         default=None, gt=0, description="after which a run begins no further trial"
     )
-    seed: int = Field(default=0, ge=0, lt=2**32, description="of what is tried, and of folds")
+    seed: int = Field(
+        default=0, ge=0, lt=2**32, description="of what is tried; folds are drawn by the guest alone"
+    )
     folds: int | None = Field(
         default=None,
         ge=2,

@@ -72,6 +72,15 @@ class Warned:
 
 
 @dataclass(frozen=True)
+class ToFill:
+    """What no run knows: who fills it in, and each thing that is missing."""
+
+    kind: ClassVar[str] = "fill"
+    who: str
+    texts: list[str]
+
+
+@dataclass(frozen=True)
 class Facts:
     kind: ClassVar[str] = "facts"
     pairs: list[tuple[str, str]]
@@ -106,7 +115,9 @@ class Picker:
     items: list[tuple[str, "PageBlock"]]
 
 
-PageBlock = Gallery | DataTable | Messages | Pair | Note | Warned | Facts | Tiles | Code | Picker
+PageBlock = (
+    Gallery | DataTable | Messages | Pair | Note | Warned | ToFill | Facts | Tiles | Code | Picker
+)
 
 
 @dataclass(frozen=True)

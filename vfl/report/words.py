@@ -138,10 +138,10 @@ def most_learnt(one: Disclosure) -> str:
     names = one.who.split(", ")
     who = f"{listed(names)} could each" if len(names) > 1 else f"{names[0]} could"
     if one.measure.startswith(AUC):
-        return (
-            f"{who} tell a row with a claim, or with a label above the middle, from one without in "
-            f"{much} of cases (guessing: {share(one.guessing, 0)})."
-        )
+        rows = "a row with a claim, or with a label above the middle, from one without"
+        if "of a class" in one.what:
+            rows = "a row of the class that is told best from one of another"
+        return f"{who} tell {rows} in {much} of cases (guessing: {share(one.guessing, 0)})."
     return f"{who} know of {listed(one.about.split(', '))} {one.what}: {much} {one.measure}."
 
 

@@ -28,6 +28,11 @@ class SumsCount(Protocol):
         """Count those of a tree's root; drawn: which rows it is of, None where nodes are not seen: then
         those of the whole tree. Raises Refused where they are more than the host gives."""
 
+    @property
+    def least(self) -> int:
+        """The fewest rows of a node that a sum is about which follows from those of one column's
+        candidates (trees/few_rows.py); 0 where any may be told."""
+
     def tell(self, pairs: Sequence[tuple[Mask, Mask]]) -> list[bool]:
         """Of each pair of children, whether the sums of both may be told, and count them if so; by which
         drawn rows each of the two has."""
@@ -35,6 +40,8 @@ class SumsCount(Protocol):
 
 class _Uncounted:
     """Whoever counts nothing."""
+
+    least = 0
 
     def begin_tree(self, drawn: Mask | None) -> None:
         return

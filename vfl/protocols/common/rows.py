@@ -33,6 +33,9 @@ class Training:
     """What scores start with; None: the constant of least loss."""
     scratch: Scratch = Scratch()
     """Where numbers of rows lie that are many."""
+    apart: int | None = None
+    """The fewest rows with weight by which those that train differ from the rows of another training,
+    where hosts are told of several: what they are told of these by subtraction."""
 
     @property
     def sizes(self) -> Floats:

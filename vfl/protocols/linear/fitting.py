@@ -395,7 +395,7 @@ class FitLoop:
         await self.gradients.greet()
         rows = self.rows
         self._theirs = columns = await start_hosts(
-            self.hosts, rows.train, rows.weighing, self.curvature, self._deviance
+            self.hosts, rows.train, rows.weighing, self.curvature, self._deviance, rows.apart
         )
         self._columns += sum(columns.values())
         if not any(columns.values()) and not any(matrix.columns for matrix in self.whole.values()):

@@ -85,7 +85,7 @@ class _PlainLoop(FitLoop):
         self._products: dict[str, ExactProduct] = {}
         for name, matrix in hosts.items():
             training = matrix.take(rows.train)
-            check_columns(name, training.columns, rows.weighing)
+            check_columns(name, training.columns, rows.weighing, rows.apart)
             block = block_of(training, params, self.curvature)
             self.theirs[name], self._products[name] = block, ExactProduct(training)
             self._columns += training.columns

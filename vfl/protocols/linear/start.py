@@ -48,27 +48,37 @@ class FitReady(Message, frozen=True):
 
 
 async def start_hosts(
-    hosts: Sequence[Peer], train: Mask, weighing: int, curvature: float, deviance: float = 1.0
+    hosts: Sequence[Peer],
+    train: Mask,
+    weighing: int,
+    curvature: float,
+    deviance: float = 1.0,
+    apart: int | None = None,
 ) -> dict[str, int]:
     """Say which rows train, of which `weighing` have weight; returns how many columns each host has.
-    Raises DataError for too many."""
+    Raises DataError for too many; `apart`: as of Training."""
     start = FitStart(pack_bits(train), curvature, deviance)
     await together([host.send(start) for host in hosts])
     answers = await together([host.recv(FitReady) for host in hosts])
     for host, ready in zip(hosts, answers, strict=True):
         if ready.columns < 0:
             raise host.breach("FitReady with a negative number of columns")
-        check_columns(host.name, ready.columns, weighing)
+        check_columns(host.name, ready.columns, weighing, apart)
     return {host.name: ready.columns for host, ready in zip(hosts, answers, strict=True)}
 
 
-def check_columns(host: str, columns: int, rows: int) -> None:
-    """Raises DataError for too many columns of a host; rows: those that train and have weight."""
-    if columns * _ROWS_A_COLUMN > rows:
+def check_columns(host: str, columns: int, rows: int, apart: int | None = None) -> None:
+    """Raises DataError for too many columns of a host; rows: those that train and have weight; apart: as
+    of Training."""
+    few = rows if apart is None else min(rows, apart)
+    if columns * _ROWS_A_COLUMN > few:
+        what, helps = f"to fit {counted(rows, 'row')} with", "fewer levels or more rows"
+        if few < rows:
+            what = f"for trainings that differ by {counted(few, 'row')}"
+            helps = f"fewer folds, a larger validation_share, {helps}"
         raise DataError(
-            f"{host} has {counted(columns, 'column')} to fit {counted(rows, 'row')} with, and each "
-            f"iteration tells it as many numbers that depend on the labels: it needs "
-            f"{_ROWS_A_COLUMN} rows a column (fewer levels or more rows)",
+            f"{host} has {counted(columns, 'column')} {what}, and each iteration tells it as many "
+            f"numbers that depend on the labels: it needs {_ROWS_A_COLUMN} rows a column ({helps})",
             # Not how many rows have weight, which a host does not know.
             for_peer=f"{host} has too many columns for the rows that train",
         )

@@ -27,7 +27,8 @@ Monotone columns (LightGBM's basic method, learn/tree.py): at the root a host sa
 the known values of one, with decreasing columns turned round: their left must not score higher.
 
 A candidate is revealed where either child of the pair has at least `min_child_rows` rows on both sides
-of it; none of nodes whose sums are more than the host gives about their rows, nor below them. The guest
+of it; none of nodes whose sums are more than the host gives about their rows, nor below them, and none
+from which, with others of its column, sums about fewer rows would follow (few_rows.py). The guest
 checks that the rows sent left add up to the sums that won.
 
 Exact: the model equals, bit for bit, the one that the guest alone would train on all columns.
@@ -66,6 +67,7 @@ from vfl.protocols.common.rows import Training
 from vfl.protocols.trees.category_sets import HostWins, SetWinners, check_groups, hear_groups, winners_of
 from vfl.protocols.trees.columns import Direction, Growth, HostColumns, OwnColumns, SplitRows, Taken
 from vfl.protocols.trees.draws import Draws, draw_columns, drawn_columns, drawn_pairs
+from vfl.protocols.trees.few_rows import FewRows
 from vfl.protocols.trees.grower import Finish, Grower, GuestTrees, HostTrees, TreeDone, TreeEnd
 from vfl.protocols.trees.hidden import MOST_CANDIDATES, PIECE, HiddenHost, HiddenSums, gain_within
 from vfl.protocols.trees.model import GuestModel, HostModel
@@ -432,6 +434,7 @@ class _HostTree:
         self._wins = HostWins(guest, params, binned, self._order, self._frontier)
         self._time = records.time
         self._withheld = Withheld(records)
+        self._few = FewRows(self._candidates, records.least)
 
     async def receive_gradients(self, start: TreeStart, draws: Draws) -> list[Ciphertexts]:
         """The ciphertexts of the drawn rows; their histogram at the root, summed as they come in."""
@@ -483,6 +486,7 @@ class _HostTree:
 
         # 4. Shuffled, packed, re-randomised.
         if self._hidden is None:
+            self._few.leave_out(frontier.pairs, dict(zip(nodes, counts, strict=True)), valid)
             await self._withheld.leave_out(frontier, valid)
         else:
             await self._hidden.tell_rows({node: enough[self._order] for node, enough in valid.items()})

@@ -34,6 +34,11 @@ class Records:
         self._splits: list[Split] = [] if last is None else [*last.splits]
         self._first: dict[int, int] = {} if last is None else {**last.first_record}  # by tree
 
+    @property
+    def least(self) -> int:
+        """As of SumsCount."""
+        return self._course.sums.least
+
     def begin(self, tree: int, message: type[Message]) -> None:
         """Begin the records of a tree. Raises PeerError, naming the message, for a tree out of turn, or
         that the job leaves to the guest alone."""
