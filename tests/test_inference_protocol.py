@@ -427,11 +427,9 @@ def test_a_host_has_no_more_products_than_pairs_of_its_columns(monkeypatch, lie,
     sent = {
         "OwnProductsFollow": lie,
         "ColumnsFollow": shared_products.ColumnsFollow(7, []),
-        "VectorsFollow": shared_products.VectorsFollow([*range(7)], [0] * 7),
+        "VectorsFollow": shared_products.VectorsFollow([*range(7)], [0] * 7, 20),
     }
-
-    async def met(*_):
-        return SimpleNamespace(total=np.zeros((0, 0), object), low=np.zeros(0, bool), columns=(1, 3))
+    across = SimpleNamespace(total=np.zeros((0, 0), object), low=np.zeros(0, bool), columns=(1, 3))
 
     async def run():
         own, host = MemoryPeer.pair("guest", "host1")
@@ -440,14 +438,8 @@ def test_a_host_has_no_more_products_than_pairs_of_its_columns(monkeypatch, lie,
         matrix = Matrix(np.zeros((0, 9), np.uint16), (), np.zeros((0, 9), np.int32))
         guest = inference._Guest([own], matrix, np.arange(9), None, Resources())
         with monkeypatch.context() as patch:
-            given = inference.share_vectors
-
-            async def share_vectors(peer, pieces, *more):
-                return await (given(peer, pieces, *more) if pieces else met())
-
-            patch.setattr(inference, "share_vectors", share_vectors)
             patch.setattr(guest, "_send_shares", lambda *_: asyncio.sleep(0))
-            await guest.share_with(own, 3)
+            await guest.share_with(own, 3, across)
 
     with pytest.raises(PeerError, match=what):
         asyncio.run(run())

@@ -44,7 +44,7 @@ from vfl.protocols.common.lattice_hints import (
     HintPart,
     HintSums,
 )
-from vfl.protocols.common.lattice_sums import GuestProducts, Query, Vectors, VectorSums
+from vfl.protocols.common.lattice_sums import GuestProducts, Query, Shape, Vectors, VectorSums
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees import grower, questions
@@ -301,7 +301,7 @@ def test_a_hint_serves_as_many_vectors_as_it_is_for(tmp_path, monkeypatch):
     params = settings_of(trees=2, depth=2)
     job = make_job(100, 1, 6, params)
     lifetime = 2 * lattice_shape(100, params).served
-    monkeypatch.setattr(lattice_sums.Shape.__init__, "__defaults__", (1, lifetime, True))
+    monkeypatch.setattr(lattice_sums.Shape.__init__, "__defaults__", (1, lifetime, True, False))
     counts = []
     for _ in range(4):
         made.clear()
@@ -565,7 +565,8 @@ def guest_of(
     hint = EncryptedHint(parameters, seed, header)
     for number, part in enumerate(parts):
         hint.load(number, part)
-    return GuestProducts([ours], [hint], [parameters], seed, 64, Counter(), lambda _: nullcontext())
+    shape = Shape(parameters.rows, parameters.value_bits, 62)
+    return GuestProducts([ours], [hint], [parameters], seed, shape, Counter(), lambda _: nullcontext())
 
 
 @pytest.mark.parametrize("what", REFUSED)

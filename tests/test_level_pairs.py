@@ -69,8 +69,11 @@ def test_an_encrypted_matrix_changes_its_basis_as_one_in_the_clear(turned):
     async def run():
         async with Workers(KEY.public, ONE_PROCESS) as workers:
             across = await rotation.times(workers, encrypted(numbers[:2]), basis)
-            return across, await rotation.congruent(workers, encrypted(numbers), basis)
+            whole = await rotation.congruent(workers, encrypted(numbers), basis)
+            return across, whole, await rotation.congruent(workers, encrypted(numbers), basis, [2, 4])
 
-    across, whole = asyncio.run(run())
+    across, whole, blocks = asyncio.run(run())
     assert decrypted(across) == (numbers[:2] @ basis).ravel().tolist()
     assert decrypted(whole) == (basis.T @ numbers @ basis).ravel().tolist()
+    for part in (slice(2), slice(2, 6)):
+        assert decrypted(blocks[part, part]) == (basis.T @ numbers @ basis)[part, part].ravel().tolist()

@@ -239,7 +239,7 @@ async def guest_meet(
         [hint for _, hint, _ in asked],
         [own for _, _, own in asked],
         seed,
-        shape.served,
+        shape,
         Counter() if operations is None else operations,
         timed,
     )

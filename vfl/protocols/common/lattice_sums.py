@@ -111,6 +111,7 @@ class Shape:
     weight: int = 1  # greatest entry of a host's matrix, whatever its sign
     lifetime: int = 1 << 16  # vectors of a hint over all jobs at most, if this one needs no more
     errors_known: bool = True  # whether who reads the sums has encrypted the vectors
+    exact: bool = False  # whether so many vectors follow: then products are made for no more
 
     @classmethod
     def most_bits(cls, rows: int, vectors: int) -> int:
@@ -175,6 +176,10 @@ class Shape:
         """Vectors of the job at most."""
         return self.vectors + ZEROS
 
+    def batch(self, made: int) -> int:
+        """For how many vectors products are made at once, after so many."""
+        return min(BATCH, self.served - made) if self.exact else BATCH
+
     @property
     def _most(self) -> int:
         """Vectors that one hint is for, if its outputs are few enough."""
@@ -211,12 +216,13 @@ class GuestProducts:
         hints: Sequence[EncryptedHint],
         parameters: Sequence[Parameters],
         seed: bytes,
-        served: int,
+        shape: Shape,
         operations: Operations,
         timed: Timed,
     ) -> None:
         self.hosts, self._hints, self._parameters = hosts, hints, parameters
-        self._due = -(-served // BATCH)  # batches that may still be needed
+        self._shape = shape
+        self._made = 0  # vectors that products are made for
         self._largest = 1  # vectors of a query so far
         self._public = PublicRows(seed, parameters[0].rows) if parameters else None
         self._operations, self._timed = operations, timed
@@ -368,14 +374,16 @@ class GuestProducts:
     def _wanted(self) -> bool:
         """Whether to make a further batch."""
         left = sum(batch.left for batch in (*self._sent, *self._ready))
-        return self._due > 0 and len(self._ready) < _READY and left < _QUERIES * self._largest
+        due = self._made < self._shape.served
+        return due and len(self._ready) < _READY and left < _QUERIES * self._largest
 
     async def _make(self) -> None:
         while self._wanted:
-            self._due -= 1
-            drawn = Secrets.draw(BATCH)
+            size = self._shape.batch(self._made)
+            self._made += size
+            drawn = Secrets.draw(size)
             made = [await asyncio.to_thread(hint.multiply, drawn) for hint in self._hints]
-            self._operations["multiply hint"] += BATCH * len(made)
+            self._operations["multiply hint"] += size * len(made)
             self._ready.append(_Batch(drawn, [data for data, _ in made], [masks for _, masks in made]))
 
     def end(self) -> None:
@@ -397,11 +405,12 @@ class _Opened:
     """A batch of products, the first of which are used up; opened in a thread."""
 
     opening: asyncio.Task[Opened]
+    size: int
     used: int = 0
 
     @property
     def left(self) -> int:
-        return BATCH - self.used
+        return self.size - self.used
 
 
 class HostProducts:
@@ -422,7 +431,7 @@ class HostProducts:
         self.secret = b""
         """The secret of the hint that is used."""
         self._products: deque[_Opened] = deque()
-        self._served = 0
+        self._served = self._received = 0  # vectors, and those that products were received for
         self._time = ToldTime()
 
     def use(self, matrix: CellMatrix, key: HintKey, secret: bytes) -> None:
@@ -492,15 +501,17 @@ class HostProducts:
         return np.asarray(sums)
 
     async def _receive_products(self, key: HintKey) -> None:
-        size, parts = self._parameters.product_bytes(BATCH), []
+        count = self._shape.batch(self._received)
+        self._received += count
+        size, parts = self._parameters.product_bytes(count), []
         for start in range(0, size, _PIECE):
             message = await self._guest.recv(HintProducts)
             if len(message.data) != min(_PIECE, size - start):
                 raise self._guest.breach("HintProducts of another size than a batch has")
             parts.append(message.data)
-        self._operations["open products"] += BATCH
-        opening = asyncio.create_task(asyncio.to_thread(key.open, b"".join(parts), BATCH))
-        self._products.append(_Opened(opening))
+        self._operations["open products"] += count
+        opening = asyncio.create_task(asyncio.to_thread(key.open, b"".join(parts), count))
+        self._products.append(_Opened(opening, count))
 
     async def _take(self, count: int) -> Opened:
         """The next opened products."""

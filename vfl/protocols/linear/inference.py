@@ -10,7 +10,8 @@ what is rounded is the same everywhere.
 
  1. The guest sends a public key of Paillier's, and how many columns each party has.
  2. With each host, by products that both only share (shared_products.py), which the host puts together
-    under the guest's key: the guest's columns times w with the host's columns; w with the pairs of the
+    under the guest's key: the guest's columns times w, encrypted once for all hosts, with the host's
+    columns; w with the pairs of the
     host's levels (level_pairs.py); and of a host's number with each of its columns the products, vectors
     of the host's, with w, the guest's column.
  3. Each two hosts, through the guest (relayed.py): it splits w into two numbers a row, of which one is
@@ -20,16 +21,17 @@ what is rounded is the same everywhere.
  4. The first host gets all blocks under encryption, sealed from the guest, each with noise uniform over
     a unit, in steps of 2^-80. Every other host changes the basis of its own columns in them before, by a
     secret one, so that the guest's key opens none of them there: a block of two such hosts goes from
-    the later one to the earlier one, and from there to the first. Then all hosts in turn change the
-    basis of all hosts' columns by a secret one (rotation.py): C = T'AT with T = T0 T1 T2 ... Tk. What
-    whole numbers come to in a basis of whole numbers is a lattice, from which who sees enough of it
-    finds the basis: so each host, whenever it has changed one, adds noise again, wide beside the steps
-    of that lattice and less than a unit of A. The last host packs C and the guest's rows with it, hides
-    where they come from, and the guest decrypts.
+    the later one to the earlier one, and from there to the first. Then the first host changes the basis
+    of all hosts' columns by a secret one (rotation.py): C = T'AT, where T is those of the other hosts,
+    each for its own columns, times that of the first. Who works with the guest does not know the one or
+    the others. What whole numbers come to in a basis of whole numbers is a lattice, from which who sees
+    enough of it finds the basis: so each host, whenever it has changed one, adds noise again, wide
+    beside the steps of that lattice and less than a unit of A. The first host packs C and the guest's
+    rows with it, hides where they come from, and the guest decrypts.
  5. The guest inverts. It reads the block of its own coefficients, and sends that of the hosts, which
-    is in the basis of C, encrypted back to the hosts: in turn they change it back. Each host gets its
-    own block, changes back what it alone has changed, masks it, has the guest decrypt it, and takes the
-    masks off.
+    is in the basis of C, encrypted back to the first host, which changes it back and passes on to each
+    other host its own block. Each host changes back what it alone has changed, masks its block, has the
+    guest decrypt it, and takes the masks off.
  6. Each host says whether some of its columns are aliased, by the size of its block; if any are, nobody
     has standard errors, and those whose columns are in it are told of each other.
 
@@ -53,7 +55,7 @@ import math
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import combinations, pairwise
+from itertools import combinations
 
 import gmpy2
 import numpy as np
@@ -112,8 +114,8 @@ from vfl.protocols.linear.rotation import (
     symmetric,
     upper,
 )
+from vfl.protocols.linear.row_products import Factor, RowProducts
 from vfl.protocols.linear.shared_products import (
-    Piece,
     SharedSums,
     Table,
     columns_of,
@@ -215,13 +217,20 @@ async def guest_covariance(
         follow = InferenceProgress(progress, sizes, mine.rows)
         guest = _Guest(with_columns, mine, weights, workers, resources)
         # 2. With each host; 3. each two hosts.
-        await together([guest.share_with(host, columns[host.name]) for host in with_columns])
+        across = await guest.share_columns_with([columns[host.name] for host in with_columns])
+        await together(
+            [
+                guest.share_with(host, columns[host.name], sums)
+                for host, sums in zip(with_columns, across, strict=True)
+            ]
+        )
         follow.done("with guest")
         for number, (one, other) in enumerate(combinations(with_columns, 2), 1):
             await guest.split_weights(one, other)
             follow.done("between hosts", number)
         # 4. In a basis that nobody knows.
-        await guest.relay_chain(follow)
+        await guest.relay_blocks()
+        follow.done("gathered")
         inverted = await guest.invert(sizes, penalty, free)
         follow.done("rotated")
         # 5. Back to their owners.
@@ -297,27 +306,28 @@ class _Guest:
         self._hosts, self._matrix, self._weights = hosts, matrix, weights
         self._workers, self._resources = workers, resources
 
-    async def share_with(self, host: Peer, theirs: int) -> None:
-        """2. The blocks of the guest's columns and the host's, which are so many, and of the host's
-        own."""
+    async def share_columns_with(self, theirs: Sequence[int]) -> list[SharedSums]:
+        """2. The blocks of the guest's columns and those of each host, which are so many."""
+        own = self._matrix
+        terms = [(column, 0) for column in range(own.columns)]
+        vectors = RowProducts(own, [Factor.of(self._weights, WEIGHT_BITS)], terms)
+        allowed = [(count,) for count in theirs]
+        return await share_vectors(self._hosts, vectors, self._resources, allowed)
+
+    async def share_with(self, host: Peer, theirs: int, across: SharedSums) -> None:
+        """2. The block of the guest's columns and the host's, which are so many, and that of the
+        host's own."""
         rows, weights, resources = self._matrix.rows, self._weights, self._resources
-
-        def times_weight(make: Callable[[], Integers]) -> Callable[[], Integers]:
-            return lambda: make() * weights
-
-        pieces = [
-            Piece(column, 0, bits + WEIGHT_BITS, times_weight(make))
-            for column, (bits, make) in enumerate(columns_of(self._matrix))
-        ]
-        await self._send_shares(host, await share_vectors(host, pieces, rows, resources, (theirs,)))
+        await self._send_shares(host, across)
         follow = await host.recv(OwnProductsFollow)
         if follow.matrices > most_matrices(theirs):
             raise host.breach("OwnProductsFollow of more pairs than its columns have")
-        left = most_pairs(theirs)
+        left, no_numbers = most_pairs(theirs), np.zeros((0, rows), np.int32)
+        every = Matrix(np.ones((1, rows), np.uint16), (1,), no_numbers)  # a level of all rows
+        vector = RowProducts(every, [Factor.of(weights, WEIGHT_BITS)], [(0, 0)])
         for _ in range(follow.matrices):
-            piece = Piece(0, 0, WEIGHT_BITS, lambda: weights)
             some = range(1, 1 + min(left, MOST_CELLS))
-            found = await share_vectors(host, [piece], rows, resources, some)
+            (found,) = await share_vectors([host], vector, resources, [some])
             left -= found.columns[1]
             await self._send_shares(host, found)
         if follow.numbers:
@@ -358,44 +368,50 @@ class _Guest:
             await other.send(WeightPart(data[first : first + 4 * MIB]))
         await relay(one, other)
 
-    async def relay_chain(self, follow: InferenceProgress) -> None:
+    async def relay_blocks(self) -> None:
         """4. Hosts gather all blocks at the first, which go from one to the next."""
         first, *others = self._hosts
         for one, other in combinations(others, 2):
             await relay(one, other)
         for other in others:
             await relay(other, first)
-        follow.done("gathered")
-        for number, (before, after) in enumerate(pairwise(self._hosts), 1):
-            await relay(before, after)
-            follow.done("rotated", number)
 
     async def invert(self, sizes: Sequence[int], penalty: float, free: int) -> Table:
         """The inverse of the whole information, of the guest's columns and the hosts' in their basis."""
-        key, last = self._workers.key, self._hosts[-1]
+        key, first, rows = self._workers.key, self._hosts[0], self._matrix.rows
         own, theirs = sizes[0], sum(sizes[1:])
-        count = own * theirs + theirs * (theirs + 1) // 2
-        slot = information_bits(self._matrix.rows, len(self._hosts), theirs)
-        slots = (key.public.bits - 2) // slot
-        entries: list[int] = []
-        cts = await receive_encrypted(last, key.public, -(-count // slots), RotatedInformation)
+        one, both = (information_bits(rows, len(self._hosts), theirs, sides) for sides in (1, 2))
+        count = theirs * (theirs + 1) // 2
+        slots, packed = (key.public.bits - 2) // one, (key.public.bits - 2) // both
+        groups = [min(slots, own - i) for i in range(0, own, slots)]
+        # Of each ciphertext the bits of a slot, and how many numbers it has.
+        layout = [(one, some) for some in groups for _ in range(theirs)]
+        layout += [(both, min(packed, count - i)) for i in range(0, count, packed)]
+        cts = await receive_encrypted(first, key.public, len(layout), RotatedInformation)
+        entries: list[list[int]] = []
         try:
-            for plaintext in await decrypt(self._workers, key.public.array(cts)):
-                some = min(slots, count - len(entries))
-                entries += unpacked(plaintext % int(key.public.n), int(key.public.n), slot, some)
+            for (slot, some), plaintext in zip(
+                layout, await decrypt(self._workers, key.public.array(cts)), strict=True
+            ):
+                n = int(key.public.n)
+                entries.append([*unpacked(plaintext % n, n, slot, some)])
         except ValueError as error:
-            raise last.breach(f"RotatedInformation with {error}") from None
+            raise first.breach(f"RotatedInformation with {error}") from None
+        across = np.zeros((own, theirs), object)
+        for place in range(len(groups) * theirs):
+            group, column = divmod(place, theirs)
+            across[group * slots :, column][: groups[group]] = entries[place]
+        flat = [entry for some in entries[len(groups) * theirs :] for entry in some]
         whole = np.zeros((own + theirs, own + theirs), object)
         gram = await asyncio.to_thread(_exact_gram, self._matrix, self._weights)
         whole[:own, :own] = gram * (1 << FINER_BITS)
         whole[:own, :own] += coarse_penalty(self._matrix, penalty, free) * (1 << FINER_BITS)
-        across = np.array(entries[: own * theirs], object).reshape(own, theirs)
         whole[:own, own:], whole[own:, :own] = across, across.T
-        whole[own:, own:] = symmetric(entries[own * theirs :], theirs)
+        whole[own:, own:] = symmetric(flat, theirs)
         try:
             return await asyncio.to_thread(inverse, whole, 1200)
         except ValueError as error:
-            raise last.breach(f"RotatedInformation that is {error}") from None
+            raise first.breach(f"RotatedInformation that is {error}") from None
 
     async def give_back(
         self, block: Table, scaled: float, fraction: int, follow: InferenceProgress
@@ -409,11 +425,7 @@ class _Guest:
                 return [int(gmpy2.rint(entry * size)) for entry in upper(block)]
 
         numbers = await asyncio.to_thread(whole)
-        await send_encrypted(self._hosts[-1], await self._encrypted(numbers))
-        chain = [*reversed(self._hosts)]
-        for number, (before, after) in enumerate(pairwise(chain), 1):
-            await relay(before, after)
-            follow.done("back", number)
+        await send_encrypted(self._hosts[0], await self._encrypted(numbers))
         for host in self._hosts[1:]:
             await relay(self._hosts[0], host)
         follow.done("back")

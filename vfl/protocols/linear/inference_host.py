@@ -10,6 +10,7 @@ import numpy as np
 from gmpy2 import mpz
 
 from vfl.arrays import Floats, Integers
+from vfl.blocks.engine import ENGINE
 from vfl.crypto.paillier import Ciphertexts, PublicKey
 from vfl.crypto.workers import Workers
 from vfl.learn.inference import Alias, Inference
@@ -55,11 +56,10 @@ from vfl.protocols.linear.rotation import (
     times,
     upper,
 )
+from vfl.protocols.linear.row_products import Factor, RowProducts
 from vfl.protocols.linear.shared_products import (
-    Piece,
     SharedSums,
     Table,
-    columns_of,
     share_columns,
     share_vectors,
 )
@@ -105,7 +105,7 @@ async def host_inference(
         await host.gather()
         follow.done("gathered")
         await host.rotate()
-        follow.done("rotated", start.hosts.index(participant.name) + 1)
+        follow.done("rotated")
         # 5. Its own block.
         covariance = await host.covariance()
         follow.done("opened")
@@ -151,7 +151,7 @@ class _Host:
         self._matrix, self._workers, self._key = matrix, workers, workers.key
         self._fellows, self._resources = fellows, resources
         self._place = start.hosts.index(name)
-        self._basis = secret_basis(sum(start.columns[1:]))
+        self._basis = secret_basis(0 if self._place else sum(start.columns[1:]))  # of all hosts' columns
         self._own_basis = secret_basis(matrix.columns)  # of a host after the first
         self._blocks: dict[tuple[int, int], Table] = {}  # by parties, the guest's 0; encrypted
         self._across = self._own = np.zeros((0, 0), object)  # of all hosts, at who has them
@@ -178,23 +178,21 @@ class _Host:
             for (i, j), found in zip(pairs.columns, weights, strict=True):
                 own[i, j] = own[j, i] = found
         if numbers:
-            vectors, rows = self._products(numbers), self._matrix.rows
-            sums = await share_vectors(guest, vectors, rows, self._resources, (1,))
+            vectors = self._products(numbers)
+            (sums,) = await share_vectors([guest], vectors, self._resources, [(1,)])
             products = await self._put_together(guest, sums)
             for (i, j), found in zip(numbers, products[:, 0], strict=True):
                 own[i, j] = own[j, i] = found
 
-    def _products(self, pairs: Sequence[tuple[int, int]]) -> list[Piece]:
-        """Of each two columns the products."""
-        makers = columns_of(self._matrix)
-
-        def product(i: int, j: int) -> Callable[[], Integers]:
-            return lambda: makers[i][1]() * makers[j][1]()
-
-        return [
-            Piece(column, 0, max(1, makers[i][0] + makers[j][0]), product(i, j))
-            for column, (i, j) in enumerate(pairs)
+    def _products(self, pairs: Sequence[tuple[int, int]]) -> RowProducts:
+        """Of each two columns the products; the second ones are numbers."""
+        own, levels = self._matrix, sum(self._matrix.levels)
+        numbers = np.asarray(ENGINE.gather(own.numbers))
+        factors = [
+            Factor.of(row.astype(np.int64), max(bits, 1))
+            for row, bits in zip(numbers, own.bits, strict=True)
         ]
+        return RowProducts(own, factors, [(i, j - levels) for i, j in pairs])
 
     async def share_with_fellows(self) -> None:
         """3. The blocks of each two hosts, of which the later one gets the outcome."""
@@ -212,8 +210,7 @@ class _Host:
         fellow = self._with(second, f"products {self._place} {second}")
         parts = await asyncio.to_thread(uniform_parts, message.data, self._matrix.rows)
         resources, theirs = self._resources, (self._start.columns[second + 1],)
-        weighted, rows = self._weighted(parts), self._matrix.rows
-        vectors = await share_vectors(fellow, weighted, rows, resources, theirs)
+        (vectors,) = await share_vectors([fellow], self._weighted(parts), resources, [theirs])
         await self._send_shares(fellow, vectors)
         columns = await share_columns(fellow, self._matrix, resources, theirs)
         await self._send_shares(fellow, columns)
@@ -233,22 +230,15 @@ class _Host:
         columns = (self._start.columns[first + 1],)
         theirs = await share_columns(fellow, self._matrix, self._resources, columns)
         one = await self._put_together(fellow, theirs)
-        mine = await share_vectors(fellow, self._weighted(parts), rows, self._resources, columns)
+        (mine,) = await share_vectors([fellow], self._weighted(parts), self._resources, [columns])
         other = await self._put_together(fellow, mine)
         self._blocks[first + 1, self._place + 1] = one * other.T % self._key.n_squared
         await fellow.close()
 
-    def _weighted(self, parts: Sequence[Integers]) -> list[Piece]:
-        """This host's columns times parts of weights."""
-
-        def times_part(make: Callable[[], Integers], part: Integers) -> Callable[[], Integers]:
-            return lambda: make() * part
-
-        return [
-            Piece(column, PART_BITS * place, bits + PART_BITS, times_part(make, part))
-            for column, (bits, make) in enumerate(columns_of(self._matrix))
-            for place, part in enumerate(parts)
-        ]
+    def _weighted(self, parts: Sequence[Integers]) -> RowProducts:
+        """This host's columns times its part of the weights."""
+        terms = [(column, 0) for column in range(self._matrix.columns)]
+        return RowProducts(self._matrix, [Factor(parts, PART_BITS * PARTS)], terms)
 
     async def _send_shares(self, fellow: Peer, sums: SharedSums) -> None:
         total = await asyncio.to_thread(lambda: sums.total)
@@ -346,62 +336,72 @@ class _Host:
         return found
 
     async def rotate(self) -> None:
-        """4. Change the basis, and pass on to the next host, or to the guest."""
-        last, size = len(self._start.hosts) - 1, len(self._basis)
-        rows = self._start.columns[0]
+        """4. At the first host: change the basis, and pass on to the guest."""
         if self._place:
-            before = self._with(self._place - 1, f"rotate {self._place}")
-            cts = await receive_encrypted(before, self._key, rows * size + size * (size + 1) // 2)
-            await before.close()
-            self._across = _shaped(cts[: rows * size], (rows, size))
-            self._own = symmetric(cts[rows * size :], size)
-        across = await times(self._workers, self._across, self._basis)
-        own = await congruent(self._workers, self._own, self._basis)
-        flat = [*self._drowned([*across.ravel()], size, 1), *self._drowned(upper(own), size, 2)]
-        if self._place < last:
-            after = self._with(self._place + 1, f"rotate {self._place + 1}")
-            await send_encrypted(after, await self._concealed(flat))
-            await after.close()
             return
-        slot = information_bits(self._matrix.rows, last + 1, size)
-        packed = await self._packed(flat, slot)
-        await send_encrypted(self._guest, packed, RotatedInformation)
+        rows, size = self._matrix.rows, len(self._basis)
+        hosts = len(self._start.hosts)
+        # The guest's rows side by side in a ciphertext: a change of columns is the same for all.
+        slot = information_bits(rows, hosts, size, 1)
+        slots = (self._key.bits - 2) // slot
+        packed = await self._packed_rows(self._across, slot, slots)
+        across = await times(self._workers, packed, self._basis)
+        counts = [min(slots, len(self._across) - i * slots) for i in range(len(packed))]
+        sent = [
+            self._drowned([*row], size, 1, [slot * i for i in range(count)])
+            for row, count in zip(across, counts, strict=True)
+        ]
+        flat = self._key.array([entry for row in sent for entry in row])
+        tasks = [(flat[i : i + 16],) for i in range(0, len(flat), 16)]
+        made = await self._workers.map(_rerandomise, tasks)
+        own = await congruent(self._workers, self._own, self._basis)
+        slot = information_bits(rows, hosts, size, 2)
+        made.append(await self._packed(self._drowned(upper(own), size, 2), slot))
+        await send_encrypted(self._guest, np.concatenate([flat[:0], *made]), RotatedInformation)
 
-    def _drowned(self, entries: Sequence[mpz], columns: int, changes: int) -> list[mpz]:
+    async def _packed_rows(self, table: Table, slot: int, slots: int) -> Table:
+        """So many rows of a table after the other in one."""
+        groups = [table[i : i + slots] for i in range(0, len(table), slots)]
+        tasks = [(self._key.array([*group.T.ravel()]), slot, len(group)) for group in groups]
+        made = await self._workers.map(_pack_rows, tasks)
+        found = np.empty((len(groups), table.shape[1]), object)
+        for place, ciphertexts in enumerate(made):
+            found[place] = self._key.integers(ciphertexts)
+        return found
+
+    def _drowned(
+        self, entries: Sequence[mpz], columns: int, changes: int, places: Sequence[int] = (0,)
+    ) -> list[mpz]:
         """With noise, in which no step of the lattice is left that so many changes of basis make, of so
-        many columns."""
+        many columns. places: the bits at which numbers begin in an entry."""
         n, square = self._key.n, self._key.n_squared
         bits = drowning_bits(columns, changes)
-        return [c * (1 + noise(bits) % n * n) % square for c in entries]
+
+        def added() -> int:
+            return sum(noise(bits) << place for place in places)
+
+        return [c * (1 + added() % n * n) % square for c in entries]
 
     async def covariance(self) -> Floats:
         """5. This host's block of the inverse, shape (columns, columns), in units of its own."""
-        last, size = len(self._start.hosts) - 1, len(self._basis)
-        after: Peer = self._guest
-        if self._place < last:
-            after = self._with(self._place + 1, f"back {self._place}")
-        cts = await receive_encrypted(after, self._key, size * (size + 1) // 2)
-        if self._place < last:
-            await after.close()
-        whole = await congruent(self._workers, symmetric(cts, size), self._basis.T)
+        sizes = self._start.columns[1:]
         if self._place:
-            before = self._with(self._place - 1, f"back {self._place - 1}")
-            await send_encrypted(before, await self._concealed(upper(whole)))
-            await before.close()
             first = self._with(0, f"own {self._place}")
             columns = self._matrix.columns
             cts = await receive_encrypted(first, self._key, columns * (columns + 1) // 2)
             await first.close()
             flat = upper(await congruent(self._workers, symmetric(cts, columns), self._own_basis.T))
-        else:
-            ends = np.cumsum(self._start.columns[1:]).tolist()
-            for place in range(1, last + 1):
-                part = slice(ends[place - 1], ends[place])
-                fellow = self._with(place, f"own {place}")
-                await send_encrypted(fellow, await self._concealed(upper(whole[part, part])))
-                await fellow.close()
-            flat = upper(whole[: ends[0], : ends[0]])
-        return await self._opened(flat)
+            return await self._opened(flat)
+        size = len(self._basis)
+        cts = await receive_encrypted(self._guest, self._key, size * (size + 1) // 2)
+        whole = await congruent(self._workers, symmetric(cts, size), self._basis.T, sizes)
+        ends = np.cumsum(sizes).tolist()
+        for place in range(1, len(sizes)):
+            part = slice(ends[place - 1], ends[place])
+            fellow = self._with(place, f"own {place}")
+            await send_encrypted(fellow, await self._concealed(upper(whole[part, part])))
+            await fellow.close()
+        return await self._opened(upper(whole[: ends[0], : ends[0]]))
 
     async def _opened(self, flat: Sequence[mpz]) -> Floats:
         """What the guest decrypts of these under masks."""
@@ -466,6 +466,14 @@ def _conceal(key: PublicKey, ciphertexts: Ciphertexts) -> Ciphertexts:
 
 def _conceal_numbers(key: PublicKey, numbers: Sequence[int]) -> Ciphertexts:
     return key.conceal(key.unsafe_encrypt(numbers))
+
+
+def _rerandomise(key: PublicKey, ciphertexts: Ciphertexts) -> Ciphertexts:
+    return key.rerandomise(ciphertexts)
+
+
+def _pack_rows(key: PublicKey, ciphertexts: Ciphertexts, slot: int, slots: int) -> Ciphertexts:
+    return key.pack(ciphertexts, slot, slots)
 
 
 def _pack(key: PublicKey, ciphertexts: Ciphertexts, slot: int, slots: int) -> Ciphertexts:

@@ -17,6 +17,7 @@ from vfl.learn.matrix import FRACTION_BITS, Matrix
 from vfl.net.peer import Peer
 from vfl.net.wire import KIB, MIB, Message
 from vfl.protocols.linear.rotation import BASIS_BITS
+from vfl.protocols.linear.row_products import LIMB_BITS
 from vfl.protocols.linear.shared_products import Table
 
 MOST_COLUMNS = 400
@@ -24,7 +25,7 @@ MOST_COLUMNS = 400
 
 WEIGHT_BITS, FEW_ROWS_BITS = 28, 24  # of the largest weight at most, and with few rows at least
 LARGEST_BITS = 26  # of a number: as many below the point as no number of so many rows can go beyond
-PART_BITS, PARTS = 25, 3  # of the uniform part of a weight
+PART_BITS, PARTS = LIMB_BITS, 3  # of the uniform part of a weight
 FINER_BITS = 80  # of noise below a unit
 _DROWNED_BITS = 12  # by which noise after a change of basis is longer than what whole numbers step by
 MOST_FRACTION = 1200  # bits below the point of a covariance: those of some ten hosts
@@ -165,17 +166,17 @@ async def receive_encrypted(
     return found
 
 
-def information_bits(rows: int, hosts: int, columns: int) -> int:
-    """Bits of an entry of the information in the hosts' basis, its sign counted."""
+def information_bits(rows: int, hosts: int, columns: int, sides: int) -> int:
+    """Bits of an entry of the information of which one side or both are in the hosts' basis, its sign
+    counted."""
     numbers = 2 * (LARGEST_BITS + 1)
-    growth = basis_changes(hosts) * 2 * (BASIS_BITS + columns.bit_length())
+    growth = basis_changes(hosts) * sides * (BASIS_BITS + columns.bit_length())
     return WEIGHT_BITS + rows.bit_length() + numbers + FINER_BITS + growth + 4
 
 
 def basis_changes(hosts: int) -> int:
-    """How often the basis of a host's columns is changed: by each host and, where one gathers the blocks
-    of others, by the host itself before."""
-    return hosts + (hosts > 1)
+    """How often the basis of a host's columns is changed: by the first host, by a later one before."""
+    return 1 + (hosts > 1)
 
 
 def noise(bits: int) -> int:

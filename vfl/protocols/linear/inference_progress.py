@@ -21,17 +21,17 @@ class InferenceProgress:
     def __init__(self, tell: Callable[[int, int], None], columns: Sequence[int], rows: int) -> None:
         own, *hosts = columns
         size = sum(hosts)
-        rotation = 2 * _PRODUCT * size**3
+        rotation = _PRODUCT * size**3
 
         def shared(vectors: float, ciphertexts: float) -> float:
             return _SUMMED * rows * vectors + _ENCRYPTED * ciphertexts
 
         self._weights: dict[Stage, list[float]] = {
-            "with guest": [shared(4 * own + 4, 4 * own * one + 2 * one**2) for one in hosts],
-            "between hosts": [shared(9 * (a + b), 18 * a * b) for a, b in combinations(hosts, 2)],
+            "with guest": [shared(3 * own + 3, 3 * own * one + 2 * one**2) for one in hosts],
+            "between hosts": [shared(6 * (a + b), 12 * a * b) for a, b in combinations(hosts, 2)],
             "gathered": [_PRODUCT * one**2 * (own + size) for one in hosts[1:]],
-            "rotated": [rotation for _ in hosts],
-            "back": [rotation for _ in hosts],
+            "rotated": [3 * rotation],
+            "back": [rotation],
             "opened": [_ENCRYPTED * one**2 / 2 for one in hosts],
         }
         self._tell, self._total = tell, sum(map(sum, self._weights.values()))

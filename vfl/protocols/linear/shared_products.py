@@ -1,10 +1,11 @@
 """Products of one party's secret vectors with another's secret columns, of which neither learns any.
 
-By the lattice engine (common/lattice_sums.py): one encrypts vectors of whole numbers, cut into digits;
-the other adds them up by its columns, levels and bits of numbers, under masks that are uniform among all
-values that a sum can be read as. So each sum is shared: what the one reads and the mask add up to it
-modulo 2^B. The sums of a vector and a column are put together under Paillier's encryption, where no
-modulus is in the way: with both shares in [0, 2^B), and a sum so small that it takes a quarter of that,
+By the lattice engine (common/lattice_sums.py): one encrypts vectors of whole numbers, cut into digits,
+for one other or several; each adds them up by its columns, levels and bits of numbers, under masks that
+are uniform among all values that a sum can be read as. So each sum is shared: what the one reads and the
+mask add up to it modulo 2^B. The sums of a vector and a column are put together under Paillier's
+encryption, where no modulus is in the way: with both shares in [0, 2^B), and a sum so small that it
+takes a quarter of that,
 
     sum = a + b - 2^B (1 - A B) - bias,    A: whether a < 2^(B - 2), B: whether b is,
 
@@ -13,7 +14,7 @@ has one of the shares in the clear and gets the other's bits and what they come 
 """
 
 import asyncio
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -24,24 +25,26 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Integers, Mask
 from vfl.blocks.engine import ENGINE
-from vfl.crypto.lattice.parameters import MODULUS_BITS
+from vfl.crypto.lattice.parameters import MODULUS_BITS, widest
 from vfl.crypto.paillier import PublicKey
 from vfl.errors import Refused
 from vfl.learn.matrix import Matrix
-from vfl.net.peer import Peer
+from vfl.net.peer import Peer, together
 from vfl.net.wire import MIB, Message
 from vfl.protocols.common.course import NO_HINTS
 from vfl.protocols.common.lattice_hints import guest_meet, host_meet
-from vfl.protocols.common.lattice_sums import BATCH, LEAST_LIFE, ZEROS, Entries, Query, Shape
+from vfl.protocols.common.lattice_sums import BATCH, Query, Shape
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.linear.lattice_products import BitMatrix, places_of
+from vfl.protocols.linear.row_products import MOST_BASE_BITS, Digits, RowProducts
 
 Table = NDArray[np.object_]
 """Whole numbers of any size, or ciphertexts."""
 
 _MOST_VECTORS = 1 << 15
+_FEWEST = 1 << 8  # vectors for which entries are as long as may be
 _SPARE_BITS = 2  # of an entry, so that sums take a quarter of what they are shared modulo
-_MOST_BITS = 40  # of an entry
+_MOST_BITS = MOST_BASE_BITS + _SPARE_BITS  # of an entry
 _MOST_SHIFT = 256  # bits of the numbers of vectors
 
 
@@ -51,6 +54,7 @@ class VectorsFollow(Message, frozen=True):
 
     columns: Annotated[list[int], msgspec.Meta(max_length=_MOST_VECTORS)]
     shifts: Annotated[list[int], msgspec.Meta(max_length=_MOST_VECTORS)]
+    bits: Annotated[int, msgspec.Meta(gt=_SPARE_BITS, le=_MOST_BITS)]  # of an entry
     limit: ClassVar[int] = MIB
 
 
@@ -61,16 +65,6 @@ class ColumnsFollow(Message, frozen=True):
     levels: Annotated[int, msgspec.Meta(ge=0, le=1 << 16)]
     bits: Annotated[list[Annotated[int, msgspec.Meta(ge=1, le=63)]], msgspec.Meta(max_length=1 << 16)]
     limit: ClassVar[int] = MIB
-
-
-@dataclass(frozen=True)
-class Piece:
-    """Whole numbers of the rows, which count 2^shift times in a column's vector."""
-
-    column: int
-    shift: int
-    bits: int  # of a number, its sign not counted
-    values: Callable[[], Integers]
 
 
 @dataclass(frozen=True)
@@ -133,20 +127,34 @@ class _Cut:
     """How vectors of so many rows are cut: into signed digits to a base of a power of two."""
 
     rows: int
-    most: int  # vectors
+    vectors: int
+    entry_bits: int
 
     @classmethod
-    def of(cls, rows: int, vectors: int) -> "_Cut":
-        few = LEAST_LIFE - ZEROS
-        return cls(rows, few if vectors <= few else _MOST_VECTORS)
+    def of(cls, products: RowProducts, outputs: int) -> "_Cut":
+        """The longest digits that a matrix of so many outputs serves as many vectors with as it takes.
+
+        Raises ValueError, with the numbers, where there are none; Refused for more vectors than there
+        may be.
+        """
+        most = _FEWEST
+        while True:
+            served = Shape(products.rows, 1, most).served
+            bits = min(widest(products.rows, max(outputs, 1), served, least=served), _MOST_BITS)
+            cut = cls(products.rows, len(products.places(bits - _SPARE_BITS)), bits)
+            if cut.vectors <= most:
+                return cut
+            if most == _MOST_VECTORS:
+                raise Refused(
+                    f"inference = true takes {cut.vectors:,} encrypted vectors of this party's columns, "
+                    f"more than {_MOST_VECTORS:,}: leave it out of [glm], or have fewer columns of "
+                    "numbers here"
+                )
+            most *= 2
 
     @property
     def shape(self) -> Shape:
-        return Shape(self.rows, self.entry_bits, self.most)
-
-    @property
-    def entry_bits(self) -> int:
-        return min(Shape.most_bits(self.rows, self.most), _MOST_BITS)
+        return Shape(self.rows, self.entry_bits, self.vectors, lifetime=1, exact=True)
 
     @property
     def base_bits(self) -> int:
@@ -161,27 +169,6 @@ class _Cut:
     @property
     def modulus_bits(self) -> int:
         return MODULUS_BITS - self.shape.parameters(1).scale_bits
-
-    def places(self, pieces: Sequence[Piece]) -> list[tuple[int, int]]:
-        """Of each digit of all pieces the column and the shift."""
-        return [
-            (piece.column, piece.shift + place * self.base_bits)
-            for piece in pieces
-            for place in range(self._count(piece))
-        ]
-
-    def digits(self, pieces: Sequence[Piece]) -> Iterator[Integers]:
-        half, mask = 1 << (self.base_bits - 1), (1 << self.base_bits) - 1
-        for piece in pieces:
-            rest = piece.values()
-            for _ in range(self._count(piece)):
-                digit = ((rest + half) & mask) - half
-                rest = (rest - digit) >> self.base_bits
-                yield digit
-
-    def _count(self, piece: Piece) -> int:
-        # Signed digits to a base 2^b reach further than 2^(b count - 2).
-        return max(1, -(-(piece.bits + 2) // self.base_bits))
 
 
 def columns_of(matrix: Matrix) -> list[tuple[int, Callable[[], Integers]]]:
@@ -203,52 +190,49 @@ def columns_of(matrix: Matrix) -> list[tuple[int, Callable[[], Integers]]]:
 
 
 async def share_vectors(
-    other: Peer,
-    pieces: Sequence[Piece],
-    rows: int,
+    others: Sequence[Peer],
+    vectors: RowProducts,
     resources: Resources,
-    theirs: Container[int],
-) -> SharedSums:
-    """The side with vectors. theirs: how many columns the other party may have. Raises PeerError when it
-    breaks the protocol, Refused for more vectors than there may be."""
-    cut = _Cut.of(rows, len(_Cut.of(rows, 1).places(pieces)))
-    places = cut.places(pieces)
-    if len(places) > _MOST_VECTORS:
-        raise Refused(
-            f"inference = true takes {len(places):,} encrypted vectors of this party's columns, more "
-            f"than {_MOST_VECTORS:,}: leave it out of [glm], or have fewer columns of numbers here"
-        )
-    await other.send(VectorsFollow([column for column, _ in places], [shift for _, shift in places]))
-    follow = await other.recv(ColumnsFollow)
-    if follow.levels + len(follow.bits) not in theirs:
-        raise other.breach("ColumnsFollow of other columns than it said")
-    outputs = places_of(follow.levels, follow.bits)
+    theirs: Sequence[Container[int]],
+) -> list[SharedSums]:
+    """The side with vectors, the same for all others. theirs: how many columns each of these may have.
+
+    Raises PeerError when one breaks the protocol, Refused for more vectors than there may be.
+    """
+    follow = await together([other.recv(ColumnsFollow) for other in others])
+    for other, said, allowed in zip(others, follow, theirs, strict=True):
+        if said.levels + len(said.bits) not in allowed:
+            raise other.breach("ColumnsFollow of other columns than it said")
+    outputs = {
+        other.name: places_of(said.levels, said.bits) for other, said in zip(others, follow, strict=True)
+    }
+    cut = _Cut.of(vectors, max(map(len, outputs.values()), default=0))
+    places = vectors.places(cut.base_bits)
+    columns, shifts = [column for column, _ in places], [shift for _, shift in places]
+    message = VectorsFollow(columns, shifts, cut.entry_bits)
+    await together([other.send(message) for other in others])
 
     def accept(peer: Peer, count: int) -> None:
-        if count != len(outputs):
+        if count != len(outputs[peer.name]):
             raise peer.breach("HintSums of other sums than its columns have")
 
-    products, _ = await guest_meet([other], cut.shape, operations=resources.operations, accept=accept)
-    shares = [np.zeros((0, len(outputs)), np.uint64)]
-    digits = cut.digits(pieces)
+    products, _ = await guest_meet(others, cut.shape, operations=resources.operations, accept=accept)
+    shares = {other.name: [np.zeros((0, len(outputs[other.name])), np.uint64)] for other in others}
     try:
+        digits = await asyncio.to_thread(Digits, vectors, cut.base_bits)
         for first in range(0, len(places), BATCH):
-            count = min(BATCH, len(places) - first)
-            batch = ENGINE.hold(await asyncio.to_thread(_batch, digits, count))
-            (sums,) = await products.query(Entries(count, _whole, (batch,)), hidden=True)
-            shares.append(sums.view(np.uint64))
+            entries = digits.entries(first, min(first + BATCH, len(places)))
+            found = await products.query(entries, hidden=True)
+            for other, sums in zip(products.hosts, found, strict=True):
+                shares[other.name].append(sums.view(np.uint64))
     finally:
         products.end()
-    own = (np.concatenate(shares) + np.uint64(cut.bias)) & _below(cut.modulus_bits)
-    return SharedSums(own, cut.modulus_bits, cut.bias, places, outputs)
 
+    def own(name: str) -> SharedSums:
+        sums = (np.concatenate(shares[name]) + np.uint64(cut.bias)) & _below(cut.modulus_bits)
+        return SharedSums(sums, cut.modulus_bits, cut.bias, places, outputs[name])
 
-def _batch(digits: Iterator[Integers], count: int) -> NDArray[np.int64]:
-    return np.array([next(digits) for _ in range(count)], np.int64)
-
-
-def _whole(digits: NDArray[np.int64]) -> Integers:
-    return digits
+    return [own(other.name) for other in others]
 
 
 async def share_columns(
@@ -256,6 +240,8 @@ async def share_columns(
 ) -> SharedSums:
     """The side with columns of whole numbers. theirs: of how many columns the other party's vectors may
     be. Raises PeerError when it breaks the protocol."""
+    bits_of = await asyncio.to_thread(lambda: BitMatrix.of(matrix.held()))
+    await other.send(ColumnsFollow(bits_of.levels, list(bits_of.bits)))
     follow = await other.recv(VectorsFollow)
     if len(follow.columns) != len(follow.shifts):
         raise other.breach("VectorsFollow of other shifts than vectors")
@@ -265,15 +251,17 @@ async def share_columns(
     columns = 1 + max(follow.columns, default=-1)
     if columns not in theirs or len({*follow.columns}) < columns:
         raise other.breach("VectorsFollow of other columns than it said")
-    cut = _Cut.of(matrix.rows, len(places))
+    cut, outputs = _Cut(matrix.rows, len(places), follow.bits), len(bits_of.matrix.outputs)
     if len({*places}) < len(places) or len(places) > columns * -(-_MOST_SHIFT // cut.base_bits):
         raise other.breach("VectorsFollow of more digits than its columns have")
-    bits_of = await asyncio.to_thread(lambda: BitMatrix.of(matrix.held()))
-    await other.send(ColumnsFollow(bits_of.levels, list(bits_of.bits)))
+    try:
+        cut.shape.parameters(outputs)
+    except ValueError as error:
+        raise other.breach(f"VectorsFollow of digits that are not safe: {error}") from None
     products = await host_meet(
         other,
         lambda secret: bits_of.matrix,
-        len(bits_of.matrix.outputs),
+        outputs,
         cut.shape,
         hints=NO_HINTS,
         operations=resources.operations,
