@@ -196,7 +196,7 @@ def _allowed(lines: Sequence[str], rows: int) -> list[str]:
     trees = estimate(max(1, trained), told).joint_within(most) // told.round
     if trees >= told.trees or not trees:
         return [*lines]
-    why = f"hosts allow by default over some {trained:,} rows that train (max_sums_a_row)"
+    why = f"hosts allow by default over some {counted(trained, 'row')} that train (max_sums_a_row)"
     wanted = f"trees = {told.trees}"
     return [f"trees = {trees}  # what {why}" if line == wanted else line for line in lines]
 

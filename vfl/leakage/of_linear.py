@@ -101,7 +101,7 @@ def _of_pairs(of: Circumstances, params: GlmParams, host: str) -> Iterator[Discl
         host,
         "which of its levels have enough rows together with which of the host's, by number; and "
         "of the scores' changes as much as if the host had a column for each such pair of levels",
-        f"cells of {named} of {params.across_rows:,} rows at least",
+        f"cells of {named} of {counted(params.across_rows, 'row')} at least",
         "told",
         float(len(pairs)),
         "tables of cells",

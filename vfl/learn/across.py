@@ -17,6 +17,7 @@ from vfl.arrays import Floats, Integers
 from vfl.blocks.engine import ENGINE, Rows
 from vfl.learn.crossings import MOST_CELLS, crossing_name, independent
 from vfl.learn.matrix import Matrix, Penalty
+from vfl.text import counted
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,8 @@ def choose_cells(pair: PairOfParties, counts: Integers) -> Cells:
     few += len(independent_cells) - len(kept)
     if not kept:
         raise ValueError(
-            f"has no two levels with {pair.least:,} rows together that tell more than each by itself: "
-            "leave it out"
+            f"has no two levels with {counted(pair.least, 'row')} together that tell more than each "
+            "by itself: leave it out"
         )
     return Cells(pair, tuple(kept), counts, few, len(enough) - len(independent_cells))
 

@@ -47,6 +47,7 @@ from vfl.net import wire
 from vfl.net.hello import Word
 from vfl.net.rendezvous import Key, receive
 from vfl.net.wire import KIB, Message
+from vfl.text import counted
 
 M = TypeVar("M", bound=Message)
 
@@ -187,7 +188,9 @@ class Channel:
         try:
             size = int.from_bytes(await receive(self._socket, 4), "big")
             if size > MOST_SEALED:
-                raise PeerError(f"the other end broke the protocol: a message of {size:,} bytes")
+                raise PeerError(
+                    f"the other end broke the protocol: a message of {counted(size, 'byte')}"
+                )
             sealed = await receive(self._socket, size)
             data = self._in.decrypt(_count(self._heard), sealed, self.transcript)
             self._heard += 1
