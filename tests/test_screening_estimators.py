@@ -63,7 +63,7 @@ def test_under_encryption_it_is_the_same():
     pd.testing.assert_frame_equal(
         plain.drop(columns="vif"), protocol.drop(columns="vif"), check_exact=True
     )
-    np.testing.assert_allclose(protocol["vif"], plain["vif"], rtol=1e-5)
+    np.testing.assert_allclose(protocol["vif"], plain["vif"], rtol=1e-3)  # rounded numbers
     pd.testing.assert_frame_equal(plain.attrs["woe"], protocol.attrs["woe"], check_exact=True)
 
 

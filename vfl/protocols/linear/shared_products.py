@@ -10,10 +10,13 @@ modulus is in the way: with both shares in [0, 2^B), and a sum so small that it 
 
 since both are small if nothing has wrapped, and never else. Who puts them together, and may not decrypt,
 has one of the shares in the clear and gets the other's bits and what they come to encrypted.
+
+Where all that is wanted of a vector's column and an output's is below 2^B itself, each party's numbers
+put together modulo 2^B are shares of it (`joined`), and no encryption is needed.
 """
 
 import asyncio
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Annotated, ClassVar
 
@@ -43,6 +46,7 @@ _MOST_VECTORS = 1 << 15
 _SPARE_BITS = 2  # of an entry, so that sums take a quarter of what they are shared modulo
 _MOST_BITS = 40  # of an entry
 _MOST_SHIFT = 256  # bits of the numbers of vectors
+_FEW_DIGITS, _WIDE_NUMBER = 8, 32  # of a number in standard deviations, of few bits below the point
 
 
 class VectorsFollow(Message, frozen=True):
@@ -105,6 +109,15 @@ class SharedSums:
                 found[column, other] += sign * ((share - self.less) << (shift + power))
         return found
 
+    @property
+    def joined(self) -> NDArray[np.uint64]:
+        """`total` modulo 2^bits."""
+        with np.errstate(over="ignore"):
+            shares = self.shares - np.uint64(self.less % (1 << self.bits))
+            outputs = _weights((column, power, sign) for column, power, sign in self.outputs)
+            vectors = _weights((column, shift, 1) for column, shift in self.vectors)
+            return np.asarray(vectors.T @ shares @ outputs) & _below(self.bits)
+
     def encrypted_sums(self, key: PublicKey, totals: Table, bits: Table) -> Table:
         """All sums, encrypted, from the other party's `totals` and bits, shape of `shares`."""
         n, square = key.n, key.n_squared
@@ -129,24 +142,36 @@ class SharedSums:
 
 
 @dataclass(frozen=True)
-class _Cut:
+class Cut:
     """How vectors of so many rows are cut: into signed digits to a base of a power of two."""
 
     rows: int
     most: int  # vectors
+    outputs: int | None = None  # at most, of hints that serve these vectors alone; None: of any
 
     @classmethod
-    def of(cls, rows: int, vectors: int) -> "_Cut":
+    def of(cls, rows: int, vectors: int) -> "Cut":
         few = LEAST_LIFE - ZEROS
         return cls(rows, few if vectors <= few else _MOST_VECTORS)
 
+    @classmethod
+    def between(cls, rows: int, columns: int) -> "Cut":
+        """The widest for products of parties that have so many columns together, of numbers of fewer
+        bits than a row of so many has at most."""
+        return cls(rows, _FEW_DIGITS * columns, _WIDE_NUMBER * columns)
+
     @property
     def shape(self) -> Shape:
-        return Shape(self.rows, self.entry_bits, self.most)
+        if self.outputs is None:
+            return Shape(self.rows, self.entry_bits, self.most)
+        return Shape(self.rows, self.entry_bits, self.most, lifetime=1)
 
     @property
     def entry_bits(self) -> int:
-        return min(Shape.most_bits(self.rows, self.most), _MOST_BITS)
+        if self.outputs is None:
+            return min(Shape.most_bits(self.rows, self.most), _MOST_BITS)
+        shape = Shape(self.rows, 1, self.most, lifetime=1)
+        return min(shape.widest(self.outputs, MODULUS_BITS), _MOST_BITS)
 
     @property
     def base_bits(self) -> int:
@@ -208,10 +233,13 @@ async def share_vectors(
     rows: int,
     resources: Resources,
     theirs: Container[int],
+    cut: Cut | None = None,
 ) -> SharedSums:
-    """The side with vectors. theirs: how many columns the other party may have. Raises PeerError when it
-    breaks the protocol, Refused for more vectors than there may be."""
-    cut = _Cut.of(rows, len(_Cut.of(rows, 1).places(pieces)))
+    """The side with vectors. theirs: how many columns the other party may have. cut: as both take it,
+    by the number of vectors if absent. Raises PeerError when the other breaks the protocol, Refused for
+    more vectors than there may be."""
+    if cut is None:
+        cut = Cut.of(rows, len(Cut.of(rows, 1).places(pieces)))
     places = cut.places(pieces)
     if len(places) > _MOST_VECTORS:
         raise Refused(
@@ -252,10 +280,15 @@ def _whole(digits: NDArray[np.int64]) -> Integers:
 
 
 async def share_columns(
-    other: Peer, matrix: Matrix, resources: Resources, theirs: Container[int]
+    other: Peer,
+    matrix: Matrix,
+    resources: Resources,
+    theirs: Container[int],
+    cut: Cut | None = None,
 ) -> SharedSums:
     """The side with columns of whole numbers. theirs: of how many columns the other party's vectors may
-    be. Raises PeerError when it breaks the protocol."""
+    be. cut: as both take it, by the number of vectors if absent. Raises PeerError when the other breaks
+    the protocol."""
     follow = await other.recv(VectorsFollow)
     if len(follow.columns) != len(follow.shifts):
         raise other.breach("VectorsFollow of other shifts than vectors")
@@ -265,7 +298,8 @@ async def share_columns(
     columns = 1 + max(follow.columns, default=-1)
     if columns not in theirs or len({*follow.columns}) < columns:
         raise other.breach("VectorsFollow of other columns than it said")
-    cut = _Cut.of(matrix.rows, len(places))
+    if cut is None:
+        cut = Cut.of(matrix.rows, len(places))
     if len({*places}) < len(places) or len(places) > columns * -(-_MOST_SHIFT // cut.base_bits):
         raise other.breach("VectorsFollow of more digits than its columns have")
     bits_of = await asyncio.to_thread(lambda: BitMatrix.of(matrix.held()))
@@ -291,6 +325,15 @@ async def share_columns(
         products.end()
     own = (np.uint64(0) - np.concatenate(masks)) & _below(cut.modulus_bits)
     return SharedSums(own, cut.modulus_bits, 1 << cut.modulus_bits, places, bits_of.places)
+
+
+def _weights(terms: Iterable[tuple[int, int, int]]) -> NDArray[np.uint64]:
+    """What each term counts in its column, modulo 2^64: shape (terms, columns)."""
+    given = [*terms]
+    found = np.zeros((len(given), 1 + max((column for column, _, _ in given), default=-1)), np.uint64)
+    for at, (column, shift, sign) in enumerate(given):
+        found[at, column] = sign * (1 << shift) % (1 << 64)
+    return found
 
 
 def _below(bits: int) -> np.uint64:
