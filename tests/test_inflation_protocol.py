@@ -9,7 +9,7 @@ from vfl.errors import PeerError
 from vfl.learn.inflation import InflationDesign
 from vfl.learn.rotated import Rotated
 from vfl.protocols.common.participant import Participant, Resources
-from vfl.protocols.linear import inflation
+from vfl.protocols.linear import inflation, turned_products
 from vfl.protocols.linear.inflation import (
     InflationBlock,
     InflationShares,
@@ -104,7 +104,7 @@ def test_a_guest_without_columns_still_has_hosts_find_theirs():
 
 def test_shares_alone_are_uniform_and_together_the_products(monkeypatch):
     tables = {name: TABLES[name] for name in ("guest", "b")}
-    seen, grams, put = [], [], inflation._Form.put
+    seen, grams, put = [], [], turned_products.TurnedForm.put
 
     def changed(message):
         if isinstance(message, InflationShares):
@@ -115,7 +115,7 @@ def test_shares_alone_are_uniform_and_together_the_products(monkeypatch):
         put(form, gram, pair, total)
         grams.append((gram.copy(), form.cut.modulus_bits))
 
-    monkeypatch.setattr(inflation._Form, "put", kept)
+    monkeypatch.setattr(turned_products.TurnedForm, "put", kept)
     monkeypatch.setattr("vfl.learn.rotated._orthogonal", np.eye)
     run(tables, changed)
     run(tables, changed)

@@ -30,8 +30,9 @@ class Rotated:
     mean: Floats
 
     @classmethod
-    def of(cls, matrix: Matrix) -> "Rotated":
-        """In a new basis. Raises numpy.linalg.LinAlgError for columns that make each other up."""
+    def of(cls, matrix: Matrix, *, turned: bool = True) -> "Rotated":
+        """In a new basis; Q is the identity where it is not `turned`. Raises numpy.linalg.LinAlgError
+        for columns that make each other up."""
         rows, columns = matrix.rows, matrix.columns
         total, gram = np.zeros(columns), np.zeros((columns, columns))
         for block in _blocks(matrix):
@@ -42,7 +43,8 @@ class Rotated:
             gram += centred @ centred.T
         length = np.sqrt(np.diag(gram))
         root = np.linalg.cholesky(gram / np.outer(length, length))
-        change = math.sqrt(rows) * np.linalg.solve(root.T, _orthogonal(columns))
+        basis = _orthogonal(columns) if turned else np.eye(columns)
+        change = math.sqrt(rows) * np.linalg.solve(root.T, basis)
         return cls(matrix, change / length[:, np.newaxis], mean)
 
     def numbers(self, bits: int) -> NDArray[np.int32]:
@@ -60,12 +62,16 @@ class Rotated:
         return np.asarray(self.change @ block @ self.change.T, np.float64) / self.matrix.rows
 
 
-def _orthogonal(size: int) -> Floats:
-    """Uniform among orthogonal matrices: of normal numbers (Box and Muller) from a secure source."""
-    words = np.frombuffer(secrets.token_bytes(16 * size * size), "<u8").reshape(2, size, size)
+def normal(*shape: int) -> Floats:
+    """Normal numbers from a secure source (Box and Muller)."""
+    words = np.frombuffer(secrets.token_bytes(16 * math.prod(shape)), "<u8").reshape(2, *shape)
     radius, angle = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
-    normal = np.sqrt(-2 * np.log1p(-radius)) * np.cos(2 * np.pi * angle)
-    basis, triangle = np.linalg.qr(normal)
+    return np.asarray(np.sqrt(-2 * np.log1p(-radius)) * np.cos(2 * np.pi * angle))
+
+
+def _orthogonal(size: int) -> Floats:
+    """Uniform among orthogonal matrices."""
+    basis, triangle = np.linalg.qr(normal(size, size))
     return np.asarray(basis * np.sign(np.diag(triangle)))
 
 

@@ -21,7 +21,7 @@ DocumentKind = Literal[
     "project",
     "screen",
 ]
-CountKind = Literal["usage", "labels", "fetched"]
+CountKind = Literal["usage", "labels", "fetched", "correlated"]
 FileKind = DocumentKind | CountKind
 
 FOLDERS: dict[DocumentKind, str] = {
@@ -47,6 +47,7 @@ COUNTS: dict[CountKind, str] = {
     "usage": "usage.json",
     "labels": "labels.json",
     "fetched": "fetched.json",
+    "correlated": "correlated.json",
 }
 """One file each, in the store's own folder."""
 ENCRYPTED: frozenset[FileKind] = frozenset(
@@ -55,6 +56,7 @@ ENCRYPTED: frozenset[FileKind] = frozenset(
         "batch",
         "cells",
         "checkpoint",
+        "correlated",
         "directory",
         "draw",
         "fetched",

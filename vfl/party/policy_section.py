@@ -181,6 +181,18 @@ class PolicySection(Section):
     screen: YesNoOrColumns = Field(
         default=False, description="how strong columns are may be told, for sums by this party's levels"
     )
+    max_correlations: int = Field(
+        default=0,
+        ge=0,
+        description="most correlations of this party's columns with others' that are told for a guest, "
+        "over all its jobs; 0 for none",
+    )
+    min_correlated_rows: int = Field(default=1000, ge=1, description="least rows of such a correlation")
+    correlations_between_hosts: bool = Field(
+        default=False,
+        description="the guest and another host that allows it, too, may have those with that host's "
+        "columns",
+    )
     worth: bool = Field(
         default=False,
         description="the guest may find out what this party's columns add to a job's models, alone and "

@@ -43,7 +43,6 @@ from typing import Annotated, ClassVar
 
 import numpy as np
 from msgspec import Meta
-from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Mask, Words
 from vfl.learn.inference import Alias, Inference
@@ -63,15 +62,14 @@ from vfl.protocols.linear.inference_messages import (
     aliased_places,
 )
 from vfl.protocols.linear.relayed import RelayedPeer, relay
-from vfl.protocols.linear.shared_products import Cut, Piece, share_columns, share_vectors
 from vfl.protocols.linear.start import begin_host_fit, start_hosts
+from vfl.protocols.linear.turned_products import TurnedForm, share_products
 
 PLAIN = GlmParams.model_validate({"inference": True})
 """Of columns without a model: no penalty, an intercept."""
 
 Progress = Callable[[int, int], None]
 
-_MOST_BITS = 20  # of a number below the point
 _UNSURE = 80  # errors of a sum within which a direction is taken for one of which nothing is left
 
 
@@ -124,13 +122,13 @@ async def guest_inflation(
     # 1. How many columns.
     await together([host.send(InflationStart([host.name for host in able], sizes)) for host in hosts])
     rotated = await asyncio.to_thread(Rotated.of, matrix)
-    form = _Form(matrix.rows, sizes)
+    form = TurnedForm(matrix.rows, sizes)
     numbers = await asyncio.to_thread(rotated.numbers, form.bits)
     # 2. and 3. With each host, and of each two.
     gram, follow = np.eye(sum(sizes)), _Followed(progress, form)
     for place, host in enumerate(able, 1):
         if sizes[0]:
-            own = await _share(host, numbers, (0, place), form, resources)
+            own = await share_products(host, numbers, (0, place), form, resources)
             form.put(gram, (0, place), own + await _receive(host, form.shape(0, place)))
         follow.done((0, place))
     for one, other in combinations(range(1, len(sizes)), 2):
@@ -196,12 +194,12 @@ async def host_inflation(
     place, resources = 1 + start.hosts.index(name), participant.resources
     # 1. Its columns in a basis of its own.
     rotated = await asyncio.to_thread(Rotated.of, matrix)
-    form = _Form(matrix.rows, start.columns)
+    form = TurnedForm(matrix.rows, start.columns)
     numbers = await asyncio.to_thread(rotated.numbers, form.bits)
     follow = _Followed(progress, form)
     # 2. and 3. With the guest, and with each other host.
     if start.columns[0]:
-        own = await _share(guest, numbers, (place, 0), form, resources)
+        own = await share_products(guest, numbers, (place, 0), form, resources)
         await guest.send(InflationShares(own.astype("<u8").tobytes()))
     follow.done((0, place))
     for pair in combinations(range(1, len(start.columns)), 2):
@@ -210,7 +208,7 @@ async def host_inflation(
             fellow = start.hosts[other - 1]
             conversation = f"inflation {pair[0]} {pair[1]}"
             peer = RelayedPeer(guest, name, fellow, begun.fellows[fellow], conversation)
-            own = await _share(peer, numbers, (place, other), form, resources)
+            own = await share_products(peer, numbers, (place, other), form, resources)
             await peer.close()
             await guest.send(InflationShares(own.astype("<u8").tobytes()))
         follow.done(pair)
@@ -245,52 +243,10 @@ def _check_start(guest: Peer, start: InflationStart, own: int, participant: Part
 # ------------------------------------------------------------------------------- what both share
 
 
-class _Form:
-    """How long numbers are, by the rows and the columns of each party; and who encrypts."""
-
-    def __init__(self, rows: int, sizes: Sequence[int]) -> None:
-        self.rows, self.sizes = rows, sizes
-        self._cut = Cut.between(rows, sum(sizes))
-        # A sum of products of numbers of length 1 is at most `rows` times both units, one bit is spared
-        # for what rounding adds, and one is its sign.
-        self.bits = min(_MOST_BITS, (self._cut.modulus_bits - 2 - rows.bit_length()) // 2)
-
-    @property
-    def cut(self) -> Cut:
-        return self._cut
-
-    @property
-    def error(self) -> float:
-        """The standard deviation of an entry of Z'Z / rows: both sides' numbers are rounded."""
-        return 2.0**-self.bits / math.sqrt(6 * self.rows)
-
-    def encrypts(self, own: int, other: int) -> bool:
-        """Whether `own` is the one of two parties that encrypts."""
-        return (self.sizes[own], own) < (self.sizes[other], other)
-
-    def shape(self, one: int, other: int) -> tuple[int, int]:
-        """Of the shares of two parties: columns of who encrypts, and of the other."""
-        if self.encrypts(one, other):
-            return self.sizes[one], self.sizes[other]
-        return self.sizes[other], self.sizes[one]
-
-    def put(self, gram: Floats, pair: tuple[int, int], total: Words) -> None:
-        """Both parties' shares together into Z'Z / rows."""
-        one, other = pair
-        up = np.uint64(64 - self._cut.modulus_bits)
-        sums = (total << up).view(np.int64) >> up.astype(np.int64)
-        block = sums.astype(np.float64) / (self.rows * 4.0**self.bits)
-        if not self.encrypts(one, other):
-            block = block.T
-        ends = np.cumsum([0, *self.sizes]).tolist()
-        rows, columns = (slice(ends[at], ends[at + 1]) for at in pair)
-        gram[rows, columns], gram[columns, rows] = block, block.T
-
-
 class _Followed:
-    """How far it is, in hundredths, by the rows that are encrypted."""
+    """How far it is, in hundredths, by the columns of each two parties."""
 
-    def __init__(self, progress: Progress, form: _Form) -> None:
+    def __init__(self, progress: Progress, form: TurnedForm) -> None:
         pairs = combinations(range(len(form.sizes)), 2)
         self._weights = {pair: sum(form.shape(*pair)) for pair in pairs}
         self._progress, self._done = progress, 0
@@ -301,31 +257,7 @@ class _Followed:
         self._progress(100 * self._done // max(1, sum(self._weights.values())), 100)
 
 
-async def _share(
-    other: Peer,
-    numbers: NDArray[np.int32],
-    pair: tuple[int, int],
-    form: _Form,
-    resources: Resources,
-) -> Words:
-    """This party's shares of the products with the other's columns; pair: this party, the other."""
-    own, theirs = pair
-    rows, cut = numbers.shape[1], form.cut
-    if form.encrypts(own, theirs):
-        bits = [int(np.abs(one).max(initial=0)).bit_length() for one in numbers]
-
-        def column(place: int) -> Callable[[], NDArray[np.int64]]:
-            return lambda: numbers[place].astype(np.int64)
-
-        pieces = [Piece(place, 0, size, column(place)) for place, size in enumerate(bits)]
-        sums = await share_vectors(other, pieces, rows, resources, (form.sizes[theirs],), cut)
-    else:
-        matrix = Matrix(np.zeros((0, rows), np.uint16), (), numbers)
-        sums = await share_columns(other, matrix, resources, (form.sizes[theirs],), cut)
-    return sums.joined
-
-
-def _made_up(block: Floats, rotated: Rotated, form: _Form) -> tuple[int, ...]:
+def _made_up(block: Floats, rotated: Rotated, form: TurnedForm) -> tuple[int, ...]:
     """The places of columns that others' make up as well, as far as rounding lets that be seen."""
     root = np.asarray(np.linalg.inv(rotated.change).T * math.sqrt(form.rows), np.float64)
     return aliased_places(rotated.covariance(block), root, 0.0, _UNSURE * form.error)
