@@ -100,7 +100,7 @@ class PolicySection(Section):
         "no split (under paillier)",
     )
     max_iterations: Limit = Field(
-        default=100, description="most iterations of a linear model, in all its fits"
+        default=2000, description="most iterations of a linear model, in all its fits"
     )
     exact_zeros: bool = Field(
         default=False,

@@ -78,9 +78,8 @@ def _sections(of: ScreenPage) -> list[PageSection]:
     if of.tables:
         about = (
             "Two numbers: Pearson's r. A number and levels: the correlation ratio, the root of the "
-            "share of the number's variance that lies between levels. Two columns of levels: Cramér's V. A "
-            "host adds noise, so that no figure tells of a single row: 95 times in a hundred it is "
-            "within what each table says."
+            "share of the number's variance that lies between levels. Two columns of levels: Cramér's "
+            "V. Noise hides single rows: 95 times in a hundred it is within what each table says."
         )
         found.append(PageSection("correlations", "What goes together", [about], _heats(of)))
     return found
