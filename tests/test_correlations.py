@@ -1,5 +1,6 @@
 """Correlations of single columns of two parties: figures, what they tell of a row, breaches."""
 
+import asyncio
 import math
 
 import numpy as np
@@ -173,6 +174,23 @@ def test_what_cannot_be_is_a_breach(kind, made, said):
         run(changed=changed)
 
 
+def in_the_clear():
+    """In the place of `share_products`: the same shares of what both parties bring, without encryption."""
+    brought = {}
+
+    async def share(other, numbers, pair, form, resources):
+        own, theirs = pair
+        brought.setdefault(own, asyncio.get_running_loop().create_future()).set_result(numbers)
+        beside = await brought.setdefault(theirs, asyncio.get_running_loop().create_future())
+        modulus = np.uint64((1 << form.cut.modulus_bits) - 1)
+        one, two = (numbers, beside) if form.encrypts(own, theirs) else (beside, numbers)
+        total = one.astype(np.int64) @ two.astype(np.int64).T
+        mask = np.random.default_rng(total.size).integers(0, 1 << 60, total.shape).astype(np.uint64)
+        return (mask if own < theirs else total.view(np.uint64) - mask) & modulus
+
+    return share
+
+
 def test_a_column_of_one_row_says_little_of_it(monkeypatch):
     """A guest that makes up columns of single rows, and adds no noise of its own, guesses in which of a
     host's two levels each is, of half of the rows each: worst of all, as both are as far from the mean
@@ -184,6 +202,7 @@ def test_a_column_of_one_row_says_little_of_it(monkeypatch):
     monkeypatch.setattr(correlations, "_sent", lambda value: 0.0)
 
     def figures():
+        monkeypatch.setattr(correlations, "share_products", in_the_clear())
         return np.array([row[0] for row in run(tables)[0][0].figures])
 
     # Without noise each column names its row's level.

@@ -157,7 +157,8 @@ def test_a_job_of_several_fits_is_told_which_settings_let_it_in() -> None:
     check_job(rules(max_iterations=100 * fits), several, "insurer", DAY)
     assert "set max_iterations" not in said(rules(max_iterations=3), several)
     alone = job("glm", profile=True, family="negative_binomial")
-    assert "set max_iterations = 9 in [glm] or leave profile out" in said(rules(max_iterations=100), alone)
+    told = said(rules(max_iterations=100), alone)
+    assert "set max_iterations = 9 in [glm] or leave profile out" in told
 
 
 def test_three_penalties_and_a_policy_that_say_nothing_of_iterations_go_together() -> None:

@@ -34,7 +34,6 @@ from vfl.protocols.oneway.screening import (
 from vfl.protocols.oneway.sums import HostTerms
 from vfl.simulate import GUEST, Aligned, SimulatedTask, common_rows, run
 
-
 _CORRELATED_BITS = 20  # of numbers below the point
 
 
