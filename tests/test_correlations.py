@@ -175,7 +175,7 @@ def test_what_cannot_be_is_a_breach(kind, made, said):
 
 
 def in_the_clear():
-    """In the place of `share_products`: the same shares of what both parties bring, without encryption."""
+    """In the place of `share_products`: the same shares of what both bring, without encryption."""
     brought = {}
 
     async def share(other, numbers, pair, form, resources):

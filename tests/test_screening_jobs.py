@@ -182,8 +182,8 @@ def test_correlations_are_told_to_who_may_know_and_counted(parties: Federation) 
 
     settings = {"correlations": True, "vif": False}
     refused = screen(parties, settings)
-    assert refused.failed(9, "correlations = true in [screen] breaks rule max_correlations = 0")
-    allow(max_correlations=25, min_correlated_rows=100, correlations_between_hosts=True)
+    assert refused.failed(9, "correlations = true in [screen] breaks rule told_correlations = 0")
+    allow(told_correlations=25, min_correlated_rows=100, correlations_between_hosts=True)
     done = screen(parties, settings, "--page", "columns").ok()
     found = done.json["correlations"]
     pairs = {(one["party"], one["other_party"]) for one in found}
@@ -204,7 +204,7 @@ def test_correlations_are_told_to_who_may_know_and_counted(parties: Federation) 
     assert len(table) == len(found) and set(table["correlation"]) <= set(np.arange(-100, 101) / 100)
     # A further one would be too many, whatever the job.
     refused = screen(parties, settings)
-    assert refused.failed(9, "rule max_correlations = 25"), refused.err
+    assert refused.failed(9, "rule told_correlations = 25"), refused.err
     allow()
 
 

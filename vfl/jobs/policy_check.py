@@ -55,7 +55,7 @@ _LATER = {
     "tables by factors": ("oneway", "oneway_pairs", "min_cell_rows"),
     "screening of columns": (
         "screen",
-        "max_correlations",
+        "told_correlations",
         "min_correlated_rows",
         "correlations_between_hosts",
     ),

@@ -64,7 +64,7 @@ class TunedFolder:
 
 
 def folds_of(done: TrialDone, folds: int) -> int:
-    """How many of so many folds a trial's figures are means of: of one that was ended early the first."""
+    """How many of so many folds a trial's figures are means of: one that was ended early has one."""
     return {"done": folds, "stopped": 1, "failed": 0}[done.ended]
 
 

@@ -34,10 +34,11 @@ def with_line(text: str, line: str) -> str | None:
         return None
     key = line.partition(" = ")[0]
     wanted = tomllib.loads(text)
+    is_there = key in wanted["data"]
     wanted["data"] = wanted["data"] | tomllib.loads(line)
     start = re.compile(rf"^[ \t]*{key}[ \t]*=", re.MULTILINE).search(text, found.end())
     tries = [text[: found.end()] + "\n" + line + text[found.end() :]]
-    if start is not None:
+    if is_there and start is not None:
         # The value may go on over several lines: to the first end that leaves the rest as it was.
         ends = [one.start() for one in re.finditer(r"\n|\Z", text[start.start() :])]
         tries = [text[: start.start()] + line + text[start.start() + end :] for end in ends]

@@ -248,8 +248,8 @@ def check_screen(
                 starts=OVER_COLUMNS.starts, allows=OVER_COLUMNS.allows
             )
         )
-    if correlations and not policy.max_correlations:
-        broken.append(_breach("correlations = true in [screen]", policy, "max_correlations"))
+    if correlations and not policy.told_correlations:
+        broken.append(_breach("correlations = true in [screen]", policy, "told_correlations"))
     elif correlations and "lattice" not in policy.encryptions:
         broken.append(_breach("correlations = true in [screen]", policy, "encryptions"))
     if inflation and not policy.inference:
@@ -270,10 +270,10 @@ def check_correlations(policy: PolicySection, rows: int, before: int, more: int)
     `before` of earlier jobs."""
     if rows < policy.min_correlated_rows:
         _refuse([_breach(f"correlations of {counted(rows, 'row')}", policy, "min_correlated_rows")])
-    if before + more > policy.max_correlations:
+    if before + more > policy.told_correlations:
         earlier = f", after {before:,} of earlier jobs," if before else ""
         what = f"{counted(more, 'correlation')} of columns{earlier}"
-        _refuse([_breach(what, policy, "max_correlations")])
+        _refuse([_breach(what, policy, "told_correlations")])
 
 
 def check_worth(policy: PolicySection, job: Job, guest: str, on: date) -> None:
@@ -467,7 +467,7 @@ _REMEDIES = {
     "the other host do not work together",
     "screen": "the {allows} sets it to true, or names columns there, if the {starts} may know how "
     "strong they are",
-    "max_correlations": "set correlations = false in [screen], ask with fewer columns, or the {allows} "
+    "told_correlations": "set correlations = false in [screen], ask with fewer columns, or the {allows} "
     "raises the rule",
     "min_correlated_rows": "bring more rows, or the {allows} lowers the rule",
     "worth": "the {allows} sets it to true if the {starts} may train on its columns to judge them",

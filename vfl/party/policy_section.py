@@ -181,7 +181,7 @@ class PolicySection(Section):
     screen: YesNoOrColumns = Field(
         default=False, description="how strong columns are may be told, for sums by this party's levels"
     )
-    max_correlations: int = Field(
+    told_correlations: int = Field(
         default=0,
         ge=0,
         description="most correlations of this party's columns with others' that are told for a guest, "

@@ -34,7 +34,7 @@ class ScreenSection(Section):
     correlations: bool = Field(
         default=False,
         description="whether correlations of single columns of two parties are found out, to two "
-        "decimals; hosts must allow max_correlations",
+        "decimals; hosts must allow told_correlations",
     )
     encryption: Literal["lattice", "paillier"] | None = Field(
         default=None,
