@@ -1,5 +1,7 @@
 """Estimates of the time left, by a clock of our own."""
 
+from itertools import pairwise
+
 import pytest
 
 from vfl.terminal.time_left import TimeLeft, rounded
@@ -23,7 +25,7 @@ def test_an_even_pace_is_told_exactly():
 def test_a_pace_that_changes_moves_it_without_a_jump():
     """A tenth of the steps are quick, as trees of the guest alone are, the others five times slower."""
     found = told([1.0] * 10 + [5.0] * 90)
-    for (before, one, _), (now, two, _) in zip(found, found[1:], strict=False):
+    for (before, one, _), (now, two, _) in pairwise(found):
         # The end that is told moves by less than a third of what was left, and towards what is true.
         assert abs((now + two) - (before + one)) < 0.34 * one + 5
     assert all(abs(seconds - true) < 0.3 * true + 5 for _, seconds, true in found[60:])
