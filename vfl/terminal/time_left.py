@@ -10,8 +10,8 @@ _MOST = 2.0  # times what is seen, or below a half of it, nothing is told
 class TimeLeft:
     """Of one step, from `now` (seconds, monotonic) and what was done of it by then.
 
-    What is seen is the mean pace since the step began. The end that follows moves what was told by a part,
-    the smaller the less time has passed, and by the whole of it over a fifth of the step.
+    What is seen is the mean pace since the step began. The end that follows moves what was told by a
+    part, the smaller the less time has passed, and by nearly all of it over a fifth of the step.
     """
 
     def __init__(self, now: float, done: int) -> None:
