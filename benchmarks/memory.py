@@ -53,6 +53,7 @@ from vfl.party.id_report import ids_alone
 from vfl.protocols.align.join import KeyIds, Matched
 
 _AT_ONCE = 500_000  # rows that are made, and of a row group
+_GOLDEN = (5**0.5 - 1) / 2  # multiples of it are spread evenly modulo 1
 GUEST, HOST = "guest", "host"
 
 
@@ -527,9 +528,13 @@ def write_table(path: Path, party: str, number: int, options: argparse.Namespace
         place = np.arange(first, min(first + _AT_ONCE, options.rows))
         place = options.rows - 1 - place if party == HOST else place
         numbers = {f"{party}{i}": generator.random(len(place)) for i in range(columns)}
+        # A host's column that the label depends on: uniform, and of a row's place alone.
+        told = place * _GOLDEN % 1
+        if party == HOST and columns:
+            numbers["host0"] = told
         cells = {"id": np.char.mod("P%09d", place)} | numbers
         if party == GUEST:
-            odds = numbers["guest0"] + numbers["guest1"] - 2
+            odds = numbers["guest0"] + numbers["guest1"] + told - 2.5
             cells["label"] = (generator.random(len(place)) < 1 / (1 + np.exp(-3 * odds))).astype(
                 np.int64
             )

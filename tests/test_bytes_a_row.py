@@ -74,9 +74,9 @@ def test_a_host_counts_the_sums_about_rows_in_files(tmp_path: Path) -> None:
         budget.close()
         return given.told
 
-    for number, first in enumerate((0, 0, ROWS // 2)):
+    for number, first in enumerate((0, 0, ROWS // 2, 0)):
         rows = draw.permutation(ROWS) + first
-        counted = rows.astype(np.uint64)
+        counted = None if number == 3 else rows.astype(np.uint64)  # None: of an older alignment
         name, parties = f"a{number}", {"guest": "aa"}
         kept = Alignment(name, "aa", parties, ("trim",), "", rows, counted_as=counted)
         told, size = taken(partial(job, kept))
@@ -126,7 +126,7 @@ def test_masks_scores_and_rows_held_out_lie_in_files(tmp_path: Path) -> None:
     _, size = taken(lambda: score_profile(score, rows, held_out))
     assert size < 0.2 * 16 + BLOCKS
     _, size = taken(lambda: score_profile(score, rows, np.zeros(ROWS, np.bool_)))
-    assert size < 16 + BLOCKS
+    assert size < 16 + 2 * BLOCKS  # 17.5, with a little that is of no row
     matched = Matched(aligned.astype(np.int32), np.zeros(ROWS, np.int8))
     found, size = taken(lambda: matched.rows_in(room))
     assert size < BLOCKS

@@ -218,6 +218,17 @@ def test_row_bits_follow_the_rows():
     assert lattice_shape(10**6, unseen).word_bits([620, 6000]) == 56
 
 
+def test_tens_of_millions_of_rows_are_for_hosts_of_few_sums():
+    params = settings_of(trees=100, depth=5)
+    shape = lattice_shape(5 * 10**7, params)
+    assert shape.value_bits == 6
+    assert shape.word_bits([480]) == 64
+    with pytest.raises(ValueError, match=r"^3,000 sums of each .* 50,000,000 rows of 6-bit values"):
+        shape.word_bits([480, 3000])
+    with pytest.raises(ValueError, match=r"over 66,000,000 rows and 3,200 vectors leave 4 bits a row, "):
+        lattice_shape(66 * 10**6, params)
+
+
 @given(
     values=st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=30),
     bits=st.integers(5, 24),

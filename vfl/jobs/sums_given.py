@@ -62,7 +62,7 @@ class SumsGiven:
         self.file = RowSumsFile(store, guest_of(alignment))
         scratch, what = Scratch(store.scratch(make=False)), "rows that sums are counted of"
         numbers, first = number_values(alignment.rows, scratch)
-        counted_as = _counted_as(store, alignment, first)
+        counted_as = _counted_as(store, alignment, first, scratch, what)
         self._scratch = scratch
         self._rows = scratch.cast(counted_as, np.uint64, what)
         self._rows.sort()
@@ -363,11 +363,15 @@ def sees_no_rows(params: BoostParams) -> bool:
     return params.encryption == "lattice"
 
 
-def _counted_as(store: Store, alignment: Alignment, first: Integers) -> NDArray[np.uint64]:
+def _counted_as(
+    store: Store, alignment: Alignment, first: Integers, scratch: Scratch, what: str
+) -> NDArray[np.uint64]:
     """The numbers under which the host's rows are counted, in the order in which they come `first`."""
     if alignment.counted_as is not None:
         return alignment.counted_as
-    return numbers_within(origin_of(store, alignment), alignment.rows[first])
+    name = origin_of(store, alignment)
+    rows = scratch.taken(alignment.rows, first, what)
+    return scratch.each(lambda some: numbers_within(name, some), np.uint64, what, rows)
 
 
 def _first_ones(ordered: NDArray[np.uint64]) -> Mask:

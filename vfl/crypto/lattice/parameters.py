@@ -258,7 +258,7 @@ def choose(
     raise ValueError(
         f"sums over {rows:,} rows of {value_bits}-bit values times {weight:,} leave {scale_bits} of 64 "
         f"bits, too few for noise of 2^{math.log2(noise) / 2:.1f} under a flooding that hides it, for "
-        f"{queries:,} queries of {outputs:,} sums: take fewer bits a value"
+        f"{queries:,} queries of {outputs:,} sums: fewer sums or bits a value would fit"
     )
 
 

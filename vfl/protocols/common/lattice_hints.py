@@ -401,7 +401,10 @@ async def host_meet(
     try:
         shape.parameters(outputs)
     except ValueError as error:
-        raise Refused(f'encryption = "lattice" does not allow this job: {error}') from None
+        raise Refused(
+            f'encryption = "lattice" does not allow this job: {error}. A host has as many sums as its '
+            "columns have bins and levels"
+        ) from None
     # 1. How many sums, what is kept, and a share of the seed.
     await guest.send(HintSums(outputs))
     wanted = await guest.recv(HintKnown)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, replace
 
-from vfl.crypto.lattice.parameters import WORDS
+from vfl.crypto.lattice.parameters import MODULUS_BITS, WORDS
 from vfl.crypto.packing import SumPacking
 from vfl.learn.params import BoostParams
 from vfl.learn.told_sums import most_summed
@@ -41,19 +41,22 @@ def most_packed_sums(rows: int, candidates: int, params: BoostParams) -> int:
 
 def lattice_shape(rows: int, params: BoostParams) -> Shape:
     """The vectors of a job over the lattice engine: those that trees of its depth need, of the most
-    precise gradients that go into the shortest words. Raises ValueError, with the numbers, for too many
-    rows."""
+    precise gradients that go into the shortest words. Beyond some 32 million rows only hosts of few sums
+    are served: one of more refuses the job when it makes its own parameters. Raises ValueError, with the
+    numbers, for too many rows."""
     vectors = 2 * params.most_trees * most_summed(params)
+    shape = Shape(rows, _LEAST_BITS + 1, vectors, errors_known=params.sums == "open")
     bits = min(_MOST_BITS + 1, Shape.most_bits(rows, vectors))
-    if bits < _LEAST_BITS + 1:
+    if bits <= _LEAST_BITS:
+        bits = max(shape.widest(outputs, MODULUS_BITS) for outputs in _OUTPUTS)
+    if bits <= _LEAST_BITS:
         raise ValueError(
             f"sums over {rows:,} rows and {vectors:,} vectors leave {bits - 1} bits a row, fewer than "
             f"{_LEAST_BITS}"
         )
-    shape = Shape(rows, bits, vectors, errors_known=params.sums == "open")
     for word_bits in WORDS:
         for outputs in _OUTPUTS:
             fitting = shape.widest(outputs, word_bits)
             if fitting > _LEAST_BITS:
                 return replace(shape, value_bits=min(bits, fitting))
-    return shape
+    return replace(shape, value_bits=bits)
