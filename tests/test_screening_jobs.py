@@ -190,8 +190,9 @@ def test_correlations_are_told_to_who_may_know_and_counted(parties: Federation) 
     assert pairs == {("insurer", "registry"), ("insurer", "bureau"), ("registry", "bureau")}
     by = {(one["column"], one["other_column"]): one for one in found if one["party"] == "insurer"}
     one = by["density", "traffic"]
-    assert one["correlation"] > 0.9 and one["correlation"] == round(one["correlation"], 2)
-    assert 0 < one["within"] < 0.5
+    assert one["correlation"] == round(one["correlation"], 2) and 0 < one["within"] < 0.5
+    # The noise is within that 95 times in a hundred, and within twice as much always.
+    assert one["correlation"] > 0.9 - 2 * one["within"]
     # The bureau shows no names; hosts know their own columns, and the guest's by number.
     assert {two for (_, two), one in by.items() if one["other_party"] == "bureau"} <= {"1", "2", "3"}
     own = pd.read_csv(kept(parties, "registry", "*-correlations.csv"))
@@ -221,6 +222,6 @@ def test_advice_is_taken_over_by_its_owner_alone(parties: Federation) -> None:
     assert changed["data"].pop("ignore") == tomllib.loads(advice.read_text())["ignore"]
     assert changed == tomllib.loads(texts[1])
     wrong = registry.run("screen", registry.file.name, "--write")
-    assert wrong.failed(2, "no file of lines of a screening") or wrong.failed(4, "no file of lines")
+    assert wrong.failed(3, "no file of lines of a screening")
     for file, text in zip(files, texts, strict=True):
         file.write_text(text)
