@@ -696,6 +696,25 @@ def test_it_is_said_that_a_scheduler_is_waited_for_and_that_it_is_back(monkeypat
     assert said == ["the cluster at tls://s:1: no worker of it is left: waiting 0 s for it to come back"]
 
 
+def test_a_worker_that_is_not_heard_of_is_named_once(monkeypatch) -> None:
+    absent, said, clock = Absent(monkeypatch), list[str](), [0.0]
+    monkeypatch.setattr(scheduler.time, "monotonic", lambda: clock[0])
+    connection = Connection(Access("tls://s:1"), said.append)
+    worker = absent.there["tls://w:1"]
+    for clock[0], worker["last_seen"] in ((0, 1), (50, 2), (109, 2)):
+        connection.look()
+        assert said == []
+    for clock[0] in (110, 200):
+        connection.look()
+        assert [text.partition(":")[0] for text in said] == ["note"]
+    assert said[0].startswith(
+        "note: worker tls://w:1 has not been heard of for 60 s: the job goes on when"
+    )
+    for clock[0], worker["last_seen"] in ((210, 3), (270, 3)):
+        connection.look()
+    assert len(said) == 2
+
+
 # ------------------------------------------------------------------- as people start a cluster
 
 
@@ -818,6 +837,34 @@ def test_whatever_is_lost_or_comes_the_model_is_the_same(processes: Processes, m
     np.testing.assert_array_equal(scores, score)
     assert during == [4]
     engine.close()
+
+
+@pytest.mark.slow
+def test_a_worker_that_stands_still_is_named_and_given_up(processes: Processes, monkeypatch):
+    """As on a machine that is suspended: its connections stand, and nothing comes."""
+    monkeypatch.setenv("DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL", "20s")
+    monkeypatch.setattr(scheduler, "_UNHEARD_FOR", 5.0)
+    job = make_job(300, 0, 6, SETTINGS.model_copy(update={"trees": 3}))
+    model, score = job.oracle()
+    processes.start_scheduler()
+    processes.start_worker()
+    processes.start_worker()
+    connection = connected(processes, 2)
+    said, stopped, done = list[str](), list[int](), list[int]()
+    monkeypatch.setattr(connection, "_say", said.append)
+    advance = Frontier.advance
+
+    def advance_and_stop(frontier: Frontier, *given: Any) -> None:
+        advance(frontier, *given)
+        if not stopped and done:  # within the second tree
+            stopped.append(processes.workers[0].pid)
+            os.kill(stopped[0], signal.SIGSTOP)
+
+    monkeypatch.setattr(Frontier, "advance", advance_and_stop)
+    again, scores = train(job, Cluster(connection, block=37), done.append)
+    assert stopped and again == model
+    np.testing.assert_array_equal(scores, score)
+    assert [text for text in said if "has not been heard of for" in text]
 
 
 @pytest.mark.slow

@@ -31,6 +31,7 @@ _CANCELLED = (asyncio.CancelledError, concurrent.futures.CancelledError)
 _SAME = ("vfl", "numpy", "numba", "distributed")
 _LEFT_OUT = 8  # workers that are named
 _ASKED = 3  # times that one may not answer
+_UNHEARD_FOR = 60.0  # seconds without a heartbeat until it is said, of one every second or so
 
 R = TypeVar("R")
 
@@ -89,6 +90,8 @@ class Connection:
         self.stranded = 0
         """How often tasks may have been left to workers alone that are gone: none of them will end."""
         self._full: dict[str, float] = {}  # since when workers have no memory left, by address
+        self._heard: dict[str, tuple[object, float]] = {}
+        """When the scheduler heard of each worker last, and since when that is so here."""
         self._left_out: set[str] = set()
         self._silent: dict[str, int] = {}  # how often workers did not answer, by address
         self._told: set[str] = set()
@@ -174,6 +177,7 @@ class Connection:
         with self._losses():
             found = self._there()
         there = {address: int(str(about["nthreads"])) for address, about in found.items()}
+        self._note_unheard(found)
         full = [address for address, about in found.items() if about["status"] == _FULL]
         self._full = {address: self._full.get(address, time.monotonic()) for address in full}
         new = [address for address in there if address not in self.workers]
@@ -183,6 +187,23 @@ class Connection:
             self.workers = {a: threads for a, threads in there.items() if a in self.workers}
             if fits := self._fitting([address for address in new if address not in self._left_out]):
                 self.workers.update({address: there[address] for address in fits})
+
+    def _note_unheard(self, found: Mapping[str, Mapping[str, object]]) -> None:
+        """Say which workers give no sign though their connections stand: they may be stopped."""
+        now, heard = time.monotonic(), dict[str, tuple[object, float]]()
+        for address, about in found.items():
+            last, since = self._heard.get(address, (None, now))
+            heard[address] = last, since
+            if about.get("last_seen") != last:
+                heard[address] = about.get("last_seen"), now
+            elif address in self.workers and now - since >= _UNHEARD_FOR:
+                heard[address] = last, math.inf  # it is said once
+                self._say(
+                    f"note: worker {address} has not been heard of for {now - since:.0f} s: the job "
+                    "goes on when it answers again, or without it when the scheduler gives it up "
+                    "(Dask's worker-ttl, 5 minutes as a rule)"
+                )
+        self._heard = heard
 
     def check_room(self) -> None:
         """Raises ClusterError for a worker that has had too little memory to take up anything for long,

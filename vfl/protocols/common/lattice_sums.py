@@ -266,11 +266,20 @@ class GuestProducts:
         def piece(begun: list[Begun[list[Part]]]) -> bytes:
             return joined(parameters, (part for one in begun for part in one.result()))
 
+        sending: asyncio.Task[list[None]] | None = None
+
+        async def sent() -> None:
+            if sending is not None:
+                with self._timed("transfer"):
+                    await sending
+
         async def send(begun: list[Begun[list[Part]]]) -> None:
+            """Send a piece, while the next one is put together."""
+            nonlocal sending
             with self._timed("encrypt"):
                 message = Vectors(await asyncio.to_thread(piece, begun))
-            with self._timed("transfer"):
-                await together([host.send(message) for host in self.hosts])
+            await sent()
+            sending = asyncio.create_task(together([host.send(message) for host in self.hosts]))
 
         under_way: deque[list[Begun[list[Part]]]] = deque()
         try:
@@ -281,7 +290,10 @@ class GuestProducts:
                     await send(under_way.popleft())
             while under_way:
                 await send(under_way.popleft())
+            await sent()
         finally:
+            if sending is not None:
+                sending.cancel()
             for part in (part for begun in under_way for part in begun):
                 part.cancel()
         return await together(
