@@ -148,11 +148,21 @@ def test_a_host_counts_before_it_tells():
 @pytest.mark.parametrize(
     ("kind", "made", "said"),
     [
-        (Correlations, lambda m: Correlations(m.figures[1:], m.errors), "Correlations of other columns"),
+        (Correlations, lambda m: Correlations(m.figures[2:], m.errors), "Correlations of other columns"),
         (
             CorrelationShares,
             lambda m: CorrelationShares(m.data[8:], m.noise),
             "CorrelationShares of other columns",
+        ),
+        (
+            Correlations,
+            lambda m: Correlations(b"\xff\x7f" * (len(m.figures) // 2), m.errors),
+            "Correlations that cannot be",
+        ),
+        (
+            CorrelationShares,
+            lambda m: CorrelationShares(m.data, np.full(len(m.noise) // 8, np.nan).tobytes()),
+            "CorrelationShares with noise that cannot be",
         ),
         (
             CorrelationStart,

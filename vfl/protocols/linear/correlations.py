@@ -48,6 +48,8 @@ from vfl.protocols.linear.turned_products import TurnedForm, share_products
 MOST_WIDTH = 2000
 """Columns and levels of all parties together."""
 
+_MOST_NOISE = 100.0  # standard deviations of an entry, which is 1 at most
+
 _Sizes = list[Annotated[int, msgspec.Meta(ge=0, le=MOST_WIDTH)]]
 
 
@@ -77,7 +79,7 @@ class CorrelationShares(Message, frozen=True):
     how far from the mean its columns' rows lie at most."""
 
     data: bytes  # uint64
-    noise: list[Annotated[float, msgspec.Meta(ge=0, le=100)]]  # of each column of the sender's
+    noise: bytes  # float64, of each column of the sender's
     limit: ClassVar[int] = 32 * MIB
 
 
@@ -85,8 +87,8 @@ class Correlations(Message, frozen=True):
     """Either -> either, between hosts sealed. Reveals: how strongly each two columns of two parties go
     together, in hundredths and with noise; about how large that is."""
 
-    figures: list[list[Annotated[int, msgspec.Meta(ge=-HUNDREDTHS, le=HUNDREDTHS)]]]
-    errors: list[list[Annotated[int, msgspec.Meta(ge=0, le=100 * HUNDREDTHS)]]]
+    figures: bytes  # int16, a row a column of who gave shares
+    errors: bytes
     limit: ClassVar[int] = 16 * MIB
 
 
@@ -138,18 +140,17 @@ async def guest_correlations(
             pair = _Pair(form, sizes, 0, place)
             await _give(host, pair, numbers, resources)
             given = await host.recv(Correlations)
-            pair.check(host, given)
+            tables = pair.read(host, given)
             columns = [one.name for one in own.columns]
-            theirs = found[place - 1].names
-            known.append(Told(name, host.name, columns, theirs, given.figures, given.errors))
+            known.append(Told(name, host.name, columns, found[place - 1].names, *tables))
     # 4. Each two hosts.
     for first, second in combinations(between, 2):
         pair, last = _Pair(form, sizes, first, second), hosts[second - 1]
         await relay(hosts[first - 1], last)
         given = await last.recv(Correlations)
-        pair.check(last, given)
+        tables = pair.read(last, given)
         of, beside = found[first - 1].names, found[second - 1].names
-        known.append(Told(names[first - 1], last.name, of, beside, given.figures, given.errors))
+        known.append(Told(names[first - 1], last.name, of, beside, *tables))
     return known
 
 
@@ -205,15 +206,15 @@ async def host_correlations(
         if place == pair[0]:
             await _give(peer, both, numbers, resources)
             given = await peer.recv(Correlations)
-            both.check(peer, given)
+            tables = both.read(peer, given)
             await peer.close()
             theirs = _numbered(start.sizes[pair[1]])
             names = [one.name for one in own.columns]
-            known.append(Told(participant.name, fellow, names, theirs, given.figures, given.errors))
+            known.append(Told(participant.name, fellow, names, theirs, *tables))
         else:
             found = await _tell(peer, both, numbers, columns, participant)
             await peer.close()
-            await guest.send(Correlations(_turned(found.figures), _turned(found.errors)))
+            await guest.send(_correlations(_turned(found.figures), _turned(found.errors)))
             known.append(found)
     return known
 
@@ -264,11 +265,17 @@ class _Pair:
         """Shares with the giver's columns as rows."""
         return shares if self.encrypts else np.ascontiguousarray(shares.T)
 
-    def check(self, peer: Peer, given: Correlations) -> None:
-        rows, columns = len(self.sizes[self.giver]), len(self.sizes[self.teller])
-        for table in (given.figures, given.errors):
-            if len(table) != rows or any(len(row) != columns for row in table):
-                raise peer.breach("Correlations of other columns than there are")
+    def read(self, peer: Peer, given: Correlations) -> tuple[list[list[int]], list[list[int]]]:
+        """Figures and how far noise goes, a row a column of the giver's. Raises PeerError."""
+        shape = len(self.sizes[self.giver]), len(self.sizes[self.teller])
+        if not len(given.figures) == len(given.errors) == 2 * shape[0] * shape[1]:
+            raise peer.breach("Correlations of other columns than there are")
+        figures, errors = (
+            np.frombuffer(data, "<i2").reshape(shape) for data in (given.figures, given.errors)
+        )
+        if (np.abs(figures.astype(np.int64)) > HUNDREDTHS).any() or (errors < 0).any():
+            raise peer.breach("Correlations that cannot be")
+        return figures.tolist(), errors.tolist()
 
 
 async def _give(other: Peer, pair: _Pair, numbers: NDArray[np.int32], resources: Resources) -> None:
@@ -279,7 +286,8 @@ async def _give(other: Peer, pair: _Pair, numbers: NDArray[np.int32], resources:
     noise = [_sent(one / math.sqrt(form.rows)) for one in longest]
     spread = np.repeat(noise, [max(size, 1) for size in sizes])[:, np.newaxis]
     noisy = form.noisy(pair.turned(shares), spread * normal(*pair.shape))
-    await other.send(CorrelationShares(noisy.astype("<u8").tobytes(), noise))
+    sent = np.array(noise, "<f8").tobytes()
+    await other.send(CorrelationShares(noisy.astype("<u8").tobytes(), sent))
 
 
 async def _tell(
@@ -293,21 +301,29 @@ async def _tell(
     theirs, mine, form = pair.sizes[pair.giver], pair.sizes[pair.teller], pair.form
     shares = await share_products(other, numbers, (pair.teller, pair.giver), form, participant.resources)
     given = await other.recv(CorrelationShares)
-    if len(given.data) != 8 * math.prod(pair.shape) or len(given.noise) != len(theirs):
+    if len(given.data) != 8 * math.prod(pair.shape) or len(given.noise) != 8 * len(theirs):
         raise other.breach("CorrelationShares of other columns than there are")
+    noise = np.frombuffer(given.noise, "<f8").astype(np.float64)
+    if not ((noise >= 0) & (noise <= _MOST_NOISE)).all():
+        raise other.breach("CorrelationShares with noise that cannot be")
     both = np.frombuffer(given.data, "<u8").astype(np.uint64).reshape(pair.shape)
     products = form.products(both + pair.turned(shares))
-    exact = associations(products, theirs, mine, given.noise)
+    exact = associations(products, theirs, mine, noise.tolist())
     own = np.array(longest_rows(numbers, mine, form.bits)) / math.sqrt(form.rows)
     widths = [np.maximum(of, 1) for of in (theirs, mine)]
     hidden = own / np.sqrt(np.minimum.outer(*widths))
     figures = hundredths(exact + hidden * normal(*hidden.shape), theirs, mine)
-    spread = 2 * np.hypot(np.array(given.noise)[:, np.newaxis], hidden)
+    spread = 2 * np.hypot(noise[:, np.newaxis], hidden)
     errors = [[int(one) for one in row] for row in np.ceil(HUNDREDTHS * spread)]
-    await other.send(Correlations(figures, errors))
+    await other.send(_correlations(figures, errors))
     names = [one.name for one in columns.own.columns]
     turned = _turned(figures), _turned(errors)
     return Told(participant.name, other.name, names, _numbered(theirs), *turned)
+
+
+def _correlations(figures: list[list[int]], errors: list[list[int]]) -> Correlations:
+    sent = (np.array(table, "<i2").tobytes() for table in (figures, errors))
+    return Correlations(*sent)
 
 
 def _form(rows: int, sizes: Sequence[_Sizes]) -> TurnedForm:
