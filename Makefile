@@ -30,7 +30,7 @@ LOCKING = UV_CUSTOM_COMPILE_COMMAND="make lock" $(UV) pip compile --quiet --no-p
 PLATFORMS := x86_64-manylinux_2_28 aarch64-manylinux_2_28 aarch64-apple-darwin
 PYTHONS := 3.11 3.12 3.13 3.14
 
-.PHONY: demo test test-slow lint lock known-answers bench clean help
+.PHONY: demo test test-slow lint docs lock known-answers bench clean help
 
 help:                ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -67,6 +67,10 @@ lint: $(VENV)/dev    ## ruff, mypy --strict, import-linter, known vulnerabilitie
 	$(BIN)/lint-imports
 	$(BIN)/python .ci/audit.py requirements/dev.txt
 
+docs: $(VENV)/dev    ## the documentation as a site, in build/site/html; fails on a link that leads nowhere
+	$(BIN)/python docs/site/stage.py build/site/pages
+	$(BIN)/zensical build --strict --clean
+
 lock:                ## write requirements/ anew, by pyproject.toml; see CONTRIBUTING.md
 	$(PYTHON) -m venv build/lock
 	build/lock/bin/python -m pip --disable-pip-version-check --quiet install $(LOCKED) requirements/lock.txt
@@ -88,4 +92,4 @@ known-answers: $(VENV)/dev  ## tests/known_answers anew, by the slow reference
 	$(BIN)/python -m tests.reference.write
 
 clean:               ## remove the virtual environment and what was built
-	rm -rf $(VENV) build *.egg-info
+	rm -rf $(VENV) build .cache *.egg-info

@@ -11,6 +11,7 @@ from vfl.cli import (  # noqa: F401 - of `main`
     ledger,
     oneway,
     online,
+    papers,
     relay,
     results,
     screen,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from vfl.cli.group import main
-from vfl.cli.options import FORCE, JSON
+from vfl.cli.options import FORCE, JSON, PARTY
 from vfl.errors import ConfigError
 from vfl.terminal.streams import put_json, stderr, stdout
 from vfl.text import counted
@@ -38,6 +38,13 @@ _CERTIFICATE = click.option(
     type=click.Path(path_type=Path),
     metavar="PARTY.pem",
     help="Whose seals they must be, where LEDGER is no party file.",
+)
+
+_TSA_CERTIFICATE = click.option(
+    "--tsa-certificate",
+    type=click.Path(path_type=Path),
+    metavar="FILE.pem",
+    help="The certificate of the time-stamping authority, with those above it, if any.",
 )
 
 
@@ -116,29 +123,65 @@ def _check_known(ledger: Path, choice: "MessageFilter") -> None:
     metavar="PARTY.toml",
     help="Whose runs have noted seals of the ledger, which must still be there: of a copy from a peer.",
 )
+@_TSA_CERTIFICATE
 @JSON
 def ledger_verify(
-    ledger: Path, certificate: Path | None, head: str | None, known: Path | None, as_json: bool
+    ledger: Path,
+    certificate: Path | None,
+    head: str | None,
+    known: Path | None,
+    tsa_certificate: Path | None,
+    as_json: bool,
 ) -> None:
-    """Find every line that was changed, cut, moved or put in, and check the seals.
+    """Find every line that was changed, cut, moved or put in, and check the seals and their time stamps.
 
     LEDGER is a party file, or a ledger's folder, file or copy. Exit code 1 where anything is wrong.
     """
-    from vfl.party.audit import verify
+    from vfl.party.audit import stamps, verify
     from vfl.party.identity import load_certificate
-    from vfl.terminal.results import put_verdict
+    from vfl.terminal.results import put_stamps, put_verdict
 
+    authority = None if tsa_certificate is None else stamps.Authority(tsa_certificate)
     head = None if head is None else verify.parse_hash(head)
     path, own, earlier = _ledger_of(ledger)
     kept, noted = _seals_known(ledger, known)
     pinned = load_certificate(certificate) if certificate is not None else own
     found = verify.verify(path, pinned, earlier=earlier, head=head, kept=kept, noted=noted)
+    stamped = stamps.check_stamps(path, authority)
+    found.damage += stamped.damage
+    found.notes += stamped.notes
     if as_json:
-        put_json(asdict(found))
+        put_json(asdict(found) | {"stamps": [asdict(one) for one in stamped.stamps]})
     else:
+        put_stamps(stamped.stamps)
         put_verdict(found)
     if found.damage:
         raise click.exceptions.Exit(1)
+
+
+@ledger.command("stamp", short_help="Have the newest seal stamped with the time by an authority.")
+@PARTY
+@click.option("--tsa", metavar="URL", required=True, help="The address of the authority (RFC 3161).")
+@_TSA_CERTIFICATE
+@JSON
+def ledger_stamp(party: Path, tsa: str, tsa_certificate: Path | None, as_json: bool) -> None:
+    """Have the newest seal of the ledger stamped with the time by an authority, and keep the stamp.
+
+    The authority learns a digest of the seal and nothing else. `vfl ledger verify` checks the stamps.
+    """
+    from vfl.party.audit.stamps import Authority, stamp_ledger
+
+    if tsa_certificate is None:
+        raise ConfigError(
+            "--tsa-certificate is missing: the file with the authority's certificate, which says whose "
+            "stamps are believed"
+        )
+    path, *_ = _ledger_of(party)
+    made = stamp_ledger(path, Authority(tsa_certificate), tsa)
+    if as_json:
+        put_json(asdict(made))
+        return
+    stdout.put(f"the seal in line {made.line:,} was there at {made.time}: {path / made.file}")
 
 
 @ledger.command("compare", short_help="Check that two parties' ledgers tell the same.")

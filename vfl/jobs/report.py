@@ -94,6 +94,7 @@ def gather(party: Party, model: str) -> Evidence:
         return _evidence(
             party,
             record,
+            own_columns=[*theirs.columns],
             lines=[*shown.lines],
             tests=dict(shown.tests),
             inferred=[*shown.inferred],
@@ -113,6 +114,7 @@ def gather(party: Party, model: str) -> Evidence:
     return _evidence(
         party,
         record,
+        own_columns=[*half.columns],
         label=party.data.label or "",
         classes=[*half.classes],
         edited_from=half.edited_from,
@@ -165,6 +167,8 @@ def _evidence(party: Party, record: Record, **found: Any) -> Evidence:
         kind=kind_named(record.job["job"]["model"], record.model),
         job=record.job,
         aligned_rows=record.aligned_rows,
+        alignment=record.alignment,
+        signers=[] if record.agreement is None else sorted(record.agreement.signatures),
         ended=record.ended,
         version=__version__,
         seconds=account.seconds,

@@ -92,6 +92,15 @@ class Warned:
 
 
 @dataclass(frozen=True)
+class ToFill:
+    """What no run knows: who fills it in, and each thing that is missing."""
+
+    kind: ClassVar[str] = "fill"
+    who: str
+    texts: list[str]
+
+
+@dataclass(frozen=True)
 class Facts:
     kind: ClassVar[str] = "facts"
     pairs: list[tuple[str, str]]
@@ -126,7 +135,9 @@ class Picker:
     items: list[tuple[str, "PageBlock"]]
 
 
-PageBlock = Gallery | DataTable | Heat | Messages | Pair | Note | Warned | Facts | Tiles | Code | Picker
+PageBlock = (
+    Gallery | DataTable | Heat | Messages | Pair | Note | Warned | ToFill | Facts | Tiles | Code | Picker
+)
 
 
 @dataclass(frozen=True)

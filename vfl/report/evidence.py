@@ -120,6 +120,9 @@ class Evidence:
     peak_memory: int  # bytes
     operations: dict[str, int]
     exchanges: list[Exchange]
+    alignment: str = ""  # its name; "" of a run over rows
+    signers: list[str] = field(default_factory=list)  # of its terms; none of an earlier version
+    own_columns: list[str] = field(default_factory=list)  # that entered the job
     edited_from: str = ""  # of an edited half: the model that was trained
     warnings: list[str] = field(default_factory=list)  # of the training, where the model is weak
     label: str = ""  # name of the guest's column

@@ -101,6 +101,7 @@ class PageHead:
     party: str
     version: str  # of vfl
     about: str
+    what: str = "report"
 
 
 def write_page(head: PageHead, sections: Sequence[PageSection]) -> str:

@@ -159,22 +159,9 @@ class Page:
         blocks: list[PageBlock] = [Facts(terms)] if (terms := [*terms_of(one.gave_away).items()]) else []
         for kind, caption in words.DISCLOSURES.items():
             found = [d for d in one.gave_away if d.kind == kind]
-            rows: list[list[TableCell]] = [
-                [
-                    (
-                        f"{d.who} about {d.about}: {d.what}",
-                        f"From {d.how}. {words.BASES[d.basis]}.",
-                    ),
-                    d.number,
-                    d.chance or words.DASH,
-                    d.lower[0] if d.lower else "",
-                ]
-                for d in found
-            ]
-            head = ["who could learn what", "how much of it", "by guessing", "less by"]
-            if rows:
+            if found:
                 link, sheet = sheet, ""
-                blocks.append(cells(caption, head, rows, text=4, sheet=link))
+                blocks.append(disclosure_table(caption, found, link))
         blocks += [Note(text) for text in words.DISCLAIMERS]
         return PageSection("gave-away", title, lead, blocks)
 
@@ -300,6 +287,21 @@ def _greatest(evidence: Evidence) -> list[Disclosure]:
         if known is None or one.advantage > (known.advantage or 0):
             most[one.who] = one
     return [*most.values()]
+
+
+def disclosure_table(caption: str, found: Sequence[Disclosure], sheet: str = "") -> DataTable:
+    """What parties could learn about each other, beside guessing."""
+    rows: list[list[TableCell]] = [
+        [
+            (f"{d.who} about {d.about}: {d.what}", f"From {d.how}. {words.BASES[d.basis]}."),
+            d.number,
+            d.chance or words.DASH,
+            d.lower[0] if d.lower else "",
+        ]
+        for d in found
+    ]
+    head = ["who could learn what", "how much of it", "by guessing", "less by"]
+    return cells(caption, head, rows, text=4, sheet=sheet)
 
 
 def figure_of(title: str, message: str, svg: str, sheet: str) -> FigureBlock:

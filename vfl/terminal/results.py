@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vfl.learn.inference import JointTest
     from vfl.models.relativities import Line
     from vfl.party.audit.compare import Comparison
+    from vfl.party.audit.stamps import Stamp
     from vfl.party.audit.tables import MessageRow, Total
     from vfl.party.audit.verify import LedgerVerdict
     from vfl.party.id_report import Counts, IdColumnReport, IdReport
@@ -391,6 +392,12 @@ def put_totals(totals: "Sequence[Total]") -> None:
         heads = ("type", "way", "messages", "rows", "bytes", "reveals")
         numbers = frozenset(("messages", "rows", "bytes"))
         put_sheet(Sheet(heads, rows, title, numbers, frozenset(("reveals",))))
+
+
+def put_stamps(stamps: "Sequence[Stamp]") -> None:
+    """The time stamps of a ledger's seals."""
+    for one in stamps:
+        stdout.put(f"the seal in line {one.line:,} was there at {one.time} ({one.file})")
 
 
 def put_verdict(found: "LedgerVerdict") -> None:
