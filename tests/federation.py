@@ -285,6 +285,11 @@ class Running(Printed):
         party.processes.append(self)
 
     @property
+    def out(self) -> str:
+        """Its results so far."""
+        return self._out.read_text()
+
+    @property
     def err(self) -> str:
         """What it says, without the times of a server's log."""
         return re.sub(r"(?m)^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ", "", self.log)

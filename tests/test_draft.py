@@ -11,10 +11,13 @@ from click.testing import CliRunner
 
 from vfl.cli import init as command
 from vfl.cli import main
+from vfl.errors import ConfigError
 from vfl.jobs.check_result import CheckResult
 from vfl.jobs.draft import likely_ids, open_table
 from vfl.jobs.table_check import check_table
+from vfl.leakage.estimate import estimate
 from vfl.party.config import load_job, load_party
+from vfl.party.policy_section import PolicySection
 
 SAMPLES = Path(__file__).parents[1] / "data_samples"
 INSURER = ("--role", "guest", "--host", "registry", "--listen", "127.0.0.1:7443")
@@ -144,6 +147,39 @@ def test_what_a_person_has_to_add_is_said_once_the_file_is_there():
     done = vfl("me", "--role", "guest", "--host", "registry", *data)
     assert done.exit_code == 2 and "[party] needs listen" in done.stderr
     assert "next: vfl keys new me" in done.stdout and drafted("me.toml")["party"]["name"] == "me"
+
+
+def test_peers_may_come_later():
+    for name, options in (
+        ("me", ("--role", "guest", "--data", SAMPLES / "insurer/policies.csv", "--id", "plate")),
+        (
+            "them",
+            ("--role", "host", "--data", SAMPLES / "registry/vehicles.csv", "--id", "registration"),
+        ),
+    ):
+        more = ("--label", "claim", "--listen", "127.0.0.1:7443") if name == "me" else ()
+        done = vfl(name, *options, *more)
+        assert done.exit_code == 0, done.stderr
+        way = "vfl invite me.toml NAME" if name == "me" else "vfl join them.toml"
+        assert way in done.stdout
+        assert "peers" not in drafted(f"{name}.toml")
+        assert load_party(f"{name}.toml", peers_to_come=True).peers == {}
+        with pytest.raises(ConfigError, match="as `vfl invite` and `vfl join` do"):
+            load_party(f"{name}.toml")
+
+
+def test_a_job_asks_for_no_more_trees_than_hosts_allow_by_default():
+    data = ("--data", SAMPLES / "insurer/policies.csv", "--id", "plate", "--label", "claim")
+    assert vfl("me", *INSURER, *data).exit_code == 0
+    assert vfl("job", "--job", "me.toml").exit_code == 0
+    job = load_job("job.toml").secureboost
+    least = PolicySection().max_sums_a_row
+    rows = 0.8 * 8000
+    assert 5 < job.trees < 50
+    assert estimate(int(rows), job).equations_a_row <= least
+    assert (
+        f"trees = {job.trees}  # what hosts allow by default over some" in Path("job.toml").read_text()
+    )
 
 
 def test_without_a_terminal_the_missing_option_is_named_with_what_is_likely():

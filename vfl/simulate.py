@@ -173,7 +173,7 @@ async def _train_apart(
     guest: FrameTable, hosts: Sequence[FrameTable], task: SimulatedTask
 ) -> SimulatedModel:
     """Each party in its role, over memory."""
-    sessions = _Sessions.of([host.name for host in hosts], task.machine)
+    sessions = Sessions.of([host.name for host in hosts], task.machine)
     rows = common_rows([guest])
     if hosts:
         aligning = [
@@ -187,7 +187,7 @@ async def _train_apart(
 
 
 @dataclass(frozen=True)
-class _Sessions:
+class Sessions:
     """The guest's sessions with hosts, over memory."""
 
     context: bytes
@@ -195,7 +195,7 @@ class _Sessions:
     pairs: Sequence[tuple[Peer, Peer]]  # to the host, to the guest
 
     @classmethod
-    def of(cls, names: Sequence[str], machine: Machine) -> "_Sessions":
+    def of(cls, names: Sequence[str], machine: Machine) -> "Sessions":
         context, resources = secrets.token_bytes(16), Resources(machine)
         own = [Participant(name, [*names], context, resources=resources) for name in names]
         return cls(context, own, [MemoryPeer.pair(GUEST, name) for name in names])
@@ -205,11 +205,11 @@ class _Sessions:
         return [to_host for to_host, _ in self.pairs]
 
 
-async def fit_apart(aligned: "Aligned", sessions: _Sessions | None = None) -> _FitOf:
+async def fit_apart(aligned: "Aligned", sessions: Sessions | None = None) -> _FitOf:
     """Each party in its role, and the bytes that went to and fro."""
     task = aligned.task
     names = [party.party for party in aligned.parties[1:]]
-    sessions = sessions or _Sessions.of(names, task.machine)
+    sessions = sessions or Sessions.of(names, task.machine)
     peers, resources = sessions.peers, Resources(task.machine)
     own_columns, *theirs = aligned.parties
     halves: dict[str, AnyHostModel] = {}

@@ -4,6 +4,7 @@ from vfl.cli import (  # noqa: F401 - of `main`
     completion,
     directories,
     init,
+    invite,
     jobs,
     kept,
     keys,

@@ -43,8 +43,18 @@ _PEER = "NAME[=HOST:PORT]"
 @click.option("--id", "ids", multiple=True, metavar="COLUMN", help="Names a row; repeat for several.")
 @click.option("--label", metavar="COLUMN", help="What is predicted (guest).")
 @click.option("--listen", metavar="HOST:PORT", help="Where others dial in; without it they are dialled.")
-@click.option("--guest", metavar=_PEER, help="The guest (of a host), with its address if it is dialled.")
-@click.option("--host", "hosts", multiple=True, metavar=_PEER, help="A host; repeat for several.")
+@click.option(
+    "--guest",
+    metavar=_PEER,
+    help="The guest (of a host), with its address if it is dialled; or later, by `vfl join`.",
+)
+@click.option(
+    "--host",
+    "hosts",
+    multiple=True,
+    metavar=_PEER,
+    help="A host; repeat for several, or none: `vfl invite` adds them.",
+)
 @click.option(
     "--coordinator",
     "coordinators",
@@ -108,10 +118,12 @@ def init(
         stderr.put(*draft.faults)
         count = "one thing" if len(draft.faults) == 1 else f"{len(draft.faults)} things"
         raise DataError(f"{table.name} has {count} to correct first: then vfl doctor {file}")
-    _check(file)
+    _check(file, peers)
 
 
 def _job(party: Path, name: str, model: "ModelName") -> "Draft":
+    from vfl.jobs.alignments import find_alignment
+    from vfl.jobs.connect import store_of
     from vfl.jobs.draft import draft_job
     from vfl.party.config import load_party
     from vfl.party.table import read_table
@@ -120,7 +132,9 @@ def _job(party: Path, name: str, model: "ModelName") -> "Draft":
     if settings.role != "guest":
         raise ConfigError(f"{party.name} is the party file of a {settings.role}: a guest starts jobs")
     table = read_table(settings.data, role="guest", need_label=True)
-    return draft_job(settings, table, name, model)
+    store = store_of(settings)
+    rows = len(find_alignment(store, None).rows) if store.names("alignment") else None
+    return draft_job(settings, table, name, model, rows)
 
 
 def _own(name: str, given: _Given, folder: Path) -> "tuple[Own, Path]":
@@ -192,17 +206,17 @@ def _write(file: Path, draft: "Draft") -> None:
 
 def _next(own: "Own", peers: "Peers", file: Path) -> list[str]:
     """What a person does now."""
-    names = [*peers.guest, *peers.hosts, *peers.coordinators]
-    theirs = " and ".join(f"peers/{name}.pem" for name in names) or "peers/"
-    return [
-        f"next: vfl keys new {own.name}",
-        f"      put the others' certificates where the file says: {theirs}",
-        f"      vfl doctor {file}",
-    ]
+    names = peers.names or ["NAME"]
+    if own.listen is not None:
+        meeting = [f"vfl invite {file} {name}, which shows them a code" for name in names]
+    else:
+        meeting = [f"vfl join {file}, with the code that {' and '.join(names)} read out"]
+    lines = [f"vfl keys new {own.name}", *meeting, f"vfl doctor {file}"]
+    return [f"{'next: ' if line is lines[0] else ' ' * 6}{line}" for line in lines]
 
 
-def _check(file: Path) -> None:
-    """Raises ConfigError for what a person has to add to the draft."""
+def _check(file: Path, peers: "Peers") -> None:
+    """Raises ConfigError for what a person has to add to the draft; peers may be still to come."""
     from vfl.party.config import load_party
 
-    load_party(file)
+    load_party(file, peers_to_come=not peers.names)

@@ -202,6 +202,16 @@ def align(
 @click.argument("job", type=click.Path(path_type=Path), metavar="JOB.toml")
 @ALIGNMENT
 @click.option("--fresh", is_flag=True, help="Start anew where an interrupted training would go on.")
+@click.option(
+    "--estimate",
+    type=NumberType(0, 10**9, whole=True),
+    is_flag=False,
+    flag_value=0,
+    metavar="[ROWS]",
+    help="Say what it would cost and tell, and send nothing; over so many rows in common, or those of "
+    "the "
+    "latest alignment.",
+)
 @WAIT
 @LOCAL_CLUSTER
 @JSON
@@ -210,6 +220,7 @@ def train(
     job: Path,
     alignment: str | None,
     fresh: bool,
+    estimate: int | None,
     wait: float,
     local: int | None,
     as_json: bool,
@@ -224,6 +235,10 @@ def train(
     from vfl.terminal.results import account_document, model_document, put_model
 
     settings = load_party(party)
+    if estimate is not None:
+        need_role(settings.role, "guest", party)
+        _estimate(settings, job, estimate or None, as_json)
+        return
     if is_project(job):
         need_role(settings.role, "guest", party)
         work_of = (load_project(job), alignment, fresh, wait, local)
@@ -262,6 +277,22 @@ def train(
         put_model(done)
     for warning in done.warnings:
         stderr.put(f"warning: {warning}")
+
+
+def _estimate(party: "Party", path: Path, rows: int | None, as_json: bool) -> None:
+    """What a training would cost and tell."""
+    from vfl.jobs.forecast import forecast
+    from vfl.party.config import load_job
+    from vfl.party.project_file import is_project
+    from vfl.terminal.forecast import put_forecast
+
+    if is_project(path):
+        raise ConfigError("--estimate takes the job file of one model, not a project: leave it out")
+    found = forecast(party, load_job(path), rows)
+    if as_json:
+        put_json(found.document)
+    else:
+        put_forecast(found)
 
 
 def _lead(
@@ -310,6 +341,11 @@ def _lead(
     help="How many reasons, with --explain.  [default: 3]",
 )
 @click.option("--fresh", is_flag=True, help="Do not go on with an unfinished batch.")
+@click.option(
+    "--estimate",
+    is_flag=True,
+    help="Say what it would cost and tell, by the ledger's last batch or alignment, and send nothing.",
+)
 @FORCE
 @WAIT
 @LOCAL_CLUSTER
@@ -322,6 +358,7 @@ def score(
     explain: bool,
     top: int | None,
     fresh: bool,
+    estimate: bool,
     force: bool,
     wait: float,
     local: int | None,
@@ -350,6 +387,9 @@ def score(
         raise ConfigError("--top goes with --explain: add it, or leave --top out")
     settings = load_party(party)
     need_role(settings.role, "guest", party)
+    if estimate:
+        _estimate_scores(settings, model, data, as_json)
+        return
     with show_progress() as show, on_cluster(settings, show, local):
         site = Site.open(settings)
         site.warn_of_ending(show)
@@ -380,3 +420,16 @@ def score(
         )
         return
     put_scored(done, out)
+
+
+def _estimate_scores(party: "Party", model: str, data: str, as_json: bool) -> None:
+    """What scoring a batch would cost and tell."""
+    from vfl.jobs.score_forecast import forecast_scores
+    from vfl.terminal.forecast import put_score_forecast
+
+    with show_progress() as show:
+        found = forecast_scores(party, model, data, show)
+    if as_json:
+        put_json(found.document)
+    else:
+        put_score_forecast(found)

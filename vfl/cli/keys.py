@@ -14,14 +14,7 @@ if TYPE_CHECKING:
     from vfl.party.identity import Identity
 
 
-@main.group()
-def keys() -> None:
-    """This party's identity."""
-
-
-@keys.command("new")
-@click.argument("name")
-@click.option(
+_FOLDER = click.option(
     "--dir",
     "folder",
     type=click.Path(path_type=Path),
@@ -30,7 +23,20 @@ def keys() -> None:
     metavar="FOLDER",
     help="Where the two files go.",
 )
-@click.option("--passphrase", is_flag=True, help="Put the private key under a passphrase.")
+_UNDER_PASSPHRASE = click.option(
+    "--passphrase", is_flag=True, help="Put the private key under a passphrase."
+)
+
+
+@main.group()
+def keys() -> None:
+    """This party's identity."""
+
+
+@keys.command("new")
+@click.argument("name")
+@_FOLDER
+@_UNDER_PASSPHRASE
 @JSON
 def keys_new(name: str, folder: Path, passphrase: bool, as_json: bool) -> None:
     """Make a key and a certificate for the party NAME.
@@ -52,6 +58,32 @@ def keys_new(name: str, folder: Path, passphrase: bool, as_json: bool) -> None:
         f"{folder / name}.pem   the certificate: give it to the other parties",
         f"fingerprint  {made.certificate.fingerprint_groups}",
         "Compare the fingerprint by phone before the others pin the certificate.",
+    )
+
+
+@keys.command("request", short_help="Make a key, and a request for an authority's certificate.")
+@click.argument("name")
+@_FOLDER
+@_UNDER_PASSPHRASE
+@JSON
+def keys_request(name: str, folder: Path, passphrase: bool, as_json: bool) -> None:
+    """Make a key for the party NAME, and a request (PKCS #10) from which the company's own authority
+    issues the certificate; in place of `vfl keys new` where self-signed ones are not allowed."""
+    from vfl.party import identity
+    from vfl.party.passphrase import choose
+
+    identity.check_new(folder / name, name)  # before a passphrase is asked for
+    words = choose(folder / f"{name}.key") if passphrase else None
+    path = identity.request(folder / name, name, words)
+    if as_json:
+        put_json({"name": name, "key": str(folder / f"{name}.key"), "request": str(path)})
+        return
+    stdout.put(
+        f"{folder / name}.key   the private key: never leaves this machine",
+        f"{path}   the request: give it to your certificate authority",
+        f"Put the certificate that it issues, without its chain, into {folder / name}.pem: with common "
+        f"name {name},",
+        f"DNS name {name}, for clientAuth and serverAuth.",
     )
 
 
@@ -128,16 +160,18 @@ def _key_document(identity: "Identity") -> dict[str, object]:
     "--rotation",
     "vouching",
     type=click.Path(path_type=Path),
-    required=True,
     metavar="NEW.rotation",
-    help="The file made with the certificate, in which the old key vouches for it.",
+    help="The file made with the certificate, in which the old key vouches for it; not needed where "
+    "[peers.NAME] "
+    "has the authority (ca) that issued it.",
 )
 @JSON
-def keys_accept(party: Path, certificate: Path, vouching: Path, as_json: bool) -> None:
-    """Pin a peer's new certificate, for which its pinned one vouches."""
+def keys_accept(party: Path, certificate: Path, vouching: Path | None, as_json: bool) -> None:
+    """Pin a peer's new certificate, for which its pinned one vouches, or its authority."""
+    from vfl.jobs.connect import authority_of
     from vfl.party import identity, rotation
     from vfl.party.config import load_party
-    from vfl.party.revocation import revoked_by
+    from vfl.party.revocation import refuse_revoked, revoked_by
 
     settings = load_party(party)
     name = identity.load_certificate(certificate).name
@@ -145,7 +179,18 @@ def keys_accept(party: Path, certificate: Path, vouching: Path, as_json: bool) -
         raise ConfigError(f"{party.name}: {certificate} is {name}'s, which [peers] has not")
     pinned = settings.peers[name].certificate
     listed = revoked_by(settings.party.identity)
-    old, new, kept = rotation.accept(pinned, certificate, vouching, listed)
+    authority = authority_of(settings, name)
+    if vouching is not None:
+        old, new, kept = rotation.accept(pinned, certificate, vouching, listed)
+    elif authority is not None:
+        refuse_revoked(listed, [identity.load_certificate(certificate)], certificate)
+        old, new, kept = rotation.renew(pinned, certificate, authority)
+    else:
+        raise ConfigError(
+            "--rotation is missing: the file that `vfl keys rotate` made with the certificate (without "
+            "one it is for "
+            f"peers whose authority is in ca of [peers.{name}])"
+        )
     if as_json:
         prints = {"old_fingerprint": old.fingerprint, "fingerprint": new.fingerprint}
         put_json({"name": name, **prints, "certificate": str(pinned), "kept": str(kept)})

@@ -26,6 +26,7 @@ from vfl.net.websocket import (
 )
 from vfl.net.wire import KIB
 from vfl.party.at_rest import StoreKey
+from vfl.party.authority import Authority, misuse
 from vfl.party.config import Party
 from vfl.party.config_values import Role
 from vfl.party.identity import Certificate, Identity, load, load_certificate
@@ -52,6 +53,8 @@ class Site:
     pinned: dict[str, Certificate]
     formerly: dict[str, frozenset[str]] = field(default_factory=dict)
     """Fingerprints that a party had before its key was rotated, by name."""
+    authorities: dict[str, Authority] = field(default_factory=dict)
+    """What must have issued a peer's certificate, where the party file names it."""
 
     @cached_property
     def revocations(self) -> RevocationList:
@@ -61,13 +64,18 @@ class Site:
     @classmethod
     def open(cls, party: Party) -> "Site":
         """Load keys and certificates. Raises IdentityError or ConfigError."""
-        identity = _load_own(party)
+        identity = load_own(party)
         revoked = RevocationList(party.party.identity).now()
         pinned = {name: _load_pinned(party, name, identity, revoked) for name in party.peers}
         before = {party.name: formerly(identity.certificate, identity.certificate_path)}
         for name, certificate in pinned.items():
             before[name] = formerly(certificate, party.peers[name].certificate)
-        return cls(party, identity, pinned, before)
+        authorities = {
+            name: authority
+            for name in party.peers
+            if (authority := authority_of(party, name)) is not None
+        }
+        return cls(party, identity, pinned, before, authorities)
 
     @cached_property
     def store(self) -> Store:
@@ -114,15 +122,20 @@ class Site:
     def why_refused(self, der: bytes) -> str | None:
         """Why a pinned certificate (DER) is not accepted any more. Raises IdentityError."""
         revoked = self.revocations.now().get(fingerprint(der))
-        if revoked is None:
-            return None
-        return f"the certificate of {revoked.name} was revoked on {revoked.on} ({revoked.reason})"
+        if revoked is not None:
+            return f"the certificate of {revoked.name} was revoked on {revoked.on} ({revoked.reason})"
+        for name, authority in self.authorities.items():
+            if self.pinned[name].der == der:
+                return authority.why_refused(der)
+        return None
 
     def check_not_revoked(self, names: Iterable[str]) -> None:
         """Raises IdentityError when the certificate of one of these peers was revoked."""
         for name in names:
             if name in self.pinned and (why := self.why_refused(self.pinned[name].der)) is not None:
-                raise IdentityError(why, for_peer=f"the certificate of {name} is revoked")
+                listed = self.pinned[name].fingerprint in self.revocations.now()
+                how = "is revoked" if listed else "is not accepted any more"
+                raise IdentityError(why, for_peer=f"the certificate of {name} {how}")
 
     @contextlib.asynccontextmanager
     async def while_not_revoked(self, names: Collection[str]) -> AsyncIterator[None]:
@@ -157,19 +170,32 @@ class Site:
     def invalid_certificates(self, but: Collection[str] = ()) -> list[str]:
         """What there is to say of certificates, one's own and those pinned, that are not valid now; but
         of those of some peers."""
-        return [
+        found = [
             f"{what} {why}: {remedy}"
             for what, one, remedy in self._certificates()
             if one.name not in but and (why := one.invalidity()) is not None
+        ]
+        return found + [
+            why
+            for name, authority in self.authorities.items()
+            if name not in but
+            and self.pinned[name].invalidity() is None
+            and (why := authority.why_refused(self.pinned[name].der)) is not None
         ]
 
     def ending_certificates(self) -> list[str]:
         """The same of those that end within 30 days."""
         now = datetime.datetime.now(datetime.UTC)
-        return [
-            f"{what} ends on {in_words(one.expires)}, {_days(one.expires - now)} from now: {remedy}"
+        ends = [
+            (what, one.expires, remedy)
             for what, one, remedy in self._certificates()
-            if one.invalidity() is None and one.expires - now <= _SOON
+            if one.invalidity() is None
+        ]
+        ends += [end for authority in self.authorities.values() for end in authority.ends()]
+        return [
+            f"{what} ends on {in_words(end)}, {_days(end - now)} from now: {remedy}"
+            for what, end, remedy in dict.fromkeys(ends)
+            if end > now and end - now <= _SOON
         ]
 
     def _certificates(self) -> list[tuple[str, Certificate, str]]:
@@ -279,13 +305,15 @@ def store_of(party: Party) -> Store:
     return Store(root, StoreKey(root, lambda: load(party.party.identity, expired=True)))
 
 
-def _load_own(party: Party) -> Identity:
+def load_own(party: Party) -> Identity:
     identity = load(party.party.identity)
     if identity.name != party.name:
         raise IdentityError(
             f"{party.party.identity}.pem is the certificate of {identity.name}, "
             f"but the party file is {party.name}'s: check identity in [party]"
         )
+    if (why := misuse(identity.certificate.der)) is not None:
+        raise IdentityError(f"{identity.certificate_path} {why}: {identity.certificate.remedy}")
     return identity
 
 
@@ -305,13 +333,19 @@ def _load_pinned(
     return certificate
 
 
+def authority_of(party: Party, name: str) -> Authority | None:
+    """What must have issued a peer's certificate, if the party file says that. Raises IdentityError."""
+    peer = party.peers[name]
+    return None if peer.ca is None else Authority.load(peer.ca, peer.crl, peer.ca_name or name)
+
+
 def faults_of_keys(party: Party) -> list[VflError]:
     """All that keeps a party's site from opening, where `Site.open` raises the first."""
     faults: list[VflError] = []
     identity: Identity | None = None
     revoked: dict[str, Revoked] = {}
     try:
-        identity = _load_own(party)
+        identity = load_own(party)
     except VflError as error:
         faults.append(error)
     try:

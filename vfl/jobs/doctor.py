@@ -64,6 +64,7 @@ async def examine(party: Party, wait: float, report: Reporter, job: Job | None =
     for name, certificate in site.pinned.items():
         text = f"certificate of {name}: fingerprint {certificate.fingerprint_groups}"
         report(CheckResult("ok", name, text))
+        _report_authority(site, name, report)
     for line in site.invalid_certificates():
         report(CheckResult("FAIL", "certificates", line))
         healthy = False
@@ -94,6 +95,14 @@ async def examine(party: Party, wait: float, report: Reporter, job: Job | None =
     silent = set(site.awaited) - set(party.clients)
     arrived = await together([_await(site, place, silent, wait, report) for place in _places(party)])
     return healthy and all(reached) and all(arrived)
+
+
+def _report_authority(site: Site, name: str, report: Reporter) -> None:
+    """Say what a peer's authority, if the party file names one, stands for; where it does not stand for
+    the certificate it is among those that are not valid."""
+    authority, der = site.authorities.get(name), site.pinned[name].der
+    if authority is not None and authority.why_refused(der) is None:
+        report(CheckResult("ok", name, f"certificate of {name}: {authority.in_words(der)}"))
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ Nothing is written or changed here, and no peer is needed. A draft takes what th
 """
 
 import re
+import tomllib
 from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from vfl.arrays import Floats
 from vfl.errors import DataError
 from vfl.jobs.own_table import ids_of
 from vfl.jobs.proposals import lines_of, read_with_proposals
+from vfl.leakage.estimate import estimate
 from vfl.learn.losses import (
     GammaLoss,
     LogisticLoss,
@@ -25,10 +27,11 @@ from vfl.learn.losses import (
     TweedieLoss,
 )
 from vfl.learn.suspects import LabelOrder, suspicions
-from vfl.models.kinds import KINDS
-from vfl.party.config import LABEL_KEYS, Party
+from vfl.models.kinds import KINDS, expected_share, kind_of_job
+from vfl.party.config import LABEL_KEYS, Job, Party
 from vfl.party.config_values import ModelName, Role
 from vfl.party.id_report import profile_ids
+from vfl.party.policy_section import PolicySection
 from vfl.party.reading import Reading, settings_line
 from vfl.party.sections import DataSection
 from vfl.party.sources.opening import open_source
@@ -43,6 +46,7 @@ _FEW = 20  # values of a column of whole numbers that may be names
 _LARGEST_COUNT = 1000  # of claims of a row
 _MEASURED = re.compile(r"[-+]?[0-9]*[.,][0-9]+(?:[eE][-+]?[0-9]+)?")
 _CODE = re.compile(r"\s*0[0-9]+\s*")
+_SURELY = 0.95  # of the rows that are expected to train: how many do is drawn
 _CONSTANT = "has the same value in every row"
 _HEAD = (
     "# {what} {name}, drafted from {table}. Every line is yours to change:\n"
@@ -70,6 +74,10 @@ class Peers:
     guest: Mapping[str, str | None] = field(default_factory=dict)
     hosts: Mapping[str, str | None] = field(default_factory=dict)
     coordinators: Mapping[str, str | None] = field(default_factory=dict)
+
+    @property
+    def names(self) -> list[str]:
+        return [*self.guest, *self.hosts, *self.coordinators]
 
 
 @dataclass(frozen=True)
@@ -145,8 +153,11 @@ def draft_party(own: Own, peers: Peers, path: Path) -> Draft:
     return Draft(_party_text(own, peers, given, lines_of(given, data), reasons), faults, notes)
 
 
-def draft_job(party: Party, table: Table, name: str, model: ModelName) -> Draft:
-    """A job file of a guest, by what its label is."""
+def draft_job(party: Party, table: Table, name: str, model: ModelName, rows: int | None = None) -> Draft:
+    """A job file of a guest, by what its label is, that tells no more than hosts allow by default.
+
+    rows: how many are aligned; those of the table, which are at least as many, where that is not known.
+    """
     kind = KINDS[model]
     label = table.label
     loss, why = (PoissonLoss, "") if label is None else _loss_of(label, table.exposure is not None)
@@ -172,7 +183,22 @@ def draft_job(party: Party, table: Table, name: str, model: ModelName) -> Draft:
         f"[{model}]",
         *settings,
     ]
-    return Draft("\n".join(lines) + "\n")
+    return Draft("\n".join(_allowed(lines, table.rows if rows is None else rows)) + "\n")
+
+
+def _allowed(lines: Sequence[str], rows: int) -> list[str]:
+    """The lines of a job over so many aligned rows, with as many trees as hosts allow by default."""
+    job = Job.model_validate(tomllib.loads("\n".join(lines)))
+    most = PolicySection().max_sums_a_row
+    if (told := kind_of_job(job).tells_sums) is None or isinstance(most, str):
+        return [*lines]
+    trained = int(_SURELY * expected_share(job) * rows)
+    trees = estimate(max(1, trained), told).joint_within(most) // told.round
+    if trees >= told.trees or not trees:
+        return [*lines]
+    why = f"hosts allow by default over some {trained:,} rows that train (max_sums_a_row)"
+    wanted = f"trees = {told.trees}"
+    return [f"trees = {trees}  # what {why}" if line == wanted else line for line in lines]
 
 
 def _loss_of(label: Floats, exposed: bool) -> tuple[type[Loss], str]:
@@ -276,12 +302,14 @@ def _party_text(
         lines.append(line)
     if own.role == "host":
         lines += ["", "[policy]  # what guests may ask for; by default little"]
-        lines += [settings_line("guests", [*peers.guest])]
+        if peers.guest:
+            lines.append(settings_line("guests", [*peers.guest]))
     for name, address in {**peers.guest, **peers.hosts, **peers.coordinators}.items():
         lines += ["", f"[peers.{name}]"]
         if address is not None:
             lines.append(settings_line("address", address))
-        lines.append(f"{settings_line('certificate', f'peers/{name}.pem')}  # ask them for it")
+        pin = settings_line("certificate", f"peers/{name}.pem")
+        lines.append(f"{pin}  # `vfl invite` or `vfl join` puts it there")
         if name in peers.coordinators:
             lines.append('role = "coordinator"')
     return "\n".join(lines) + "\n"

@@ -262,14 +262,16 @@ def _simulate(party: Party, job: Job, of: Circumstances, columns: int) -> Measur
         )
     rows, draw = min(of.rows, ROWS), np.random.default_rng(job.params.seed)
     drawn = min(columns, _MOST_COLUMNS)
-    guest = PartyColumns(of.guest, "simulated", _drawn(of.guest, rows, COLUMNS, draw))
-    hosts = [PartyColumns(name, "simulated", _drawn(name, rows, drawn, draw)) for name in of.hosts]
+    guest = PartyColumns(of.guest, "simulated", drawn_columns(of.guest, rows, COLUMNS, draw))
+    hosts = [
+        PartyColumns(name, "simulated", drawn_columns(name, rows, drawn, draw)) for name in of.hosts
+    ]
     score = np.zeros(rows)
     for own in (guest, *hosts):
         values = [*own.features.values()]
         for number in values[: max(1, round(_TELLING * len(values)))]:
             score += draw.normal() * np.asarray(number, np.float64)
-    label = _label(job.loss, score / max(float(score.std()), 1e-9), draw)
+    label = drawn_label(job.loss, score / max(float(score.std()), 1e-9), draw)
     tables = kind_of_job(job).tables([guest, *hosts], blank_training(label, job.loss))
     policy = PolicySection() if party.role == "guest" else party.policy
     found = measure_tables(
@@ -290,11 +292,12 @@ def _least_summed(policy: PolicySection) -> int:
     return max(policy.min_summed_rows, alone)
 
 
-def _drawn(party: str, rows: int, columns: int, draw: np.random.Generator) -> Features:
+def drawn_columns(party: str, rows: int, columns: int, draw: np.random.Generator) -> Features:
+    """Columns of normal numbers."""
     return {f"{party}{i}": draw.normal(size=rows) for i in range(columns)}
 
 
-def _label(loss: Loss, score: Floats, draw: np.random.Generator) -> Floats:
+def drawn_label(loss: Loss, score: Floats, draw: np.random.Generator) -> Floats:
     """A label of the loss's kind: of two values one in five, classes, counts, or amounts."""
     if loss.classes > 1:
         ranks = np.argsort(np.argsort(score + draw.logistic(size=len(score))))

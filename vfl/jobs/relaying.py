@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable
 
+from vfl.net.invitation import PLACES, key_of_place
 from vfl.net.listening import bind
 from vfl.net.relay import Limits, Relay
 from vfl.party.relay_file import RelaySection
@@ -19,6 +20,8 @@ async def relay(settings: RelaySection, say: Callable[[str], None]) -> None:
     if running.most < settings.connections:
         connections += f" (not {settings.connections:,}: the system allows no more open files)"
     places = "any place" if settings.places is None else counted(len(settings.places), "place")
+    if settings.places is not None and settings.invitations:
+        places += " and for invitations"
     say(
         f"relaying on {host}:{running.port}: at most {connections}, "
         f"{settings.connections_an_address:,} of an address, for {places}"
@@ -48,5 +51,14 @@ def limits_of(settings: RelaySection) -> Limits:
         settings.idle,
         a_second,
         a_day,
-        None if settings.places is None else frozenset(map(bytes.fromhex, settings.places)),
+        _places(settings),
     )
+
+
+def _places(settings: RelaySection) -> frozenset[bytes] | None:
+    """The only places where parties may meet, those of invitations among them where they may; None for
+    any."""
+    if settings.places is None:
+        return None
+    meant = [key_of_place(number).place for number in range(PLACES)] if settings.invitations else []
+    return frozenset([*map(bytes.fromhex, settings.places), *meant])

@@ -29,6 +29,16 @@ def read_claims(der: bytes) -> Claims | None:
         return None
 
 
+def has_dns_name(der: bytes, name: str) -> bool:
+    """Whether a certificate (DER) has this DNS name among its alternative names."""
+    try:
+        found = x509.load_der_x509_certificate(der).extensions
+        names = found.get_extension_for_class(x509.SubjectAlternativeName).value
+        return name in names.get_values_for_type(x509.DNSName)
+    except (ValueError, x509.ExtensionNotFound):
+        return False
+
+
 def in_words(moment: datetime) -> str:
     """A moment to the minute, in UTC."""
     return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M} UTC"

@@ -262,7 +262,7 @@ class Relay:
 
     async def _ask(self, key: Key, seat: bytes, process: bytes) -> tuple[socket.socket, bytes]:
         """A connection on which the relay has been asked for a seat, and its answer."""
-        connected, greeting = await self._connect(), b""
+        connected, greeting = await connect(self.host, self.port, self.proxy, "the relay"), b""
         try:
             with contextlib.suppress(EOFError):
                 greeting = await receive(connected, len(GREETING))
@@ -279,37 +279,6 @@ class Relay:
         except BaseException:
             connected.close()
             raise
-
-    async def _connect(self) -> socket.socket:
-        """A connection through the proxy, if there is one. Raises NotYet."""
-        if self.proxy is None:
-            return await _connect(self.host, self.port, "the relay")
-        proxy = _read_proxy(self.proxy)
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        lines = [f"CONNECT {host}:{self.port} HTTP/1.1", f"Host: {host}:{self.port}"]
-        if proxy.words:
-            basic = base64.b64encode(proxy.words.encode()).decode()
-            lines.append(f"Proxy-Authorization: Basic {basic}")
-        connected = await _connect(proxy.host, proxy.port, "the proxy of HTTPS_PROXY")
-        try:
-            connected.send("".join(f"{line}\r\n" for line in (*lines, "")).encode())
-            head = b""
-            while not head.endswith(b"\r\n\r\n") and len(head) < _HEAD:
-                head += await receive(connected, 1)  # what follows is the relay's
-        except (OSError, EOFError) as error:
-            connected.close()
-            if isinstance(error, TimeoutError):
-                raise
-            raise NotYet("the proxy of HTTPS_PROXY closed the connection") from None
-        except BaseException:
-            connected.close()
-            raise
-        status = re.fullmatch(rb"(?s)HTTP/1\.[01] ([0-9]{3})[ \r].*", head)
-        if status is None or status[1][:1] != b"2":
-            connected.close()
-            said = "no HTTP" if status is None else status[1].decode()
-            raise NotYet(f"the proxy of HTTPS_PROXY answered {said}")
-        return connected
 
 
 @dataclass(frozen=True)
@@ -339,7 +308,7 @@ def _read_proxy(address: str) -> _Proxy:
 def _refusal(answer: bytes) -> NotYet:
     """Why a relay refuses, in words."""
     why = _REFUSALS.get(answer, "the relay gave no answer that is known")
-    return NotYet(why, nobody=answer == NOBODY)
+    return NotYet(why, nobody=answer == NOBODY, unlisted=answer == UNKNOWN)
 
 
 def _lost(error: BaseException) -> NotYet:
@@ -358,6 +327,39 @@ async def receive(connected: socket.socket, size: int) -> bytes:
             raise EOFError
         data += more
     return data
+
+
+async def connect(host: str, port: int, through: str | None, what: str) -> socket.socket:
+    """A connection to the host, `what` in words, through an HTTP proxy if there is one. Raises NotYet,
+    and ConfigError for a proxy that cannot be used."""
+    if through is None:
+        return await _connect(host, port, what)
+    proxy = _read_proxy(through)
+    host = f"[{host}]" if ":" in host else host
+    lines = [f"CONNECT {host}:{port} HTTP/1.1", f"Host: {host}:{port}"]
+    if proxy.words:
+        basic = base64.b64encode(proxy.words.encode()).decode()
+        lines.append(f"Proxy-Authorization: Basic {basic}")
+    connected = await _connect(proxy.host, proxy.port, "the proxy of HTTPS_PROXY")
+    try:
+        connected.send("".join(f"{line}\r\n" for line in (*lines, "")).encode())
+        head = b""
+        while not head.endswith(b"\r\n\r\n") and len(head) < _HEAD:
+            head += await receive(connected, 1)  # what follows is the other end's
+    except (OSError, EOFError) as error:
+        connected.close()
+        if isinstance(error, TimeoutError):
+            raise
+        raise NotYet("the proxy of HTTPS_PROXY closed the connection") from None
+    except BaseException:
+        connected.close()
+        raise
+    status = re.fullmatch(rb"(?s)HTTP/1\.[01] ([0-9]{3})[ \r].*", head)
+    if status is None or status[1][:1] != b"2":
+        connected.close()
+        said = "no HTTP" if status is None else status[1].decode()
+        raise NotYet(f"the proxy of HTTPS_PROXY answered {said}")
+    return connected
 
 
 async def _connect(host: str, port: int, what: str) -> socket.socket:

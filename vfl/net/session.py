@@ -56,12 +56,13 @@ _random = secrets.SystemRandom()
 class NotYet(Exception):
     """An attempt to connect failed in a way that waiting may cure.
 
-    nobody: whether it seems that nothing listens at the address, or nothing behind what does.
+    nobody: whether it seems that nothing listens at the address, or nothing behind what does. unlisted:
+    whether a relay refuses the place where two would meet.
     """
 
-    def __init__(self, why: str, *, nobody: bool = False) -> None:
+    def __init__(self, why: str, *, nobody: bool = False, unlisted: bool = False) -> None:
         super().__init__(why)
-        self.nobody = nobody
+        self.nobody, self.unlisted = nobody, unlisted
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from vfl.errors import ConfigError, IdentityError
-from vfl.net.certificates import fingerprint, read_claims
+from vfl.net.certificates import fingerprint, has_dns_name, read_claims
 from vfl.net.mark import key_of, new_mark, seal_of
 from vfl.net.peer import Peer
 
@@ -230,7 +230,9 @@ def context_of(
     context.seal_key = seal_key
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.verify_mode = ssl.CERT_REQUIRED
-    context.verify_flags |= ssl.VERIFY_X509_STRICT
+    # A pin is trusted as it is, also where an authority issued it, which is trusted for nothing else
+    # here.
+    context.verify_flags |= ssl.VERIFY_X509_STRICT | ssl.VERIFY_X509_PARTIAL_CHAIN
     try:
         # Never without a password: OpenSSL would ask for one at the terminal.
         context.load_cert_chain(credentials.certificate, credentials.key, credentials.password or b"")
@@ -244,7 +246,11 @@ def context_of(
         context.load_verify_locations(cadata=pin)
     if protocol == ssl.PROTOCOL_TLS_SERVER:
         context.num_tickets = 0  # a resumed session would not show its certificate again
-    elif pins and not seal_key:
+    else:
+        context.check_hostname = all(
+            has_dns_name(pin, HOST) for pin in pins
+        )  # of which no authority knows
+    if protocol == ssl.PROTOCOL_TLS_CLIENT and pins and not seal_key:
         key = key_of(fingerprint(own_der(credentials)), fingerprint(pins[0]))
         context.set_alpn_protocols([new_mark(key)])
     return context

@@ -292,7 +292,7 @@ def _line_to(credentials: Credentials, peer: str, address: str) -> _Line:
     relay = relay_of(address)
     if relay is None:
         host, _ = split_address(address)
-        return _Line(credentials, peer, address, _proxy_to(host))
+        return _Line(credentials, peer, address, proxy_to(host))
     key = keys_of(credentials, DIALS, [peer])[peer]
     return _Line(credentials, peer, address, None, (relay, key))
 
@@ -302,10 +302,10 @@ def relay_of(address: str) -> Relay | None:
     if not is_relay(address):
         return None
     host, port = split_address(address.removeprefix(SCHEME))
-    return Relay(host, port, _proxy_to(host))
+    return Relay(host, port, proxy_to(host))
 
 
-def _proxy_to(host: str) -> str | None:
+def proxy_to(host: str) -> str | None:
     """The proxy to go through. A session with this machine itself never leaves it."""
     try:
         local = ipaddress.ip_address(host).is_loopback

@@ -7,14 +7,19 @@ job travels to the hosts as its canonical bytes, so that all parties mean the sa
 
 import hashlib
 import json
-import re
-import tomllib
 from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Annotated, Literal, TypeVar, get_args
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    model_validator,
+)
 
 from vfl.errors import ConfigError
 from vfl.learn.losses import Family, Loss, Objective, loss_of
@@ -55,16 +60,17 @@ from vfl.party.sections import (
     ScoreSection,
     Section,
 )
+from vfl.party.toml_files import read_toml
 from vfl.party.tune_section import TuneSection, check_space
-from vfl.text import nearest_file
 
-MAX_FILE = 1024 * 1024  # bytes of a TOML file
 MAX_JOB = 64 * 1024  # bytes of a job on the wire
 MAX_KEYS = 2000  # in it; it has some 40, and four for each column of a job over rows
 
 LABEL_KEYS: Mapping[ModelName, str] = {"secureboost": "objective", "glm": "family"}
 """The key of [job] that says what the label is, by kind of model; a section of the kind's name has its
 settings."""
+PEERS_TO_COME = "peers to come"
+"""In the context in which a party file is checked: whether peers may still be missing in it."""
 _LABEL_KINDS = {"objective": Objective, "family": Family}
 SPLITS = ("group", "time")
 """Columns of the guest's table by which a job splits rows, of which no other party is told; over rows of
@@ -129,10 +135,11 @@ class Party(Section):
         return [name for name, peer in self.peers.items() if peer.role == "coordinator"]
 
     @model_validator(mode="after")
-    def _fits_together(self) -> "Party":
+    def _fits_together(self, info: ValidationInfo) -> "Party":
         self._check_online()
+        peers_to_come = bool(info.context and info.context.get(PEERS_TO_COME))
         if self.role == "coordinator":
-            return self._check_coordinator()
+            return self._check_coordinator(peers_to_come)
         if self.section is None:
             raise ValueError("section [data] is missing")
         if self.role == "host":
@@ -146,16 +153,23 @@ class Party(Section):
                     "[data] unknown_levels belongs to the guest, who is told of such rows: remove it"
                 )
         self._check_matching()
+        check_columns_of(self.glm, self.data, is_guest=self.role == "guest")
+        if self.name in self.peers:
+            raise ValueError(f"[peers.{self.name}] is this party itself: remove it")
+        return self if peers_to_come else self._check_peers()
+
+    def _check_peers(self) -> "Party":
+        """Raises ValueError where peers are missing, or nobody would dial."""
         known = (*self.partners, *self.coordinators) if self.role == "guest" else self.partners
         strangers = [name for name in self.policy.guests or () if name not in known]
         if strangers:
             raise ValueError(f"[policy] guests has {strangers[0]}, which [peers] has not")
-        check_columns_of(self.glm, self.data, is_guest=self.role == "guest")
         if not self.peers:
             other = "host" if self.role == "guest" else "guest"
-            raise ValueError(f"[peers] is empty: add a section [peers.NAME] for the {other}")
-        if self.name in self.peers:
-            raise ValueError(f"[peers.{self.name}] is this party itself: remove it")
+            raise ValueError(
+                f"[peers] is empty: add a section [peers.NAME] for the {other}, as `vfl invite` and "
+                "`vfl join` do"
+            )
         for name, peer in self.peers.items():
             if peer.role == "coordinator" and peer.address is None:
                 raise ValueError(f"[peers.{name}] needs an address: a coordinator is always dialled")
@@ -218,13 +232,13 @@ class Party(Section):
                 "or keeps all"
             )
 
-    def _check_coordinator(self) -> "Party":
+    def _check_coordinator(self, peers_to_come: bool) -> "Party":
         """The file of a coordinator. Raises ValueError for what it cannot have."""
         if self.section is not None:
             raise ValueError("[data] is for parties with a table: a coordinator has none, remove it")
         if self.party.listen is None:
             raise ValueError("[party] listen is missing: a coordinator is dialled by all others")
-        if len(self.peers) < 2 or self.name in self.peers:
+        if (len(self.peers) < 2 and not peers_to_come) or self.name in self.peers:
             raise ValueError("[peers] must have a section for the guest and for each host")
         return self
 
@@ -504,9 +518,10 @@ def _parse_received(data: bytes) -> Job:
     return job
 
 
-def load_party(path: str | Path) -> Party:
-    """The party file at `path`. Raises ConfigError."""
-    return _load(Path(path), Party, "party")
+def load_party(path: str | Path, *, peers_to_come: bool = False) -> Party:
+    """The party file at `path`, of which peers may be missing that are still to come. Raises "
+    "ConfigError."""
+    return _load(Path(path), Party, "party", peers_to_come)
 
 
 def load_job(path: str | Path) -> Job:
@@ -535,57 +550,17 @@ def schema(kind: FileKind) -> Schema:
 C = TypeVar("C", Party, Job, RelayFile)
 
 
-def _load(path: Path, model: type[C], kind: FileKind) -> C:
+def _load(path: Path, model: type[C], kind: FileKind, peers_to_come: bool = False) -> C:
     raw = read_toml(path, kind)
     other = next((other for other in (*_MODELS, "project") if other in raw), None)
     if kind not in raw and other is not None:
         raise ConfigError(f"{path.name} is a {other} file, where a {kind} file is due")
     try:
-        return model.model_validate(raw, strict=True, context={"folder": path.absolute().parent})
+        return model.model_validate(raw, strict=True, context=context_of(path, peers_to_come))
     except ValidationError as error:
         raise ConfigError(f"{path.name}: {explain_errors(error, model)}") from None
 
 
-def read_toml(path: Path, kind: FileKind) -> dict[str, object]:
-    try:
-        with path.open("rb") as file:
-            data = file.read(MAX_FILE + 1)
-    except FileNotFoundError:
-        raise ConfigError(f"no {kind} file {path}{_others(path)}") from None
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or "not a path"
-        raise ConfigError(f"{path} cannot be read: {reason}") from None
-    if len(data) > MAX_FILE:
-        raise ConfigError(f"{path.name} is over 1 MiB: this is no {kind} file")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path.name}: line {line} is not UTF-8: save the file as UTF-8") from None
-    try:
-        return tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path.name}: {_syntax(error, text)}") from None
-
-
-def _syntax(error: Exception, text: str) -> str:
-    """Where a file stops being TOML. The parser's own words may quote the file: left out."""
-    at = re.search(r"at line (\d+), column (\d+)", str(error))
-    where = f"line {at[1]}, column {at[2]}" if at else f"line {max(1, len(text.splitlines()))}"
-    advice = ""
-    if "\\" in (text.splitlines()[int(at[1]) - 1] if at else ""):
-        advice = "; write paths with / instead of \\"
-    elif "overwrite" in str(error) or "twice" in str(error):
-        advice = "; a key or section is given twice"
-    return f"{where} is not valid TOML{advice}"
-
-
-def _others(path: Path) -> str:
-    """What else the folder offers."""
-    if not path.parent.is_dir():
-        return f": there is no folder {path.parent}"
-    there = sorted(p.name for p in path.parent.glob("*.toml"))
-    near = nearest_file(path.name, there)
-    if near:
-        return f": did you mean {near}?"
-    return f": the folder has {', '.join(there[:5])}" if there else ""
+def context_of(path: Path, peers_to_come: bool = False) -> dict[str, object]:
+    """What the checks of a file need to know: its folder, and whether peers are still to come."""
+    return {"folder": path.absolute().parent, PEERS_TO_COME: peers_to_come}

@@ -32,6 +32,7 @@ VALID = datetime.timedelta(days=5 * 365)
 
 _NAME = re.compile(r"[a-z][a-z0-9-]{0,31}")
 _ALGORITHM = ec.ECDSA(hashes.SHA256())
+_PURPOSES = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,15 @@ class Certificate:
         """What its owner has to do when it is not valid, or soon will not be."""
         if datetime.datetime.now(datetime.UTC) < self.starts:
             return "check this machine's clock"
+        if self.is_issued:
+            return "have its authority issue a new one from `vfl keys request`, and give it to the peers"
         return "make a new one with `vfl keys rotate` and send it to the peers"
+
+    @property
+    def is_issued(self) -> bool:
+        """Whether an authority issued it, and not the party itself."""
+        found = x509.load_der_x509_certificate(self.der)
+        return found.issuer != found.subject
 
     def verify(self, signature: bytes, data: bytes) -> bool:
         """Whether the identity's key made `signature` over `data`."""
@@ -121,10 +130,41 @@ def create(prefix: Path, name: str, words: bytes | None = None) -> Identity:
     written.
     """
     check_new(prefix, name)
-    key_path, certificate_path = paths(prefix)
     no_core_dumps()
     key = ec.generate_private_key(ec.SECP256R1())
     pem = _certify(key, name).public_bytes(serialization.Encoding.PEM)
+    _write_pair(key, words, prefix, paths(prefix)[1], pem)
+    return load(prefix, lambda _: words or b"")
+
+
+def request(prefix: Path, name: str, words: bytes | None = None) -> Path:
+    """Make a key in `<prefix>.key` and a request (PKCS #10) for an authority's certificate in
+    `<prefix>.csr`, whose path is returned. The certificate belongs into `<prefix>.pem`.
+
+    Raises as `create`.
+    """
+    path = prefix.with_name(prefix.name + ".csr")
+    check_new(prefix, name)
+    no_core_dumps()
+    key = ec.generate_private_key(ec.SECP256R1())
+    names = [x509.DNSName(name), x509.DNSName(HOST)]
+    asked = (
+        x509.CertificateSigningRequestBuilder()
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
+        .add_extension(x509.SubjectAlternativeName(names), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(_PURPOSES), critical=False)
+        .sign(key, hashes.SHA256())
+    )
+    _write_pair(key, words, prefix, path, asked.public_bytes(serialization.Encoding.PEM))
+    return path
+
+
+def _write_pair(
+    key: ec.EllipticCurvePrivateKey, words: bytes | None, prefix: Path, path: Path, public: bytes
+) -> None:
+    """Write a new private key, under a passphrase if there is one, and the file that goes with it; both
+    or neither. Raises IdentityError."""
+    key_path = paths(prefix)[0]
     if words is None:
         secret = _private_bytes(key, serialization.Encoding.PEM, serialization.NoEncryption())
     else:
@@ -135,13 +175,12 @@ def create(prefix: Path, name: str, words: bytes | None = None) -> Identity:
         prefix.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
         _write_new(key_path, secret, 0o600)
         try:
-            _write_new(certificate_path, pem, 0o644)
+            _write_new(path, public, 0o644)
         except OSError:
             key_path.unlink()
             raise
     except OSError as error:
         raise IdentityError(f"cannot write {error.filename or prefix}: {error.strerror}") from None
-    return load(prefix, lambda _: words or b"")
 
 
 def check_new(prefix: Path, name: str) -> None:
@@ -276,7 +315,6 @@ def _certify(key: ec.EllipticCurvePrivateKey, name: str) -> x509.Certificate:
         ),
         False,
     )
-    purposes = [ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH]
     return (
         x509.CertificateBuilder()
         .subject_name(party)
@@ -288,7 +326,7 @@ def _certify(key: ec.EllipticCurvePrivateKey, name: str) -> x509.Certificate:
         .not_valid_after(now + VALID)
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(x509.KeyUsage(digital_signature=True, **usage), critical=True)
-        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
+        .add_extension(x509.ExtendedKeyUsage(_PURPOSES), critical=False)
         .add_extension(x509.SubjectAlternativeName([x509.DNSName(HOST)]), critical=False)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(public), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(public), critical=False)

@@ -31,7 +31,8 @@ def check_keys(party: Party) -> None:
     party file says that they may."""
     if party.party.others_may_write:
         return
-    pinned = [peer.certificate for peer in party.peers.values()]
+    files = [file for peer in party.peers.values() for file in (peer.certificate, peer.ca, peer.crl)]
+    pinned = [file for file in files if file is not None]
     folders = dict.fromkeys(path.parent for path in (party.party.identity, *pinned))
     if found := _first([*folders, *pinned]):
         raise IdentityError(_refused("keys and certificates", *found))

@@ -11,11 +11,12 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 from vfl.errors import ConfigError
 from vfl.learn.claims import Part
 from vfl.learn.params import BoostParams, GlmParams
-from vfl.party.config import LABEL_KEYS, Job, read_toml
+from vfl.party.config import LABEL_KEYS, Job
 from vfl.party.config_errors import explain_errors
 from vfl.party.config_values import ColumnName, JobName, LocalPath, ModelName, OneOrMoreColumns, one_line
 from vfl.party.config_words import plain_key
 from vfl.party.sections import DataSection, Section
+from vfl.party.toml_files import read_toml
 
 PARTS: tuple[Part, ...] = get_args(Part)
 _LONGEST = 30

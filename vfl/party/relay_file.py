@@ -24,6 +24,10 @@ class RelaySection(Section):
         default=None,
         description="the only places where parties may meet, as `vfl doctor` shows them; any if absent",
     )
+    invitations: bool = Field(
+        default=False,
+        description="where places are listed: whether parties may meet for invitations as well",
+    )
     connections: int = Field(default=1024, ge=2, le=65536, description="most that are open at once")
     connections_an_address: int = Field(
         default=64, ge=1, le=65536, description="most of one address, of IPv6 one network of 64 bits"

@@ -21,6 +21,7 @@ import msgspec
 
 from vfl.errors import IdentityError
 from vfl.net.certificates import in_words
+from vfl.party.authority import Authority
 from vfl.party.files import replacing
 from vfl.party.identity import (
     Certificate,
@@ -131,7 +132,7 @@ def accept(
     refuse_revoked(revoked, way, rotation)
     if wanted.expires <= datetime.datetime.now(datetime.UTC):
         raise IdentityError(f"{new} expired on {in_words(wanted.expires)}")
-    kept = pinned.with_name(f"{pinned.name}.replaced-{old.fingerprint[:8]}")
+    kept = _kept(pinned, old)
     # The pin last: until then nothing has changed.
     for path, content in (
         (kept, old.pem),
@@ -141,6 +142,28 @@ def accept(
         with replacing(path, 0o644) as file:
             file.write(content)
     return old, wanted, kept
+
+
+def renew(pinned: Path, new: Path, authority: Authority) -> tuple[Certificate, Certificate, Path]:
+    """Pin a peer's new certificate in place of the pinned one, for which its authority stands.
+
+    Returns as `accept`. Raises IdentityError when the authority does not stand for it, DataError when a
+    file cannot be written.
+    """
+    old, wanted = load_certificate(pinned), load_certificate(new)
+    if wanted.der == old.der:
+        raise IdentityError(f"{new} is the certificate that is pinned already")
+    authority.check(wanted.der)
+    kept = _kept(pinned, old)
+    for path, content in ((kept, old.pem), (pinned, wanted.pem)):  # the pin last
+        with replacing(path, 0o644) as file:
+            file.write(content)
+    return old, wanted, kept
+
+
+def _kept(pinned: Path, old: Certificate) -> Path:
+    """Where a certificate lies once another one has taken its place."""
+    return pinned.with_name(f"{pinned.name}.replaced-{old.fingerprint[:8]}")
 
 
 def formerly(certificate: Certificate, path: Path) -> frozenset[str]:

@@ -396,11 +396,33 @@ class PeerSection(Section):
         "absent",
     )
     certificate: LocalPath = Field(description="its certificate, handed over out of band")
+    ca: LocalPath | None = Field(
+        default=None,
+        description="certificates (PEM) of the authority that must have issued its certificate, besides",
+    )
+    ca_name: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=253,
+        description="the DNS name that the authority certified, where it is not NAME",
+    )
+    crl: LocalPath | None = Field(
+        default=None, description="list (PEM or DER) of certificates that the authority has revoked"
+    )
     role: Literal["coordinator", "client"] | None = Field(
         default=None,
         description="coordinator: it is dialled for jobs that name it, or leads those over rows; "
         "client: it has the same columns and rows of its own, and is never dialled",
     )
+
+    @model_validator(mode="after")
+    def _an_authority(self) -> "PeerSection":
+        for key in ("ca_name", "crl"):
+            if self.ca is None and getattr(self, key) is not None:
+                raise ValueError(
+                    f"{key} belongs to ca, the authority's certificates: add ca, or remove it"
+                )
+        return self
 
     @model_validator(mode="after")
     def _two_addresses(self) -> "PeerSection":

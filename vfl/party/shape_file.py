@@ -7,11 +7,11 @@ from typing import Annotated
 from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from vfl.errors import ConfigError
-from vfl.party.config import read_toml
 from vfl.party.config_errors import explain_errors
 from vfl.party.config_values import ColumnName, _as_tuple
 from vfl.party.sections import Section
 from vfl.party.tariff_file import Factor, Text
+from vfl.party.toml_files import read_toml
 
 
 class ShapeEditSection(Section):

@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, ValidationError, model_validator
 
 from vfl.errors import ConfigError
-from vfl.party.config import read_toml
 from vfl.party.config_errors import explain_errors
 from vfl.party.config_values import ColumnName, _as_tuple, one_line
 from vfl.party.sections import Section
+from vfl.party.toml_files import read_toml
 
 Factor = Annotated[float, Field(ge=1e-6, le=1e6)]
 Text = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(one_line)]

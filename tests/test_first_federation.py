@@ -1,0 +1,152 @@
+"""docs/first_federation.md: its commands run as they stand there, and say what stands there."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from federation import Party, Running, free_port
+from paillier_key import one_key
+from samples import copy_samples
+from test_guide import assert_said, blocks
+
+from vfl.cli import main
+from vfl.jobs import forecast
+from vfl.net.invitation import Code
+from vfl.party.config import load_party
+
+PAGE = (Path(__file__).parents[1] / "docs" / "first_federation.md").read_text()
+POLICIES = 1300  # of which 1,000 are common, as hosts want by default
+TABLES = {"insurer": "policies.csv", "registry": "vehicles.csv"}
+LEFT_TO_RUN = ("invite", "serve")
+
+
+def steps() -> list[tuple[str, str, list[str]]]:
+    """(company, command, the lines shown after it), in order."""
+    found: list[tuple[str, str, list[str]]] = []
+    for block in blocks(PAGE):
+        for line in block.lines:
+            if command := re.match(r"(insurer|registry)\$ (.+)", line):
+                found.append((command[1], command[2], []))
+            else:
+                found[-1][2].append(line)
+    return found
+
+
+@dataclass
+class Companies:
+    """Two folders with a table each."""
+
+    root: Path
+    port: int = field(default_factory=free_port)
+    parties: dict[str, Party] = field(default_factory=dict)
+    running: dict[str, Running] = field(default_factory=dict)
+
+    def start(self, company: str, arguments: list[str]) -> Running:
+        self.running[arguments[0]] = Running(self.parties[company], arguments)
+        return self.running[arguments[0]]
+
+    @property
+    def code(self) -> str:
+        """What the inviter reads out, once it is there."""
+        inviting = self.running["invite"]
+        while (shown := re.search(r"code  (\S+)\n.*--at", inviting.out, re.S)) is None:
+            assert inviting.process.poll() is None, inviting.err
+        return shown[1]
+
+
+@pytest.fixture
+def companies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Companies]:
+    copy_samples(tmp_path / "samples", POLICIES)
+    made = Companies(tmp_path)
+    for name, table in TABLES.items():
+        folder = tmp_path / name
+        folder.mkdir(mode=0o700)
+        (tmp_path / "samples" / name / table).rename(folder / table)
+        made.parties[name] = Party(name, folder, {})
+    for name, value in {"TERM": "dumb", "COLUMNS": "200", "LINES": "50"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(forecast, "_ROWS", {"paillier": 40})
+    yield made
+    for party in made.parties.values():
+        party.close([])
+
+
+def test_there_are_twelve_commands() -> None:
+    assert len(steps()) == 12
+
+
+def test_the_walk_says_what_it_shows(companies: Companies, monkeypatch: pytest.MonkeyPatch) -> None:
+    for company, command, shown in steps():
+        arguments = shlex.split(command.replace("127.0.0.1:7443", f"127.0.0.1:{companies.port}"))[1:]
+        monkeypatch.chdir(companies.parties[company].folder)
+        if arguments[0] in LEFT_TO_RUN:
+            running = companies.start(company, arguments)
+            if arguments[0] == "serve":
+                running.until("dialling insurer")
+            continue
+        with one_key():
+            done = CliRunner().invoke(
+                main, arguments, input=companies.code if arguments[0] == "join" else ""
+            )
+        assert done.exit_code == 0, (command, done.output)
+        assert_said([line for line in shown if not line.startswith("Code: ")], done.output)
+    inviting = companies.running["invite"].wait()
+    assert inviting.code == 0, inviting.err
+    (invited,) = (shown for _, command, shown in steps() if command.startswith("vfl invite"))
+    assert_said(invited, inviting.out)
+    for name, party in companies.parties.items():
+        pinned = load_party(party.file).peers
+        assert list(pinned) == [other for other in TABLES if other != name]
+        code = Code.typed(re.search(r"code  (\S+)", inviting.out)[1])
+        assert not any(
+            code.digits.encode() in file.read_bytes() or code.spoken.encode() in file.read_bytes()
+            for file in party.folder.rglob("*")
+            if file.is_file() and file.suffix != ".out"
+        )
+    check_estimates_of_batches(companies, monkeypatch)
+
+
+def check_estimates_of_batches(companies: Companies, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`vfl score --estimate` beside what the batch costs then: by the alignment, by the batch before."""
+    folder = companies.parties["insurer"].folder
+    monkeypatch.chdir(folder)
+    lines = (companies.root / "samples" / "insurer" / "new_policies.csv").read_text().splitlines(True)
+    for rows, basis in ((len(lines) - 1, "alignment"), (130, "batch")):
+        (folder / "new.csv").write_text("".join(lines[: rows + 1]))
+        batch = ["--model", "claims", "--data", "new.csv", "--out", "scores.csv", "--json"]
+        found = []
+        for more in (["--estimate"], []):
+            done = CliRunner().invoke(main, ["score", "insurer.toml", *batch, *more])
+            assert done.exit_code == 0, done.output
+            found.append(json.loads(done.stdout))
+        told, spent = found[0]["hosts"]["registry"], found[1]
+        assert (found[0]["rows"], told["basis"]) == (rows, basis)
+        for what, real in (("sent", spent["bytes_sent"]), ("received", spent["bytes_received"])):
+            assert real["registry"] / 2 < told[what] < 2 * real["registry"], (what, found)
+        assert told["told"] and told["learnt"]
+
+
+def test_the_same_as_json(companies: Companies, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = {}
+    for company, command, _ in steps()[:6]:
+        arguments = shlex.split(command.replace("127.0.0.1:7443", f"127.0.0.1:{companies.port}"))[1:]
+        monkeypatch.chdir(companies.parties[company].folder)
+        if arguments[0] == "invite":
+            inviting = companies.start(company, [*arguments, "--json"])
+            code = re.search(r"code  (\S+)", "\n".join(inviting.until("--at")))[1]
+            continue
+        if arguments[0] == "join":
+            arguments += [code]
+        done = CliRunner().invoke(main, [*arguments, "--json"])
+        assert done.exit_code == 0, (command, done.output)
+        found[company] = json.loads(done.stdout)
+    found["insurer"] = inviting.wait().ok().json
+    assert found["registry"]["address"] == f"127.0.0.1:{companies.port}"
+    assert found["insurer"]["address"] is None
+    assert found["insurer"]["number"] == found["registry"]["number"]
+    assert (found["insurer"]["name"], found["registry"]["role"]) == ("registry", "guest")

@@ -1,0 +1,206 @@
+"""What a training would cost and tell, before anything is sent: `vfl train --estimate`.
+
+The job is played in miniature in this process: the real roles and the real messages, over memory, on
+tables drawn at random of a few rows and twice as many, of a tree or a few and some more. What went to
+and fro is linear in rows and in trees (of a linear model, in rows, as it takes about as many
+iterations), and is carried on to the rows of the alignment. What it would tell is what `vfl leakage`
+says.
+
+How far it is off (tests/test_forecast.py): guests and hosts have other columns than were drawn, trees
+are not whole, linear models take other numbers of iterations. Time is this machine's, on one core, of
+all parties; small runs are mostly what all runs begin with.
+"""
+
+import asyncio
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from vfl.crypto.workers import ONE_PROCESS
+from vfl.errors import ConfigError
+from vfl.jobs.leakage import Leakage, drawn_columns, drawn_label, foresee
+from vfl.leakage.disclosure import COLUMNS
+from vfl.models.kind import PartyColumns, TrainingStep
+from vfl.models.kinds import expected_share, kind_of_job
+from vfl.party.config import Job, Party
+from vfl.protocols.common.rows import Training
+from vfl.simulate import GUEST, Aligned, Sessions, SimulatedTask, fit_apart
+
+_ROWS: Mapping[str, int] = {"paillier": 1_000, "lattice": 8_000}
+"""Of the smaller miniature, at most. By lattices rows cost little, and how a sum is cut into words
+depends on their number: so it is played nearer to it."""
+_TREES: Mapping[str, tuple[int, int]] = {"paillier": (1, 2), "lattice": (4, 12)}
+"""Of the two miniatures, at most. By lattices what opens vectors is sent for dozens at once."""
+_BASE = 350 * 1024 * 1024  # bytes of memory of any command that trains
+LINE = 100e6 / 8  # bytes a second, of which the time on the line is reckoned
+BYTES_OFF, TIME_OFF = 1.5, 3.0
+"""By what factor figures are off, as a rule."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes between the guest and a host."""
+
+    sent: int
+    received: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a training would come to."""
+
+    rows: int
+    trained: int
+    columns: int  # that each host is taken to have
+    traffic: Mapping[str, Traffic]
+    processor_seconds: float  # of all parties, on one core of this machine
+    line_seconds: float  # on a line of 100 Mbit/s, with all hosts
+    memory: int  # bytes at the guest
+    host_memory: int  # bytes at a host
+    leakage: Leakage
+
+    @property
+    def document(self) -> dict[str, object]:
+        """The same as JSON has it."""
+        told = asdict(self)
+        told.pop("leakage")
+        return {
+            **told,
+            "off_by": {"bytes": BYTES_OFF, "time": TIME_OFF},
+            "leakage": self.leakage.document,
+        }
+
+
+@dataclass(frozen=True)
+class _Played:
+    """What a miniature cost."""
+
+    rows: int
+    trees: int
+    sent: float  # bytes to each host
+    received: float
+    seconds: float
+
+
+def forecast(party: Party, job: Job, rows: int | None = None, columns: int = COLUMNS) -> Forecast:
+    """What a training over `rows` aligned rows, or those of the latest alignment, would cost the guest
+    and its hosts (of so many columns each), and what it would tell. Nothing is sent, and no table read.
+
+    Raises ConfigError for a job over rows, one with a coordinator, and no number of rows.
+    """
+    if job.over_rows:
+        raise ConfigError("--estimate is for jobs over columns: leave it out")
+    if getattr(job.params, "coordinator", None) is not None:
+        raise ConfigError(
+            f"--estimate knows no jobs with a coordinator, as {job.name} is: take it away for an "
+            "estimate without"
+        )
+    leakage = foresee(party, job, rows=rows)
+    hosts, many = party.partners, leakage.rows
+    small = min(_ROWS[job.params.encryption], max(8, many // 2))
+    grown = _grown(job)
+    few, more = _TREES[job.params.encryption]
+    trees = sorted({max(1, min(few, grown // 3)), max(1, min(more, grown))})
+    played = [
+        _play(job, hosts, size, count, many, columns) for size in (small, 2 * small) for count in trees
+    ]
+    whole = max(1, grown)
+    costs = [[one.sent, one.received, one.seconds] for one in played]
+    sent, received, seconds = _carried_on([(one.rows, one.trees) for one in played], costs, many, whole)
+    if grown:
+        received = _sums_and_rows(played, job, many)
+    traffic = {name: Traffic(round(sent), round(received)) for name in hosts}
+    a_step = round(sent / whole)
+    return Forecast(
+        rows=many,
+        trained=round(expected_share(job) * many),
+        columns=columns,
+        traffic=traffic,
+        processor_seconds=max(seconds, max(one.seconds for one in played)),
+        line_seconds=len(hosts) * (sent + received) / LINE,
+        memory=_BASE + 200 * many,
+        host_memory=_BASE + 200 * many + min(a_step, party.party.memory * 1024 * 1024),
+        leakage=leakage,
+    )
+
+
+def _grown(job: Job) -> int:
+    """The trees, or rounds of them, that hosts take part in; 0 for a model that has none."""
+    settings = kind_of_job(job).tells_sums
+    return 0 if settings is None else max(1, settings.trees - settings.guest_trees)
+
+
+def _sums_and_rows(played: Sequence[_Played], job: Job, rows: int) -> float:
+    """What a host of trees sends: sums, whose number does not grow with rows once there are enough to
+    split, as in the larger miniature, and of further rows a bit a level for those that its splits send
+    left."""
+    large = max(one.rows for one in played)
+    of_large = [one for one in played if one.rows == large]
+    whole = max(1, _grown(job))
+    costs = [[one.received] for one in of_large]
+    sums = _carried_on([(one.trees, 1) for one in of_large], costs, whole, 1)[0]
+    return sums + max(0, rows - large) * whole * job.secureboost.depth / 8
+
+
+def _miniature(job: Job, small: int, rows: int, trees: int) -> Job:
+    """The job with so many trees, whose nodes may be as small a part of few rows as they were of
+    many."""
+    if not _grown(job):
+        return job
+    settings = job.secureboost
+    least = max(1, round(settings.min_child_rows * small / max(1, rows)))
+    fewer = {"trees": trees, "guest_trees": 0, "min_child_rows": least, "early_stopping_rounds": 0}
+    return job.model_copy(update={"secureboost": settings.model_copy(update=fewer)})
+
+
+def _play(job: Job, hosts: Sequence[str], small: int, trees: int, rows: int, columns: int) -> _Played:
+    """A training in miniature, each party in its role."""
+    draw = np.random.default_rng(job.params.seed)
+    mini = _miniature(job, small, rows, trees)
+    kind = kind_of_job(mini)
+    names = [GUEST, *hosts]
+    parties = [PartyColumns(name, "drawn", drawn_columns(name, small, columns, draw)) for name in names]
+    first = [np.asarray(values, np.float64) for one in parties for values in one.features.values()][::2]
+    score = np.sum([draw.normal() * values for values in first], axis=0)
+    label = drawn_label(job.loss, score / max(float(score.std()), 1e-9), draw)
+    at = draw.permutation(small) / small
+    share, kept_back = expected_share(mini), (1 - mini.job.holdout) * kind.validation_share
+    training = Training(
+        label, np.ones(small), at < share, (at >= share) & (at < share + kept_back), job.loss
+    )
+    task = SimulatedTask(kind, {}, training, "protocol", ONE_PROCESS, _ignore)
+    aligned = Aligned(task, np.arange(small), parties, training)
+    sessions = Sessions.of(hosts, ONE_PROCESS)
+    began = time.process_time()
+    asyncio.run(fit_apart(aligned, sessions))
+    seconds = time.process_time() - began
+    peers = [peer.traffic for peer in sessions.peers]
+    return _Played(
+        small,
+        trees,
+        sum(one.bytes_sent for one in peers) / len(peers),
+        sum(one.bytes_received for one in peers) / len(peers),
+        seconds,
+    )
+
+
+def _ignore(step: TrainingStep) -> None:
+    return
+
+
+def _carried_on(
+    sizes: Sequence[tuple[int, int]], costs: Sequence[Sequence[float]], rows: int, trees: int
+) -> list[float]:
+    """Costs at so many rows and trees, linear in each, by the least squares of those at some sizes."""
+    by_trees = len({count for _, count in sizes}) > 1
+
+    def terms(size: float, count: float) -> list[float]:
+        return [1.0, size, count, size * count] if by_trees else [1.0, size]
+
+    if len(sizes) == 1:
+        return [*costs[0]]
+    known = np.array([terms(*size) for size in sizes])
+    factors, *_ = np.linalg.lstsq(known, np.array(costs), rcond=None)
+    return [max(0.0, float(cost)) for cost in np.array(terms(rows, trees)) @ factors]
