@@ -36,6 +36,7 @@ from vfl.jobs.coordinator import coordinator_of
 from vfl.jobs.directories import fetch_directory
 from vfl.jobs.offer import Approved, Gathered, Join, Kept, Offer, Waiting
 from vfl.learn.across import CrossedLevels, GuestLevels, OwnFactor, PairOfParties
+from vfl.learn.association import Associated
 from vfl.learn.binning import Features, bin_columns
 from vfl.learn.cells import Factor
 from vfl.learn.design import Design, Matrix, Rules
@@ -66,10 +67,12 @@ from vfl.protocols.align.psi import OprfEngine, PsiSettings, guest_align, host_a
 from vfl.protocols.common.batches import all_scores
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
+from vfl.protocols.linear.correlations import HostColumns, guest_correlations, host_correlations
 from vfl.protocols.linear.fit import Fit
 from vfl.protocols.linear.fitting import guest_fit
 from vfl.protocols.linear.hidden import coordinator_fit, hidden_guest_fit, hidden_host_fit
 from vfl.protocols.linear.host_fitting import host_fit
+from vfl.protocols.linear.inflation import guest_inflation, host_inflation
 from vfl.protocols.linear.scoring import (
     GuestGlm,
     HostGlm,
@@ -879,6 +882,49 @@ def screening() -> Scenario:
     return Scenario("screening", star(HOSTS[:1]), roles, PATTERNS)
 
 
+def inflating() -> Scenario:
+    """Variance inflation with two hosts."""
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        train = np.ones(ROWS, bool)
+        guest = guest_inflation(
+            list(peers[GUEST].values()), train, _matrix(GUEST, train).take(train), Resources()
+        )
+        return {GUEST: guest} | {
+            host: host_inflation(
+                peers[host][GUEST],
+                ROWS,
+                lambda training, host=host: _matrix(host, training),
+                Participant(host, HOSTS, b"screening", minimum=10),
+            )
+            for host in HOSTS
+        }
+
+    relayed = frozenset({"FellowKey", "Relayed"})
+    return Scenario("inflating", star(HOSTS), roles, PATTERNS, relayed=relayed)
+
+
+def correlating() -> Scenario:
+    """Correlations of a guest and two hosts, which are held against each other as well."""
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        own = {party: Associated.of(FEATURES[party], 1) for party in (GUEST, *HOSTS)}
+        guest = guest_correlations(list(peers[GUEST].values()), GUEST, own[GUEST], ROWS, Resources())
+        return {GUEST: guest} | {
+            host: host_correlations(
+                peers[host][GUEST],
+                HostColumns(own[host], [f"{at}" for at, _ in enumerate(own[host].columns)], True),
+                ROWS,
+                Participant(host, HOSTS, b"correlations", minimum=10),
+                lambda many: None,
+            )
+            for host in HOSTS
+        }
+
+    relayed = frozenset({"FellowKey", "Relayed"})
+    return Scenario("correlating", star(HOSTS), roles, PATTERNS, relayed=relayed)
+
+
 def worth() -> Scenario:
     """The figures of what a host's data is worth."""
     figures = [
@@ -957,6 +1003,8 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "table": table,
     "pair": pair,
     "screening": screening,
+    "inflating": inflating,
+    "correlating": correlating,
     "worth": worth,
     "tuning": tuning,
 }

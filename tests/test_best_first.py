@@ -367,3 +367,9 @@ def test_a_host_takes_no_more_nodes_than_a_tree_has_splits():
     assert isinstance(answers._take(1, everyone), Direction)
     with pytest.raises(PeerError, match="candidates of no open node"):
         answers._take(2, everyone)
+
+
+def test_a_number_of_leaves_that_no_tree_can_have_is_said():
+    said = BoostParams(depth=3, max_leaves=9).idle
+    assert said.startswith("max_leaves = 9 changes nothing: a tree of depth = 3 has at most 8 leaves; ")
+    assert BoostParams(depth=3, max_leaves=8).idle is BoostParams(depth=3).idle is None

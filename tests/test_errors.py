@@ -359,6 +359,8 @@ def test_a_host_that_never_dials_in(tmp_path: Path, keys: Path) -> None:
         done.failed(7, "no connection from registry within 2 s")
         refused = "refused a connection from 127.0.0.1: it does not pin this party's certificate"
         assert done.err.count(refused) == 1
+        meanwhile = "from 127.0.0.1 was refused meanwhile: it does not pin this party's certificate"
+        assert f"{meanwhile}; if it was registry" in done.err
         lines = made.serving["registry"].until("error: ")
         assert sum("shows another certificate" in line for line in lines) == 1
         assert made.serving["bureau"].until("job ended")[-1] == (

@@ -109,6 +109,8 @@ def survived(scenario: Scenario, size: int) -> None:
         ("table", 12),
         ("screening", 12),
         ("pair", 6),
+        ("inflating", 8),
+        ("correlating", 8),
         ("worth", 40),
         ("tuning", 40),
     ],

@@ -113,7 +113,7 @@ def test_what_cannot_be():
         table("job", "plain")
     with pytest.raises(ConfigError, match="did you mean bureau"):
         table("burau:job", "plain")
-    with pytest.raises(ConfigError, match="no column 'jop'"):
+    with pytest.raises(ConfigError, match="no column 'jop' for a table: did you mean 'job'"):
         table("bureau:jop", "plain")
     with pytest.raises(Refused, match="fewer than"):
         table("bureau:job", "plain", min_cell_rows=2000)

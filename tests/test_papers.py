@@ -12,7 +12,7 @@ from kept_parties import copy_parties
 from reports import NASTY, made_up
 
 from vfl.jobs.reveals import message_types
-from vfl.report.blocks import DataTable, Note, PageSection, ToFill
+from vfl.report.blocks import DataTable, Heat, HeatCell, Note, PageSection, ToFill
 from vfl.report.card import PROFILES, CardParts, card_sections
 from vfl.report.markdown import write_markdown
 from vfl.report.page import PageHead, write_page
@@ -266,7 +266,9 @@ def head() -> PageHead:
 def test_markdown_takes_no_name_for_a_sign() -> None:
     table = DataTable("a|b", ["one", "two"], [["<b>", ("c_d", "e`f")], ["line\nline", "\x1b[0m"]], 2)
     fill = ToFill("the *one*", ["[x](y)"])
-    text = write_markdown(head(), [PageSection("a", "# b", ["*c*"], [table, fill, Note("~d~")])])
+    heat = Heat("h", ["a|b"], [("*r*", [HeatCell("0.10", "more1", True)])], "h.csv")
+    text = write_markdown(head(), [PageSection("a", "# b", ["*c*"], [table, fill, Note("~d~"), heat])])
+    assert r"| \*r\* | 0.10 |" in text
     assert text.splitlines()[0] == r"# A \*title\*" and r"for \| all" in text
     assert r"## \# b" in text and r"\*c\*" in text and r"\~d\~" in text
     assert r"| \<b\> | c\_d<br>e\`f |" in text and r"| line line | \\x1b\[0m |" in text

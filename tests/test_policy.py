@@ -138,7 +138,8 @@ def test_what_is_wider_than_by_default_is_named() -> None:
 
 
 def test_a_job_of_several_fits_is_told_which_settings_let_it_in() -> None:
-    """A default job with alphas: 100 steps in each fit, of which a default policy allows 100 in all."""
+    """A job with alphas and a profile: 100 steps in each fit, of which a default policy allows 2,000 in
+    all."""
 
     def said(policy: PolicySection, which: Job) -> str:
         with pytest.raises(Refused) as refused:
@@ -150,13 +151,19 @@ def test_a_job_of_several_fits_is_told_which_settings_let_it_in() -> None:
     told = said(rules(), several)
     assert told.startswith(f"2,600 iterations, 100 (max_iterations in [glm]) in each of {fits} fits")
     ways = "name fewer alphas or folds or leave profile out"
-    assert f"set max_iterations = {100 // fits} in [glm] or {ways}" in told
+    assert f"set max_iterations = {2000 // fits} in [glm] or {ways}" in told
     assert f"the host sets max_iterations = {100 * fits} there" in told
-    check_job(rules(), job("glm", max_iterations=100 // fits, **settings), "insurer", DAY)
+    check_job(rules(), job("glm", max_iterations=2000 // fits, **settings), "insurer", DAY)
     check_job(rules(max_iterations=100 * fits), several, "insurer", DAY)
     assert "set max_iterations" not in said(rules(max_iterations=3), several)
     alone = job("glm", profile=True, family="negative_binomial")
-    assert "set max_iterations = 9 in [glm] or leave profile out" in said(rules(), alone)
+    told = said(rules(max_iterations=100), alone)
+    assert "set max_iterations = 9 in [glm] or leave profile out" in told
+
+
+def test_three_penalties_and_a_policy_that_say_nothing_of_iterations_go_together() -> None:
+    check_job(rules(), job("glm", alphas=[0.1, 0.01, 0.001]), "insurer", DAY)
+    check_job(rules(), job("glm", profile=True, family="negative_binomial"), "insurer", DAY)
 
 
 TREES, LINEAR = job(trees=40, min_child_rows=25), job("glm", max_iterations=50)

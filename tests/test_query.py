@@ -336,6 +336,19 @@ def test_a_batch_takes_the_place_of_the_tables_own_rows(folder: Path) -> None:
     assert read_wanted(data, wanted).order != table.order
 
 
+def test_rows_of_a_batch_that_a_query_leaves_out_are_counted(folder: Path) -> None:
+    query = "select id, power from data join vehicles using (plate)"
+    batch = write(folder / "new.csv", "id,plate\nn1,A\nn2,D\nn3,nowhere\n")
+    left = {}
+    for condition in ("", " where power < 80"):
+        data = section(folder, query + condition, tables={"vehicles": folder / "vehicles"})
+        table = read_wanted(data, Wanted("guest", False, path=batch, expect=["power"]))
+        left[condition] = table.left_out
+    assert left == {"": 1, " where power < 80": 2}
+    own = read(folder, f"{query} where power < 80", tables={"vehicles": folder / "vehicles"})
+    assert own.left_out == 0  # of the table of a training that is what the query is for
+
+
 @pytest.mark.parametrize(
     ("query", "said"),
     [

@@ -19,6 +19,7 @@ from selenium.webdriver.support.select import Select
 
 from vfl.models.relativities import Line
 from vfl.report.page import render
+from vfl.report.screen_page import CorrelatedTable, ScreenPage, screen_files
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 BROWSER = next((path for name in BROWSERS if (path := shutil.which(name))), None)
@@ -208,6 +209,57 @@ def test_tables_fit_a_phone(browser: Any, page: str, tmp_path: Path) -> None:
             """
         )
         assert broken == []
+    browser.get_log("performance")
+    browser.get(page)
+
+
+def test_wide_tables_split_no_word_on_a_phone(browser: Any, page: str, tmp_path: Path) -> None:
+    """Neither does the page as a whole scroll, heat map and all, in either theme."""
+    names = [f"registry_column_{number}" for number in range(9)]
+    figures = [[100 - 25 * i + j for j in range(9)] for i in range(8)]
+    tables = [CorrelatedTable("insurer", "registry", names[:8], names, figures, figures)]
+    head = ("party", "column", "levels", "IV", "deviance", "VIF", "advice")
+    lines = [("insurer", name, "12", "0.1234", "1.25%", "no bound", "inflated") for name in names]
+    about = ("insurer", ["registry"], "claims", "a test", "2027-01-01T00:00:00+00:00", "1", 4857)
+    made = screen_files(ScreenPage(*about, head, lines, ["a note"], tables, [head, *lines], [head]))
+    (tmp_path / "report.html").write_bytes(made["screen.html"])
+    for scheme in ("light", "dark"):
+        show(browser, (tmp_path / "report.html").as_uri(), 390, scheme=scheme)
+        assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
+        split = browser.execute_script(
+            """
+            const split = [];
+            for (const cell of document.querySelectorAll(".wide th, .wide td, .heat th, .heat td")) {
+              const walk = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+              while (walk.nextNode()) for (const word of walk.currentNode.data.matchAll(/\\S+/g)) {
+                const range = document.createRange();
+                range.setStart(walk.currentNode, word.index);
+                range.setEnd(walk.currentNode, word.index + word[0].length);
+                const boxes = [...range.getClientRects()].map(box => Math.round(box.top) + box.left);
+                if (new Set(boxes).size > 1) split.push(word[0]);
+              }
+            }
+            return split;
+            """
+        )
+        assert split == []
+        labels = browser.execute_script(
+            "return [...document.querySelectorAll('.wide td')].slice(0, 6).map("
+            "one => getComputedStyle(one, '::before').content)"
+        )
+        assert labels == [f'"{name}"' for name in head[1:]]
+    # Strong figures are seen: other colours for below and above zero, none for nothing.
+    assert (
+        len(
+            {
+                colour(browser, one, "backgroundColor")
+                for one in (".more10", ".less7", ".heat td:not([class])")
+            }
+        )
+        == 3
+    )
+    show(browser, (tmp_path / "report.html").as_uri(), 1280)
+    assert browser.find_element(By.CSS_SELECTOR, ".wide thead th").is_displayed()
     browser.get_log("performance")
     browser.get(page)
 

@@ -63,7 +63,7 @@ def test_under_encryption_it_is_the_same():
     pd.testing.assert_frame_equal(
         plain.drop(columns="vif"), protocol.drop(columns="vif"), check_exact=True
     )
-    np.testing.assert_allclose(protocol["vif"], plain["vif"], rtol=1e-5)
+    np.testing.assert_allclose(protocol["vif"], plain["vif"], rtol=1e-3)  # rounded numbers
     pd.testing.assert_frame_equal(plain.attrs["woe"], protocol.attrs["woe"], check_exact=True)
 
 
@@ -97,3 +97,23 @@ def test_what_cannot_be():
         screen(min_cell_rows=5000)
     with pytest.raises(ConfigError, match="columns of several parties"):
         vfl.FederatedGLM(family="poisson", hosts={}).screen(GUEST.drop(columns="id"), CLAIMS)
+
+
+def test_correlations_are_those_of_pandas_to_two_decimals():
+    found = screen(vif=False, correlations=True).attrs["correlations"]
+    by = found.set_index(["column", "other_column"])["correlation"]
+    assert {*zip(found["party"], found["other_party"], strict=True)} == {
+        ("guest", "bureau"),
+        ("guest", "registry"),
+        ("bureau", "registry"),
+    }
+    for (one, other), values in {
+        ("years", "age"): (GUEST["years"], AGE),
+        ("age", "noise"): (AGE, NOISE),
+    }.items():
+        assert by[one, other] == round(np.corrcoef(values[0], values[1])[0, 1], 2)
+    years = GUEST["years"].groupby(JOB)
+    between = (years.size() * (years.mean() - GUEST["years"].mean()) ** 2).sum()
+    eta = np.sqrt(between / ((GUEST["years"] - GUEST["years"].mean()) ** 2).sum())
+    assert by["years", "job"] == pytest.approx(eta, abs=0.0051)
+    assert len(screen(vif=False).attrs["correlations"]) == 0

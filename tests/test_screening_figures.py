@@ -159,7 +159,8 @@ def test_each_party_knows_the_inflation_of_its_own_columns():
         own = design.inflations(found, [*made[name]])
         assert {*own} == {*made[name]}
         seen |= own
-    assert seen == {name: pytest.approx(value, rel=1e-5) for name, value in expected.items()}
+    # Rounded numbers are off by about 1e-6 in a correlation of 600 rows: times the VIF, in a VIF.
+    assert seen == {name: pytest.approx(value, rel=1e-4) for name, value in expected.items()}
     assert expected["years"] > 5 > 2 > expected["area"] > 1.05
 
 

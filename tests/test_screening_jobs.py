@@ -168,3 +168,60 @@ def test_jobs_that_nothing_is_screened_for(parties: Federation) -> None:
     assert done.failed(2, "min_iv")
     assert screen(parties, {}, "--out", "woe.txt").failed(2, "--out must end in .csv")
     assert screen(parties, {}, "--alignment", "none").failed(5, "none")
+
+
+def test_correlations_are_told_to_who_may_know_and_counted(parties: Federation) -> None:
+    registry, bureau = (parties.parties[name] for name in ("registry", "bureau"))
+    before = {one.name: dict(one.settings["policy"]) for one in (registry, bureau)}
+
+    def allow(**rules: object) -> None:
+        for one in (registry, bureau):
+            parties.serving[one.name].stop()
+            one.settings["policy"] = before[one.name] | rules
+            parties.serve(one.name)
+
+    settings = {"correlations": True, "vif": False}
+    refused = screen(parties, settings)
+    assert refused.failed(9, "correlations = true in [screen] breaks rule told_correlations = 0")
+    allow(told_correlations=25, min_correlated_rows=100, correlations_between_hosts=True)
+    done = screen(parties, settings, "--page", "columns").ok()
+    found = done.json["correlations"]
+    pairs = {(one["party"], one["other_party"]) for one in found}
+    assert pairs == {("insurer", "registry"), ("insurer", "bureau"), ("registry", "bureau")}
+    by = {(one["column"], one["other_column"]): one for one in found if one["party"] == "insurer"}
+    one = by["density", "traffic"]
+    assert one["correlation"] == round(one["correlation"], 2) and 0 < one["within"] < 0.5
+    # The noise is within that 95 times in a hundred, and within twice as much always.
+    assert one["correlation"] > 0.9 - 2 * one["within"]
+    # The bureau shows no names; hosts know their own columns, and the guest's by number.
+    assert {two for (_, two), one in by.items() if one["other_party"] == "bureau"} <= {"1", "2", "3"}
+    own = pd.read_csv(kept(parties, "registry", "*-correlations.csv"))
+    assert set(own["column"]) <= {"power", "brand", "traffic"}
+    mine = own[(own["other_party"] == "insurer") & (own["column"] == "traffic")]
+    assert one["correlation"] in mine["correlation"].tolist() and set(mine["other_column"]) <= {1, 2}
+    folder = parties.guest.folder / "columns"
+    assert {path.name for path in folder.iterdir()} == {"screen.html", "screen.csv", "correlations.csv"}
+    table = pd.read_csv(folder / "correlations.csv")
+    assert len(table) == len(found) and set(table["correlation"]) <= set(np.arange(-100, 101) / 100)
+    # A further one would be too many, whatever the job.
+    refused = screen(parties, settings)
+    assert refused.failed(9, "rule told_correlations = 25"), refused.err
+    allow()
+
+
+def test_advice_is_taken_over_by_its_owner_alone(parties: Federation) -> None:
+    guest, registry = parties.guest, parties.parties["registry"]
+    files = [guest.file, registry.file]
+    texts = [file.read_text() for file in files]
+    done = screen(parties, {"vif": False, "min_iv": 5.0}, "--write").ok()
+    assert tomllib.loads(guest.file.read_text())["data"]["ignore"]
+    assert "now has ignore" in done.err and registry.file.read_text() == texts[1]
+    advice = max((registry.store / "screens").glob("*.toml"), key=lambda path: path.stat().st_mtime_ns)
+    registry.run("screen", str(advice), "--write").ok()
+    changed = tomllib.loads(registry.file.read_text())
+    assert changed["data"].pop("ignore") == tomllib.loads(advice.read_text())["ignore"]
+    assert changed == tomllib.loads(texts[1])
+    wrong = registry.run("screen", registry.file.name, "--write")
+    assert wrong.failed(3, "no file of lines of a screening")
+    for file, text in zip(files, texts, strict=True):
+        file.write_text(text)

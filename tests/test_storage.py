@@ -614,6 +614,7 @@ def test_a_command_that_holds_a_lock_is_shown_as_it_was_called(monkeypatch: pyte
     for argv, shown in (
         (["/opt/vfl/bin/vfl", "serve", "a.toml"], "vfl serve a.toml"),
         (["/src/vfl/cli/__main__.py", "train"], "vfl train"),
+        (["/src/vfl/__main__.py", "train"], "vfl train"),
         (["/src/pytest/__main__.py", "tests"], "__main__.py tests"),
         (["notebook.py", "\x1b[31m", "\udc80"], "notebook.py ?[31m ?"),
         (["vfl", "x" * 500], "vfl " + "x" * 153 + "..."),

@@ -649,5 +649,5 @@ def test_the_time_left_is_that_of_the_job_at_hand(monkeypatch: pytest.MonkeyPatc
     for now, done in ((1000.0, 1), (1039.0, 40), (4000.0, 21), (4040.0, 31)):
         clock.now = now
         display.progress("training", done, 40)
-    assert said[-1] == "training: 31 of 40, about 36 s left"
+    assert said[-1] == "training: 31 of 40, about 35 s left"
     assert said[-2] == "training: 21 of 40"

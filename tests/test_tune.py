@@ -13,6 +13,7 @@ import pytest
 
 from vfl.errors import ConfigError, PeerError
 from vfl.jobs.study import Study, TrialDone, check_optuna
+from vfl.jobs.tuned_folder import folds_of, trial_words
 from vfl.learn.binning import bin_columns
 from vfl.learn.losses import LogisticLoss
 from vfl.learn.params import BoostParams
@@ -223,3 +224,12 @@ def test_a_search_over_one_federation_in_python() -> None:
     assert study.best_value == min(values.values()) < values[min(values)]
     model.set_params(**study.best_params).fit(policies, claim)
     assert model.learning_rate == study.best_params["learning_rate"]
+
+
+def test_a_trial_that_was_ended_early_says_of_how_many_folds_it_is() -> None:
+    stopped = TrialDone(3, {"depth": 4}, "stopped", 0.2, 0.25, 7, [0.3, 0.25])
+    assert "loss 0.25, 7 trees, of 1 of 5 folds, ended after 2, worse" in trial_words(stopped, 5)
+    assert "folds" not in trial_words(stopped, 1)
+    done = TrialDone(4, {"depth": 4}, "done", 0.2, 0.25, 7, [], 1.0, [0.1, 0.3])
+    assert (folds_of(stopped, 5), folds_of(done, 5)) == (1, 5)
+    assert "by fold 0.1 to 0.3" in trial_words(done, 5) and "of 1" not in trial_words(done, 5)

@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import combinations
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,6 +11,7 @@ from vfl.arrays import Mask
 from vfl.errors import ConfigError, DataError, Refused
 from vfl.frames.features import FrameTable
 from vfl.learn.advice import Reason, Thresholds, advise
+from vfl.learn.association import HUNDREDTHS, Associated, associations, hundredths
 from vfl.learn.cells import Factor, column_of, counts_of, factor_of
 from vfl.learn.inference import Inference, inferences, joint_information
 from vfl.learn.inflation import InflationDesign
@@ -31,6 +34,8 @@ from vfl.protocols.oneway.screening import (
 from vfl.protocols.oneway.sums import HostTerms
 from vfl.simulate import GUEST, Aligned, SimulatedTask, common_rows, run
 
+_CORRELATED_BITS = 20  # of numbers below the point
+
 
 @dataclass(frozen=True)
 class ScreenedBy:
@@ -40,6 +45,7 @@ class ScreenedBy:
     bins: int
     thresholds: Thresholds
     inflation: bool
+    correlations: bool = False
 
 
 @dataclass(frozen=True)
@@ -51,6 +57,16 @@ class ScreenedParty:
     advice: Mapping[str, Reason]
 
 
+class CorrelatedColumns(NamedTuple):
+    """How strongly two columns of two parties go together, to two decimals."""
+
+    party: str
+    column: str
+    other_party: str
+    other_column: str
+    correlation: float
+
+
 @dataclass(frozen=True)
 class ScreenedParties:
     """All of them, by name, of so many rows that all know and that train."""
@@ -58,6 +74,7 @@ class ScreenedParties:
     aligned: int
     rows: int
     parties: dict[str, ScreenedParty]
+    correlations: list[CorrelatedColumns]
 
 
 def screen_each(
@@ -105,7 +122,8 @@ def screen_each(
         own = None if name == GUEST else inferred
         advice = advise(named, by.thresholds, design, own, gives_way)
         found[name] = ScreenedParty(strengths[name], of_columns, advice)
-    return ScreenedParties(len(aligned.rows), numbers.rows, found)
+    correlated = work.correlations() if by.correlations else []
+    return ScreenedParties(len(aligned.rows), numbers.rows, found, correlated)
 
 
 class _Work:
@@ -200,6 +218,23 @@ class _Work:
         )
         known = zip([GUEST, *names], found, strict=True)
         return {name: one for name, one in known if one is not None}
+
+    def correlations(self) -> list[CorrelatedColumns]:
+        """Of each two parties' columns; without the noise that hosts add."""
+        known, rows = {}, self._numbers.rows
+        for party in self._aligned.parties:
+            features = {name: values[self._train] for name, values in party.features.items()}
+            own = Associated.of(features, _least(party))
+            if own.columns:
+                known[party.party] = own, own.numbers(_CORRELATED_BITS) / 2.0**_CORRELATED_BITS
+        found = []
+        for (one, (of, numbers)), (other, (beside, others)) in combinations(known.items(), 2):
+            figures = associations(numbers @ others.T / rows, of.sizes, beside.sizes)
+            for row, values in zip(of.columns, hundredths(figures, of.sizes, beside.sizes), strict=True):
+                for column, value in zip(beside.columns, values, strict=True):
+                    at = value / HUNDREDTHS
+                    found.append(CorrelatedColumns(one, row.name, other, column.name, at))
+        return found
 
     def _whole(self, name: str) -> Whole:
         party = next(one for one in self._aligned.parties if one.party == name)

@@ -8,7 +8,7 @@ import numpy as np
 
 from vfl.crypto.workers import Machine
 from vfl.errors import ConfigError, Refused
-from vfl.frames.features import FrameTable
+from vfl.frames.features import FrameTable, suggest_name
 from vfl.learn.cells import Factor, column_of, counts_of, factor_of, withhold
 from vfl.learn.factor_tables import CellSums, FactorTable, RowTotals, add_up, table_of
 from vfl.learn.fixed_point import FixedPoint
@@ -46,7 +46,8 @@ def oneway(guest: FrameTable, hosts: Sequence[FrameTable], task: SimulatedTable)
     tables = {table.name: table for table in (guest, *hosts)}
     for party, column in task.by:
         if column not in tables[party].features:
-            raise ConfigError(f"{party}: no column '{column}' for a table")
+            hint = suggest_name(column, tables[party].features)
+            raise ConfigError(f"{party}: no column '{column}' for a table: {hint}")
     others = list(dict.fromkeys(party for party, _ in task.by if party != guest.name))
     named = [guest, *(tables[name] for name in others)]
     rows = common_rows(named)

@@ -448,6 +448,7 @@ def score(
                 "rows": done.rows,
                 "unknown": done.unknown,
                 "lookup": done.lookup,
+                "left_out": done.left_out,
                 "resumed_from": done.resumed_from,
                 "rows_per_second": done.rows_per_second,
                 "seconds_by_phase": done.seconds,

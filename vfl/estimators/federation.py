@@ -160,6 +160,7 @@ class Federation(Learner):
         vif: bool = True,
         bins: int = 10,
         min_cell_rows: int = 50,
+        correlations: bool = False,
         **fit_params: object,
     ) -> pd.DataFrame:
         """How strong each party's columns are by themselves, and how inflated, as `vfl screen` finds it
@@ -170,7 +171,9 @@ class Federation(Learner):
         is none of the rest), and why to leave it out, if so: "weak" below min_iv, "inflated" beyond
         max_vif. bins: of columns of numbers. min_cell_rows: least rows of a host's level. fit_params:
         what else fit takes, but progress. Of the rows that all parties know; `attrs` has their number
-        and, as "woe", a line a level. With engine="protocol" sums are added up under encryption.
+        and, as "woe", a line a level; as "correlations", where they are asked for, a line each two
+        columns of two parties, to two decimals and without the noise of a federation. With
+        engine="protocol" sums are added up under encryption.
 
         Raises ConfigError and DataError as fit, and Refused where a host's rows are too few.
         """
@@ -181,7 +184,9 @@ class Federation(Learner):
                 check_above("min_iv", min_iv, 0.0, equal=True), check_above("max_vif", max_vif, 1.0)
             )
             least = check_whole("min_cell_rows", min_cell_rows, 1)
-            by = ScreenedBy(least, check_whole("bins", bins, 2), thresholds, bool(vif))
+            by = ScreenedBy(
+                least, check_whole("bins", bins, 2), thresholds, bool(vif), bool(correlations)
+            )
             screening = ColumnScreen(by)
             copy = cast(Self, clone(self))
             copy._instead = screening.train

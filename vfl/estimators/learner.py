@@ -233,7 +233,11 @@ class Learner(BaseEstimator):  # type: ignore[misc]
         if "seed" in values:
             default = settings.model_fields["seed"].default
             values["seed"] = choose_seed(getattr(self, "random_state", None), values["seed"], default)
-        return validate(settings, values)
+        params = validate(settings, values)
+        idle = getattr(params, "idle", None)
+        if idle is not None:
+            warn(of_parameters(idle))
+        return params
 
     def _engine(self) -> SimulationEngine:
         if isinstance(self.engine, str) and self.engine in get_args(SimulationEngine):

@@ -8,7 +8,7 @@ import pandas as pd
 from vfl.errors import ConfigError
 from vfl.frames.features import FrameTable, RowIndices
 from vfl.simulate import SimulatedTask
-from vfl.simulate_screening import ScreenedBy, screen_each
+from vfl.simulate_screening import CorrelatedColumns, ScreenedBy, screen_each
 
 HEADS = (
     "party",
@@ -61,5 +61,6 @@ class ColumnScreen:
         self.table.attrs = {
             "aligned": found.aligned,
             "rows": found.rows,
+            "correlations": pd.DataFrame(found.correlations, columns=[*CorrelatedColumns._fields]),
             "woe": pd.DataFrame(levels, columns=[*EVIDENCE]),
         }

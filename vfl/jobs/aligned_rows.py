@@ -72,6 +72,8 @@ def read_guest_rows(
     digest = ids.digest
     if outcome is not None:
         table = outcome.of(table, digest)
+    if job.params.idle is not None:
+        show.say(f"note: {job.params.idle}")
     say_if_slower(show, len(named.rows), len(table.features))
     kind.check_rules(rules_of(site.party), table.features, table.path.name)
     aligned = refresh(named, ids, table.path.name)

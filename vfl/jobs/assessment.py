@@ -54,6 +54,8 @@ _STEPS: Sequence[tuple[str, str, str]] = (  # of messages: module, when they are
     ("vfl.protocols.linear.inference", "standard errors", "inference"),
     ("vfl.protocols.linear.lattice", "training, lattice engine", "lattice linear"),
     ("vfl.protocols.linear.scoring", "scoring", "linear"),
+    ("vfl.protocols.linear.inflation", "tables by factors, screening", "oneway"),
+    ("vfl.protocols.linear.correlations", "tables by factors, screening", "oneway"),
     ("vfl.protocols.linear.", "training", "linear"),
     ("vfl.protocols.lookup.", "directories and lookups", "directories"),
     ("vfl.protocols.oneway.", "tables by factors, screening", "oneway"),

@@ -39,6 +39,12 @@ def read_batch(
         scratch=scratch,
     )
     table = read_wanted(columns, wanted)
+    if table.left_out:
+        were = "was" if table.left_out == 1 else "were"
+        show.say(
+            f"note: {counted(table.left_out, 'row')} of {path.name} {were} left out by query of [data], "
+            "and have no score"
+        )
     for error in table.faults.values():
         show.say(f"note: {error} (model {half.name} does without it)")
     features, unknown = match_levels(table.features, half.levels)

@@ -491,6 +491,12 @@ def _not_there(missing: list[str], listener: Listener, wait: float) -> PeerUnrea
         text = f"no connection from {names} within {wait:.0f} s: {'; '.join(known)}"
     else:
         text = f"no connection from {names} within {wait:.0f} s: {_why_silent(missing, listener)}"
+        if listener.unnamed is not None:
+            address, why = listener.unnamed
+            text += (
+                f" A connection from {address} was refused meanwhile: {why}; if it was {names}, the "
+                "present certificate of this party goes there, for `vfl keys accept`"
+            )
     return PeerUnreachable(text, for_peer=f"{names} cannot be reached")
 
 

@@ -53,7 +53,12 @@ _LATER = {
     ),
     "open sums": ("min_summed_rows",),
     "tables by factors": ("oneway", "oneway_pairs", "min_cell_rows"),
-    "screening of columns": ("screen",),
+    "screening of columns": (
+        "screen",
+        "told_correlations",
+        "min_correlated_rows",
+        "correlations_between_hosts",
+    ),
     "what data is worth": ("worth",),
     "a search for settings": ("tune_trials",),
     "a job over rows": ("min_parties", "min_pooled_rows", "without"),

@@ -102,6 +102,7 @@ async def score_project(
         unknown_levels=own_unknown | first.unknown_levels,
         score_psi=max((one for one in drifts if one is not None), default=None),
         replaced=replaced,
+        left_out=first.table.left_out,
         escaped=escaped,
     )
 

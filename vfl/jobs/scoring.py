@@ -86,6 +86,7 @@ class Scored:
     unknown_levels: dict[str, int]  # rows with a level that was not in training, by own column and host
     score_psi: float | None  # of the scores; None of several classes, or of an earlier version's model
     replaced: bool  # whether earlier scores were there
+    left_out: int  # rows of the batch that the query of [data] left out, which have no score
     escaped: dict[str, int]  # rows whose text got an apostrophe before it, by column; in CSV alone
 
     @property
@@ -183,6 +184,7 @@ async def score(
         unknown_levels=own_unknown | job.unknown_levels,
         score_psi=score_psi,
         replaced=replaced,
+        left_out=table.left_out,
         escaped=escaped,
     )
 

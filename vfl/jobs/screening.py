@@ -29,6 +29,7 @@ from vfl.jobs.screening_host import AskedScreen, ScreenJob
 from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
 from vfl.learn.advice import Thresholds
+from vfl.learn.association import Associated
 from vfl.learn.binning import Features
 from vfl.learn.cells import Factor, column_of, counts_of, factor_of, grouped_values
 from vfl.learn.inference import Inference
@@ -38,6 +39,7 @@ from vfl.net.peer import Peer, together
 from vfl.party.config import Job
 from vfl.party.linear_rules import GlmSection
 from vfl.protocols.common.participant import Resources
+from vfl.protocols.linear.correlations import Told, guest_correlations
 from vfl.protocols.linear.inflation import guest_inflation
 from vfl.protocols.oneway.screening import (
     Numbers,
@@ -65,6 +67,7 @@ class Screening:
     rows: int
     lines: list[str]
     inflation: bool  # whether it was found out
+    correlations: list[Told]
     alignment: str
     account: Account
 
@@ -96,6 +99,9 @@ async def screen(
         design, inferred = None, None
         if settings.vif:
             design, inferred = await work.inflation(hosts, resources, show)
+        correlated: list[Told] = []
+        if settings.correlations:
+            correlated = await work.correlations(hosts, resources, show)
         await together([host.recv(Kept) for host in hosts])
         account = Account.of(started, hosts, operations)
     thresholds = Thresholds(settings.min_iv, settings.max_vif)
@@ -109,6 +115,7 @@ async def screen(
         work.numbers.rows,
         file_lines(party.data, outcome.reasons),
         inferred is not None,
+        correlated,
         own.aligned.name,
         account,
     )
@@ -139,6 +146,7 @@ async def _offer(site: Site, hosts: Sequence[Peer], own: GuestRows, job: Job, sh
         settings.vif,
         settings.tell_hosts,
         settings.encryption,
+        settings.correlations,
     )
     offer = Offer(
         "screen",
@@ -157,6 +165,7 @@ async def _offer(site: Site, hosts: Sequence[Peer], own: GuestRows, job: Job, sh
 class _GuestWork:
     """The guest's rows that train: its numbers, and its own columns by itself."""
 
+    site: Site
     own: GuestRows
     features: Features  # of all aligned rows
     rules: GlmSection
@@ -187,7 +196,7 @@ class _GuestWork:
         for name, values in features.items():
             factor = _levels_of(name, values[train], rules)
             tables.append(screened_here(name, factor, numbers, whole))
-        return cls(own, features, rules, numbers, everything, tables)
+        return cls(site, own, features, rules, numbers, everything, tables)
 
     async def inflation(
         self, hosts: Sequence[Peer], resources: Resources, show: Show
@@ -205,6 +214,16 @@ class _GuestWork:
         if found is None:
             show.say("note: there are too many columns or hosts for variance inflation (see vif)")
         return design, found
+
+    async def correlations(self, hosts: Sequence[Peer], resources: Resources, show: Show) -> list[Told]:
+        """The guest's part of correlations."""
+        train = self.own.rows.train
+        of_rows = {name: values[train] for name, values in self.features.items()}
+        own = await asyncio.to_thread(Associated.of, of_rows, self.rules.min_level_rows)
+        for why in own.left_out.values():
+            show.say(f"note: no correlations: {why}")
+        name = self.site.party.name
+        return await guest_correlations(hosts, name, own, int(train.sum()), resources)
 
 
 def _levels_of(name: str, values: NDArray[np.generic], rules: GlmSection) -> Factor:

@@ -11,15 +11,18 @@ from pathlib import Path
 
 from vfl.jobs.connect import Site
 from vfl.learn.advice import Reason, Thresholds, advise
+from vfl.learn.association import HUNDREDTHS
 from vfl.learn.inference import Inference
 from vfl.learn.inflation import InflationDesign
 from vfl.learn.screening import Strength
 from vfl.party.sections import DataSection
 from vfl.party.spreadsheet import write_rows
+from vfl.protocols.linear.correlations import Told
 from vfl.protocols.oneway.screening import Screened
 
 HEADS = ("column", "information_value", "deviance_explained", "vif", "advice")
 EVIDENCE = ("column", "level", "rows", "exposure", "actual", "woe")
+CORRELATED = ("party", "column", "other_party", "other_column", "correlation", "within")
 """Columns of the files that are written."""
 
 
@@ -122,6 +125,17 @@ def evidence_rows(tables: Sequence[Screened]) -> list[tuple[str | float | None, 
         ):
             found.append((table.name, level, rows, sums.exposure, sums.actual, woe))
     return found
+
+
+def correlation_rows(tables: Sequence[Told]) -> list[tuple[str | float | None, ...]]:
+    """A row each two columns: how strongly they go together, and within how much of that noise lies 95
+    times in a hundred."""
+    return [
+        (one.of, row, one.other, column, figure / HUNDREDTHS, error / HUNDREDTHS)
+        for one in tables
+        for row, figures, errors in zip(one.rows, one.figures, one.errors, strict=True)
+        for column, figure, error in zip(one.columns, figures, errors, strict=True)
+    ]
 
 
 def written(rows: Sequence[Sequence[object]]) -> bytes:

@@ -17,14 +17,22 @@ from vfl.jobs.alignments import count_known_rows, host_alignment
 from vfl.jobs.approval import approve
 from vfl.jobs.approval_view import Brought
 from vfl.jobs.connect import Site
+from vfl.jobs.correlations_given import CorrelationsGiven
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Kept, Name, Offer, stamp
 from vfl.jobs.oneway_host import HostTable, encryption_of
 from vfl.jobs.own_table import table_of
-from vfl.jobs.screening_advice import Outcome, keep_outcome
+from vfl.jobs.screening_advice import (
+    CORRELATED,
+    Outcome,
+    correlation_rows,
+    keep_outcome,
+    written,
+)
 from vfl.jobs.show import Show
 from vfl.jobs.sums_given import SumsGiven
 from vfl.learn.advice import Thresholds
+from vfl.learn.association import Associated
 from vfl.learn.binning import Features
 from vfl.learn.cells import counts_of, grouped_values
 from vfl.learn.inference import Inference
@@ -38,6 +46,7 @@ from vfl.party.documents import canonical_json
 from vfl.party.policy import check_intersection, check_screen, today
 from vfl.party.table import feature_names
 from vfl.protocols.common.participant import Resources
+from vfl.protocols.linear.correlations import HostColumns, Told, host_correlations
 from vfl.protocols.linear.inflation import host_inflation
 from vfl.protocols.oneway.messages import TableEncryption
 from vfl.protocols.oneway.screening import HostColumn, ScreenRules, host_screen
@@ -64,10 +73,14 @@ class AskedScreen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     vif: bool
     tell_hosts: bool
     encryption: TableEncryption | None = None
+    correlations: bool = False
 
     @property
     def canonical(self) -> bytes:
-        return canonical_json(msgspec.to_builtins(self))
+        fields = msgspec.to_builtins(self)
+        if not self.correlations:
+            del fields["correlations"]  # as it was before there were any
+        return canonical_json(fields)
 
 
 async def serve_screen(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
@@ -76,7 +89,10 @@ async def serve_screen(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     asked = _asked(peer, offer)
     check_request(site, peer, offer, show, f"screen columns for {asked.job.name} ({asked.job.purpose})")
     check_screen(
-        policy, asked.job.purpose, peer.name, today(), tells=asked.tell_hosts, inflation=asked.vif
+        *(policy, asked.job.purpose, peer.name, today()),
+        tells=asked.tell_hosts,
+        inflation=asked.vif,
+        correlations=asked.correlations,
     )
     encryption = encryption_of(policy, asked.encryption)
     columns, tables = await asyncio.to_thread(_columns, site, asked.tell_hosts)
@@ -108,6 +124,9 @@ async def serve_screen(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     design, inferred = None, None
     if asked.vif:
         design, inferred = await _inflation(site, peer, offer, features, show)
+    correlated: list[Told] = []
+    if asked.correlations:
+        correlated = await _correlations(site, peer, offer, work, features)
     strengths = {
         name: Strength(None, figure.information, figure.share)
         for name, figure in zip(columns, found.figures, strict=True)
@@ -122,6 +141,11 @@ async def serve_screen(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     name = f"{asked.job.name[:JOB_LENGTH]}-{stamp(offer.run)}"
     title = f"the screening for {asked.job.name} by {peer.name}"
     path = await asyncio.to_thread(keep_outcome, site, name, title, outcome, named)
+    if correlated:
+        content = written([CORRELATED, *correlation_rows(correlated)])
+        await asyncio.to_thread(
+            site.store.write_beside, "screen", f"{name}-correlations", "csv", content
+        )
     await peer.send(Kept())
     show.say(f"{title} advises to leave out {counted(len(outcome.reasons), 'column')}: see {path}")
     return f"had {counted(len(columns), 'column')} screened for {peer.name}"
@@ -168,6 +192,13 @@ class _Columns:
     shown: dict[str, str]
     tables: Collection[str]
 
+    @property
+    def chosen(self) -> Mask:
+        """The aligned rows that the guest has asked about."""
+        if self.table.chosen is None:
+            raise ValueError("no rows were asked about yet")
+        return self.table.chosen
+
     def of_rows(self, chosen: Mask) -> list[HostColumn]:
         """What there is of some rows; of what is told as a table it is kept before it is. Raises
         Refused."""
@@ -184,6 +215,29 @@ class _Columns:
             shown = work.shown(factor) if is_told else None
             found.append(HostColumn(self.shown[name], factor.levels, shown, factor.codes, rows))
         return found
+
+
+async def _correlations(
+    site: Site, peer: Peer, offer: Offer, work: "_Columns", features: Features
+) -> list[Told]:
+    """The party's part of correlations, over all its columns that may enter a model."""
+    policy, chosen = site.party.policy, work.chosen
+    rows, data = int(chosen.sum()), site.party.data
+    names = feature_names(data, "host", Scratch(site.store.scratch(make=False)))
+    if policy.columns is not None:
+        names = [one for one in names if one in policy.columns]
+    places = {name: name if policy.show_names else f"{at}" for at, name in enumerate(names, 1)}
+    of_rows = {name: features[name][chosen] for name in names}
+    own = await asyncio.to_thread(Associated.of, of_rows, site.party.glm.min_level_rows)
+    given, between = CorrelationsGiven(site.store, peer.name), policy.correlations_between_hosts
+    shown = [places[one.name] for one in own.columns]
+    return await host_correlations(
+        peer,
+        HostColumns(own, shown, between),
+        rows,
+        site.participant(offer.hosts, offer.run, policy.min_intersection),
+        lambda many: given.count(policy, rows, many),
+    )
 
 
 async def _inflation(

@@ -16,8 +16,9 @@ from vfl.text import counted
 
 TRIALS = "trials.csv"
 SPREAD = ("least_fold", "greatest_fold", "deviation")
-HEADS = ("trial", "ended", "value", "loss", "trees", "seconds", *SPREAD)
-"""Of the table of trials; the settings come after them. SPREAD is of the values by fold."""
+HEADS = ("trial", "ended", "value", "loss", "trees", "seconds", *SPREAD, "folds")
+"""Of the table of trials; the settings come after them. SPREAD is of the values by fold; folds is how
+many the value and the loss are means of."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class TunedFolder:
         if (best := study.best) is not None:
             told = (
                 f"# The best of {counted(len(study.trials), 'trial')} of `vfl tune`, number "
-                f"{best.number:,}: {trial_words(best)}.\n"
+                f"{best.number:,}: {trial_words(best, search.judges)}.\n"
             )
             job = search.best(best.settings, best.trees)
             files[self.job_file] = (told + job_text(job)).encode()
@@ -62,8 +63,13 @@ class TunedFolder:
         write_folder(self.target.place, files)
 
 
-def trial_words(done: TrialDone) -> str:
-    """How a trial ended."""
+def folds_of(done: TrialDone, folds: int) -> int:
+    """How many of so many folds a trial's figures are means of: one that was ended early has one."""
+    return {"done": folds, "stopped": 1, "failed": 0}[done.ended]
+
+
+def trial_words(done: TrialDone, folds: int) -> str:
+    """How a trial of so many folds ended."""
     if done.ended == "failed" or done.loss is None:
         return "came to nothing"
     parts = [f"loss {done.loss:.6g}"]
@@ -75,6 +81,8 @@ def trial_words(done: TrialDone) -> str:
     if done.trees is not None:
         parts.append(counted(done.trees, "tree"))
     if done.ended == "stopped":
+        if folds > 1:
+            parts.append(f"of {folds_of(done, folds)} of {folds} folds")
         parts.append(f"ended after {len(done.curve):,}, worse than the median")
     return ", ".join(parts)
 
@@ -85,13 +93,14 @@ def _cells(done: TrialDone, search: Search) -> tuple[object, ...]:
     if len(done.folds) > 1:
         spread = (min(done.folds), max(done.folds), stdev(done.folds))
     seconds = round(done.seconds, 2)
-    return done.number, done.ended, done.value, done.loss, done.trees, seconds, *spread, *of
+    figures = done.value, done.loss, done.trees, seconds, *spread, folds_of(done, search.judges)
+    return done.number, done.ended, *figures, *of
 
 
 def _is_former(folder: Path) -> bool:
     """Whether a folder has a table of trials, by its heads."""
     try:
         with (folder / TRIALS).open(encoding="utf-8") as file:
-            return file.readline().startswith(",".join(HEADS))
+            return file.readline().startswith(",".join(HEADS[:6]))
     except (OSError, UnicodeDecodeError):
         return False

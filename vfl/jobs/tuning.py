@@ -199,7 +199,8 @@ class _GuestWork:
         kept = _Kept(self.search.job.name, self.study.trials, self._draw)
         self.site.store.write("search", self._name, msgspec.to_builtins(kept))
         is_best = ", the best so far" if self.study.best is done else ""
-        told = f"trial {done.number:,} of {self.search.tune.trials:,}: {trial_words(done)}{is_best}"
+        words = trial_words(done, self.search.judges)
+        told = f"trial {done.number:,} of {self.search.tune.trials:,}: {words}{is_best}"
         self.show.say(told)
 
     # --- Trials. ------------------------------------------------------------------------------------

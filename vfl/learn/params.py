@@ -239,6 +239,16 @@ class BoostParams(BaseModel):
             raise ValueError("init_model is not for several classes (multiclass): leave it out")
         return self
 
+    @property
+    def idle(self) -> str | None:
+        """What to say of a max_leaves that no tree can reach; None where that is not so."""
+        if self.max_leaves is None or self.max_leaves <= 1 << self.depth:
+            return None
+        return (
+            f"max_leaves = {self.max_leaves} changes nothing: a tree of depth = {self.depth} has at "
+            f"most {1 << self.depth} leaves; raise depth, or leave it out"
+        )
+
     @model_validator(mode="after")
     def _ordered(self) -> "BoostParams":
         of_ordered = (name for name in OF_ORDERED if getattr(self, name) != _default(self, name))
@@ -375,6 +385,10 @@ class GlmParams(BaseModel):
     def least_alpha(self) -> float:
         """The least penalty that a fit may have."""
         return min(self.alphas, default=self.alpha)
+
+    @property
+    def idle(self) -> None:
+        """What to say of settings without effect: there are none."""
 
     @property
     def penalty_unit(self) -> float:

@@ -74,6 +74,7 @@ class Refusal:
     why: str
     peer: str | None = None  # the peer that it seems to have been, by what it showed
     advice: str = ""  # to the party that waits for that peer
+    of_party: bool = False  # whether only a party would be refused so, of those that come by
 
 
 def refusal(credentials: Credentials, outcome: Outcome) -> Refusal:
@@ -90,7 +91,7 @@ def refusal(credentials: Credentials, outcome: Outcome) -> Refusal:
     if failure.refused_there:
         if why := own_invalidity(credentials) or _objection(credentials, failure):
             return Refusal(f"it refused this party's certificate: {credentials.certificate} {why}")
-        return Refusal("it does not pin this party's certificate")
+        return Refusal("it does not pin this party's certificate", of_party=True)
     if "DID_NOT_RETURN_A_CERTIFICATE" in failure.reason:
         return Refusal("it showed no certificate")
     return Refusal(f"it does not speak TLS 1.3 ({failure.words})")

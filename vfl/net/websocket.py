@@ -339,6 +339,8 @@ class Listener:
         self._refusals = refusals
         self.refused: dict[str, str] = {}
         """Why the last connection of a peer was refused, by the name that it showed."""
+        self.unnamed: tuple[str, str] | None = None
+        """Where the last connection came from that a party without a name refused, and why."""
         self._leaving: set[asyncio.Task[None]] = set()
         self._spare: list[Context] = []  # of connections whose handshake failed
         own = fingerprint(own_der(credentials))
@@ -513,6 +515,8 @@ class Listener:
         self._refuse(caller.address, found.why, found.peer)
         if found.peer is not None:
             self.refused[found.peer] = found.why + found.advice
+        elif found.of_party:
+            self.unnamed = (caller.address, found.why)
 
     async def _close(self) -> None:
         if self._waiting is not None:

@@ -21,7 +21,7 @@ DocumentKind = Literal[
     "project",
     "screen",
 ]
-CountKind = Literal["usage", "labels", "fetched", "refusals"]
+CountKind = Literal["usage", "labels", "fetched", "refusals", "correlated"]
 FileKind = DocumentKind | CountKind
 
 FOLDERS: dict[DocumentKind, str] = {
@@ -48,6 +48,7 @@ COUNTS: dict[CountKind, str] = {
     "labels": "labels.json",
     "fetched": "fetched.json",
     "refusals": "refusals.json",
+    "correlated": "correlated.json",
 }
 """One file each, in the store's own folder."""
 ENCRYPTED: frozenset[FileKind] = frozenset(
@@ -56,6 +57,7 @@ ENCRYPTED: frozenset[FileKind] = frozenset(
         "batch",
         "cells",
         "checkpoint",
+        "correlated",
         "directory",
         "draw",
         "fetched",

@@ -257,8 +257,9 @@ def _own(process: int) -> Holder:
 def _command() -> str:
     """How this process was called, as a terminal can take it."""
     program = Path(sys.argv[0] if sys.argv else "")
-    # `python -m vfl.cli` is called by the path of this package.
-    own = program.name in ("vfl", "") or program.parts[-3:] == ("vfl", "cli", "__main__.py")
+    # `python -m vfl` and `python -m vfl.cli` are called by the path of the package.
+    own = program.name in ("vfl", "") or program.parts[-2:] == ("vfl", "__main__.py")
+    own = own or program.parts[-3:] == ("vfl", "cli", "__main__.py")
     name = "vfl" if own else program.name
     text = " ".join([name, *sys.argv[1:]])
     shown = "".join(c if c.isprintable() else "?" for c in text)

@@ -234,7 +234,14 @@ def check_oneway(
 
 
 def check_screen(
-    policy: PolicySection, purpose: str, guest: str, on: date, *, tells: bool, inflation: bool
+    policy: PolicySection,
+    purpose: str,
+    guest: str,
+    on: date,
+    *,
+    tells: bool,
+    inflation: bool,
+    correlations: bool = False,
 ) -> None:
     """Raises Refused naming the rules that screening this party's columns breaks before it starts.
     tells: whether the guest tells sums by the party's levels. inflation: whether that is asked for."""
@@ -249,17 +256,34 @@ def check_screen(
             )
         )
         broken.append(BrokenRule(text, "oneway"))
+    if correlations and not policy.told_correlations:
+        broken.append(_breach("correlations = true in [screen]", policy, "told_correlations"))
+    elif correlations and "lattice" not in policy.encryptions:
+        broken.append(_breach("correlations = true in [screen]", policy, "encryptions"))
     if inflation and not policy.inference:
-        broken.append(
+        text = (
             f"vif = true in [screen] breaks {rule_words(policy, 'inference')}: set it to false in the "
             "job, or the host sets inference to true, with lattice among its encryptions"
         )
+        broken.append(BrokenRule(text, "inference"))
     elif inflation and "lattice" not in policy.encryptions:
-        broken.append(
+        text = (
             f"vif = true in [screen] breaks {rule_words(policy, 'encryptions')}: it needs lattice; set "
             "vif = false in the job, or the host adds lattice there"
         )
+        broken.append(BrokenRule(text, "encryptions"))
     _refuse(broken)
+
+
+def check_correlations(policy: PolicySection, rows: int, before: int, more: int) -> None:
+    """Raises Refused for correlations of too few rows, or for more than a guest may be told after
+    `before` of earlier jobs."""
+    if rows < policy.min_correlated_rows:
+        _refuse([_breach(f"correlations of {counted(rows, 'row')}", policy, "min_correlated_rows")])
+    if before + more > policy.told_correlations:
+        earlier = f", after {before:,} of earlier jobs," if before else ""
+        what = f"{counted(more, 'correlation')} of columns{earlier}"
+        _refuse([_breach(what, policy, "told_correlations")])
 
 
 def check_worth(policy: PolicySection, job: Job, guest: str, on: date) -> None:
@@ -455,6 +479,9 @@ _REMEDIES = {
     "the other host do not work together",
     "screen": "the {allows} sets it to true, or names columns there, if the {starts} may know how "
     "strong they are",
+    "told_correlations": "set correlations = false in [screen], ask with fewer columns, or the {allows} "
+    "raises the rule",
+    "min_correlated_rows": "bring more rows, or the {allows} lowers the rule",
     "worth": "the {allows} sets it to true if the {starts} may train on its columns to judge them",
     "tune_trials": "lower trials in [tune], or the {allows} raises the rule",
     "expires": "the {allows} sets a later day if the agreement goes on",

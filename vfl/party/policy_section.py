@@ -100,7 +100,7 @@ class PolicySection(Section):
         "no split (under paillier)",
     )
     max_iterations: Limit = Field(
-        default=100, description="most iterations of a linear model, in all its fits"
+        default=2000, description="most iterations of a linear model, in all its fits"
     )
     exact_zeros: bool = Field(
         default=False,
@@ -186,6 +186,18 @@ class PolicySection(Section):
     )
     screen: YesNoOrColumns = Field(
         default=False, description="how strong columns are may be told, for sums by this party's levels"
+    )
+    told_correlations: int = Field(
+        default=0,
+        ge=0,
+        description="most correlations of this party's columns with others' that are told for a guest, "
+        "over all its jobs; 0 for none",
+    )
+    min_correlated_rows: int = Field(default=1000, ge=1, description="least rows of such a correlation")
+    correlations_between_hosts: bool = Field(
+        default=False,
+        description="the guest and another host that allows it, too, may have those with that host's "
+        "columns",
     )
     worth: bool = Field(
         default=False,

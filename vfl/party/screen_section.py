@@ -31,6 +31,11 @@ class ScreenSection(Section):
         description="whether hosts know the weights of evidence of their own levels, and so what "
         "happened in each: columns whose tables a host does not give away are screened in no other way",
     )
+    correlations: bool = Field(
+        default=False,
+        description="whether correlations of single columns of two parties are found out, to two "
+        "decimals; hosts must allow told_correlations",
+    )
     encryption: Literal["lattice", "paillier"] | None = Field(
         default=None,
         description="how sums are encrypted; lattice where a host's policy has it, if absent",

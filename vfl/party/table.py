@@ -55,7 +55,7 @@ class Table:
     needs them. `row_numbers` says where rows are in the file; it reads that again if it has to. `split`
     has the columns by which a job splits rows. `order` is a digest of what rows were put in order by
     whose source promises none; the same for the same rows. `classes` names those of a label of several
-    classes; `label` has their numbers.
+    classes; `label` has their numbers. `left_out` is how many rows of a batch a query made none of.
     """
 
     path: Path
@@ -72,6 +72,7 @@ class Table:
     split: SplitColumns = field(default_factory=SplitColumns)
     order: bytes = b""
     classes: tuple[str, ...] = ()
+    left_out: int = 0
 
     def take(self, rows: RowChoice) -> Features:
         """The features of some rows, in the order given; a row below 0 has none: all are missing."""
@@ -309,6 +310,7 @@ def examine_table(
         exposure=found.get("exposure"),
         offset=_added(found.get("offset"), found.get("exposure"), wanted.scratch),
         row_numbers=source.row_numbers,
+        left_out=source.left_out,
         split=split,
         order=source.order,
         classes=classes,

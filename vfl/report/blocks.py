@@ -39,6 +39,26 @@ class DataTable:
 
 
 @dataclass(frozen=True)
+class HeatCell:
+    """A figure; shade: how strong, as a class of page.css, and whether it is written as well."""
+
+    text: str
+    shade: str
+    written: bool
+
+
+@dataclass(frozen=True)
+class Heat:
+    """A table of figures by two names, shaded by their size."""
+
+    kind: ClassVar[str] = "heat"
+    caption: str
+    head: list[str]
+    rows: list[tuple[str, list[HeatCell]]]
+    sheet: str
+
+
+@dataclass(frozen=True)
 class Messages:
     """A table of messages by type: (name, what it reveals, of each peer name, count, size)."""
 
@@ -116,7 +136,7 @@ class Picker:
 
 
 PageBlock = (
-    Gallery | DataTable | Messages | Pair | Note | Warned | ToFill | Facts | Tiles | Code | Picker
+    Gallery | DataTable | Heat | Messages | Pair | Note | Warned | ToFill | Facts | Tiles | Code | Picker
 )
 
 

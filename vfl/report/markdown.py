@@ -9,6 +9,7 @@ from vfl.report.blocks import (
     DataTable,
     Facts,
     Gallery,
+    Heat,
     Messages,
     Note,
     PageBlock,
@@ -43,6 +44,9 @@ def write_markdown(head: PageHead, sections: Sequence[PageSection]) -> str:
 def _block(one: PageBlock) -> list[str]:
     if isinstance(one, DataTable):
         return _table(one)
+    if isinstance(one, Heat):
+        rows: list[list[TableCell]] = [[name, *(cell.text for cell in row)] for name, row in one.rows]
+        return _table(DataTable(one.caption, ["", *one.head], rows))
     if isinstance(one, Messages):
         return _messages(one)
     if isinstance(one, Gallery):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vfl.news import News
 from vfl.terminal.streams import stderr
+from vfl.terminal.time_left import TimeLeft, rounded
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -48,7 +49,8 @@ class ProgressDisplay:
         self._times = times and self.bar.disable and not (stderr.logs_json or _in_journal())
         self._step: tuple[str, TaskID | None] = ("", None)
         self._started = self._said = time.monotonic()
-        self._first = self._done = 0  # of the step: where this display began with it, where it is
+        self._done = 0  # of the step
+        self._left = TimeLeft(self._started, 0)
 
     def say(self, line: str) -> None:
         """Print a line."""
@@ -64,15 +66,15 @@ class ProgressDisplay:
         """Move the bar; another step, or the same of another job, starts a new one."""
         kind, now = what.partition(",")[0], time.monotonic()
         if self._step[0] != kind or done < self._done:
-            self._started, self._first = now, done
+            self._started, self._left = now, TimeLeft(now, done)
             if self._step[1] is not None:
                 self.bar.remove_task(self._step[1])
             self._step = (kind, self.bar.add_task("", total=None, count=""))
         task, self._done = self._step[1], done
         count = f"{done:,} so far" if of is None else f"{done:,} of {of:,}"
-        if of is not None and self._first < done < of and now - self._started >= _TELLING:
-            left = (now - self._started) * (of - done) / (done - self._first)
-            count += f", about {left:,.0f} s left"
+        left = None if of is None else self._left.seconds(now, done, of)
+        if left is not None and now - self._started >= _TELLING:
+            count += f", about {rounded(left):,} s left"
         if task is not None:
             self.bar.update(task, description=stderr.line(what), completed=done, total=of, count=count)
         if self.bar.disable and now - self._said >= _LOG_SECONDS and done and done != of:

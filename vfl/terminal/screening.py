@@ -1,26 +1,33 @@
 """What came of a screening, as the command line shows it."""
 
 import math
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, cast
 
-from vfl.jobs.screening_advice import EVIDENCE, evidence_rows
+from vfl.jobs.screening_advice import CORRELATED, EVIDENCE, correlation_rows, evidence_rows
+from vfl.report.screen_page import CorrelatedTable, ScreenPage
 from vfl.terminal.results import cost
 from vfl.terminal.sheets import Sheet, SheetCell, put_sheet
 from vfl.terminal.streams import stdout
 from vfl.text import counted
+from vfl.version import __version__
 
 if TYPE_CHECKING:
     from vfl.jobs.screening import Screening
     from vfl.learn.screening import Strength
+    from vfl.protocols.linear.correlations import Told
 
 HEADS = ("party", "column", "levels", "IV", "deviance", "VIF", "advice")
 _NUMBERS = frozenset(HEADS[2:6])
+_WIDEST = 12  # columns of a table on a terminal
 
 
 def put_screening(party: str, done: "Screening") -> None:
     """A line a column, the strongest first, and lines for the party file."""
     title = f"columns by themselves: {counted(done.rows, 'row')} that train for {done.job}"
     put_sheet(Sheet([*HEADS], [cells for _, cells in sorted(_lines(party, done))], title, _NUMBERS))
+    for table in done.correlations:
+        _put_correlations(table)
     for note in _notes(done):
         stdout.put(f"note: {note}")
     if done.lines:
@@ -51,6 +58,9 @@ def screening_document(party: str, done: "Screening") -> dict[str, object]:
         "rows": done.rows,
         "own": own,
         "hosts": theirs,
+        "correlations": [
+            dict(zip(CORRELATED, row, strict=True)) for row in correlation_rows(done.correlations)
+        ],
         "party_file": done.lines,
         "encryption": {name: host.encryption for name, host in done.hosts.items()},
         "min_cell_rows": {name: host.least for name, host in done.hosts.items()},
@@ -65,6 +75,53 @@ def evidence_of(party: str, done: "Screening") -> list[tuple[str | float | None,
     for name, of_party in tables.items():
         found += [(name, *row) for row in evidence_rows(of_party)[1:]]
     return found
+
+
+def _put_correlations(table: "Told") -> None:
+    """A line a column of the first party's; of many columns the page and `--json` have them."""
+    if len(table.columns) > _WIDEST:
+        stdout.put(
+            f"note: correlations of {table.of} and {table.other} are in what --page or --json gives"
+        )
+        return
+    most = max((error for row in table.errors for error in row), default=0)
+    lines: list[list[SheetCell]] = [
+        [name, *(f"{figure / 100:.2f}" for figure in figures)]
+        for name, figures in zip(table.rows, table.figures, strict=True)
+    ]
+    title = f"correlations of {table.of} (rows) and {table.other}, within {most / 100:.2f}"
+    stdout.put("")
+    put_sheet(Sheet([table.of, *table.columns], lines, title, frozenset(table.columns)))
+
+
+def page_of(party: str, purpose: str, done: "Screening") -> ScreenPage:
+    """What the page of a screening says."""
+    lines = [[str(cell) for cell in cells] for _, cells in sorted(_lines(party, done))]
+    document = screening_document(party, done)
+    columns = [*_columns_of(document["own"]), *_columns_of(document["hosts"])]
+    heads = ("party", "column", "information_value", "deviance_explained", "vif", "advice")
+    return ScreenPage(
+        party,
+        [*done.hosts],
+        done.job,
+        purpose,
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        __version__,
+        done.rows,
+        HEADS,
+        lines,
+        _notes(done),
+        [
+            CorrelatedTable(one.of, one.other, one.rows, one.columns, one.figures, one.errors)
+            for one in done.correlations
+        ],
+        [heads, *(tuple(one.get(name) for name in heads) for one in columns)],
+        [CORRELATED, *correlation_rows(done.correlations)],
+    )
+
+
+def _columns_of(lines: object) -> list[dict[str, str | float | None]]:
+    return cast(list[dict[str, str | float | None]], lines)
 
 
 def _figures(party: str, column: str, strength: "Strength") -> dict[str, object]:

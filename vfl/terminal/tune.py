@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from vfl.jobs.tuned_folder import folds_of
 from vfl.terminal.results import account_document, cost
 from vfl.terminal.sheets import Sheet, put_sheet
 from vfl.terminal.streams import stdout
@@ -57,6 +58,7 @@ def tuned_document(done: "Tuned", trained: "Trained | None") -> dict[str, object
                 "ended": one.ended,
                 "value": one.value,
                 "loss": one.loss,
+                "folds": folds_of(one, done.study.search.judges),
                 "trees": one.trees,
                 "seconds": one.seconds,
                 "settings": dict(one.settings),

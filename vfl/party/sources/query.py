@@ -84,6 +84,11 @@ class Query(Result):
                 said = changing_parts(str(parsed[0]))
                 self.notes += [f"{self.path.name}: {one}" for one in said]
 
+    def _read(self, names: list[str]) -> None:
+        super()._read(names)
+        if self._batch is not None:
+            self.left_out = max(0, self._batch.rows - self.rows)
+
     def fetch(self, names: Sequence[str]) -> pa.Table | Spooled:
         columns = ", ".join('"' + name.replace('"', '""') + '"' for name in names)
         with self._result() as connection:

@@ -99,6 +99,8 @@ class Source:
         self.table: pa.Table = None
         self.notes: list[str] = []
         """What looks odd about the columns read but is no error, with what to do."""
+        self.left_out = 0
+        """Rows of a batch of which a query made none, where it made fewer than there are."""
         self.missing = pa.array([*MISSING, *reading.missing])
         self.signs: dict[str, GroupSigns] = {}
         """Of columns of text that were read as numbers, whether their points may stand between

@@ -1,31 +1,103 @@
 """Variance inflation across parties: each learns of its own columns, and of no other's.
 
-The inverse of X'X over all parties' columns, an intercept among them, is the covariance that a Gaussian
-model with a dispersion of 1 has of its coefficients: so guest and hosts play inference.py with a weight
-of 1 for every row, and each gets the block of its own columns. What these are inflated by follows from
-it and the party's own sums (vfl/learn/inflation.py). What parties learn is what inference.py tells of.
+What a party's columns are inflated by follows from its own sums and from the block of its columns in the
+inverse of all parties' X'X, X without its means (vfl/learn/inflation.py). No label and no weight is in
+it, so that nothing needs the encryption of inference.py: each party makes its own part of X'X the
+identity by itself, in a basis Q that it alone knows (vfl/learn/rotated.py), and only what two parties
+have in common remains, which the guest may see in these bases.
+
+ 1. The guest says how many columns each party has. Each party makes Z of its columns: no means, lengths
+    of one, right angles, turned by a secret Q; in whole multiples of 2^-s, where s is such that a sum
+    over the rows of products of two is below half of what sums are read modulo.
+ 2. Of each two parties the one with fewer columns, the earlier of equals, encrypts its own over the
+    lattice engine; the other adds them up by the bits of its columns, under masks
+    (shared_products.py). Two hosts do so through the guest, sealed (relayed.py). What the one reads and
+    the other's masks add up to sums by digits and bits. Each puts its numbers together by the powers of
+    two that they count by, modulo 2^B: so these are shares of the sums of products, uniform each, from
+    which no sum by a digit or a bit follows.
+ 3. Each host sends the guest its shares. The guest adds them up to Z'Z of all parties.
+ 4. The guest inverts, reads its own block, and sends each host that of its columns, in the host's
+    basis. Each changes its own back.
+ 5. Each host says whether some of its columns are made up by others'; if any are, nobody has figures
+    but that, and those whose columns are in it are told of each other.
+
+Learned by the guest: Z'Z, that is of each two parties what their columns have in common, up to turns
+that only hosts know. Of its own columns and one host's it is what follows from its own block. Of two
+hosts it is their canonical correlations, and how its own columns lie to the directions that both share:
+of no column of theirs. A guest that has as many columns as all hosts has the same from the blocks of its
+own columns of three jobs, with one host, with the other and with both. And how many columns hosts have,
+and how many bits their largest numbers.
+
+Learned by a host: the block of its own columns; how many columns others have, and how many bits their
+largest numbers. Shares are uniform, and what it adds up is encrypted.
+
+All follow the protocol. A guest and a host together know of another host what its columns have in common
+with both's, up to its turn.
 """
 
+import asyncio
+import math
 from collections.abc import Callable, Sequence
+from itertools import combinations
+from typing import Annotated, ClassVar
 
 import numpy as np
+from msgspec import Meta
 
-from vfl.arrays import Mask
-from vfl.learn.inference import Inference
+from vfl.arrays import Floats, Mask, Words
+from vfl.learn.inference import Alias, Inference
 from vfl.learn.matrix import Matrix, Whole
 from vfl.learn.params import GlmParams
-from vfl.net.peer import Peer
+from vfl.learn.rotated import Rotated
+from vfl.net.peer import Peer, together
+from vfl.net.wire import KIB, MIB, Message
 from vfl.protocols.common.fellows import relay_keys
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.transcript import Transcript
-from vfl.protocols.linear.inference import Curved, guest_covariance
-from vfl.protocols.linear.inference_host import host_inference
+from vfl.protocols.linear.inference_messages import (
+    MOST_COLUMNS,
+    AliasFound,
+    InferenceEnd,
+    NoInference,
+    aliased_places,
+)
+from vfl.protocols.linear.relayed import RelayedPeer, relay
 from vfl.protocols.linear.start import begin_host_fit, start_hosts
+from vfl.protocols.linear.turned_products import TurnedForm, share_products
 
 PLAIN = GlmParams.model_validate({"inference": True})
 """Of columns without a model: no penalty, an intercept."""
 
 Progress = Callable[[int, int], None]
+
+_UNSURE = 80  # errors of a sum within which a direction is taken for one of which nothing is left
+
+
+class InflationStart(Message, frozen=True):
+    """guest -> host. Reveals: how many columns each party has."""
+
+    hosts: Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=64)]
+    columns: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(max_length=65)]  # the guest's first
+    limit: ClassVar[int] = 16 * KIB
+
+
+class InflationShares(Message, frozen=True):
+    """host -> guest. Reveals: with the other party's shares of them, the products of its columns and the
+    other party's, each party's in a basis that only it knows; alone they are uniform."""
+
+    data: bytes  # uint64
+    limit: ClassVar[int] = 2 * MIB
+
+
+class InflationBlock(Message, frozen=True):
+    """guest -> host. Reveals: the block of the host's own columns in the inverse of all parties' X'X, in
+    the basis that the host alone knows."""
+
+    data: bytes  # float64
+    limit: ClassVar[int] = 2 * MIB
+
+
+# --------------------------------------------------------------------------------------- guest
 
 
 async def guest_inflation(
@@ -37,13 +109,66 @@ async def guest_inflation(
 ) -> Inference | None:
     """The guest's side. train: the aligned rows that count, of which `matrix` has the guest's columns.
 
-    Returns the block of the guest's columns, the intercept first; None where there are too many columns
-    or hosts. Raises PeerError when a host breaks the protocol, DataError for a host of too many columns.
+    Returns the block of the guest's columns; None where there are too many columns, or hosts have none.
+    Raises PeerError when a host breaks the protocol, DataError for a host of too many columns.
     """
     columns = await start_hosts(hosts, train, int(train.sum()), 1.0)
     await relay_keys(hosts)
-    rows = Curved(np.ones(matrix.rows), float(matrix.rows))
-    return await guest_covariance(hosts, columns, matrix, rows, PLAIN, resources, None, progress)
+    able = [host for host in hosts if columns[host.name]]
+    sizes = [matrix.columns, *(columns[host.name] for host in able)]
+    if not able or sum(sizes) > MOST_COLUMNS:
+        await together([host.send(NoInference()) for host in hosts])
+        return None
+    # 1. How many columns.
+    await together([host.send(InflationStart([host.name for host in able], sizes)) for host in hosts])
+    rotated = await asyncio.to_thread(Rotated.of, matrix)
+    form = TurnedForm(matrix.rows, sizes)
+    numbers = await asyncio.to_thread(rotated.numbers, form.bits)
+    # 2. and 3. With each host, and of each two.
+    gram, follow = np.eye(sum(sizes)), _Followed(progress, form)
+    for place, host in enumerate(able, 1):
+        if sizes[0]:
+            own = await share_products(host, numbers, (0, place), form, resources)
+            form.put(gram, (0, place), own + await _receive(host, form.shape(0, place)))
+        follow.done((0, place))
+    for one, other in combinations(range(1, len(sizes)), 2):
+        pair = able[one - 1], able[other - 1]
+        await relay(*pair)
+        shares = await together([_receive(host, form.shape(one, other)) for host in pair])
+        form.put(gram, (one, other), shares[0] + shares[1])
+        follow.done((one, other))
+    # 4. The inverse.
+    blocks = await asyncio.to_thread(_inverse_blocks, gram, sizes, form.error)
+    for host, block in zip(able, blocks[1:], strict=True):
+        await host.send(InflationBlock(block.astype("<f8").tobytes()))
+    # 5. Whose columns others' make up as well.
+    places = _made_up(blocks[0], rotated, form)
+    told = await together([host.recv(AliasFound) for host in able])
+    aliased = [host.name for host, said in zip(able, told, strict=True) if said.found]
+    await together([host.send(InferenceEnd([*([""] if places else []), *aliased])) for host in able])
+    if aliased or places:
+        return Inference(None, aliases=(Alias(places, tuple(aliased)),) if places else ())
+    return Inference.of(rotated.covariance(blocks[0]), None)
+
+
+async def _receive(host: Peer, shape: tuple[int, int]) -> Words:
+    data = (await host.recv(InflationShares)).data
+    if len(data) != 8 * shape[0] * shape[1]:
+        raise host.breach("InflationShares of other columns than there are")
+    return np.frombuffer(data, "<u8").astype(np.uint64).reshape(shape)
+
+
+def _inverse_blocks(gram: Floats, sizes: Sequence[int], error: float) -> list[Floats]:
+    """Each party's block of the inverse; directions of which nothing is left count as much as could be
+    by rounding."""
+    values, vectors = np.linalg.eigh(gram)
+    inverse = (vectors / np.maximum(values, 2 * error)) @ vectors.T
+    ends = np.cumsum(sizes).tolist()
+    places = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
+    return [np.ascontiguousarray(inverse[own, own]) for own in places]
+
+
+# ---------------------------------------------------------------------------------------- host
 
 
 async def host_inflation(
@@ -56,7 +181,83 @@ async def host_inflation(
     """A host's side, of so many aligned rows; `prepare` as of `begin_host_fit`, which says what may be
     raised.
 
-    Returns the block of the host's own columns; None where the guest infers nothing.
+    Returns the block of the host's own columns; None where the guest finds out nothing.
     """
     begun = await begin_host_fit(guest, rows, prepare, PLAIN, participant, Transcript())
-    return await host_inference(guest, begun, PLAIN, participant, True, progress)
+    start = await guest.recv(InflationStart, NoInference)
+    if isinstance(start, NoInference):
+        return None
+    matrix, name = begun.block.matrix, participant.name
+    if not matrix.columns:
+        return Inference.of(np.zeros((0, 0)), None)
+    _check_start(guest, start, matrix.columns, participant)
+    place, resources = 1 + start.hosts.index(name), participant.resources
+    # 1. Its columns in a basis of its own.
+    rotated = await asyncio.to_thread(Rotated.of, matrix)
+    form = TurnedForm(matrix.rows, start.columns)
+    numbers = await asyncio.to_thread(rotated.numbers, form.bits)
+    follow = _Followed(progress, form)
+    # 2. and 3. With the guest, and with each other host.
+    if start.columns[0]:
+        own = await share_products(guest, numbers, (place, 0), form, resources)
+        await guest.send(InflationShares(own.astype("<u8").tobytes()))
+    follow.done((0, place))
+    for pair in combinations(range(1, len(start.columns)), 2):
+        if place in pair:
+            (other,) = {*pair} - {place}
+            fellow = start.hosts[other - 1]
+            conversation = f"inflation {pair[0]} {pair[1]}"
+            peer = RelayedPeer(guest, name, fellow, begun.fellows[fellow], conversation)
+            own = await share_products(peer, numbers, (place, other), form, resources)
+            await peer.close()
+            await guest.send(InflationShares(own.astype("<u8").tobytes()))
+        follow.done(pair)
+    # 4. Its block.
+    size = matrix.columns
+    data = (await guest.recv(InflationBlock)).data
+    if len(data) != 8 * size * size:
+        raise guest.breach("an InflationBlock of other columns than this host's")
+    block = np.frombuffer(data, "<f8").reshape(size, size)
+    if not np.isfinite(block).all() or not np.allclose(block, block.T, rtol=1e-6, atol=1e-6):
+        raise guest.breach("an InflationBlock that is no inverse")
+    # 5. Whether others' columns make up some of them.
+    places = _made_up(block, rotated, form)
+    await guest.send(AliasFound(bool(places)))
+    end = await guest.recv(InferenceEnd)
+    if not end.aliased:
+        return Inference.of(rotated.covariance(block), None)
+    named = tuple(other or guest.name for other in end.aliased if other != name)
+    return Inference(None, aliases=(Alias(places, named),) if places else ())
+
+
+def _check_start(guest: Peer, start: InflationStart, own: int, participant: Participant) -> None:
+    named = dict(zip(start.hosts, start.columns[1:], strict=False))
+    if len(start.columns) != len(start.hosts) + 1 or named.get(participant.name) != own:
+        raise guest.breach("an InflationStart of other columns than this host's")
+    if len(named) != len(start.hosts) or not set(named) <= {*participant.hosts, participant.name}:
+        raise guest.breach("an InflationStart of other hosts than the job's")
+    if sum(start.columns) > MOST_COLUMNS:
+        raise guest.breach("an InflationStart of more columns than there may be")
+
+
+# ------------------------------------------------------------------------------- what both share
+
+
+class _Followed:
+    """How far it is, in hundredths, by the columns of each two parties."""
+
+    def __init__(self, progress: Progress, form: TurnedForm) -> None:
+        pairs = combinations(range(len(form.sizes)), 2)
+        self._weights = {pair: sum(form.shape(*pair)) for pair in pairs}
+        self._progress, self._done = progress, 0
+        progress(0, 100)
+
+    def done(self, pair: tuple[int, int]) -> None:
+        self._done += self._weights[pair]
+        self._progress(100 * self._done // max(1, sum(self._weights.values())), 100)
+
+
+def _made_up(block: Floats, rotated: Rotated, form: TurnedForm) -> tuple[int, ...]:
+    """The places of columns that others' make up as well, as far as rounding lets that be seen."""
+    root = np.asarray(np.linalg.inv(rotated.change).T * math.sqrt(form.rows), np.float64)
+    return aliased_places(rotated.covariance(block), root, 0.0, _UNSURE * form.error)

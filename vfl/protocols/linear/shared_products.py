@@ -11,11 +11,14 @@ takes a quarter of that,
 
 since both are small if nothing has wrapped, and never else. Who puts them together, and may not decrypt,
 has one of the shares in the clear and gets the other's bits and what they come to encrypted.
+
+Where all that is wanted of a vector's column and an output's is below 2^B itself, each party's numbers
+put together modulo 2^B are shares of it (`joined`), and no encryption is needed.
 """
 
 import asyncio
-from collections.abc import Callable, Container, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Container, Iterable, Sequence
+from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar
 
 import gmpy2
@@ -46,6 +49,7 @@ _FEWEST = 1 << 8  # vectors for which entries are as long as may be
 _SPARE_BITS = 2  # of an entry, so that sums take a quarter of what they are shared modulo
 _MOST_BITS = MOST_BASE_BITS + _SPARE_BITS  # of an entry
 _MOST_SHIFT = 256  # bits of the numbers of vectors
+_FEW_DIGITS, _WIDE_NUMBER = 8, 32  # of a number in standard deviations, of few bits below the point
 
 
 class VectorsFollow(Message, frozen=True):
@@ -99,6 +103,15 @@ class SharedSums:
                 found[column, other] += sign * ((share - self.less) << (shift + power))
         return found
 
+    @property
+    def joined(self) -> NDArray[np.uint64]:
+        """`total` modulo 2^bits."""
+        with np.errstate(over="ignore"):
+            shares = self.shares - np.uint64(self.less % (1 << self.bits))
+            outputs = _weights((column, power, sign) for column, power, sign in self.outputs)
+            vectors = _weights((column, shift, 1) for column, shift in self.vectors)
+            return np.asarray(vectors.T @ shares @ outputs) & _below(self.bits)
+
     def encrypted_sums(self, key: PublicKey, totals: Table, bits: Table) -> Table:
         """All sums, encrypted, from the other party's `totals` and bits, shape of `shares`."""
         n, square = key.n, key.n_squared
@@ -123,7 +136,7 @@ class SharedSums:
 
 
 @dataclass(frozen=True)
-class _Cut:
+class Cut:
     """How vectors of so many rows are cut: into signed digits to a base of a power of two."""
 
     rows: int
@@ -131,7 +144,7 @@ class _Cut:
     entry_bits: int
 
     @classmethod
-    def of(cls, products: RowProducts, outputs: int) -> "_Cut":
+    def of(cls, products: RowProducts, outputs: int) -> "Cut":
         """The longest digits that a matrix of so many outputs serves as many vectors with as it takes.
 
         Raises ValueError, with the numbers, where there are none; Refused for more vectors than there
@@ -151,6 +164,14 @@ class _Cut:
                     "numbers here"
                 )
             most *= 2
+
+    @classmethod
+    def between(cls, rows: int, columns: int) -> "Cut":
+        """The widest for products of parties that have so many columns together, of numbers of fewer
+        bits than a row of so many has at most."""
+        most = _FEW_DIGITS * columns
+        widest_entry = Shape(rows, 1, most, lifetime=1).widest(_WIDE_NUMBER * columns, MODULUS_BITS)
+        return cls(rows, most, min(widest_entry, _MOST_BITS))
 
     @property
     def shape(self) -> Shape:
@@ -194,8 +215,10 @@ async def share_vectors(
     vectors: RowProducts,
     resources: Resources,
     theirs: Sequence[Container[int]],
+    known: Cut | None = None,
 ) -> list[SharedSums]:
-    """The side with vectors, the same for all others. theirs: how many columns each of these may have.
+    """The side with vectors, the same for all others. theirs: how many columns each of these may have;
+    known: how long digits are, where both sides know it beforehand.
 
     Raises PeerError when one breaks the protocol, Refused for more vectors than there may be.
     """
@@ -206,8 +229,10 @@ async def share_vectors(
     outputs = {
         other.name: places_of(said.levels, said.bits) for other, said in zip(others, follow, strict=True)
     }
-    cut = _Cut.of(vectors, max(map(len, outputs.values()), default=0))
-    places = vectors.places(cut.base_bits)
+    if known is None:
+        known = Cut.of(vectors, max(map(len, outputs.values()), default=0))
+    places = vectors.places(known.base_bits)
+    cut = replace(known, vectors=len(places))
     columns, shifts = [column for column, _ in places], [shift for _, shift in places]
     message = VectorsFollow(columns, shifts, cut.entry_bits)
     await together([other.send(message) for other in others])
@@ -236,10 +261,14 @@ async def share_vectors(
 
 
 async def share_columns(
-    other: Peer, matrix: Matrix, resources: Resources, theirs: Container[int]
+    other: Peer,
+    matrix: Matrix,
+    resources: Resources,
+    theirs: Container[int],
+    known: Cut | None = None,
 ) -> SharedSums:
     """The side with columns of whole numbers. theirs: of how many columns the other party's vectors may
-    be. Raises PeerError when it breaks the protocol."""
+    be; known: as of `share_vectors`. Raises PeerError when the other breaks the protocol."""
     bits_of = await asyncio.to_thread(lambda: BitMatrix.of(matrix.held()))
     await other.send(ColumnsFollow(bits_of.levels, list(bits_of.bits)))
     follow = await other.recv(VectorsFollow)
@@ -251,7 +280,9 @@ async def share_columns(
     columns = 1 + max(follow.columns, default=-1)
     if columns not in theirs or len({*follow.columns}) < columns:
         raise other.breach("VectorsFollow of other columns than it said")
-    cut, outputs = _Cut(matrix.rows, len(places), follow.bits), len(bits_of.matrix.outputs)
+    if known is not None and follow.bits != known.entry_bits:
+        raise other.breach("VectorsFollow of digits of another length than is known")
+    cut, outputs = Cut(matrix.rows, len(places), follow.bits), len(bits_of.matrix.outputs)
     if len({*places}) < len(places) or len(places) > columns * -(-_MOST_SHIFT // cut.base_bits):
         raise other.breach("VectorsFollow of more digits than its columns have")
     try:
@@ -279,6 +310,15 @@ async def share_columns(
         products.end()
     own = (np.uint64(0) - np.concatenate(masks)) & _below(cut.modulus_bits)
     return SharedSums(own, cut.modulus_bits, 1 << cut.modulus_bits, places, bits_of.places)
+
+
+def _weights(terms: Iterable[tuple[int, int, int]]) -> NDArray[np.uint64]:
+    """What each term counts in its column, modulo 2^64: shape (terms, columns)."""
+    given = [*terms]
+    found = np.zeros((len(given), 1 + max((column for column, _, _ in given), default=-1)), np.uint64)
+    for at, (column, shift, sign) in enumerate(given):
+        found[at, column] = sign * (1 << shift) % (1 << 64)
+    return found
 
 
 def _below(bits: int) -> np.uint64:

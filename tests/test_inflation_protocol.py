@@ -1,0 +1,188 @@
+"""Variance inflation over memory: shares that tell nothing, what the guest sees, breaches."""
+
+import numpy as np
+import pytest
+from memory import over_memory
+from paillier_key import quick_key
+
+from vfl.errors import PeerError
+from vfl.learn.inflation import InflationDesign
+from vfl.learn.rotated import Rotated
+from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.linear import inflation, turned_products
+from vfl.protocols.linear.inflation import (
+    InflationBlock,
+    InflationShares,
+    guest_inflation,
+    host_inflation,
+)
+
+ROWS = 500
+RNG = np.random.default_rng(8)
+BASE = RNG.normal(size=(ROWS, 3))
+
+
+def table(prefix, count):
+    return {f"{prefix}{i}": BASE @ RNG.normal(size=3) + RNG.normal(size=ROWS) for i in range(count)}
+
+
+TABLES = {"guest": table("g", 3), "a": table("a", 2), "b": table("b", 5), "c": table("c", 1)}
+TABLES["b"]["level"] = np.array(["x", "y", "z"], object)[RNG.integers(0, 3, ROWS)]
+
+
+def run(tables, changed=None, opened=None):
+    """Each party's figures by column, or None. changed: takes each message of a host or guest."""
+    designs, hosts, train = {}, [*tables][1:], np.ones(ROWS, bool)
+
+    def prepare(name):
+        def made(training):
+            designs[name], whole = InflationDesign.of(tables[name], training, 10)
+            return whole
+
+        return made
+
+    def watched(peer):
+        send = peer.send
+
+        async def sending(message):
+            await send(message if changed is None else changed(message))
+
+        peer.send = sending
+        return peer
+
+    async def guest(peers):
+        matrix = prepare("guest")(train).take(train)
+        return await guest_inflation([*map(watched, peers)], train, matrix, Resources())
+
+    async def host(name, peer):
+        own = Participant(name, hosts, b"screen", minimum=10)
+        return await host_inflation(watched(peer), ROWS, prepare(name), own)
+
+    with quick_key():
+        found = over_memory(hosts, guest, host, opened=opened)
+    return {
+        name: None if one is None else designs[name].inflations(one, [*tables[name]])
+        for name, one in zip(tables, found, strict=True)
+    }
+
+
+def pooled(tables):
+    """Of numbers, from the inverse of the correlations of all columns."""
+    columns, names = [], []
+    for features in tables.values():
+        for name, values in features.items():
+            if values.dtype == object:
+                levels, counts = np.unique(values, return_counts=True)
+                columns += [(values == one).astype(float) for one in np.delete(levels, counts.argmax())]
+                names += ["level"] * (len(levels) - 1)
+            else:
+                columns.append(values)
+                names.append(name)
+    inverse = np.diag(np.linalg.inv(np.corrcoef(columns)))
+    return {name: vif for name, vif in zip(names, inverse, strict=True) if name != "level"}
+
+
+def test_with_three_hosts_each_party_has_its_own_figures():
+    found, expected = run(TABLES), pooled(TABLES)
+    for name, own in found.items():
+        assert {*own} == {*TABLES[name]}
+        for column in own.keys() & expected.keys():
+            assert own[column] == pytest.approx(expected[column], rel=1e-4)
+    assert max(expected.values()) > 3
+
+
+def test_a_guest_without_columns_still_has_hosts_find_theirs():
+    tables = TABLES | {"guest": {}}
+    found = run(tables)
+    assert found["guest"] == {}
+    expected = pooled(tables)
+    for name in ("a", "c"):
+        assert found[name] == {one: pytest.approx(expected[one], rel=1e-4) for one in found[name]}
+    with_none = run({"guest": TABLES["guest"], "a": {}})
+    assert with_none == {"guest": None, "a": None}
+
+
+def test_shares_alone_are_uniform_and_together_the_products(monkeypatch):
+    tables = {name: TABLES[name] for name in ("guest", "b")}
+    seen, grams, put = [], [], turned_products.TurnedForm.put
+
+    def changed(message):
+        if isinstance(message, InflationShares):
+            seen.append(np.frombuffer(message.data, "<u8"))
+        return message
+
+    def kept(form, gram, pair, total):
+        put(form, gram, pair, total)
+        grams.append((gram.copy(), form.cut.modulus_bits))
+
+    monkeypatch.setattr(turned_products.TurnedForm, "put", kept)
+    monkeypatch.setattr("vfl.learn.rotated._orthogonal", np.eye)
+    run(tables, changed)
+    run(tables, changed)
+    # Of the same products other shares, over all that there may be.
+    np.testing.assert_array_equal(grams[0][0], grams[1][0])
+    assert (seen[0] != seen[1]).all()
+    shares = np.concatenate(seen) / 2.0 ** grams[0][1]
+    assert 0.25 < shares.mean() < 0.75 and shares.max() < 1 and (shares > 0.5).any()
+
+
+def test_a_turn_leaves_only_what_the_outcome_tells():
+    tables = {name: TABLES[name] for name in ("guest", "b")}
+    design = {}
+    for name, own in tables.items():
+        design[name], whole = InflationDesign.of(own, np.ones(ROWS, bool), 10)
+        design[name] = whole.take(np.ones(ROWS, bool))
+    ones, twos = (
+        [Rotated.of(design[name]).numbers(20).astype(float) / 2**20 for _ in range(2)]
+        for name in ("guest", "b")
+    )
+    mine = ones[0]
+    seen = [mine @ their.T / ROWS for their in twos]
+    assert np.abs(seen[0] - seen[1]).max() > 0.05  # another turn, another U
+    np.testing.assert_allclose(seen[0] @ seen[0].T, seen[1] @ seen[1].T, atol=1e-4)
+    for their in twos:
+        np.testing.assert_allclose(their @ their.T / ROWS, np.eye(len(their)), atol=1e-4)
+        np.testing.assert_allclose(their.mean(axis=1), 0, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("kind", "made", "said"),
+    [
+        (InflationShares, lambda data: data[:-8], "InflationShares of other columns than there are"),
+        (InflationBlock, lambda data: data + bytes(8), "InflationBlock of other columns than this host"),
+        (
+            InflationBlock,
+            lambda data: np.full(len(data) // 8, np.nan).tobytes(),
+            "InflationBlock that is no inverse",
+        ),
+    ],
+)
+def test_what_cannot_be_is_a_breach(kind, made, said):
+    def changed(message):
+        return kind(made(message.data)) if isinstance(message, kind) else message
+
+    with pytest.raises(PeerError, match=said):
+        run({name: TABLES[name] for name in ("guest", "a")}, changed)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "columns", "said"),
+    [
+        (["a"], [3, 9], "of other columns than this host's"),
+        (["a", "z"], [3, 2, 1], "of other hosts than the job's"),
+        (["a"], [399, 2], "of more columns than there may be"),
+    ],
+)
+def test_a_start_that_is_another_job_s_is_a_breach(hosts, columns, said):
+    def changed(message):
+        if isinstance(message, inflation.InflationStart):
+            return inflation.InflationStart(hosts, columns)
+        return message
+
+    with pytest.raises(PeerError, match=said):
+        run({name: TABLES[name] for name in ("guest", "a")}, changed)
+
+
+def test_more_columns_than_there_may_be_are_said_by_none(monkeypatch):
+    monkeypatch.setattr(inflation, "MOST_COLUMNS", 4)
+    assert run({name: TABLES[name] for name in ("guest", "a")}) == {"guest": None, "a": None}

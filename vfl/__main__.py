@@ -1,0 +1,6 @@
+"""python -m vfl"""
+
+from vfl.cli import main
+
+if __name__ == "__main__":
+    main()
