@@ -13,7 +13,7 @@ SLIM := find $(VENV)/lib -type d -name tests -prune -exec rm -r {} + ; \
   $(BIN)/python -m pip --quiet --quiet uninstall --yes setuptools
 COMPILE := PYTHONDONTWRITEBYTECODE= $(BIN)/python -c 'import lightgbm, pkgutil, vfl; \
   [__import__(module.name) for module in pkgutil.walk_packages(vfl.__path__, "vfl.") \
-   if not module.name.startswith(("vfl.online.", "vfl.monitor."))]'  # which take packages of extras
+   if not module.name.startswith(("vfl.online.", "vfl.monitor.", "vfl.console."))]'  # which take packages of extras
 
 # With bytecode kept: it takes seconds to make, in every process that the tests start. A worker begins with
 # neighbours, which share what their module has trained, and takes over from the other at the end.

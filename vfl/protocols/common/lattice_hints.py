@@ -454,16 +454,19 @@ async def host_meet(
     if masks is not None:
         await serving.serve(zeros, stream=masks)
         return serving
-    digest, nonce = (
-        _digest(parameters, await serving.serve(zeros, hidden=True)),
-        secrets.token_bytes(_SEED),
-    )
+    digest = _digest(parameters, await serving.serve(zeros, hidden=True))
+    await _show_zeros(guest, digest)
+    return serving
+
+
+async def _show_zeros(guest: Peer, digest: bytes) -> None:
+    """Show masks of zeros' sums once the guest has shown that it read the same."""
+    nonce = secrets.token_bytes(_SEED)
     await guest.send(ZerosCommitted(_commitment(nonce, digest)))
     same = (await guest.recv(ZerosRead)).digest == digest
     await guest.send(ZerosOpened(nonce if same else b""))
     if not same:
         raise guest.breach("ZerosRead of other numbers than the masks of zeros")
-    return serving
 
 
 async def _hint(matrix: CellMatrix, seed: bytes, progress: HintProgress) -> NDArray[np.uint64]:

@@ -127,14 +127,28 @@ async def host_fit(
     held_out = begun.held_out.times(block.coefficients[: begun.matrix.columns])
     given = HeldOutScores, held_out, block.coefficients, precision_of(way)
     await _send_scores(guest, begun, across, *given)
+    await _keep_fit(guest, begun, penalties.params, participant, course, across, end.converged)
+    return block.coefficients
+
+
+async def _keep_fit(
+    guest: Peer,
+    begun: HostStart,
+    params: GlmParams,
+    participant: Participant,
+    course: HostCourse[HostFit, HostFitState],
+    across: HostAcross | None,
+    converged: bool,
+) -> None:
+    """The end of a fit: inference, and what the host keeps."""
+    block = begun.block
     inference = await host_inference(
-        guest, begun, penalties.params, participant, end.converged, course.inference_progress
+        guest, begun, params, participant, converged, course.inference_progress
     )
     alone = tuple(sorted(block.alone)) if isinstance(block, SparseBlock) else ()
     cells = () if across is None else tuple(across.found)
-    course.keep(HostFit(block.coefficients, end.converged, inference, alone, cells))
+    course.keep(HostFit(block.coefficients, converged, inference, alone, cells))
     await guest.send(FitKept())
-    return block.coefficients
 
 
 async def _across(
