@@ -15,6 +15,7 @@ from room import Room, Said
 
 from vfl.jobs import activity
 from vfl.jobs.activity import Activity, find_processes
+from vfl.news import News
 from vfl.party.locks import alone
 from vfl.party.store import Store
 
@@ -46,12 +47,13 @@ def test_a_job_is_told_with_its_parties_and_its_step(
     with now.open(), now.job("train", said) as show:
         now.tell(["registry"], ["claims-1"])
         show.progress("training claims, log loss 0.4312", 3, 50)
-        show.say("a line")
+        show.say(News("a line", "done", "registry"))
         (one,) = status(insurer)["running"]
         assert one["process"] == os.getpid()
         (job,) = one["jobs"]  # type: ignore[misc]
         assert (job["task"], job["parties"], job["about"]) == ("train", ["registry"], ["claims-1"])
         assert (job["step"], job["done"], job["of"]) == ("training claims", 3, 50)
+        assert [line for _, line in job["lines"]] == ["a line"]
         text = command("status", str(insurer.file)).ok().out
         assert "train (claims-1) with registry, since " in text and "training claims, 3 of 50" in text
         assert "0.4312" not in text

@@ -294,7 +294,7 @@ class Activity:
         if self._file is None:
             return
         with self._lock:
-            job.lines = [*job.lines[1 - _LINES :], (_now(), line)]
+            job.lines = [*job.lines[1 - _LINES :], (_now(), str(line))]  # a plain one, of News, too
         self._note()
 
     def _note(self) -> None:
