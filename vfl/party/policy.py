@@ -260,18 +260,13 @@ def check_screen(
         broken.append(_breach("correlations = true in [screen]", policy, "told_correlations"))
     elif correlations and "lattice" not in policy.encryptions:
         broken.append(_breach("correlations = true in [screen]", policy, "encryptions"))
-    if inflation and not policy.inference:
+    if inflation and not (policy.inference and "lattice" in policy.encryptions):
+        rule = "encryptions" if policy.inference else "inference"
         text = (
-            f"vif = true in [screen] breaks {rule_words(policy, 'inference')}: set it to false in the "
-            "job, or the host sets inference to true, with lattice among its encryptions"
+            f"vif = true in [screen] breaks {rule_words(policy, rule)}: set it to false in the job, or "
+            "the host sets inference to true, with lattice among its encryptions"
         )
-        broken.append(BrokenRule(text, "inference"))
-    elif inflation and "lattice" not in policy.encryptions:
-        text = (
-            f"vif = true in [screen] breaks {rule_words(policy, 'encryptions')}: it needs lattice; set "
-            "vif = false in the job, or the host adds lattice there"
-        )
-        broken.append(BrokenRule(text, "encryptions"))
+        broken.append(BrokenRule(text, rule))
     _refuse(broken)
 
 
