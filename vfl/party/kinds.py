@@ -65,6 +65,7 @@ ENCRYPTED: frozenset[FileKind] = frozenset(
         "kept",
         "labels",
         "project",
+        "refusals",
         "sums",
         "table",
         "usage",
