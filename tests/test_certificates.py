@@ -519,7 +519,8 @@ def test_a_coordinator_ends_a_job_under_way_with_a_party_that_is_revoked(
 
     async def run() -> None:
         ends = {name: MemoryPeer.pair("umpire", name) for name in ("registry", "bureau")}
-        gathering = coordinator._Gathering(SimpleNamespace(parties=list(ends)))
+        terms = SimpleNamespace(run=bytes(16))
+        gathering = coordinator._Gathering(SimpleNamespace(parties=list(ends), terms=terms))
         gathering.came = {name: here for name, (here, _) in ends.items()}
         await coordinator._lead(site, gathering, SimpleNamespace(name="claims"), show)
         assert gathering.done.is_set()

@@ -28,6 +28,8 @@ _PHASES = {
     "training": "training",
     "trying ways to write ids": "matching",
     "variance inflation": "inference",
+    "waiting for a person's approval": "waiting for approval",
+    "waiting for approval": "waiting for approval",
 }
 """By how a step begins; names of jobs and of other parties stand behind it, or before a colon."""
 
