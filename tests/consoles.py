@@ -61,8 +61,8 @@ class Running:
     def waiting(self, **changed: Any) -> Iterator[files.Request]:
         """A job that waits, as long as the block lasts."""
         request = msgspec.structs.replace(REQUEST, **changed)
-        with Approvals(self.store).open(request):
-            yield request
+        with Approvals(self.store).open(request) as opened:
+            yield opened
 
     def browser(self, role: str | None = None, name: str = "ada") -> "Browser":
         made = Browser(httpx.Client(base_url=self.base, timeout=60))

@@ -19,7 +19,8 @@ from vfl.jobs import approved as approved_by_host
 from vfl.jobs.agreement import Agreement, accept_offer, check_offer, offer_to, verify_signatures
 from vfl.jobs.approval import approve
 from vfl.jobs.connect import Site
-from vfl.jobs.offer import Accept, Offer
+from vfl.jobs.offer import Accept, Matching, Offer
+from vfl.jobs.resume import RunSubject
 from vfl.net.peer import MemoryPeer
 from vfl.party import approvals as files
 from vfl.party.approvals import Approvals
@@ -154,7 +155,7 @@ def test_an_approved_job_begins_and_all_is_signed(sites: dict[str, Site]) -> Non
     assert verdict.damage == [] and verdict.sealed >= entry.n
     with (ledger / "copy").open("wb") as out:
         export_copy(ledger, "insurer", out)
-    assert b"ada" not in (ledger / "copy").read_bytes()  # who it was is this party's own matter
+    assert b'"ada"' not in (ledger / "copy").read_bytes()  # who it was is this party's own matter
 
 
 def test_a_refusal_reaches_the_guest_with_its_reason(sites: dict[str, Site]) -> None:
@@ -202,14 +203,56 @@ def test_an_approval_that_the_host_has_not_signed_is_a_breach(sites: dict[str, S
 
 def test_a_training_that_goes_on_is_not_asked_about_again(sites: dict[str, Site]) -> None:
     run(sites, TRAIN, approved)
-    run(sites, msgspec.structs.replace(TRAIN, run=b"\7" * 32, done=3), None)
+    keep_steps(sites["registry"], TRAIN, 3)
+    on = msgspec.structs.replace(TRAIN, run=b"\7" * 32, done=3)
+    run(sites, on, None)
     assert len(approvals_of(sites["registry"]).every()) == 1
+    for changed in ({"training": 9}, {"normalise": ["upper"]}, {"matching": Matching(join="left")}):
+        with pytest.raises(Refused):
+            run(sites, msgspec.structs.replace(on, **changed), refused)
     other = msgspec.structs.replace(TRAIN, model="claims-2")
     with pytest.raises(Refused):
         run(sites, other, refused)
     run(sites, ALIGN, approved)
     with pytest.raises(Refused):  # an alignment is asked about each time
         run(sites, ALIGN, refused)
+
+
+def keep_steps(site: Site, offer: Offer, done: int) -> None:
+    """A checkpoint of the offered training in the host's store."""
+    subject = RunSubject(CLAIMS.digest, "claims", "a1", "f" * 64, offer.hosts, "0" * 64)
+    states = [{"done": done, "state": {}}]
+    body = {"matter": msgspec.to_builtins(subject), "states": states}
+    site.store.write("checkpoint", str(offer.model), body)
+
+
+@pytest.mark.parametrize("task", ["train", "tune"])
+def test_what_a_guest_says_to_have_done_saves_no_question(sites: dict[str, Site], task: Any) -> None:
+    offer = msgspec.structs.replace(TRAIN, task=task)
+    run(sites, offer, approved)
+    for done in (0, 1):  # of which this host has kept nothing
+        with pytest.raises(Refused):
+            run(sites, msgspec.structs.replace(offer, done=done), refused)
+    if task == "train":
+        run(sites, offer, approved)
+        keep_steps(sites["registry"], offer, 1)
+        with pytest.raises(Refused):  # from its beginning, whatever is kept
+            run(sites, offer, refused)
+
+
+def test_a_request_never_takes_the_id_of_another(host: Party) -> None:
+    known = Approvals(Site.open(load_party(host.file)).store)
+    with known.open(REQUEST) as first:
+        known.decide(first.id, "approved", "ada")
+        with known.open(REQUEST) as second:  # while the other is locked
+            assert second.id != first.id == REQUEST.id
+    with known.open(REQUEST) as third:
+        assert third.id not in (first.id, second.id)
+        assert known.decision(third.id) is None
+        assert known.find(third.id).state == "waiting"
+    (known.folder / f"{first.id}.json").unlink()
+    with known.open(REQUEST) as fourth:  # a decision that is left alone counts too
+        assert fourth.id != first.id
 
 
 def test_lookups_are_approved_once_and_refused_for_a_day(sites: dict[str, Site]) -> None:

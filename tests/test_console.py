@@ -257,8 +257,8 @@ def test_a_job_is_shown_and_approved(host: Running, ada: Browser) -> None:
         assert decision.who == "ada (console, token)"
         late = ada.post(f"/requests/{request.id}", csrf=ada.csrf, decision="refuse")
         assert late.status_code == 409 and "does not wait any more: approved by ada" in late.text
-    assert "by ada" in ada.get("/requests/0a1b2c3d").text
-    assert any("0a1b2c3d: approved by ada" in line for line in host.said)
+    assert "by ada" in ada.get(f"/requests/{request.id}").text
+    assert any(f"{request.id}: approved by ada" in line for line in host.said)
 
 
 def test_what_others_write_is_text(host: Running, ada: Browser) -> None:

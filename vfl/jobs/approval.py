@@ -6,8 +6,9 @@
 3. Approved, the host's Accept has when that was, signed; refused, or with nobody there in time, it sends
    Stop with the reason, as for a rule.
 
-An approval holds for one job. A training that was interrupted, or begins anew under the same name, goes
-on under it for a week; lookups of a model do until its directory is withdrawn.
+An approval holds for one job. A training goes on under it for a week where this party itself has kept
+steps of that very run: what a guest says to have done counts for nothing. A search, of which a host keeps
+nothing, is asked about each time; lookups of a model go on until its directory is withdrawn.
 """
 
 import asyncio
@@ -16,11 +17,14 @@ import time
 from datetime import UTC, datetime, timedelta
 from weakref import WeakKeyDictionary
 
+import msgspec
+
 from vfl.errors import Refused
 from vfl.jobs.approval_view import Brought, request_of
 from vfl.jobs.approved import approval_statement
 from vfl.jobs.connect import Site
 from vfl.jobs.offer import Approved, Offer, Terms, Waiting
+from vfl.jobs.resume import kept_runs
 from vfl.jobs.show import Show
 from vfl.net.peer import Peer
 from vfl.net.wire import encode
@@ -65,7 +69,7 @@ async def _decided(
     terms: Terms,
 ) -> Approved:
     approvals = Approvals(site.store)
-    earlier = await asyncio.to_thread(_earlier, approvals, offer, subject)
+    earlier = await asyncio.to_thread(_earlier, site, approvals, offer, subject)
     if earlier is not None and earlier.decision is not None:
         if earlier.state == "refused":
             raise _refused(site, earlier.decision)
@@ -76,12 +80,13 @@ async def _decided(
     entry = site.journal.entry_of(peer.name, encode(offer))
     if entry is None:
         raise AssertionError("an Offer that is none")
-    request = await asyncio.to_thread(request_of, site, offer, entry, subject, brought)
-    show.say(
-        f"the job waits for a person's approval, {within:,} s at most: "
-        f"`vfl approvals show PARTY.toml {request.id}`"
-    )
-    decision = await _wait(site, approvals, request, within, show)
+    drawn = await asyncio.to_thread(request_of, site, offer, entry, subject, brought)
+    with approvals.open(drawn) as request:
+        show.say(
+            f"the job waits for a person's approval, {within:,} s at most: "
+            f"`vfl approvals show PARTY.toml {request.id}`"
+        )
+        decision = await _wait(site, approvals, request, within, show)
     _write_down(site, request, decision, show)
     if decision.outcome != "approved":
         raise _refused(site, decision)
@@ -90,14 +95,16 @@ async def _decided(
 
 
 def subject_of(site: Site, peer: Peer, offer: Offer) -> str:
-    """What is asked, in a digest: the same for a job that goes on, of this guest's certificate."""
-    asked = [offer.task, offer.model, offer.alignment, hashlib.sha256(offer.job).hexdigest()]
-    return hashlib.sha256(
-        canonical_json([*asked, offer.hosts, peer.name, site.pinned[peer.name].fingerprint])
-    ).hexdigest()
+    """What is asked, in a digest: the same for a job that goes on, of this guest's certificate.
+
+    Of what is signed only the run and the steps done are left out.
+    """
+    terms = msgspec.to_builtins(offer.terms(peer.name))
+    asked = {key: value for key, value in terms.items() if key not in ("run", "done")}
+    return hashlib.sha256(canonical_json([asked, site.pinned[peer.name].fingerprint])).hexdigest()
 
 
-def _earlier(approvals: Approvals, offer: Offer, subject: str) -> Asked | None:
+def _earlier(site: Site, approvals: Approvals, offer: Offer, subject: str) -> Asked | None:
     """The request whose decision holds for this job, too."""
     found = [
         one
@@ -109,9 +116,23 @@ def _earlier(approvals: Approvals, offer: Offer, subject: str) -> Asked | None:
     newest, age = found[0], datetime.now(UTC) - datetime.fromisoformat(found[0].decision.when)
     if offer.task == "lookup":
         return newest if newest.state == "approved" or age < _REFUSAL_HOLDS else None
-    # The name of a trained model is never given again; a search says by `done` that it goes on.
-    goes_on = offer.task == "train" or (offer.task == "tune" and offer.done > 0)
-    return newest if goes_on and newest.state == "approved" and age < _HOLDS else None
+    holds = newest.state == "approved" and age < _HOLDS
+    return newest if holds and _goes_on(site, offer) else None
+
+
+def _goes_on(site: Site, offer: Offer) -> bool:
+    """Whether this party has kept steps of the very training, which goes on from them.
+
+    `done` alone is the guest's word. That there is a state of just so many steps, and that the run is
+    about the same, `open_run` and `Unfinished.checkpoints` check.
+    """
+    if offer.task != "train" or offer.done == 0:
+        return False
+    job = hashlib.sha256(offer.job).hexdigest()
+    return any(
+        run.name == offer.model and run.done > 0 and run.subject is not None and run.subject.job == job
+        for run in kept_runs(site.store)
+    )
 
 
 async def _wait(
@@ -119,20 +140,19 @@ async def _wait(
 ) -> Decision:
     """What is decided, or that nobody did."""
     started = time.monotonic()
-    with approvals.open(request):
-        try:
-            while (decision := approvals.decision(request.id)) is None:
-                waited = time.monotonic() - started
-                if waited >= within:
-                    said = f"nobody at {site.party.name} decided on the job within {within:,.0f} s"
-                    return approvals.end(request.id, "lapsed", said)
-                show.progress("waiting for a person's approval, s", int(waited), int(within))
-                await asyncio.sleep(min(_LOOK, within - waited))
-        except asyncio.CancelledError:
-            said = "whoever waited left, or this party's service was stopped"
-            gone = approvals.end(request.id, "withdrawn", said)
-            _write_down(site, request, gone, show)
-            raise
+    try:
+        while (decision := approvals.decision(request.id)) is None:
+            waited = time.monotonic() - started
+            if waited >= within:
+                said = f"nobody at {site.party.name} decided on the job within {within:,.0f} s"
+                return approvals.end(request.id, "lapsed", said)
+            show.progress("waiting for a person's approval, s", int(waited), int(within))
+            await asyncio.sleep(min(_LOOK, within - waited))
+    except asyncio.CancelledError:
+        said = "whoever waited left, or this party's service was stopped"
+        gone = approvals.end(request.id, "withdrawn", said)
+        _write_down(site, request, gone, show)
+        raise
     return decision
 
 

@@ -179,20 +179,33 @@ class Approvals:
     # What serves.
 
     @contextlib.contextmanager
-    def open(self, request: Request) -> Iterator[None]:
-        """A request, for as long as somebody waits for the decision. Raises DataError."""
+    def open(self, request: Request) -> Iterator[Request]:
+        """A request, for as long as somebody waits for the decision: with another id where there is one
+        of its own already, so that it never takes another's decision. Raises DataError."""
         folder = self._store.approvals()
         self._forget_old()
-        lock = folder / f"{request.id}.lock"
         with contextlib.ExitStack() as stack:
-            try:
-                stack.enter_context(locks.locked(lock))
-            except OSError as error:
-                raise unwritable(f"{lock} cannot be locked", error) from None
-            stack.callback(lock.unlink, missing_ok=True)
+            while not self._take(stack, folder, request.id):
+                request = msgspec.structs.replace(request, id=new_id())
             with replacing(folder / f"{request.id}.json") as file:
                 file.write(msgspec.json.encode(request))
-            yield
+            yield request
+
+    def _take(self, stack: contextlib.ExitStack, folder: Path, name: str) -> bool:
+        """Lock an id that no request has, until the stack ends; whether that was done."""
+        lock = folder / f"{name}.lock"
+        with contextlib.ExitStack() as taken:
+            try:
+                taken.enter_context(locks.locked(lock))
+            except locks.Held:
+                return False
+            except OSError as error:
+                raise unwritable(f"{lock} cannot be locked", error) from None
+            taken.callback(lock.unlink, missing_ok=True)
+            if (folder / f"{name}.json").exists() or self._decision(name).exists():
+                return False
+            stack.push(taken.pop_all())
+        return True
 
     def decision(self, name: str) -> Decision | None:
         """The decision on a request, if there is one: asked for often. Raises DataError for a damaged
