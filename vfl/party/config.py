@@ -140,6 +140,11 @@ class Party(Section):
     @model_validator(mode="after")
     def _fits_together(self, info: ValidationInfo) -> "Party":
         self._check_online()
+        if self.policy.approve == "person" and self.party.others_may_write:
+            raise ValueError(
+                '[policy] approve = "person" is nothing with others_may_write = true in [party]: who '
+                "can write to the store could decide; remove one of the two"
+            )
         peers_to_come = bool(info.context and info.context.get(PEERS_TO_COME))
         if self.role == "coordinator":
             return self._check_coordinator(peers_to_come)
