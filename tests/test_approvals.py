@@ -240,6 +240,17 @@ def test_what_a_guest_says_to_have_done_saves_no_question(sites: dict[str, Site]
             run(sites, offer, refused)
 
 
+def test_nobody_decides_in_a_store_that_others_can_write_to(host: Party) -> None:
+    host.settings["party"]["others_may_write"] = True
+    host.write()
+    load_party(host.file)
+    host.settings["policy"]["approve"] = "person"
+    host.write()
+    with pytest.raises(ConfigError, match="who can write to the store could decide") as error:
+        load_party(host.file)
+    assert "\n" not in str(error.value)
+
+
 def test_a_request_never_takes_the_id_of_another(host: Party) -> None:
     known = Approvals(Site.open(load_party(host.file)).store)
     with known.open(REQUEST) as first:

@@ -1,5 +1,6 @@
 """The console over HTTP: who is let in to what, and what the pages say."""
 
+import html
 import re
 import secrets
 import stat
@@ -109,6 +110,24 @@ def test_a_session_is_a_cookie_that_no_script_and_no_other_site_gets(host: Runni
     for there in ("//evil.example/", "https://evil.example/", "/\\evil.example", "javascript:x"):
         answer = host.browser().post("/signin", token=host.token("look"), name="a", then=there)
         assert 'url=/"' in answer.text and "evil" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("then", "leads"),
+    [
+        *((then, "/") for then in ("", "//evil", "/\\evil", "/\n/evil", "/\t/evil", "/\x1b.evil")),
+        *((then, "/") for then in ("https://evil", "/;url=//evil", "/runs\n", "/a'b", "evil")),
+        *((then, then) for then in ("/", "/runs", "/ledger?words=a%20b&day=2026-11-30", "/requests/0a")),
+    ],
+)
+def test_a_sign_in_leads_to_the_consoles_own_pages(host: Running, then: str, leads: str) -> None:
+    browser = host.browser()
+    form = browser.client.get("/signin", params={"then": then}).text
+    found = re.search(r'name="then" value="([^"]*)"', form)
+    assert found is not None and html.unescape(found[1]) == leads
+    answer = browser.post("/signin", token=host.token("look"), name="bob", then=then)
+    urls = re.findall(r'(?:url=|href=")(/[^"]*)"', answer.text)
+    assert leads in {html.unescape(url) for url in urls} and "evil" not in answer.text
 
 
 def test_a_session_ends(host: Running) -> None:

@@ -17,6 +17,8 @@ from joserfc import jwt
 from joserfc.jwk import RSAKey
 from kept_parties import copy_parties
 
+from vfl.console import access
+
 
 class Provider:
     """Signs everybody in whom the test names: authorization code flow with PKCE."""
@@ -177,6 +179,20 @@ def test_a_sign_in_is_of_the_browser_that_began_it(console: Running, provider: P
     assert ours.get(again).status_code == 200
     assert ours.get(again).status_code == 403  # once
     assert ours.get("/signin/oidc/callback?state=x&code=y").status_code == 403
+
+
+def test_what_other_sites_have_browsers_ask_for_keeps_nobody_out(
+    console: Running, provider: Provider
+) -> None:
+    for number in range(access._TRIES + 1):
+        back = f"{console.base}/signin/oidc/callback?state=x{number}&code=y"
+        assert httpx.get(back, timeout=60).status_code == 403
+    _, answer = sign_in(console, provider)
+    assert answer.status_code == 200
+    provider.claims["email"] = "eve@example.org"
+    for _ in range(access._TRIES):  # whom the provider knows, and the console does not
+        assert sign_in(console, provider)[1].status_code == 403
+    assert httpx.get(f"{console.base}/signin/oidc", timeout=60).status_code == 429
 
 
 def test_a_provider_that_says_it_is_another_is_none(console: Running, provider: Provider) -> None:

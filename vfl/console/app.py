@@ -1,6 +1,7 @@
 """The console's addresses: who is let in to each, and what errors look like."""
 
 import hmac
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -24,6 +25,8 @@ from vfl.party.console_section import ConsoleSection
 from vfl.party.store import Store
 
 _SAID = "said"
+# What browsers take out of an address, as a line's end, could make "//" of it, which begins a host.
+_OWN_ADDRESS = re.compile(r"/(?:[A-Za-z0-9_.?=&%-][A-Za-z0-9_.?=&%/-]*)?")
 Answer = Callable[[Request, Session], Awaitable[Response]]
 
 
@@ -66,8 +69,7 @@ class Console:
     def signed_in(self, request: Request, session: Session, then: str) -> Response:
         """Have a browser keep a session, and lead it on. No redirect: after one that begins at another
         site, as a provider's, a strict cookie would not be sent."""
-        then = then if then.startswith("/") and not then.startswith(("//", "/\\")) else "/"
-        answer = HTMLResponse(self.pages.render("signed_in", then=then))
+        answer = HTMLResponse(self.pages.render("signed_in", then=_own_address(then)))
         answer.set_cookie(
             self.cookie,
             session.id,
@@ -77,6 +79,11 @@ class Console:
             secure=self.scheme == "https",
         )
         return answer
+
+
+def _own_address(then: str) -> str:
+    """An address of the console to lead on to; its first page for what could be another site's."""
+    return then if _OWN_ADDRESS.fullmatch(then) else "/"
 
 
 def looking(console: Console, answer: Answer) -> Callable[[Request], Awaitable[Response]]:
@@ -209,7 +216,8 @@ def _sign_in_page(console: Console) -> Callable[[Request], Awaitable[Response]]:
 
 
 def _sign_in_form(console: Console, then: str, said: str) -> str:
-    return console.pages.render("signin", then=then, said=said, oidc=console.section.oidc is not None)
+    oidc = console.section.oidc is not None
+    return console.pages.render("signin", then=_own_address(then), said=said, oidc=oidc)
 
 
 def _sign_in(console: Console) -> Callable[[Request], Awaitable[Response]]:

@@ -117,7 +117,7 @@ class Oidc:
         cookie = request.cookies.get(_COOKIE, "")
         ours = begun is not None and hmac.compare_digest(begun.browser.encode(), cookie.encode())
         if begun is None or not ours or begun.ends < time.monotonic():
-            access.count_failure()
+            # Not counted: any site's page can have a browser ask for this, and nobody guesses a state.
             raise HTTPException(403, "this sign-in was not begun here, or took too long: begin again")
         if "code" not in query:
             raise HTTPException(403, "the provider did not sign you in")

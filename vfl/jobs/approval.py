@@ -7,8 +7,8 @@
    Stop with the reason, as for a rule.
 
 An approval holds for one job. A training goes on under it for a week where this party itself has kept
-steps of that very run: what a guest says to have done counts for nothing. A search, of which a host keeps
-nothing, is asked about each time; lookups of a model go on until its directory is withdrawn.
+steps of that very run: what a guest says to have done counts for nothing. A search, of which a host
+keeps nothing, is asked about each time; lookups of a model go on until its directory is withdrawn.
 """
 
 import asyncio
