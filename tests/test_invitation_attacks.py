@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from companies import Company, Make, between, both_refused, ended, free_port, make_keys, maker, meet
 from ends import until
+from spake2 import SPAKE2_A
 
 from vfl.errors import (
     IdentityError,
@@ -345,6 +346,30 @@ def test_what_listens_is_no_invitation(registry: Company) -> None:
 
     with pytest.raises(PeerUnreachable, match="no invitation of this version of vfl"):
         asyncio.run(run())
+
+
+def test_who_hangs_up_on_a_shown_code_may_have_guessed_at_it(registry: Company) -> None:
+    tries: list[bytes] = []
+
+    async def run() -> None:
+        code = Code.new()
+
+        async def guesses(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            pake = SPAKE2_A(b"000000000", b"vfl inviter", b"vfl joiner")
+            await reader.readexactly(12 + 33 + 32)  # what the joiner begins with
+            writer.write(b"vfl invite1\n" + pake.start() + bytes(32))
+            tries.append(await reader.readexactly(64))  # its tag, by which a guess can be tried
+            writer.close()
+
+        server = await asyncio.start_server(guesses, "127.0.0.1", 0)
+        async with server:
+            at = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            await join(registry.path, code, registry.wishes(at=at), 60)
+
+    before = registry.state()
+    with pytest.raises(WrongCode, match="may have guessed at it, so this invitation is over"):
+        asyncio.run(run())
+    assert len(tries) == 1 and registry.state() == before  # once, with no silent try after it
 
 
 def test_a_certificate_without_its_key_is_not_shown(registry: Company, keys: Path) -> None:

@@ -314,8 +314,9 @@ def say_late(connected: socket.socket) -> None:
 async def ask(connected: socket.socket, code: Code, entropy: Entropy = os.urandom) -> Channel:
     """The joiner's part of steps 1 and 2.
 
-    Raises WrongCode when either end finds the other's tag wrong; NoInvitation, OSError and EOFError
-    where nothing was guessed.
+    Raises WrongCode when either end finds the other's tag wrong, or nothing comes back once this end's
+    tag is out: by it whoever is there may have tried a guess, and would be shown another by a new try.
+    NoInvitation, OSError and EOFError where nothing was guessed.
     """
     loop = asyncio.get_running_loop()
     pake, nonce = _pake(SPAKE2_B, code, entropy), entropy(_NONCE)
@@ -329,12 +330,19 @@ async def ask(connected: socket.socket, code: Code, entropy: Entropy = os.urando
     if not second.startswith(_INVITES):
         raise NoInvitation("what answers there is no invitation of this version of vfl")
     keys = _Keys.derived(_finish(pake, second[len(_INVITES) : -_NONCE]), first + second)
-    async with asyncio.timeout(OPENING):
-        await loop.sock_sendall(connected, keys.tag_of_joiner(nonce) + nonce)
-        said = await receive(connected, 1)
-        if said == _LATE:
-            raise NoInvitation("somebody else joined first: the invitation is over")
-        tag = await receive(connected, _TAG) if said == _YES else b""
+    try:
+        async with asyncio.timeout(OPENING):
+            await loop.sock_sendall(connected, keys.tag_of_joiner(nonce) + nonce)
+            said = await receive(connected, 1)
+            if said == _LATE:
+                raise NoInvitation("somebody else joined first: the invitation is over")
+            tag = await receive(connected, _TAG) if said == _YES else b""
+    except (OSError, EOFError):  # TimeoutError too
+        raise WrongCode(
+            "the connection ended once this party had shown that it knows the code: somebody between "
+            "the two may have guessed at it, so this invitation is over; end `vfl invite` and have a "
+            "new one made"
+        ) from None
     if not hmac.compare_digest(tag, keys.tag_of_inviter(nonce)):
         raise WrongCode(
             "the code is not the one of that invitation, which is over now: have a new one made and its "
