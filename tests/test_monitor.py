@@ -24,7 +24,7 @@ from vfl.errors import PeerLost, Refused
 from vfl.jobs import doctor
 from vfl.jobs.activity import Activity, JobNow
 from vfl.jobs.connect import Site
-from vfl.monitor.endpoint import showing_figures
+from vfl.monitor.endpoint import _asks_for_us, showing_figures
 from vfl.monitor.figures import Figures
 from vfl.monitor.outcome import OUTCOMES, outcome_of
 from vfl.monitor.phases import PHASES, PhaseClock, Span, phase_of
@@ -250,6 +250,13 @@ def test_a_job_that_fails_is_counted_by_how(tmp_path: Path) -> None:
     assert found["vfl_serve_rows_total", frozenset({("task", "score")})] == 7
 
 
+HOSTS = [
+    *((host, 200) for host in ("127.0.0.1:9464", "localhost", "LOCALHOST:1", "[::1]:9464", "10.0.0.7")),
+    *((host, 421) for host in ("evil.example:9464", "127.0.0.1.evil.example", "", "localhost.evil")),
+    ("localhost\r\nHost: evil.example", 421),
+]
+
+
 def test_the_endpoint_answers_one_request_and_parts(tmp_path: Path) -> None:
     site, said = host_site(tmp_path), Said()
 
@@ -264,6 +271,9 @@ def test_the_endpoint_answers_one_request_and_parts(tmp_path: Path) -> None:
         async with showing_figures(site, "127.0.0.1:0", said):  # type: ignore[arg-type]
             port = int(said.lines[0].rpartition(":")[2].partition("/")[0])
             assert (await ask(port, b"GET /metrics HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+            for host, code in HOSTS:
+                asked = b"GET /metrics HTTP/1.1\r\nhost: " + host.encode() + b"\r\n\r\n"
+                assert (await ask(port, asked)).startswith(b"HTTP/1.1 %d " % code), host
             assert b"405" in await ask(port, b"POST /metrics HTTP/1.1\r\n\r\n")
             assert b"404" in await ask(port, b"GET /keys HTTP/1.1\r\n\r\n")
             assert (await ask(port, b"HEAD /healthz HTTP/1.1\r\n\r\n")).endswith(b"\r\n\r\n")
@@ -281,6 +291,8 @@ def test_the_endpoint_answers_one_request_and_parts(tmp_path: Path) -> None:
 async def listen_widely(site: Site, said: Said) -> None:
     async with showing_figures(site, "0.0.0.0:0", said):  # type: ignore[arg-type]
         pass
+    assert _asks_for_us(b"GET /metrics HTTP/1.1\r\nHost: registry:9464\r\n\r\n", "[::]")
+    assert _asks_for_us(b"GET /metrics HTTP/1.1\r\nHost: Inner:9464\r\n\r\n", "inner")
 
 
 def test_addresses_that_cannot_be_are_refused_in_a_line(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from vfl.news import News
 _SECONDS = 5.0  # for a request to come and its answer to be read
 _MOST = 16  # clients at once
 _HEAD = 8192  # bytes of a request
+_ANYWHERE = ("", "0.0.0.0", "[::]")  # noqa: S104 - compared with
 
 
 @contextlib.asynccontextmanager
@@ -40,7 +41,7 @@ async def showing_figures(site: Site, address: str | None, show: Show) -> AsyncI
     if not _is_loopback(host):
         show.say("note: whoever reaches this address can read them: let nobody but the monitor")
     server = await asyncio.start_server(
-        _Answering(figures.show, TYPE).answer, sock=listening, limit=_HEAD
+        _Answering(figures.show, TYPE, host).answer, sock=listening, limit=_HEAD
     )
     site.activity.watchers.append(figures)
     try:
@@ -57,9 +58,36 @@ def _is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def _asks_for_us(head: bytes, listens: str) -> bool:
+    """Whether a request's Host can be this endpoint's: a page of another name that leads to this address
+    (DNS rebinding) is told nothing. No page can lead to an address by itself, and browsers always say
+    Host. Where all addresses are listened at, as in a container, its names are not known: any will do.
+    """
+    fields = [line.partition(b":") for line in head.split(b"\r\n")[1:]]
+    said = [value for name, _, value in fields if name.strip().lower() == b"host"]
+    if not said or listens in _ANYWHERE:
+        return True
+    names = {_name_of(value.decode("latin-1").strip()) for value in said}
+    return all(name in ("localhost", listens.lower()) or _is_address(name) for name in names)
+
+
+def _name_of(host: str) -> str:
+    """A Host without its port."""
+    name, colon, port = host.rpartition(":")
+    return (name if colon and port.isdecimal() else host).lower()
+
+
+def _is_address(name: str) -> bool:
+    try:
+        ipaddress.ip_address(name.removeprefix("[").removesuffix("]"))
+    except ValueError:
+        return False
+    return True
+
+
 class _Answering:
-    def __init__(self, figures: Callable[[], bytes], kind: str) -> None:
-        self._figures, self._kind, self._clients = figures, kind, 0
+    def __init__(self, figures: Callable[[], bytes], kind: str, listens: str) -> None:
+        self._figures, self._kind, self._listens, self._clients = figures, kind, listens, 0
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Answer one request and part."""
@@ -83,6 +111,8 @@ class _Answering:
         path = rest.partition(b" ")[0].partition(b"?")[0]
         if method not in (b"GET", b"HEAD"):
             status, kind, body = "405 Method Not Allowed", "text/plain", b"GET only\n"
+        elif path == b"/metrics" and not _asks_for_us(head, self._listens):
+            status, kind, body = "421 Misdirected Request", "text/plain", b"this has another name\n"
         elif path == b"/metrics":
             status, kind, body = "200 OK", self._kind, self._figures()
         elif path == b"/healthz":
