@@ -53,7 +53,8 @@ def test_a_search_by_folds_is_refused():
         "job": {"name": "a", "purpose": "pricing", "model": "glm", "family": "poisson"},
         "glm": {"across": [["area", "bureau:make"]]},
     }
-    assert Search.of(Job.model_validate(settings)).judges == 1
-    job = Job.model_validate({**settings, "tune": {"folds": 3}})
+    tune = {"space": {"alpha": {"low": 0.01, "high": 0.1}}}
+    assert Search.of(Job.model_validate({**settings, "tune": tune})).judges == 1
+    job = Job.model_validate({**settings, "tune": {**tune, "folds": 3}})
     with pytest.raises(ConfigError, match=r"across of \[glm\] does not go with folds of \[tune\]"):
         Search.of(job)
