@@ -58,3 +58,15 @@ def test_a_search_by_folds_is_refused():
     job = Job.model_validate({**settings, "tune": {**tune, "folds": 3}})
     with pytest.raises(ConfigError, match=r"across of \[glm\] does not go with folds of \[tune\]"):
         Search.of(job)
+
+
+def test_a_host_refuses_a_job_received_with_overlapping_pairs():
+    """Whatever its guest checks itself."""
+    settings = {
+        "job": {"name": "a", "purpose": "pricing", "model": "glm", "family": "poisson"},
+        "glm": {"across": [["area", "bureau:make"], ["year", "bureau:model"]]},
+    }
+    sent = Job.model_validate(settings).canonical
+    assert Job.from_canonical(sent).glm.across
+    with pytest.raises(ConfigError, match="the job received: .*across has column 'area' in two pairs"):
+        Job.from_canonical(sent.replace(b'"year"', b'"area"'))
