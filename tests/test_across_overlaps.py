@@ -68,5 +68,5 @@ def test_a_host_refuses_a_job_received_with_overlapping_pairs():
     }
     sent = Job.model_validate(settings).canonical
     assert Job.from_canonical(sent).glm.across
-    with pytest.raises(ConfigError, match="the job received: .*across has column 'area' in two pairs"):
+    with pytest.raises(ConfigError, match=r"the job received: .*across has column 'area' in two pairs"):
         Job.from_canonical(sent.replace(b'"year"', b'"area"'))
