@@ -557,6 +557,10 @@ def test_pairs_that_meet_in_trees_are_listed_by_gain():
         ("area", "bureau:kind", 4, 2.0 + 0.5 + 3.0 + 0.125),
         ("area", "garage:", 1, 0.25),
     ]
+    # A host that shows no names has its own in its columns' places already.
+    third = tree((0, 0, "area", 5.0), (1, 1, "bureau:1", 2.0))
+    model = GuestModel(("insurer", "bureau", "garage"), 0.0, (third,), ())
+    assert [one.theirs for one in met_columns(model)] == ["bureau:1"]
 
 
 def test_what_pairs_give_away_is_said_before_a_job():
