@@ -42,6 +42,12 @@ def test_a_job_with_pairs_from_its_policy_to_scores(tmp_path: Path, keys: Path) 
         made.serve()
         guest.train(across()).failed(9, "across_rows = 12 breaks rule min_cell_rows = 15 of [policy]: ")
 
+        overlapping = across(across=[["area", "registry:brand"], ["area", "registry:fuel"]])
+        said = "[glm] across has column 'area' in two pairs with columns of registry"
+        guest.train(overlapping).failed(2, said)
+        looked = guest.run("doctor", "--job", str(guest.folder / "job.toml"))
+        assert looked.code != 0 and said in looked.out + looked.err
+
         # What the guest can know is refused before anybody is asked.
         for pairs, words in (
             ([["density", "registry:brand"]], "[glm] across has column 'density', which has no levels"),

@@ -228,3 +228,15 @@ def test_a_column_of_one_row_says_little_of_it(monkeypatch):
     drawn = noise(20_000)
     assert abs(drawn.mean()) < 0.05 and drawn.std() == pytest.approx(1, abs=0.03)
     assert np.mean(np.abs(drawn) > 2) == pytest.approx(0.0455, abs=0.01)
+
+
+@pytest.mark.parametrize("sizes", [(0, 0), (10, 0), (40, 0), (40, 3), (20, 20)])
+def test_noise_is_within_what_each_table_says_whatever_the_levels(sizes):
+    """Columns of many levels have noise on many entries, of columns that have nothing in common."""
+    rng, widths = np.random.default_rng(5), [max(size, 1) for size in sizes]
+    (((within,),)) = correlations.reach(np.array(widths[:1]), np.array(widths[1:])).tolist()
+    told = [
+        associations(0.01 * rng.normal(size=widths), sizes[:1], sizes[1:], [0.01])[0, 0]
+        for _ in range(2000)
+    ]
+    assert 0.94 < np.mean(np.abs(told) <= 0.01 * within) < 1

@@ -4,9 +4,11 @@ import asyncio
 
 import numpy as np
 import pytest
+from dealt_transfers import dealt_transfers
 from memory import over_memory
 
-from vfl.errors import PeerError, Refused
+from vfl.errors import DataError, PeerError, Refused
+from vfl.learn.across import CrossedLevels
 from vfl.learn.design import Design, Rules
 from vfl.net.peer import MemoryPeer
 from vfl.protocols.common.batches import ScoreEnd, ScoreRows, ScoreStart, ScoringCourse, all_scores
@@ -246,3 +248,62 @@ def test_rows_are_counted_before_any_is_answered() -> None:
 
     asyncio.run(run())
     assert counted == [(2, 0), (1, 1), (1, 2)]
+
+
+# --- Pairs of levels of two parties. ----------------------------------------------------------------
+
+
+def crossed_scores(rows: np.ndarray, codes: np.ndarray, served: list[int]) -> np.ndarray:
+    """What a guest reads of a host's parts when it asks for these rows at these levels of its own: a
+    batch of one column, `zone`, of which the host's `brand` has cells at levels b and c."""
+    levels = ("p", "q", "r")
+    zone = Design.fit({"zone": np.array([*levels, "p"], object)}, Rules(min_level_rows=1))
+    (factor,), own = zone.factors, PARTS[1].design
+    brand = next(one for one in own.factors if one.name == "brand")
+    told = tuple((a, b) for a in (1, 2) for b in brand.others[:2])
+    kept = CrossedLevels(
+        0, "guest:zone", "brand", (factor.base, *factor.others), told, (9,) * 4, (0.3, -0.5, 0.9, 0.1)
+    )
+    of = (factor.base, *factor.others)
+    features = {"zone": np.array([of[code] for code in codes], object)}
+    part = LinearPart(zone, (0.0,) * len(zone.coefficients))
+    model = GuestGlm(("guest", "host0"), 0.0, part, 3, True, 0.1, 0.2, 1e-9, across=(PAIR,))
+
+    async def guest(peers):
+        return await all_scores(guest_glm_score(peers, model, features, np.zeros(len(rows)), [rows]))
+
+    async def host(_, peer):
+        half = HostGlm(PARTS[1], True, across=(kept,))
+        course = ScoringCourse(progress=lambda done, of: served.append(done))
+        return await host_glm_score(peer, half, FEATURES[1], THEIRS[0], MISSING[0], course)
+
+    with dealt_transfers():
+        scores, _ = over_memory(["host0"], guest, host)
+    return scores
+
+
+PAIR = ("zone", "host0:brand")
+
+
+def test_a_row_asked_for_at_each_level_is_refused_within_a_batch(monkeypatch: pytest.MonkeyPatch):
+    """Differences between levels would group rows by the host's level. Over several batches they do."""
+    every, served = np.arange(SIZES[1]), []
+    read = [crossed_scores(every, np.full(len(every), code), []) for code in range(3)]
+    differences = np.round(np.stack([read[1] - read[0], read[2] - read[0]], axis=1), 6)
+    brand = next(one for one in PARTS[1].design.factors if one.name == "brand")
+    levels = brand.codes(FEATURES[1]["brand"])
+    groups = {tuple(differences[levels == level][0]) for level in (1, 2)}
+    assert len(groups) == 2
+    for level in (1, 2):
+        same = (differences == differences[levels == level][0]).all(axis=1)
+        assert (same == (levels == level)).all()
+
+    twice = np.concatenate([every[:5], every[:1]]), np.array([0, 1, 2, 0, 1, 2])
+    with pytest.raises(DataError, match="asks for a row of this table twice in a batch") as error:
+        crossed_scores(*twice, served)
+    assert "score them in batches of their own" in str(error.value.for_peer) and served == []
+    # Of a batch in several chunks, too.
+    monkeypatch.setattr(glm_scoring, "ROWS", 3)
+    with pytest.raises(DataError, match="asks for a row of this table twice in a batch"):
+        crossed_scores(*twice, served)
+    assert served == [3]

@@ -40,13 +40,13 @@ from vfl.protocols.align.psi import (
 )
 from vfl.protocols.align.star import AlignStore, CommonRows, CommonTags
 from vfl.protocols.align.tags import TagRows
-from vfl.protocols.common import fellows
+from vfl.protocols.common import fellows, transfers
 from vfl.protocols.common.participant import Participant
 
 CONTEXT = b"job 7, run 1"
 KINDS = {
     kind.__name__: kind
-    for module in (psi, dh_oprf, ot_oprf, vole_oprf, buckets, star)
+    for module in (psi, dh_oprf, ot_oprf, transfers, vole_oprf, buckets, star)
     for kind in vars(module).values()
     if isinstance(kind, type) and issubclass(kind, wire.Message) and kind is not wire.Message
 }

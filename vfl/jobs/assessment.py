@@ -41,6 +41,8 @@ _STEPS: Sequence[tuple[str, str, str]] = (  # of messages: module, when they are
     ("vfl.protocols.common.key", "training", "columns"),
     ("vfl.protocols.common.lattice_", "training, lattice engine", "lattice"),
     ("vfl.protocols.common.fellows", "training", "columns"),
+    ("vfl.protocols.common.transfers", "alignment (ot), pairs of levels of two parties", "columns"),
+    ("vfl.protocols.common.chosen_words", "training, pairs of levels of two parties", "across"),
     ("vfl.protocols.common.batches", "scoring", "columns"),
     ("vfl.protocols.trees.hidden", "training, hidden sums", "hidden trees"),
     ("vfl.protocols.trees.lattice", "training, lattice engine", "lattice trees"),
@@ -54,6 +56,8 @@ _STEPS: Sequence[tuple[str, str, str]] = (  # of messages: module, when they are
     ("vfl.protocols.linear.inference", "standard errors", "inference"),
     ("vfl.protocols.linear.lattice", "training, lattice engine", "lattice linear"),
     ("vfl.protocols.linear.scoring", "scoring", "linear"),
+    ("vfl.protocols.linear.across_scoring", "scoring, pairs of levels of two parties", "across"),
+    ("vfl.protocols.linear.across", "training, pairs of levels of two parties", "across"),
     ("vfl.protocols.linear.inflation", "tables by factors, screening", "oneway"),
     ("vfl.protocols.linear.correlations", "tables by factors, screening", "oneway"),
     ("vfl.protocols.linear.", "training", "linear"),
@@ -248,7 +252,7 @@ def _possible(party: Party, job: Job, settings: Mapping[str, object]) -> Iterato
         there |= {of_kind, f"{'lattice' if lattice else 'paillier'} {of_kind}"}
         there |= {"lattice"} if lattice else set()
         there |= {f"hidden {of_kind}"} if hidden else set()
-        there |= {"inference"} if settings.get("inference") else set()
+        there |= {name for name in ("across", "inference") if settings.get(name)}
         there |= {"ordered"} if settings.get("ordered_categories") == "all" else set()
         there |= {"init_model"} if settings.get("init_model") else set()
         of_policy = ("diagnose", "directories", "worth", "oneway")

@@ -24,3 +24,15 @@ class PairsOfJob:
         own = self.columns
         parted = ((column, other.partition(":")) for column, other in self.pairs)
         return [(own.index(column), name) for column, (party, _, name) in parted if party == host]
+
+    @property
+    def overlapping(self) -> tuple[str, str] | None:
+        """A column that is in two pairs with the same party, and that party's name, the guest's as
+        "the guest"; None without one."""
+        met: set[tuple[str, str]] = set()
+        for own, other in self.pairs:
+            for one in ((own, other.partition(":")[0]), (other, "the guest")):
+                if one in met:
+                    return one
+                met.add(one)
+        return None

@@ -488,12 +488,20 @@ class GlmParams(BaseModel):
                 )
         if len({*self.across}) < len(self.across):
             raise ValueError("across has a pair twice: leave one of them out")
+        # Its sums by one pair less those by the other would be of fewer rows than across_rows.
+        if (both := self.pairs.overlapping) is not None:
+            raise ValueError(
+                f"across has column '{both[0]}' in two pairs with columns of {both[1]}, which together "
+                "tell of fewer rows than across_rows: leave one of them out"
+            )
         refused = {
             'scores = "hidden"': self.scores == "hidden",
             "inference": self.inference,
             "l1_ratio": bool(self.l1_ratio),
             'shrink_to = "mean"': self.shrink_to == "mean",
             "credibility": self.credibility,
+            # Pairs have enough rows in all folds together, a single fold's may have few.
+            "alphas, whose folds may have few rows of a pair": bool(self.alphas),
         }
         if self.across and any(refused.values()):
             one = next(name for name, given in refused.items() if given)

@@ -78,7 +78,8 @@ def _factor(table: str, design: Design, name: str) -> Factor:
         why = "which is no feature" + (f": did you mean '{near}'?" if near else "")
     raise DataError(
         f"{table}: across in [glm] of the job has column '{name}', {why}",
-        for_peer="across in [glm] of the job has a column that is none with levels at it",
+        for_peer="across in [glm] of the job has a column that is none with levels at it: it is to be "
+        "called as its owner calls it, not by a number",
     )
 
 

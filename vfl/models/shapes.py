@@ -103,7 +103,9 @@ def met_columns(model: GuestModel) -> list[MetColumns]:
                     continue
                 host, theirs = (party, column) if branch.party == 0 else (branch.party, branch.column)
                 own = branch.column if branch.party == 0 else column
-                found.setdefault((own, f"{model.parties[host]}:{theirs}"), []).append(branch.gain)
+                prefix = f"{model.parties[host]}:"
+                named = theirs if theirs.startswith(prefix) else prefix + theirs
+                found.setdefault((own, named), []).append(branch.gain)
     pairs = [MetColumns(*names, len(gains), math.fsum(gains)) for names, gains in found.items()]
     return sorted(pairs, key=lambda pair: (-pair.gain, pair.own, pair.theirs))
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from vfl.errors import DataError
 from vfl.party.files import replacing, unwritable
 
-_DATA = re.compile(r"^[ \t]*\[data\][ \t]*(#.*)?$", re.MULTILINE)
+_DATA = re.compile(r"^[ \t]*\[data\][ \t]*(#.*)?(?=\n|\Z)", re.MULTILINE)
 
 
 def change_party(path: Path, line: str) -> None:

@@ -111,7 +111,8 @@ class PolicySection(Section):
         default=False,
         description="linear models may have standard errors (inference = true in [glm]), for which "
         "lattice is among its encryptions: a guest learns of its own coefficients how sure they are "
-        "beside this party's columns",
+        "beside this party's columns; one that makes columns up, each of a single row, may read these "
+        "rows",
     )
     interactions_across: bool = Field(
         default=False,

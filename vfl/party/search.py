@@ -47,6 +47,11 @@ class Search:
             why = "`vfl tune` compares models that begin anew: take init_model out"
         elif job.linear.inference:
             why = "`vfl tune` keeps no coefficients: take inference out of [glm]"
+        elif tune.folds and job.linear.across:
+            why = (
+                "across of [glm] does not go with folds of [tune], of which each may have few rows of a "
+                "pair: leave one of them out"
+            )
         if why is not None:
             raise ConfigError(why)
         space = tune.space or default_space(job.params)

@@ -180,7 +180,8 @@ def default_space(params: BoostParams | GlmParams) -> dict[str, Choice]:
     """
     if isinstance(params, GlmParams):
         space: dict[str, Choice] = {"alpha": Range(low=1e-5, high=1.0, log=True)}
-        can = not params.inference and params.scores == "guest" and params.shrink_to == "base"
+        can = params.scores == "guest" and params.shrink_to == "base"
+        can = can and not (params.inference or params.across or params.credibility)
         return space | ({"l1_ratio": Values(values=(0.0, 0.5, 1.0))} if can else {})
     return {
         "learning_rate": Range(low=0.02, high=0.3, log=True),

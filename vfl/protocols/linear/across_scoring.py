@@ -11,6 +11,9 @@ Chunk by chunk, after ScoreRows:
 
 Learned by the guest: each host's whole part of each row's score, cells with it, as without pairs.
 Learned by a host: nothing of the guest's levels.
+
+A guest that asked for a row once at each of its levels would have the cells of the row's level by
+themselves: a host answers for each row once in a batch. Over several batches nothing stops it.
 """
 
 import math
@@ -142,6 +145,8 @@ class HostCells:
     tables: Mapping[int, Sequence[CodedTable]]
     """By the guest's column, of each pair the cells by both levels, and the own codes of all rows."""
     words: Mapping[int, OfferedWords]
+    asked: NDArray[np.bool_]
+    """Which of the aligned rows have been asked for in this batch."""
 
     @classmethod
     async def meet(
@@ -179,11 +184,13 @@ class HostCells:
             )
             for column, pairs in kept.items()
         }
-        return cls(guest, precision, tables, words)
+        asked = np.zeros(len(tables[cells[0].place][0][1]), np.bool_)
+        return cls(guest, precision, tables, words, asked)
 
     async def answer(self, places: Places, own: Floats) -> None:
         """3. and 4. for a chunk; `own`: what the own columns add to its rows. Raises PeerError,
-        DataError for a number so far off that its part has no place."""
+        DataError for a row that the batch has had, or a number so far off that its part has no place."""
+        self._ask_once(places)
         scaled = np.rint(own * self.precision)
         if not np.abs(scaled).max(initial=0.0) <= _LARGEST:
             raise DataError(
@@ -209,6 +216,19 @@ class HostCells:
 
             rows, cover = covers[column]
             await words.send(rows, all_rows, cover, part)
+
+    def _ask_once(self, places: Places) -> None:
+        """A row at several of the guest's levels would tell its cells apart, and so its own level."""
+        if self.asked[places].any() or len(np.unique(places)) < len(places):
+            raise DataError(
+                f"{self.guest.name} asks for a row of this table twice in a batch, which a model with "
+                "pairs of levels of two parties (across in [glm]) does not answer: it has to score such "
+                "rows in batches of their own",
+                for_peer="two rows of the batch are one row of its table, which a model with pairs of "
+                "levels of two parties (across in [glm]) does not answer: score them in batches of "
+                "their own",
+            )
+        self.asked[places] = True
 
 
 def _precision(coefficients: Sequence[float], kept: Sequence[CrossedLevels]) -> float:

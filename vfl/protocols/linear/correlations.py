@@ -28,7 +28,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.arrays import Words
+from vfl.arrays import Floats, Integers, Words
 from vfl.errors import ConfigError
 from vfl.learn.association import (
     HUNDREDTHS,
@@ -44,6 +44,7 @@ from vfl.protocols.common.fellows import exchange_keys, relay_keys
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.linear.relayed import RelayedPeer, relay
 from vfl.protocols.linear.turned_products import TurnedForm, share_products
+from vfl.text import counted
 
 MOST_WIDTH = 2000
 """Columns and levels of all parties together."""
@@ -122,8 +123,8 @@ async def guest_correlations(
     sizes = [own.sizes, *(one.sizes for one in found)]
     if (width := sum(map(_width, sizes))) > MOST_WIDTH:
         raise ConfigError(
-            f"correlations = true in [screen] is about {width:,} columns and levels of all parties, "
-            f"more than {MOST_WIDTH:,}: leave names with many levels out by ignore in [data]",
+            f"correlations = true in [screen] is about {counted(width, 'column')} and levels of all "
+            f"parties, more than {MOST_WIDTH:,}: leave names with many levels out by ignore in [data]",
             for_peer="its job has too many columns and levels for correlations",
         )
     between = [place for place, one in enumerate(found, 1) if one.between and len(one.sizes)]
@@ -313,12 +314,20 @@ async def _tell(
     widths = [np.maximum(of, 1) for of in (theirs, mine)]
     hidden = own / np.sqrt(np.minimum.outer(*widths))
     figures = hundredths(exact + hidden * normal(*hidden.shape), theirs, mine)
-    spread = 2 * np.hypot(noise[:, np.newaxis], hidden)
+    spread = np.hypot(reach(*widths) * noise[:, np.newaxis], 2 * hidden)
     errors = [[int(one) for one in row] for row in np.ceil(HUNDREDTHS * spread)]
     await other.send(_correlations(figures, errors))
     names = [one.name for one in columns.own.columns]
     turned = _turned(figures), _turned(errors)
     return Told(participant.name, other.name, names, _numbered(theirs), *turned)
+
+
+def reach(theirs: Integers, mine: Integers) -> Floats:
+    """By how many deviations of an entry's noise a figure is off at most, 95 times in a hundred: that of
+    columns that take p and q numbers is the root of the squares of p q entries over the smaller of p and
+    q, so that its square has p q degrees of freedom."""
+    entries, least = np.multiply.outer(theirs, mine), np.minimum.outer(theirs, mine)
+    return np.asarray(np.maximum(2, np.sqrt(2 * np.sqrt(2 * entries) / least)))
 
 
 def _correlations(figures: list[list[int]], errors: list[list[int]]) -> Correlations:
