@@ -939,8 +939,8 @@ def test_chosen_parameters_keep_their_promises(
         ((10, 8, 1, 1, 0), "weight"),
         ((1_000_000, 44, 1, 1), "take all 64 bits"),
         ((1_000_000, 20, 600, 1000), "leave 24 of 64 bits, too few for noise of 2\\^11.7"),
-        ((1_000_000, 13, 600, 1000, 10_000), "fewer bits a value"),
-        ((1_000, 20, 2**20, 2**40), "fewer bits a value"),
+        ((1_000_000, 13, 600, 1000, 10_000), "fewer sums or bits a value"),
+        ((1_000, 20, 2**20, 2**40), "fewer sums or bits a value"),
     ],
 )
 def test_unsafe_parameters_are_refused_with_the_numbers(

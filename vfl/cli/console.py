@@ -43,10 +43,13 @@ def console(party: Path, listen: str | None) -> None:
         settings = settings.model_copy(update={"console": _listening(own, listen)})
     with contextlib.suppress(KeyboardInterrupt), show_progress(times=True) as show:
         service = Service(settings, show.say)
-        for role, token in service.access.made.items():
-            stdout.put(f"token to {role}: {token}")
-        stdout.flush()
-        run(service.run())
+
+        def show_tokens() -> None:
+            for role, token in service.access.made.items():
+                stdout.put(f"token to {role}: {token}")
+            stdout.flush()
+
+        run(service.run(show_tokens))
 
 
 def _listening(own: "ConsoleSection", listen: str) -> "ConsoleSection":

@@ -34,6 +34,7 @@ def main() -> None:
         8  a peer was lost
         9  a peer stopped the job
        10  a peer broke the protocol
+       11  the cluster of this party cannot go on
       130  interrupted
     """
     logging.getLogger("asyncio").setLevel(logging.CRITICAL)

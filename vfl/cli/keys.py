@@ -153,7 +153,7 @@ def _key_document(identity: "Identity") -> dict[str, object]:
     }
 
 
-@keys.command("accept")
+@keys.command("accept", short_help="Pin a peer's new certificate.")
 @PARTY
 @click.argument("certificate", type=click.Path(path_type=Path), metavar="NEW.pem")
 @click.option(

@@ -294,7 +294,7 @@ def _gaps(store: Store, party: Party, found: PersonFound) -> Iterator[str]:
     """What cannot be known, for honesty's sake."""
     yield (
         "alignments and runs that were removed, and jobs that ended early, leave no list of rows: the "
-        "ledger says that there were any"
+        "ledger says whether there were any"
     )
     over_rows = lost = 0
     for name in store.names("run"):

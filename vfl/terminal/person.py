@@ -26,10 +26,10 @@ def put_person(found: "PersonFound") -> None:
         _put_run(run)
     for batch in found.scorings:
         model = f" by model {batch.model}" if batch.model else ""
-        many = counted(batch.jobs, "batch", "batches")
+        many = counted(batch.jobs, "scoring")
         stdout.put(
-            f"{many} scored with {in_words(batch.peers)}{model}, {batch.first} to {batch.last}: whether "
-            "the id was among them is not kept"
+            f"{many} begun with {in_words(batch.peers)}{model}, {batch.first} to {batch.last}: whether "
+            "the id was in them is not kept"
         )
     for file in found.batches:
         stdout.put(f"{file.file}: in {counted(file.rows, 'row')}")

@@ -74,10 +74,9 @@ async def host_fit(
         if last.start != begun.digest:
             raise guest.breach("a FitStart of other rows than the fit began with")
         heard.add(last.heard)  # the state is of what was heard before
-
     levels = () if across is None else across.levels
-    matrix = begun.block.matrix
-    async with _gradients(guest, matrix, key, params, participant, course, levels) as gradient:
+    fixed = begun.block.matrix, key, params, participant, course, levels
+    async with _gradients(guest, *fixed) as gradient:
         if across is not None:
             begun = await across.meet(gradient, begun, params)
         block = begun.block
@@ -125,8 +124,8 @@ async def host_fit(
             iteration += 1
 
     held_out = begun.held_out.times(block.coefficients[: begun.matrix.columns])
-    given = HeldOutScores, held_out, block.coefficients, precision_of(way)
-    await _send_scores(guest, begun, across, *given)
+    last_scores = held_out, block.coefficients, precision_of(way)
+    await _send_scores(guest, begun, across, HeldOutScores, *last_scores)
     await _keep_fit(guest, begun, penalties.params, participant, course, across, end.converged)
     return block.coefficients
 
