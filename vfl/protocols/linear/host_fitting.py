@@ -59,9 +59,8 @@ async def host_fit(
     """A host's coefficients, shape (columns,), and behind them those of cells across parties.
 
     `prepare` makes the design matrix of all `rows` aligned rows, given which of them train: the
-    participant's `minimum` at least. `crossed`: the job's pairs with this host's columns, in their
-    order; asked for after that. Raises PeerError when the guest breaks the protocol, Refused for
-    too few rows, what `prepare` raises.
+    participant's `minimum` at least. `crossed`: the job's pairs with this host's columns, asked for
+    then. Raises PeerError when the guest breaks the protocol, Refused for few rows, what `prepare` does.
     """
     # 1. Key, rows, keys of the other hosts.
     heard = Transcript(APART)
