@@ -120,11 +120,6 @@ class Authority:
             )
         return self._list
 
-    @property
-    def issuers(self) -> str:
-        """The authority in words."""
-        return " and ".join(_called(one.subject) for one in self.certificates)
-
     def ends(self) -> list[tuple[str, datetime.datetime, str]]:
         """What ends when, and what is to be done: the authority's certificates and its list."""
         ends = [
