@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from vfl.errors import ConfigError, not_installed
 from vfl.jobs.connect import Site
 from vfl.jobs.show import Show
+from vfl.net.addresses import is_loopback
 from vfl.net.listening import bind
 from vfl.news import News
 
@@ -38,7 +39,7 @@ async def showing_figures(site: Site, address: str | None, show: Show) -> AsyncI
     host = address.rpartition(":")[0]
     where = f"http://{host}:{listening.getsockname()[1]}/metrics"
     show.say(News(f"figures are at {where}", "listening"))
-    if not _is_loopback(host):
+    if not is_loopback(host):
         show.say("note: whoever reaches this address can read them: let nobody but the monitor")
     server = await asyncio.start_server(
         _Answering(figures.show, TYPE, host).answer, sock=listening, limit=_HEAD
@@ -49,13 +50,6 @@ async def showing_figures(site: Site, address: str | None, show: Show) -> AsyncI
     finally:
         site.activity.watchers.remove(figures)
         server.close()
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 def _asks_for_us(head: bytes, listens: str) -> bool:

@@ -1,5 +1,6 @@
 """Addresses as party files have them: "host:port", or "relay://host:port"."""
 
+import ipaddress
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -11,6 +12,15 @@ SCHEME: Final = "relay://"
 def is_relay(address: str | None) -> bool:
     """Whether an address is that of a relay."""
     return address is not None and address.startswith(SCHEME)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, an IPv6 one in brackets or not, is this machine itself."""
+    host = host.strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 def split_address(address: str) -> tuple[str, int]:

@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import functools
 import hashlib
-import ipaddress
 import socket
 import ssl
 import urllib.request
@@ -34,7 +33,7 @@ from websockets.exceptions import (
 
 from vfl.errors import ConfigError, IdentityError, PeerError, PeerLost, PeerUnreachable, VflError
 from vfl.net import hello, session, wire
-from vfl.net.addresses import SCHEME, is_relay, split_address
+from vfl.net.addresses import SCHEME, is_loopback, is_relay, split_address
 from vfl.net.admission import Admission, Caller, Seal
 from vfl.net.certificates import fingerprint
 from vfl.net.connection import AcceptedConnection, BoundedConnection, Dialling, accept_tls
@@ -307,11 +306,7 @@ def relay_of(address: str) -> Relay | None:
 
 def proxy_to(host: str) -> str | None:
     """The proxy to go through. A session with this machine itself never leaves it."""
-    try:
-        local = ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        local = host == "localhost" or host.endswith(".localhost")
-    if local or urllib.request.proxy_bypass(host):
+    if is_loopback(host) or host.endswith(".localhost") or urllib.request.proxy_bypass(host):
         return None
     return urllib.request.getproxies().get("https")
 

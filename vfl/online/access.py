@@ -1,11 +1,11 @@
 """Who may ask what: the tokens of a file, their scopes, and how often each may ask."""
 
-import ipaddress
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+from vfl.net.addresses import is_loopback
 from vfl.party.tokens import SCOPES, Scope, Token, Tokens
 
 
@@ -86,6 +86,6 @@ def is_of_this_machine(origin: str) -> bool:
     address: a name of somebody else's may have been made to lead here."""
     try:
         host = urlsplit(origin).hostname or ""
-        return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
+    return is_loopback(host)

@@ -1,10 +1,10 @@
 """The sections about `vfl console`: where it listens, and who may look and approve."""
 
-import ipaddress
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from vfl.net.addresses import is_loopback
 from vfl.party.config_values import LocalPath, OwnPort, _as_tuple, _distinct
 from vfl.party.sections import Section
 
@@ -35,7 +35,9 @@ class OidcSection(Section):
 
     @model_validator(mode="after")
     def _safe(self) -> "OidcSection":
-        if not self.issuer.startswith("https://") and not _is_local(self.issuer.split("/")[2:3]):
+        place = "".join(self.issuer.split("/")[2:3])
+        host = place.rpartition(":")[0] or place
+        if not self.issuer.startswith("https://") and not is_loopback(host):
             raise ValueError("issuer must begin with https://")
         if not (self.look or self.approve):
             raise ValueError("look and approve are empty: name those who may sign in")
@@ -67,7 +69,7 @@ class ConsoleSection(Section):
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach the console."""
-        return _is_local([self.listen])
+        return is_loopback(self.listen.rpartition(":")[0])
 
     @model_validator(mode="after")
     def _safe(self) -> "ConsoleSection":
@@ -79,16 +81,3 @@ class ConsoleSection(Section):
                 "or listen on 127.0.0.1"
             )
         return self
-
-
-def _is_local(addresses: list[str]) -> bool:
-    """Whether "host:port" is of this machine alone."""
-    for address in addresses:
-        host = address.rpartition(":")[0].strip("[]") or address
-        if host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return False
-    return False

@@ -1,11 +1,11 @@
 """The sections about `vfl online`: where it listens, who may ask, what stands in for a host."""
 
-import ipaddress
 from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
+from vfl.net.addresses import is_loopback
 from vfl.party.config_values import JobName, Listen, LocalPath, OwnPort, PartyName, _as_tuple, _distinct
 from vfl.party.sections import Section
 
@@ -119,13 +119,7 @@ class OnlineSection(Section):
     @property
     def is_local(self) -> bool:
         """Whether only this machine can reach the service."""
-        host = self.listen.rpartition(":")[0].strip("[]")
-        if host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(host).is_loopback
-        except ValueError:
-            return False
+        return is_loopback(self.listen.rpartition(":")[0])
 
     @model_validator(mode="after")
     def _safe(self) -> "OnlineSection":

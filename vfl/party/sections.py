@@ -1,6 +1,5 @@
 """The sections of a party file: what each key means, checked by itself and with its neighbours."""
 
-import ipaddress
 import itertools
 import os
 from pathlib import Path
@@ -16,6 +15,7 @@ from pydantic import (
 
 from vfl.crypto.workers import PAYS, Machine
 from vfl.learn.binning import Monotone
+from vfl.net.addresses import is_loopback
 from vfl.party.config_values import (
     Address,
     Aggregate,
@@ -53,11 +53,7 @@ class Section(BaseModel):
 
 def _is_this_machine(address: str) -> bool:
     """Whether nothing that is sent there leaves this machine."""
-    host = address.partition("://")[2].rpartition(":")[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+    return is_loopback(address.partition("://")[2].rpartition(":")[0])
 
 
 class PartySection(Section):
