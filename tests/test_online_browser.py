@@ -8,19 +8,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from browsers import needs_browser
 from federation import Party
 from selenium.webdriver.common.by import By
 from selenium.webdriver.support.ui import WebDriverWait
 from test_online_server import guest, port_of
-from test_report_browser import BROWSER, DRIVER, browser, colour
+from test_report_browser import browser, colour
 
 from vfl.party.tokens import add_token
 
 __all__ = ["browser", "guest"]
 
-pytestmark = pytest.mark.skipif(
-    BROWSER is None or DRIVER is None, reason="Chromium or chromedriver is not installed"
-)
+pytestmark = needs_browser
 PATIENCE = 60
 
 
