@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import pytest
+
 from vfl.errors import PeerUnreachable, VflError
 from vfl.jobs.introducing import Met, Wishes, invite, join
 from vfl.net.invitation import Code
@@ -75,6 +77,26 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.fixture(scope="module")
+def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_keys(tmp_path_factory.mktemp("keys"))
+
+
+@pytest.fixture
+def make(tmp_path: Path, keys: Path) -> Make:
+    return maker(tmp_path, keys)
+
+
+@pytest.fixture
+def insurer(make: Make) -> Company:
+    return make("insurer", "guest", f'listen = "127.0.0.1:{free_port()}"')
+
+
+@pytest.fixture
+def registry(make: Make) -> Company:
+    return make("registry", "host")
 
 
 async def meet(

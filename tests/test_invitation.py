@@ -7,7 +7,18 @@ from pathlib import Path
 
 import pytest
 from commands import command
-from companies import Company, Make, between, both_refused, free_port, make_keys, maker, meet
+from companies import (
+    Company,
+    Make,
+    between,
+    both_refused,
+    free_port,
+    insurer,
+    keys,
+    make,
+    meet,
+    registry,
+)
 from meetings import at as relay_address
 from meetings import relaying
 
@@ -32,25 +43,7 @@ from vfl.party.config import load_party
 from vfl.party.introduced import Pair, reachable, with_peer
 from vfl.party.revocation import revoke
 
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_keys(tmp_path_factory.mktemp("keys"))
-
-
-@pytest.fixture
-def make(tmp_path: Path, keys: Path) -> Make:
-    return maker(tmp_path, keys)
-
-
-@pytest.fixture
-def insurer(make: Make) -> Company:
-    return make("insurer", "guest", f'listen = "127.0.0.1:{free_port()}"')
-
-
-@pytest.fixture
-def registry(make: Make) -> Company:
-    return make("registry", "host")
+__all__ = ["insurer", "keys", "make", "registry"]  # fixtures
 
 
 # --- The code ---

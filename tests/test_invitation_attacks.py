@@ -9,7 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from companies import Company, Make, between, both_refused, ended, free_port, make_keys, maker, meet
+from companies import (
+    Company,
+    between,
+    both_refused,
+    ended,
+    free_port,
+    insurer,
+    keys,
+    make,
+    meet,
+    registry,
+)
 from ends import until
 from spake2 import SPAKE2_A
 
@@ -36,25 +47,7 @@ from vfl.net.invitation import (
     ask,
 )
 
-
-@pytest.fixture(scope="module")
-def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return make_keys(tmp_path_factory.mktemp("keys"))
-
-
-@pytest.fixture
-def make(tmp_path: Path, keys: Path) -> Make:
-    return maker(tmp_path, keys)
-
-
-@pytest.fixture
-def insurer(make: Make) -> Company:
-    return make("insurer", "guest", f'listen = "127.0.0.1:{free_port()}"')
-
-
-@pytest.fixture
-def registry(make: Make) -> Company:
-    return make("registry", "host")
+__all__ = ["insurer", "keys", "make", "registry"]  # fixtures
 
 
 # --- Wrong codes, and who is between the two ---
