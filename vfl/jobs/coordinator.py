@@ -19,7 +19,14 @@ from vfl.errors import (
     VflError,
 )
 from vfl.jobs.account import Account
-from vfl.jobs.agreement import Agreement, check_certificates, check_queries, check_signatures
+from vfl.jobs.agreement import (
+    Agreement,
+    check_certificates,
+    check_commitments,
+    check_queries,
+    check_signatures,
+    given,
+)
 from vfl.jobs.connect import Site, check_role, warn_daily
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Gathered, Join, Kept, Terms, stamp
@@ -63,16 +70,17 @@ async def coordinator_of(
     address = check_coordinator(site.party, name)
     terms = agreement.terms
     signatures = [agreement.signatures[signer] for signer in terms.signers]
-    join = Join(terms, signatures, job, agreement.told_queries)
+    join = Join(terms, signatures, job, agreement.told_queries, agreement.told_commitments)
     session = await while_here(hosts, site.dial(name, address, wait, show))
     cancelled = VflError("", for_peer="its part of the job was cancelled", passing=True)
     async with telling([session], cancelled), site.while_not_revoked([name]):
         check_role(session, "coordinator")
         await session.send(join)
         gathered = await while_here(hosts, session.recv(Gathered))
-        if not site.pinned[name].verify(gathered.signature, terms.statement):
+        commitment = given(gathered.commitment)
+        if not site.pinned[name].verify(gathered.signature, terms.statement_of(b"", commitment)):
             raise session.breach("Gathered with a signature that does not hold")
-        agreement.add(name, gathered.signature)
+        agreement.add(name, gathered.signature, commitment)
         _bind(session, join)
         yield session
     await session.close()
@@ -192,7 +200,10 @@ def _check_terms(site: Site, peer: Peer, join: Join) -> None:
     if len(join.signatures) != len(join.parties):
         raise peer.breach("a Join with another number of signatures than parties")
     check_queries(peer, "a Join", terms, join.queries)
-    agreement = Agreement.of(site, terms, join.signatures, queries=join.queries)
+    check_commitments(peer, "a Join", terms, join.commitments)
+    agreement = Agreement.of(
+        site, terms, join.signatures, queries=join.queries, commitments=join.commitments
+    )
     check_signatures(site, peer, "a Join", agreement)
 
 
@@ -234,7 +245,9 @@ async def _fit(site: Site, join: Join, parties: Sequence[WebSocketPeer], job: Jo
     store = site.store
     asked = f"{join.terms.guest} asks to coordinate {job.name} ({job.job.purpose})"
     show.say(News(asked, "asked", join.terms.guest))
-    agreement = Agreement.of(site, join.terms, join.signatures, queries=join.queries)
+    agreement = Agreement.of(
+        site, join.terms, join.signatures, queries=join.queries, commitments=join.commitments
+    )
     own = site.identity.sign(join.terms.statement)
     agreement.add(site.party.name, own)
     await together([party.send(Gathered(own)) for party in parties])
