@@ -132,8 +132,8 @@ async def offer_to(
         _check_approval(site, host, terms, answer)
         bind(host, offer)
     signatures = [own_signature, *(answer.signature for answer in answers)]
-    queries = [given(one.query) for one in (offer, *answers)]
-    commitments = [given(one.commitment) for one in (offer, *answers)]
+    said: list[Offer | Accept] = [offer, *answers]
+    queries, commitments = [given(one.query) for one in said], [given(one.commitment) for one in said]
     seals = {host.name: answer.ledger for host, answer in zip(hosts, answers, strict=True)}
     ledgers = {site.party.name: offer.ledger, **seals}
     approvals = {host.name: answer.approved for host, answer in zip(hosts, answers, strict=True)}
