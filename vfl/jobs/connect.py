@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Seque
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from vfl.crypto.randomness import OF_SYSTEM, Randomness
 from vfl.crypto.workers import Operations
 from vfl.errors import ConfigError, IdentityError, PeerLost, PeerUnreachable, Refused, VflError
 from vfl.jobs.activity import Activity
@@ -100,10 +101,11 @@ class Site:
         context: bytes,
         minimum: int = 1,
         operations: Operations | None = None,
+        randomness: Randomness = OF_SYSTEM,
     ) -> Participant:
         """This party as a host of a run with these hosts; it signs as the party of its certificate."""
         party, own = self.party, self.identity
-        resources = Resources(party.party.machine, operations)
+        resources = Resources(party.party.machine, operations, randomness)
         return Participant(party.name, hosts, context, own.sign, self.verify, minimum, resources)
 
     @property

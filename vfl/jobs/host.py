@@ -26,7 +26,7 @@ from vfl.jobs.shared_table import without_features
 from vfl.jobs.show import Once, Show
 from vfl.jobs.storage import serving
 from vfl.jobs.telling import attending, first_message, while_here
-from vfl.jobs.training import serve_train
+from vfl.jobs.training_host import serve_train
 from vfl.jobs.tuning import serve_tune
 from vfl.jobs.worth import serve_worth
 from vfl.models.halves import HostHalf
