@@ -35,6 +35,8 @@ class AnsweredHostHints:
 
     def __init__(self, hints: HostHints, answers: Answers) -> None:
         self._hints, self._answers = hints, answers
+        self.promised = False
+        """Whether a kept hint had room for the run."""
 
     def known(self) -> HostHint | None:
         return self._answers.ask("a kept hint", HostHint | None, self._hints.known)
@@ -43,9 +45,10 @@ class AnsweredHostHints:
         self._hints.keep(hint)
 
     def promise(self, name: bytes, vectors: int, life: int) -> bool:
-        return self._answers.ask(
+        self.promised = self._answers.ask(
             "room for a kept hint", bool, lambda: self._hints.promise(name, vectors, life)
         )
+        return self.promised
 
 
 class AnsweredGuestHints:

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from msgspec import UNSET
+
 from vfl.errors import (
     PeerLost,
     PeerUnreachable,
@@ -28,6 +30,7 @@ from vfl.jobs.agreement import (
     given,
 )
 from vfl.jobs.connect import Site, check_role, warn_daily
+from vfl.jobs.evidence import Keeping, keeping
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Gathered, Join, Kept, Terms, stamp
 from vfl.jobs.record import Record, now, save_record
@@ -241,23 +244,38 @@ async def _lead(site: Site, gathering: _Gathering, job: Job, show: Show) -> None
 
 
 async def _fit(site: Site, join: Join, parties: Sequence[WebSocketPeer], job: Job, show: Show) -> None:
-    started, operations = time.monotonic(), Counter[str]()
-    store = site.store
     asked = f"{join.terms.guest} asks to coordinate {job.name} ({job.job.purpose})"
     show.say(News(asked, "asked", join.terms.guest))
     agreement = Agreement.of(
         site, join.terms, join.signatures, queries=join.queries, commitments=join.commitments
     )
-    own = site.identity.sign(join.terms.statement)
-    agreement.add(site.party.name, own)
-    await together([party.send(Gathered(own)) for party in parties])
+    with keeping(site, show, dict) as kept:
+        await _fit_on(site, join, agreement, parties, job, show, kept)
+
+
+async def _fit_on(
+    site: Site,
+    join: Join,
+    agreement: Agreement,
+    parties: Sequence[WebSocketPeer],
+    job: Job,
+    show: Show,
+    kept: Keeping,
+) -> None:
+    """Sign, and have the job done."""
+    started, operations, store = time.monotonic(), Counter[str](), site.store
+    own = site.identity.sign(join.terms.statement_of(b"", kept.commitment))
+    agreement.add(site.party.name, own, kept.commitment)
+    await together([party.send(Gathered(own, kept.commitment or UNSET)) for party in parties])
     for party in parties:
         _bind(party, join)
+    kept.agreed(agreement, join.job, parties)
 
     def follow(what: str, done: int, of: int | None) -> None:
         show.progress(f"{job.name}: {what}", done, of)
 
-    run = CoordinatorRun(Resources(site.party.party.machine, operations), follow, join.terms.done)
+    resources = Resources(site.party.party.machine, operations, kept.randomness)
+    run = CoordinatorRun(resources, follow, join.terms.done)
     outcome = await kind_of_job(job).coordinator_role().train(parties, run)
     # A model that says the same of every row is none: the guest finds that out, and others do.
     (guest,) = (party for party in parties if party.name == join.terms.guest)

@@ -161,12 +161,19 @@ def commits_to(own: GuestRows) -> TableDigests:
     )
 
 
+def guest_columns(site: Site, own: GuestRows) -> PartyColumns:
+    """The guest's columns of the aligned rows."""
+    party = site.party
+    return PartyColumns(party.name, own.table.path.name, own.features, rules_of(party), own.scratch)
+
+
 def _prepare(
     site: Site, job: Job, own: GuestRows, kind: AnyKind
 ) -> tuple[GuestRole[AnyGuestModel], RunSubject]:
     """The guest's role, and what its run is about."""
-    party, aligned, rows, features = site.party, own.aligned, own.rows, own.features
-    columns = PartyColumns(party.name, own.table.path.name, features, rules_of(party), own.scratch)
+    party, aligned, rows = site.party, own.aligned, own.rows
+    columns = guest_columns(site, own)
+    features = columns.features
     role = kind.guest(columns, rows)
     # In the party file's order, which decides between equal gains.
     hosts = [name for name in party.partners if name in aligned.parties]
