@@ -18,6 +18,7 @@ import numpy as np
 
 from vfl.arrays import Floats
 from vfl.crypto.paillier import Ciphertexts, InvalidCiphertext, PublicKey
+from vfl.crypto.randomness import Randomness
 from vfl.crypto.sums import conceal, times_and_conceal
 from vfl.crypto.workers import SharedRows, Workers
 from vfl.net.peer import Peer, together
@@ -54,10 +55,21 @@ class HiddenResiduals(Message, frozen=True):
 class _UnderKey:
     """What both sides know of the residuals."""
 
-    def __init__(self, pool: Workers[PublicKey], store: SharedRows, quadratic: bool, hosts: int) -> None:
+    def __init__(
+        self,
+        pool: Workers[PublicKey],
+        store: SharedRows,
+        quadratic: bool,
+        hosts: int,
+        randomness: Randomness,
+    ) -> None:
         """`store`: where the ciphertexts of the rows that train go. `quadratic`: logistic, whose loss
         is approximated by a quadratic one; else poisson."""
         self.pool, self.store, self.quadratic, self._hosts = pool, store, quadratic, hosts
+        self._randomness = randomness.part("residuals")
+        self.of_products = randomness.part("products")
+        """Of the products of the party's columns with these residuals."""
+        self._formed = 0  # gradients, which the coordinator asks for one after the other
 
     @property
     def row_bits(self) -> int:
@@ -89,9 +101,10 @@ class GuestResiduals(_UnderKey):
         hosts: Sequence[Peer],
         rows: Training,
         log_odds: float | None,
+        randomness: Randomness,
     ) -> None:
         """`log_odds`: where the log loss's Taylor series is; None for poisson."""
-        super().__init__(pool, store, log_odds is not None, len(hosts))
+        super().__init__(pool, store, log_odds is not None, len(hosts), randomness)
         self._peers = hosts
         train = rows.train
         self._offset = np.zeros(train.sum()) if rows.offset is None else rows.offset[train]
@@ -160,8 +173,9 @@ class HostResiduals(_UnderKey):
         guest: Peer,
         quadratic: bool,
         hosts: int,
+        randomness: Randomness,
     ) -> None:
-        super().__init__(pool, store, quadratic, hosts)
+        super().__init__(pool, store, quadratic, hosts, randomness)
         self._guest = guest
 
     async def form(self, score: Floats) -> float:
