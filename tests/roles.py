@@ -908,7 +908,8 @@ def correlating() -> Scenario:
     """Correlations of a guest and two hosts, which are held against each other as well."""
 
     def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
-        own = {party: Associated.of(FEATURES[party], 1) for party in (GUEST, *HOSTS)}
+        parties = (GUEST, *HOSTS)
+        own = {party: Associated.of(FEATURES[party], 1, secrets.token_bytes) for party in parties}
         guest = guest_correlations(list(peers[GUEST].values()), GUEST, own[GUEST], ROWS, Resources())
         return {GUEST: guest} | {
             host: host_correlations(
