@@ -35,6 +35,7 @@ import numpy as np
 
 from vfl.arrays import Integers, Mask, Words
 from vfl.crypto.paillier import Ciphertexts, InvalidCiphertext, PublicKey
+from vfl.crypto.randomness import Randomness
 from vfl.crypto.reserve import OwnReserve, Reserve
 from vfl.crypto.sums import decrypt, encrypt
 from vfl.crypto.workers import Workers
@@ -267,7 +268,7 @@ async def host_pair(
         if is_first:
             await _move_all(guest, peer, cells, layout, pool, asked.levels)
         else:
-            await _add_all(guest, peer, cells, layout, pool)
+            await _add_all(guest, peer, cells, layout, pool, resources.randomness)
 
 
 async def _move_all(
@@ -324,7 +325,12 @@ def _moved(
 
 
 async def _add_all(
-    guest: Peer, other: RelayedPeer, cells: HostCells, layout: Layout, pool: Workers[PublicKey]
+    guest: Peer,
+    other: RelayedPeer,
+    cells: HostCells,
+    layout: Layout,
+    pool: Workers[PublicKey],
+    randomness: Randomness,
 ) -> None:
     """The second host's part of steps 3 and 4."""
     rows, size = len(cells.codes), cells.count
@@ -344,7 +350,8 @@ async def _add_all(
             await joint.receive(other, TableValues, lambda m: m.ciphertexts, rows)
             (sums,) = await joint.histograms()
             count = len(levels) * layout.stretch
-            some, masks = await masked(reserve, sums[:size], layout.slots, count)
+            stream = randomness.at("masks", levels.start)
+            some, masks = await masked(reserve, sums[:size], layout.slots, count, stream)
             sealed.append(some)
             made.append(masks.reshape(len(levels), layout.stretch, size))
     finally:
