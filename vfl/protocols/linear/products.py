@@ -152,7 +152,7 @@ async def paillier_guest(
 ) -> AsyncIterator[GuestGradients]:
     """The guest's side for so many rows that train. Without `key` one is made, as the job says."""
     if key is None:
-        key = await asyncio.to_thread(generate_key, params)
+        key = await asyncio.to_thread(generate_key, params, resources.randomness.at("Paillier key"))
     async with Workers(key, resources.machine, resources.operations) as workers:
         gradients = _PaillierGuest(hosts, rows, params, workers, clock)
         try:
@@ -173,7 +173,7 @@ class _PaillierGuest(GuestGradients):
         self._hosts, self._rows, self._params = hosts, rows, params
         self._workers, self._clock = workers, clock
         self._columns: Mapping[str, int] = {}
-        self.reserve = OwnReserve(workers, rows)
+        self.reserve = OwnReserve(workers, rows, None)
 
     async def greet(self) -> None:
         await send_key(self._hosts, self._workers.key)
