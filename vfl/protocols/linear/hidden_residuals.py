@@ -69,7 +69,7 @@ class _UnderKey:
         self._randomness = randomness.part("residuals")
         self.of_products = randomness.part("products")
         """Of the products of the party's columns with these residuals."""
-        self._formed = 0  # gradients, which the coordinator asks for one after the other
+        self._formed = 0  # residuals of all rows, of which the coordinator leads one after the other
 
     @property
     def row_bits(self) -> int:
@@ -79,6 +79,10 @@ class _UnderKey:
         if self.quadratic:
             return part + (self._hosts + 1).bit_length() + _WEIGHT_BITS
         return (self._hosts + 1) * part
+
+    def _secret(self, purpose: str, part: slice) -> bytes | None:
+        """What obfuscators of a part of the rows are drawn from, in the present residuals."""
+        return self._randomness.key_at(purpose, self._formed, part.start)
 
     def _parse(self, peer: Peer, message: ScorePart | HiddenResiduals, rows: int) -> Ciphertexts:
         """The ciphertexts of a message, which must be of so many rows."""
@@ -121,6 +125,7 @@ class GuestResiduals(_UnderKey):
 
     async def form(self, score: Floats) -> float:
         """The residuals, at this own part of the scores, go into the store; returns what scales them."""
+        self._formed += 1
         score = score + self._offset
         form = self._logistic if self.quadratic else self._poisson
         if self.quadratic:
@@ -143,24 +148,26 @@ class GuestResiduals(_UnderKey):
         total = self._parse(self._peers[0], parts[0], rows)
         for host, more in zip(self._peers[1:], parts[1:], strict=True):
             total = self.pool.key.add(total, self._parse(host, more, rows))
-        own = _fixed_point(score + self._residual[part])
+        own, secret = _fixed_point(score + self._residual[part]), self._secret("residuals", part)
         if self._weights is None:
-            return await times_and_conceal(self.pool, total, None, own, None)
+            return await times_and_conceal(self.pool, total, None, own, secret)
         weights = self._weights[part].tolist()
         return await times_and_conceal(
-            self.pool, total, weights, [w * s for w, s in zip(weights, own, strict=True)], None
+            self.pool, total, weights, [w * s for w, s in zip(weights, own, strict=True)], secret
         )
 
     async def _poisson(self, part: slice, score: Floats) -> Ciphertexts:
         """w (e^score - y) in fixed point; each host multiplies its part in."""
         share, label = self._share[part], self._label[part]
-        ciphertexts = await conceal(self.pool, _fixed_point(share * np.exp(score)), None)
+        secret = self._secret("own scores", part)
+        ciphertexts = await conceal(self.pool, _fixed_point(share * np.exp(score)), secret)
         for host in self._peers:
             await host.send(ScorePart(ciphertexts.tobytes()))
             ciphertexts = self._parse(host, await host.recv(ScorePart), len(score))
         scale = 1 << _FIXED_BITS * self._hosts
         paid = [-scale * y for y in _fixed_point(share * label)]
-        return await times_and_conceal(self.pool, ciphertexts, None, paid, None)
+        secret = self._secret("residuals", part)
+        return await times_and_conceal(self.pool, ciphertexts, None, paid, secret)
 
 
 class HostResiduals(_UnderKey):
@@ -180,16 +187,17 @@ class HostResiduals(_UnderKey):
 
     async def form(self, score: Floats) -> float:
         """The residuals that the guest has formed go into the store; returns what scales them."""
+        self._formed += 1
         scale = None
         for first in range(0, len(score), CHUNK):
             part = slice(first, min(first + CHUNK, len(score)))
-            rows = part.stop - first
+            rows, secret = part.stop - first, self._secret("own scores", part)
             if self.quadratic:
-                ciphertexts = await conceal(self.pool, _fixed_point(score[part]), None)
+                ciphertexts = await conceal(self.pool, _fixed_point(score[part]), secret)
             else:
                 came = self._parse(self._guest, await self._guest.recv(ScorePart), rows)
                 factors = _fixed_point(np.exp(score[part]))
-                ciphertexts = await times_and_conceal(self.pool, came, factors, [0] * rows, None)
+                ciphertexts = await times_and_conceal(self.pool, came, factors, [0] * rows, secret)
             await self._guest.send(ScorePart(ciphertexts.tobytes()))
             message = await self._guest.recv(HiddenResiduals)
             self.store.array[part] = self._parse(self._guest, message, rows)

@@ -154,7 +154,8 @@ async def paillier_guest(
     if key is None:
         key = await asyncio.to_thread(generate_key, params, resources.randomness.at("Paillier key"))
     async with Workers(key, resources.machine, resources.operations) as workers:
-        gradients = _PaillierGuest(hosts, rows, params, workers, clock)
+        secret = resources.randomness.key_at("obfuscators")
+        gradients = _PaillierGuest(hosts, params, workers, OwnReserve(workers, rows, secret), clock)
         try:
             yield gradients
         finally:
@@ -165,15 +166,14 @@ class _PaillierGuest(GuestGradients):
     def __init__(
         self,
         hosts: Sequence[Peer],
-        rows: int,
         params: GlmParams,
         workers: Workers[PrivateKey],
+        reserve: OwnReserve,
         clock: Clock,
     ) -> None:
-        self._hosts, self._rows, self._params = hosts, rows, params
-        self._workers, self._clock = workers, clock
+        self._hosts, self._params = hosts, params
+        self._workers, self.reserve, self._clock = workers, reserve, clock
         self._columns: Mapping[str, int] = {}
-        self.reserve = OwnReserve(workers, rows, None)
 
     async def greet(self) -> None:
         await send_key(self._hosts, self._workers.key)

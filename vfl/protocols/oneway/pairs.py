@@ -272,7 +272,8 @@ async def host_pair(
     resources = participant.resources
     async with Workers(key, resources.machine, resources.operations, here=True) as pool:
         if is_first:
-            await _move_all(guest, peer, cells, layout, pool, asked.levels)
+            given = guest, peer, cells, layout, pool
+            await _move_all(*given, asked.levels, resources.randomness)
         else:
             await _add_all(guest, peer, cells, layout, pool, resources.randomness)
 
@@ -284,6 +285,7 @@ async def _move_all(
     layout: Layout,
     pool: Workers[PublicKey],
     theirs: int,
+    randomness: Randomness,
 ) -> None:
     """The first host's part of steps 3 and 4: nothing of what it has leaves it in the clear."""
     rows, key = len(cells.codes), pool.key
@@ -301,7 +303,7 @@ async def _move_all(
     await other.send(PairLevels(layout.levels, cells.least))
     if (await other.recv(PairLevels)).levels != theirs:
         raise guest.breach("PairVectors of other levels than the other host has")
-    reserve = Reserve(pool, CHUNK, None)
+    reserve = Reserve(pool, CHUNK, randomness.key_at("obfuscators of numbers"))
     for levels in layout.passes:
         shifts = layout.shifts(cells.codes, levels)
         for start in range(0, rows, CHUNK):
@@ -346,7 +348,7 @@ async def _add_all(
     least = max(cells.least, said.least)
     await other.send(PairLevels(size, cells.least))
     codes = np.where(cells.codes < 0, size, cells.codes)[np.newaxis].astype(np.uint16)
-    reserve, made = Reserve(pool, size, None), []
+    reserve, made = Reserve(pool, size, randomness.key_at("obfuscators of sums")), []
     sealed: list[Ciphertexts] = []
     store = pool.rows(rows, pool.key.width)
     try:
