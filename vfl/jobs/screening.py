@@ -219,7 +219,8 @@ class _GuestWork:
         """The guest's part of correlations."""
         train = self.own.rows.train
         of_rows = {name: values[train] for name, values in self.features.items()}
-        own = await asyncio.to_thread(Associated.of, of_rows, self.rules.min_level_rows)
+        turn = resources.randomness.at("turned columns")
+        own = await asyncio.to_thread(Associated.of, of_rows, self.rules.min_level_rows, turn)
         for why in own.left_out.values():
             show.say(f"note: no correlations: {why}")
         name = self.site.party.name

@@ -228,14 +228,16 @@ async def _correlations(
         names = [one for one in names if one in policy.columns]
     places = {name: name if policy.show_names else f"{at}" for at, name in enumerate(names, 1)}
     of_rows = {name: features[name][chosen] for name in names}
-    own = await asyncio.to_thread(Associated.of, of_rows, site.party.glm.min_level_rows)
+    participant = site.participant(offer.hosts, offer.run, policy.min_intersection)
+    turn = participant.resources.randomness.at("turned columns")
+    own = await asyncio.to_thread(Associated.of, of_rows, site.party.glm.min_level_rows, turn)
     given, between = CorrelationsGiven(site.store, peer.name), policy.correlations_between_hosts
     shown = [places[one.name] for one in own.columns]
     return await host_correlations(
         peer,
         HostColumns(own, shown, between),
         rows,
-        site.participant(offer.hosts, offer.run, policy.min_intersection),
+        participant,
         lambda many: given.count(policy, rows, many),
     )
 

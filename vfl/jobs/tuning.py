@@ -322,7 +322,9 @@ class _TrialWork:
                 self._curves.append([])
             role = await asyncio.to_thread(self._kind.guest, columns, rows)
             run = GuestRun(
-                Resources(site.party.party.machine, operations),
+                Resources(site.party.party.machine, operations).part(
+                    "training", self._asked.number, self._fold
+                ),
                 self._follow,
                 hints=hints,
                 hint_progress=lambda done, of: work.show.progress("receiving hints", done, of),
@@ -463,7 +465,7 @@ class _HostWork:
                     hashlib.sha256(which + self.offer.run).digest(),
                     kind.least_rows(site.party.policy),
                     self._operations,
-                ),
+                ).part("training", self.offer.done + number, judge),
                 len(own.alignment.rows),
                 _drop,
                 job=f"trial {self.offer.done + number} of {trials} of {job.name}",

@@ -307,7 +307,7 @@ class _GuestWork:
             for number, some in enumerate(sets, 1):
                 members = [host for host in hosts if host.name in some]
                 run = GuestRun(
-                    Resources(site.party.party.machine, operations),
+                    Resources(site.party.party.machine, operations).part("training", *some),
                     partial(self._follow, f"model {number} of {len(sets)}: "),
                     hints=hints,
                     hint_progress=lambda done, of: self.show.progress("receiving hints", done, of),
@@ -373,7 +373,7 @@ async def serve_worth(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
             # Secrets among hosts are of one training.
             context = hashlib.sha256(b"worth" + offer.run + "\n".join(some).encode()).digest()
             run = HostRun[AnyHostModel](
-                site.participant(some, context, minimum, operations),
+                site.participant(some, context, minimum, operations).part("training", *some),
                 rows,
                 _drop,
                 job=f"model {number} of {len(mine)} of {job.name}",

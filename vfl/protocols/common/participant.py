@@ -1,9 +1,9 @@
 """Who plays a role in a protocol, and with what."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from vfl.crypto.randomness import OF_SYSTEM, Randomness
+from vfl.crypto.randomness import OF_SYSTEM, Place, Randomness
 from vfl.crypto.workers import ONE_PROCESS, Machine, Operations
 
 Sign = Callable[[bytes], bytes]
@@ -19,6 +19,10 @@ class Resources:
     machine: Machine = ONE_PROCESS
     operations: Operations | None = None
     randomness: Randomness = OF_SYSTEM
+
+    def part(self, purpose: str, *place: Place) -> "Resources":
+        """The same for a part of the run, which has purposes and places of its own."""
+        return replace(self, randomness=self.randomness.part(purpose, *place))
 
 
 @dataclass(frozen=True)
@@ -38,3 +42,7 @@ class Participant:
     minimum: int = 1
     """The least number of rows that the host's policy allows what a role says of it."""
     resources: Resources = Resources()
+
+    def part(self, purpose: str, *place: Place) -> "Participant":
+        """The same for a part of the run, as of Resources."""
+        return replace(self, resources=self.resources.part(purpose, *place))

@@ -65,7 +65,9 @@ async def host_fit(
     # 1. Key, rows, keys of the other hosts.
     heard = Transcript(APART)
     heard.listen(guest)
-    key = None if params.encryption == "lattice" else await receive_key(guest, params)
+    key = None
+    if params.encryption != "lattice":
+        key = await receive_key(guest, params, participant.resources.randomness.at("base"))
     begun = await begin_host_fit(guest, rows, prepare, params, participant, heard)
     across = await _across(guest, crossed, params, participant)
     iteration, way, known = 0, 0.0, None
@@ -77,7 +79,7 @@ async def host_fit(
     fixed = begun.block.matrix, key, params, participant, course, levels
     async with _gradients(guest, *fixed) as gradient:
         if across is not None:
-            begun = await across.meet(gradient, begun, params)
+            begun = await across.meet(gradient, begun, params, participant.resources)
         block = begun.block
         penalties = _Penalties(guest, params, block)
         if params.several:

@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from vfl.arrays import Floats, Integers
 from vfl.blocks.engine import ENGINE
 from vfl.crypto.paillier import PrivateKey, PublicKey
+from vfl.crypto.randomness import Randomness
 from vfl.crypto.reserve import OwnReserve
 from vfl.crypto.sums import decrypt, encrypt
 from vfl.crypto.workers import SharedRows, Workers
@@ -151,9 +152,10 @@ async def paillier_guest(
 ) -> AsyncIterator[GuestGradients]:
     """The guest's side for so many rows that train. Without `key` one is made, as the job says."""
     if key is None:
-        key = await asyncio.to_thread(generate_key, params)
+        key = await asyncio.to_thread(generate_key, params, resources.randomness.at("Paillier key"))
     async with Workers(key, resources.machine, resources.operations) as workers:
-        gradients = _PaillierGuest(hosts, rows, params, workers, clock)
+        secret = resources.randomness.key_at("obfuscators")
+        gradients = _PaillierGuest(hosts, params, workers, OwnReserve(workers, rows, secret), clock)
         try:
             yield gradients
         finally:
@@ -164,15 +166,14 @@ class _PaillierGuest(GuestGradients):
     def __init__(
         self,
         hosts: Sequence[Peer],
-        rows: int,
         params: GlmParams,
         workers: Workers[PrivateKey],
+        reserve: OwnReserve,
         clock: Clock,
     ) -> None:
-        self._hosts, self._rows, self._params = hosts, rows, params
-        self._workers, self._clock = workers, clock
+        self._hosts, self._params = hosts, params
+        self._workers, self.reserve, self._clock = workers, reserve, clock
         self._columns: Mapping[str, int] = {}
-        self.reserve = OwnReserve(workers, rows)
 
     async def greet(self) -> None:
         await send_key(self._hosts, self._workers.key)
@@ -293,16 +294,17 @@ async def paillier_host(
 
     Raises DataError for numbers whose products would not fit in a plaintext.
     """
+    own = resources.randomness.part("gradients")
     async with Workers(key, resources.machine, resources.operations) as pool:
         store = pool.rows(matrix.rows, key.width)
         try:
             try:
-                product = EncryptedProduct(pool, store, matrix)
+                product = EncryptedProduct(pool, store, matrix, own.part("products"))
                 check_lengths(matrix)
             except ValueError as error:
                 raise DataError(f"a numeric column cannot be used under this key: {error}") from None
             await asyncio.to_thread(product.group)
-            yield _PaillierGradient(guest, pool, store, matrix, product)
+            yield _PaillierGradient(guest, pool, store, matrix, product, own)
         finally:
             store.close()
 
@@ -315,8 +317,10 @@ class _PaillierGradient(Gradient):
         store: SharedRows,
         matrix: Matrix,
         product: EncryptedProduct,
+        randomness: Randomness,
     ) -> None:
         self._guest, self._pool, self._store = guest, pool, store
+        self._randomness = randomness
         self._matrix, self._product = matrix, product
         self._told = ToldTime()
         self._of_factors: dict[tuple[int, ...], EncryptedProduct] = {}
@@ -384,7 +388,8 @@ class _PaillierGradient(Gradient):
         if own not in self._of_factors:
             codes = ENGINE.gather(self._matrix.codes)[list(own)]
             some = Matrix(codes, tuple(levels[row] for row in own), np.empty((0, codes.shape[1])))
-            product = EncryptedProduct(self._pool, self._store, some.held())
+            part = self._randomness.part("products of factors", *own)
+            product = EncryptedProduct(self._pool, self._store, some.held(), part)
             product.group()
             self._of_factors[own] = product
         inner = dict(zip(own, np.cumsum([0, *(levels[row] for row in own)]).tolist(), strict=False))

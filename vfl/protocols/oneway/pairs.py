@@ -35,6 +35,7 @@ import numpy as np
 
 from vfl.arrays import Integers, Mask, Words
 from vfl.crypto.paillier import Ciphertexts, InvalidCiphertext, PublicKey
+from vfl.crypto.randomness import Randomness
 from vfl.crypto.reserve import OwnReserve, Reserve
 from vfl.crypto.sums import decrypt, encrypt
 from vfl.crypto.workers import Workers
@@ -150,7 +151,9 @@ async def guest_pair(
         await host.send(PairVectors(len(other.levels), key_bits, asked.value_bits, asked.filled))
     # 3. The numbers to the first host, from there to the second.
     await relay_keys(hosts)
-    key = await asyncio.to_thread(generate_key, KeyParams(key_bits))
+    key = await asyncio.to_thread(
+        generate_key, KeyParams(key_bits), resources.randomness.at("Paillier key")
+    )
     values = np.array([*asked.digits, np.ones(rows, np.int64)])
     async with Workers(key, resources.machine, resources.operations, here=True) as pool:
         await send_key(hosts, key)
@@ -160,7 +163,9 @@ async def guest_pair(
                 yield tuple(values[:, start : start + CHUNK])
 
         numbers = partial(side_by_side, layout.slots.bits)
-        async for some in encrypt(pool, numbers, chunks(), OwnReserve(pool, 0)):
+        async for some in encrypt(
+            pool, numbers, chunks(), OwnReserve(pool, 0, resources.randomness.key_at("obfuscators"))
+        ):
             await first.send(TableValues(some.tobytes()))
         await relay(first, second)
         # 4. The sums.
@@ -259,15 +264,18 @@ async def host_pair(
     is_first = participant.hosts[0] == participant.name
     other = participant.hosts[is_first]
     peer = RelayedPeer(guest, participant.name, other, secrets_with[other], "table")
-    key = await receive_key(guest, KeyParams(asked.key_bits))
+    key = await receive_key(
+        guest, KeyParams(asked.key_bits), participant.resources.randomness.at("base")
+    )
     levels = len(cells.levels[0]) if is_first else asked.levels
     layout = Layout.of(number, asked.value_bits, asked.key_bits, len(asked.filled), levels)
     resources = participant.resources
     async with Workers(key, resources.machine, resources.operations, here=True) as pool:
         if is_first:
-            await _move_all(guest, peer, cells, layout, pool, asked.levels)
+            given = guest, peer, cells, layout, pool
+            await _move_all(*given, asked.levels, resources.randomness)
         else:
-            await _add_all(guest, peer, cells, layout, pool)
+            await _add_all(guest, peer, cells, layout, pool, resources.randomness)
 
 
 async def _move_all(
@@ -277,6 +285,7 @@ async def _move_all(
     layout: Layout,
     pool: Workers[PublicKey],
     theirs: int,
+    randomness: Randomness,
 ) -> None:
     """The first host's part of steps 3 and 4: nothing of what it has leaves it in the clear."""
     rows, key = len(cells.codes), pool.key
@@ -294,7 +303,7 @@ async def _move_all(
     await other.send(PairLevels(layout.levels, cells.least))
     if (await other.recv(PairLevels)).levels != theirs:
         raise guest.breach("PairVectors of other levels than the other host has")
-    reserve = Reserve(pool, CHUNK)
+    reserve = Reserve(pool, CHUNK, randomness.key_at("obfuscators of numbers"))
     for levels in layout.passes:
         shifts = layout.shifts(cells.codes, levels)
         for start in range(0, rows, CHUNK):
@@ -324,7 +333,12 @@ def _moved(
 
 
 async def _add_all(
-    guest: Peer, other: RelayedPeer, cells: HostCells, layout: Layout, pool: Workers[PublicKey]
+    guest: Peer,
+    other: RelayedPeer,
+    cells: HostCells,
+    layout: Layout,
+    pool: Workers[PublicKey],
+    randomness: Randomness,
 ) -> None:
     """The second host's part of steps 3 and 4."""
     rows, size = len(cells.codes), cells.count
@@ -334,7 +348,7 @@ async def _add_all(
     least = max(cells.least, said.least)
     await other.send(PairLevels(size, cells.least))
     codes = np.where(cells.codes < 0, size, cells.codes)[np.newaxis].astype(np.uint16)
-    reserve, made = Reserve(pool, size), []
+    reserve, made = Reserve(pool, size, randomness.key_at("obfuscators of sums")), []
     sealed: list[Ciphertexts] = []
     store = pool.rows(rows, pool.key.width)
     try:
@@ -344,7 +358,8 @@ async def _add_all(
             await joint.receive(other, TableValues, lambda m: m.ciphertexts, rows)
             (sums,) = await joint.histograms()
             count = len(levels) * layout.stretch
-            some, masks = await masked(reserve, sums[:size], layout.slots, count)
+            stream = randomness.at("masks", levels.start)
+            some, masks = await masked(reserve, sums[:size], layout.slots, count, stream)
             sealed.append(some)
             made.append(masks.reshape(len(levels), layout.stretch, size))
     finally:

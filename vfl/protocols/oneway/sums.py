@@ -5,7 +5,6 @@ sums, or `hidden` sums with masks on them that the host knows.
 """
 
 import asyncio
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from vfl.arrays import Integers, Mask, Words
 from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
 from vfl.crypto.paillier import Ciphertexts
+from vfl.crypto.randomness import Stream
 from vfl.crypto.reserve import OwnReserve, Reserve
 from vfl.crypto.sums import decrypt, encrypt, pack_and_mask
 from vfl.crypto.workers import Workers
@@ -175,7 +175,8 @@ async def read_sums(
     terms: "HostTerms",
     resources: Resources,
 ) -> "ReadSums":
-    """The guest's side: the sums of its vectors in so many cells.
+    """The guest's side: the sums of its vectors in so many cells. resources: with random numbers for
+    these sums alone.
 
     Raises PeerError when the host breaks the protocol, ConfigError for sums that are too long.
     """
@@ -230,13 +231,15 @@ class _PaillierGuest:
     async def read(self) -> ReadSums:
         asked = self.asked
         slots = Slots.of(asked.rows, asked.value_bits, self.key_bits, asked.hidden)
-        key = await asyncio.to_thread(generate_key, KeyParams(self.key_bits))
+        key = await asyncio.to_thread(
+            generate_key, KeyParams(self.key_bits), self.resources.randomness.at("Paillier key")
+        )
         values = np.array(asked.digits)
         codes = np.zeros(asked.rows, np.int8) if asked.codes is None else asked.codes
         found = []
         async with Workers(key, self.resources.machine, self.resources.operations, here=True) as pool:
             await send_key([self.host], key)
-            reserve = OwnReserve(pool, 0)
+            reserve = OwnReserve(pool, 0, self.resources.randomness.key_at("obfuscators"))
             for places in in_turn(asked.vectors, slots.count):
 
                 def chunks(places: range = places) -> Iterator[tuple[Integers, ...]]:
@@ -305,14 +308,14 @@ class Slots:
         bits = max(sum_bits, mask_bits) + 2
         return cls((key_bits - 2) // bits, bits, 1 << sum_bits, mask_bits)
 
-    def masks(self, count: int) -> list[int]:
+    def masks(self, count: int, stream: Stream) -> list[int]:
         """Masks for so many sums."""
-        return [secrets.randbits(self.mask_bits) if self.mask_bits else 0 for _ in range(count)]
+        return [stream.bits(self.mask_bits) if self.mask_bits else 0 for _ in range(count)]
 
-    def above(self, count: int, n: int) -> int:
+    def above(self, count: int, n: int, stream: Stream) -> int:
         """A mask of all that a plaintext has room for above so many sums, where a guest that made up
         longer numbers would read them: they would count as nothing."""
-        return secrets.randbelow(n >> self.bits * count) << self.bits * count
+        return stream.below(n >> self.bits * count) << self.bits * count
 
     def unpack(self, plaintexts: Sequence[int], count: int) -> Integers:
         """Masked and biased sums modulo 2^64, shape (count, plaintexts); what is above them is for
@@ -381,6 +384,7 @@ async def serve_sums(
     progress: Callable[[int, int], None],
 ) -> tuple[Words, int]:
     """The host's side: the masks of the sums, shape (vectors, cells), and the scale of `uncover`.
+    resources: as of `read_sums`.
 
     Raises PeerError when the guest breaks the protocol.
     """
@@ -451,13 +455,13 @@ async def _serve_paillier(
     resources: Resources,
 ) -> tuple[Words, int]:
     """As `_serve_lattice`."""
-    key = await receive_key(guest, KeyParams(key_bits))
+    key = await receive_key(guest, KeyParams(key_bits), resources.randomness.at("base"))
     slots = Slots.of(told.rows, told.value_bits, key_bits, told.hidden)
     codes = np.array([np.where(own < 0, size, own) for own, size in cells.columns], np.uint16)
     sizes = [size + 1 for _, size in cells.columns]
     made: list[Words] = []
     async with Workers(key, resources.machine, resources.operations, here=True) as pool:
-        reserve = Reserve(pool, cells.count)
+        reserve = Reserve(pool, cells.count, resources.randomness.key_at("obfuscators"))
         store = pool.rows(told.rows, key.width)
         try:
             for places in in_turn(told.count, slots.count):
@@ -465,7 +469,8 @@ async def _serve_paillier(
                 await asyncio.to_thread(joint.group, codes, np.zeros(told.rows, np.int64))
                 await joint.receive(guest, TableValues, lambda m: m.ciphertexts, told.rows)
                 (sums,) = await joint.histograms()
-                sealed, masks = await masked(reserve, sums[cells.told], slots, len(places))
+                stream = resources.randomness.at("masks", places.start)
+                sealed, masks = await masked(reserve, sums[cells.told], slots, len(places), stream)
                 await guest.send(TableSums(sealed.tobytes()))
                 made.append(masks)
         finally:
@@ -474,13 +479,13 @@ async def _serve_paillier(
 
 
 async def masked(
-    reserve: Reserve, sums: Ciphertexts, slots: Slots, count: int
+    reserve: Reserve, sums: Ciphertexts, slots: Slots, count: int, stream: Stream
 ) -> tuple[Ciphertexts, Words]:
     """Sums of so many numbers side by side, of each cell, under masks; and these, modulo 2^64, shape
     (count, cells)."""
-    masks = [slots.masks(count) for _ in range(len(sums))]
+    masks = [slots.masks(count, stream) for _ in range(len(sums))]
     added = [[one + slots.bias for one in of_cell] for of_cell in masks]
-    above = partial(slots.above, count, int(reserve.workers.key.n))
+    above = partial(slots.above, count, int(reserve.workers.key.n), stream)
     side = [above() + sum(one << slots.bits * i for i, one in enumerate(each)) for each in added]
     sealed = await pack_and_mask(reserve, sums, slots.bits, 1, side)
     low = [[one & ((1 << 64) - 1) for one in of_cell] for of_cell in added]

@@ -47,7 +47,6 @@ one) by two-party computation would take the coordinator's place.
 """
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, ClassVar, cast, get_args
 
@@ -55,6 +54,7 @@ import msgspec
 import numpy as np
 
 from vfl.arrays import Mask
+from vfl.crypto.randomness import Entropy
 from vfl.errors import PeerError, Refused
 from vfl.learn.params import BoostParams
 from vfl.learn.quantiser import Scales
@@ -369,9 +369,10 @@ def _finite(bound: float) -> float | None:
 class HiddenHost:
     """A host's part with the coordinator, under either engine."""
 
-    def __init__(self, coordinator: Peer) -> None:
+    def __init__(self, coordinator: Peer, entropy: Entropy) -> None:
+        """`entropy`: what the seed of the masks is drawn from."""
         self._coordinator = coordinator
-        self._seed = secrets.token_bytes(SEED)
+        self._seed = entropy(SEED)
         self.masks = MaskStream(self._seed)
 
     async def begin(self) -> None:

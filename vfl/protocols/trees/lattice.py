@@ -331,6 +331,7 @@ async def lattice_host_train(
 ) -> HostModel:
     """Play a host, as `host_train` of training.py says. Raises Refused for a table that is too large."""
     records = Records(guest, params, shown, course)
+    randomness = participant.resources.randomness.part("trees")
 
     # 1. The hint.
     codes = await asyncio.to_thread(ENGINE.hold, binned.codes.reshape(-1, binned.rows))
@@ -340,7 +341,7 @@ async def lattice_host_train(
             f"{len(offered.candidates):,} split candidates are more than {MOST_OUTPUTS:,}, which "
             'encryption = "lattice" allows: lower max_bins'
         )
-    hidden = None if coordinator is None else HiddenHost(coordinator)
+    hidden = None if coordinator is None else HiddenHost(coordinator, randomness.at("seed of masks"))
     if hidden is not None:
         await hidden.begin()
     products = await host_meet(
