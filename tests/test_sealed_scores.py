@@ -15,6 +15,7 @@ from test_alignment_jobs import two_keys
 from test_score_jobs import KEEP, before_call, run
 
 from vfl.arrays import Bytes
+from vfl.crypto.randomness import OF_SYSTEM
 from vfl.errors import ConfigError, PeerError, PeerLost, PeerStopped
 from vfl.jobs import lookup_limits, lookups, resume, scoring, sealed_scores
 from vfl.jobs.publishing import publish
@@ -434,7 +435,9 @@ def test_a_host_that_explains_no_more_opens_nothing_that_it_told_before(sealed: 
     policy["explain"] = False
     try:
         half = load_half(room.site("registry").store, model, HostHalf)
-        source = lookups._Source(room.site("registry"), half, "insurer", room.said["registry"])
+        source = lookups._Source(
+            room.site("registry"), half, "insurer", room.said["registry"], OF_SYSTEM
+        )
 
         async def run() -> bytes | None:
             await source.open()  # which makes it anew
