@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn import nothing_from_the_system
 from federation import GLM_JOB, JOB, Federation, make_tables, write_table
 from room import HOSTS, Room
 from test_alignment_jobs import two_keys
@@ -452,3 +453,19 @@ def test_a_host_that_explains_no_more_opens_nothing_that_it_told_before(sealed: 
     finally:
         policy["explain"] = True
     publish(room.site("registry"), model, room.said["registry"])
+
+
+@pytest.mark.parametrize("sealed", [[], ["registry"], HOSTS])
+def test_all_that_is_random_comes_from_the_runs(trained: Trained, sealed: list[str]) -> None:
+    room, models = trained
+    settings = room.federation.guest.settings
+    try:
+        for name in sealed:
+            settings["peers"][name]["lookup"] = "sealed"
+        for model in models.values():
+            with nothing_from_the_system() as begun:
+                room.score(model, out="again.csv")
+            assert {name for name, _ in begun} == {"insurer", *HOSTS}
+    finally:
+        for name in sealed:
+            del settings["peers"][name]["lookup"]

@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from vfl.crypto.randomness import OF_SYSTEM, Entropy
 from vfl.errors import PeerLost, PeerUnreachable, VflError
 from vfl.jobs.agreement import offer_to
 from vfl.jobs.connect import Site, check_role
@@ -162,7 +161,6 @@ class HostLookups:
         self._patience, self._site = patience, meeting.site
         self._reader: DirectoryReader | None = None
         self._session: LookupSession | None = None
-        self._absent: Entropy = OF_SYSTEM.at("ids that rows lack")  # a session has its own
         self._peer: Peer | None = None
         self._changed = asyncio.Condition()
         self._wanted, self._unanswered = asyncio.Event(), 0
@@ -245,7 +243,7 @@ class HostLookups:
         header, keys = reader.header, len(reader.header.rules)
         # A key that a row lacks is asked for, too: the host is not to see which rows have it.
         by_key = [
-            inputs_of(number, [row[number] or self._absent(_DUMMY) for row in ids])
+            inputs_of(number, [row[number] or session.entropy(_DUMMY) for row in ids])
             for number in range(keys)
         ]
         inputs = by_key[0] if keys == 1 else [one for row in zip(*by_key, strict=True) for one in row]
@@ -314,9 +312,9 @@ class HostLookups:
             name, rule = half.trained_name, list(half.normalise)
             offer = Offer("lookup", new_run(), [self.host], rule, model=name)
             await offer_to(self._site, [peer], offer, self._show)
-            randomness = self._site.randomness_of(offer.run)
-            async with LookupSession(peer, randomness.at("blinds")).open() as session:
-                self._peer, self._absent = peer, randomness.at("ids that rows lack")
+            entropy = self._site.randomness_of(offer.run).at("blinds", self.host)
+            async with LookupSession(peer, entropy).open() as session:
+                self._peer = peer
                 while True:
                     reader = await fetch_directory(self._site, half, session, self._show)
                     self._wanted.clear()

@@ -230,7 +230,7 @@ class LookupSession:
 
     def __init__(self, host: Peer, entropy: Entropy) -> None:
         """entropy: of this session alone."""
-        self.host, self._entropy = host, entropy
+        self.host, self.entropy = host, entropy
         self._due: deque[tuple[tuple[type[Message], ...], asyncio.Future[Message]]] = deque()
         self._asked, self._turn = asyncio.Event(), asyncio.Lock()
         self._over = asyncio.Event()
@@ -374,10 +374,10 @@ class LookupSession:
         """Ask for F of at most POINTS inputs, to be had from `finish`. Who begins one after the other
         has them sent in this order, with the random numbers of this order."""
         if len(inputs) <= _INLINE:
-            blinded = voprf.blind(inputs, self._entropy)
+            blinded = voprf.blind(inputs, self.entropy)
         else:
             # A stream of its own for a thread, beside which others may begin.
-            stream = Stream(self._entropy(SECRET))
+            stream = Stream(self.entropy(SECRET))
             blinded = await asyncio.to_thread(voprf.blind, inputs, stream)
         request = LookUp(key, blinded.points.tobytes())
         return Asked(inputs, key, blinded, self._begin(request, LookedUp, NotLookedUp))
