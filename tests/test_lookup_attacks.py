@@ -64,10 +64,10 @@ def looked_up(batches: list[list[bytes]]) -> list[tuple[tuple[str, int], bytes]]
         to_host, to_guest = MemoryPeer.pair("insurer", "registry")
         to_guest.observers.append(lambda way, kind, payload: host.seen.append((kind, payload)))
         serving = asyncio.create_task(host_lookups(to_guest, host, secrets.token_bytes))  # type: ignore[arg-type]
-        async with LookupSession(to_host).open() as session:
+        async with LookupSession(to_host, secrets.token_bytes).open() as session:
             for batch in batches:
                 inputs = sealed.inputs_of(0, batch)
-                await session.outputs(inputs, PUBLIC, secrets.token_bytes, lambda version: None)
+                await session.outputs(inputs, PUBLIC, lambda version: None)
         assert await serving == sum(map(len, batches))
 
     asyncio.run(run())
@@ -253,12 +253,10 @@ def test_a_host_that_answers_under_another_key_is_found_at_once(
         to_host, to_guest = MemoryPeer.pair("insurer", "registry")
         serving = asyncio.create_task(host_lookups(to_guest, host, secrets.token_bytes))  # type: ignore[arg-type]
         right = 0
-        async with LookupSession(to_host).open() as session:
+        async with LookupSession(to_host, secrets.token_bytes).open() as session:
             with pytest.raises(PeerError, match="LookedUp with a proof that does not hold"):
                 for _ in range(4):
-                    found = await session.outputs(
-                        [b"id1"], PUBLIC, secrets.token_bytes, lambda version: None
-                    )
+                    found = await session.outputs([b"id1"], PUBLIC, lambda version: None)
                     right += (found == voprf.outputs(KEY, [b"id1"])).all()
         serving.cancel()
         return right
@@ -278,7 +276,7 @@ def test_a_lookup_that_is_sent_again_tells_no_more_and_counts_again() -> None:
     async def run() -> list[bytes]:
         to_host, to_guest = MemoryPeer.pair("insurer", "registry")
         serving = asyncio.create_task(host_lookups(to_guest, host, secrets.token_bytes))  # type: ignore[arg-type]
-        async with LookupSession(to_host).open() as session:
+        async with LookupSession(to_host, secrets.token_bytes).open() as session:
             request = lookup.LookUp(PUBLIC, voprf.blind([b"a", b"b"]).points.tobytes())
             found = [await session.ask(request, lookup.LookedUp) for _ in range(3)]
         await serving

@@ -95,6 +95,11 @@ class Site:
         ledger = Ledger(self.store.root / FOLDER, self.identity, self.party.role)
         return Journal(ledger, self.store)
 
+    def randomness_of(self, run: bytes) -> Randomness:
+        """Where all that is random in this party's part of a run comes from. To be asked for once a run,
+        whose parts are handed on: places are told apart within one."""
+        return OF_SYSTEM
+
     def participant(
         self,
         hosts: Sequence[str],

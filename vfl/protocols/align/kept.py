@@ -153,7 +153,7 @@ def _brought_up(kept: KeptIds | None, ids: Sequence[bytes], run: OprfRun) -> Kep
         if np.count_nonzero(places >= 0) < len(kept.hashes) or len(kept.stores) >= MOST:
             kept = None
     if kept is None:
-        kept = KeptIds.new(run.entropy)
+        kept = KeptIds.new(run.randomness.at("key of kept ids"))
         hashes, places = _hashes(ids, kept.scalar), np.full(len(ids), -1, np.int64)
     new = np.flatnonzero(places < 0)
     if len(new):
@@ -183,7 +183,8 @@ def _extended(
     while under_way:
         take()
     tags, masks = outputs[:, :_HALF].copy(), outputs[:, _HALF:]
-    store = okvs.encode(tags, masks, store_seed(kept.context), run.entropy)
+    drawn = run.randomness.at("store of kept ids", kept.context, len(kept.stores))
+    store = okvs.encode(tags, masks, store_seed(kept.context), drawn)
     return replace(
         kept,
         hashes=np.concatenate([kept.hashes, hashes]),

@@ -26,7 +26,7 @@ from vfl.arrays import Bytes
 from vfl.blocks.cores import Begun
 from vfl.blocks.engine import ENGINE
 from vfl.blocks.scratch import StoredRows, empty_rows
-from vfl.crypto.randomness import Entropy
+from vfl.crypto.randomness import Randomness
 from vfl.net.peer import Peer, together
 from vfl.net.wire import Message
 from vfl.protocols.common.transfers import elements_in as elements_in
@@ -49,7 +49,7 @@ class OprfRun:
 
     context: bytes
     """Names the run, the same at all parties."""
-    entropy: Entropy
+    randomness: Randomness
     report: OprfProgress
     scratch: Path | None = None
     """A folder for large arrays."""
