@@ -77,14 +77,14 @@ _PHASES = {
     "rows of the alignment": (
         "vfl.jobs.aligned_rows:refresh",
         "vfl.jobs.aligned_rows:split_rows",
-        "vfl.jobs.training:host_alignment",
+        "vfl.jobs.host_columns:host_alignment",
     ),
     "digest of the run": ("vfl.jobs.training:RunSubject.of",),
     "binning": ("vfl.models.trees:_binned",),
     "notes on ids": ("vfl.jobs.alignment:find_unmended",),
     "matching": ("vfl.protocols.align.join:guest_align", "vfl.protocols.align.join:host_align"),
     "identities": ("vfl.jobs.alignment:identities", "vfl.party.row_sums:identities"),
-    "alignment": ("vfl.jobs.alignment:align", "vfl.jobs.alignment:serve_align"),
+    "alignment": ("vfl.jobs.alignment:align", "vfl.jobs.alignment_host:serve_align"),
     "alignment of a batch": ("vfl.jobs.scoring:guest_match", "vfl.jobs.scoring:host_match"),
     "counts of sums": (
         "vfl.jobs.sums_given:SumsGiven.__init__",
@@ -92,7 +92,7 @@ _PHASES = {
         "vfl.jobs.sums_given:SumsGiven.reserve",
         "vfl.jobs.sums_given:SumsBudget.begin_tree",
     ),
-    "known rows": ("vfl.jobs.host_columns:count_known_rows", "vfl.jobs.training:known_rows"),
+    "known rows": ("vfl.jobs.host_columns:count_known_rows", "vfl.jobs.training_host:known_rows"),
     "preparing": ("vfl.models.trees:Trees.host",),
     "hint": (
         "vfl.protocols.trees.lattice:guest_meet",

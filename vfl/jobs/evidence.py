@@ -167,7 +167,6 @@ class Keeping:
 
     def __init__(self, site: Site, show: Show, opening: Opening | None) -> None:
         self._site, self._show, self._opening = site, show, opening
-        self.randomness = Randomness(None if opening is None else opening.secret)
         self._evidence: Evidence | None = None
         self._tapes: _Tapes | None = None
 
@@ -180,6 +179,12 @@ class Keeping:
     def answers(self) -> Answers:
         """What the run asks this party's store through."""
         return PassedOn() if self._tapes is None else self._tapes
+
+    def randomness_of(self, run: bytes) -> Randomness:
+        """Where all that is random in the run comes from; to be asked for once."""
+        if self._opening is None:
+            return self._site.randomness_of(run)
+        return Randomness(self._opening.secret)
 
     def agreed(self, agreement: Agreement, job: bytes, peers: Sequence[Peer]) -> None:
         """All have signed: keep what they did, and what these peers send from now on."""
@@ -214,6 +219,10 @@ class Keeping:
         if self._evidence is not None:
             self._save(self._evidence)
         self.watch(*peers)
+
+    def say(self, peer: str, seconds: float) -> float:
+        """What is told to a peer of the time that something took: `Say` of protocols/common/clock.py."""
+        return self.answers.ask(f"seconds told to {peer}", float, lambda: seconds)
 
     def sign(self, sign: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
         """What signs in the run: a signature has a random part that is its key's own."""

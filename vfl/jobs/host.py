@@ -12,7 +12,7 @@ from vfl.errors import (
     Refused,
     VflError,
 )
-from vfl.jobs.alignment import serve_align
+from vfl.jobs.alignment_host import serve_align
 from vfl.jobs.connect import Site, check_role, warn_daily
 from vfl.jobs.lookups import ready_for_lookups, serve_lookup
 from vfl.jobs.memory import release_memory

@@ -9,10 +9,10 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from vfl.errors import ModelError, VflError
+from vfl.jobs import replay_alignment, replay_training
 from vfl.jobs.certificate import Covered, Replayed
 from vfl.jobs.connect import Site
 from vfl.jobs.evidence import Evidence, find_evidence
-from vfl.jobs.replay_training import replay_coordinator, replay_guest, replay_host
 from vfl.jobs.rerun import EvidenceDiffers, Rerun, open_rerun
 from vfl.jobs.show import Show
 from vfl.net.replay import MessageDiffers, TapeEnds
@@ -21,9 +21,11 @@ from vfl.protocols.common.checkpoints import State
 from vfl.text import nearest_name
 
 _PLAYERS: Mapping[tuple[str, str], Callable[[Rerun], Awaitable[None]]] = {
-    ("guest", "train"): replay_guest,
-    ("host", "train"): replay_host,
-    ("coordinator", "train"): replay_coordinator,
+    ("guest", "align"): replay_alignment.replay_guest,
+    ("host", "align"): replay_alignment.replay_host,
+    ("guest", "train"): replay_training.replay_guest,
+    ("host", "train"): replay_training.replay_host,
+    ("coordinator", "train"): replay_training.replay_coordinator,
 }
 """By role and task. A kind of run that is new is played by one function of a `Rerun`."""
 

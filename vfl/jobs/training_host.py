@@ -149,7 +149,7 @@ class _HostTraining:
             )
             run = host_run(
                 HostWork(site, self.job, kind, offer, self.table, rows),
-                kept.randomness,
+                kept.randomness_of(offer.run),
                 self.operations,
                 self.show,
             )
