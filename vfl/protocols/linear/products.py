@@ -34,7 +34,7 @@ from vfl.learn.matrix import Matrix
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import CIPHERTEXT, MIB, Message, Seconds
-from vfl.protocols.common.clock import Clock, ToldTime
+from vfl.protocols.common.clock import Clock, Say, ToldTime
 from vfl.protocols.common.histograms import CHUNK
 from vfl.protocols.common.key import generate_key, send_key
 from vfl.protocols.common.participant import Resources
@@ -302,7 +302,7 @@ async def paillier_host(
             except ValueError as error:
                 raise DataError(f"a numeric column cannot be used under this key: {error}") from None
             await asyncio.to_thread(product.group)
-            yield _PaillierGradient(guest, pool, store, matrix, product)
+            yield _PaillierGradient(guest, pool, store, matrix, product, resources.say)
         finally:
             store.close()
 
@@ -315,10 +315,11 @@ class _PaillierGradient(Gradient):
         store: SharedRows,
         matrix: Matrix,
         product: EncryptedProduct,
+        say: Say,
     ) -> None:
         self._guest, self._pool, self._store = guest, pool, store
         self._matrix, self._product = matrix, product
-        self._told = ToldTime()
+        self._told = ToldTime(guest.name, say)
         self._of_factors: dict[tuple[int, ...], EncryptedProduct] = {}
 
     async def __call__(self, bits: int) -> Floats:
