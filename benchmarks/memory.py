@@ -81,9 +81,13 @@ _PHASES = {
     ),
     "digest of the run": ("vfl.jobs.training:RunSubject.of",),
     "binning": ("vfl.models.trees:_binned",),
-    "notes on ids": ("vfl.jobs.alignment:find_unmended",),
+    "notes on ids": ("vfl.jobs.alignment:find_unmended", "vfl.jobs.alignment_host:find_unmended"),
     "matching": ("vfl.protocols.align.join:guest_align", "vfl.protocols.align.join:host_align"),
-    "identities": ("vfl.jobs.alignment:identities", "vfl.party.row_sums:identities"),
+    "identities": (
+        "vfl.jobs.alignment:identities",
+        "vfl.jobs.alignment_host:identities",
+        "vfl.party.row_sums:identities",
+    ),
     "alignment": ("vfl.jobs.alignment:align", "vfl.jobs.alignment_host:serve_align"),
     "alignment of a batch": ("vfl.jobs.scoring:guest_match", "vfl.jobs.scoring:host_match"),
     "counts of sums": (
@@ -121,7 +125,11 @@ _PHASES = {
     "scores of rows held out": ("vfl.protocols.linear.fitting:FitLoop._end",),
     "evaluation": ("vfl.jobs.training:evaluate", "vfl.models.trees:_TreesGuest.train_alone"),
     "checkpoint": ("vfl.jobs.resume:Unfinished._write",),
-    "profiles": ("vfl.jobs.training:profiles", "vfl.jobs.training:score_profile"),
+    "profiles": (
+        "vfl.jobs.training:profiles",
+        "vfl.jobs.training_host:profiles",
+        "vfl.jobs.training:score_profile",
+    ),
     "drift": ("vfl.jobs.scoring:drift_of_columns",),
     "levels": ("vfl.jobs.scoring:match_levels",),
     "directions": ("vfl.models.trees:Trees.host_parts",),

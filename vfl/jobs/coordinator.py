@@ -274,7 +274,9 @@ async def _fit_on(
     def follow(what: str, done: int, of: int | None) -> None:
         show.progress(f"{job.name}: {what}", done, of)
 
-    resources = Resources(site.party.party.machine, operations, kept.randomness_of(join.terms.run))
+    resources = Resources(
+        site.party.party.machine, operations, kept.randomness_of(join.terms.run), kept.say
+    )
     run = CoordinatorRun(resources, follow, join.terms.done)
     outcome = await kind_of_job(job).coordinator_role().train(parties, run)
     # A model that says the same of every row is none: the guest finds that out, and others do.

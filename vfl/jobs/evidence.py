@@ -34,6 +34,7 @@ from vfl.jobs.record import now
 from vfl.jobs.show import Show
 from vfl.net.hello import PROTOCOL
 from vfl.net.peer import Peer
+from vfl.net.replay import TapeEnds
 from vfl.party.at_rest import Sink
 from vfl.party.documents import convert_document
 from vfl.party.kinds import DocumentKind
@@ -328,6 +329,6 @@ class Replayed:
 
     def ask(self, what: str, kind: Any, answer: Callable[[], T]) -> T:
         if not self._given[what]:
-            raise ModelError(f"the replay asks for {what} more often than the run did")
+            raise TapeEnds(f"the run asked for {what} no further")
         decoded: T = msgspec.msgpack.decode(self._given[what].popleft(), type=kind)
         return decoded

@@ -54,7 +54,7 @@ async def replay_guest(run: Rerun) -> None:
         hints = _GuestHints(run, f"{named.name} {kind.name}")
         try:
             given = GuestRun(
-                Resources(site.party.party.machine, Counter(), run.randomness),
+                Resources(site.party.party.machine, Counter(), run.randomness, run.say),
                 follow,
                 Checkpoints(run.last, run.keep),
                 hints,
@@ -80,7 +80,7 @@ async def replay_host(run: Rerun) -> None:
     hints = AnsweredHostHints(NO_HINTS, run.answers)
     given = replace(
         given,
-        participant=replace(given.participant, sign=run.sign),
+        participant=given.participant.asking(run.sign, run.say),
         checkpoints=Checkpoints(run.last, run.keep),
         hints=hints,
         sums=AnsweredSums(UNCOUNTED, run.answers),
@@ -97,7 +97,7 @@ async def replay_coordinator(run: Rerun) -> None:
     """A coordinator's part of a training."""
     terms, show = run.evidence.agreement.terms, run.show
     parties = [run.peers[name] for name in terms.signers]
-    resources = Resources(run.site.party.party.machine, Counter(), run.randomness)
+    resources = Resources(run.site.party.party.machine, Counter(), run.randomness, run.say)
 
     def follow(what: str, done: int, of: int | None) -> None:
         show.progress(f"replaying: {what}", done, of)

@@ -100,6 +100,10 @@ class Rerun:
                     f"{table} is not the table that the party committed to: its {part} {why}"
                 )
 
+    def say(self, peer: str, seconds: float) -> float:
+        """What the run has told a peer of the time that something took."""
+        return self.answers.ask(f"seconds told to {peer}", float, lambda: seconds)
+
     def sign(self, data: bytes) -> bytes:
         """What was signed in the run, which has to be a signature of this very data."""
         signature = self.answers.ask("signature", bytes, lambda: b"")

@@ -322,7 +322,7 @@ class _GuestTraining:
             sessions.callback(stored.close)
             hints = stored
         return GuestRun(
-            Resources(site.party.party.machine, operations, kept.randomness_of(offer.run)),
+            Resources(site.party.party.machine, operations, kept.randomness_of(offer.run), kept.say),
             self._follow,
             checkpoints,
             AnsweredGuestHints(hints, kept.answers),

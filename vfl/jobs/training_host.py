@@ -155,7 +155,7 @@ class _HostTraining:
             )
             run = replace(
                 run,
-                participant=replace(run.participant, sign=kept.sign(site.identity.sign)),
+                participant=run.participant.asking(kept.sign(site.identity.sign), kept.say),
                 keep=self._keep,
                 checkpoints=checkpoints,
                 hints=AnsweredHostHints(hints, kept.answers),

@@ -17,7 +17,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from vfl.arrays import Floats, Integers
 from vfl.blocks.engine import ENGINE
 from vfl.crypto.paillier import PrivateKey, PublicKey
-from vfl.crypto.randomness import Randomness
 from vfl.crypto.reserve import OwnReserve
 from vfl.crypto.sums import decrypt, encrypt
 from vfl.crypto.workers import SharedRows, Workers
@@ -304,7 +303,8 @@ async def paillier_host(
             except ValueError as error:
                 raise DataError(f"a numeric column cannot be used under this key: {error}") from None
             await asyncio.to_thread(product.group)
-            yield _PaillierGradient(guest, pool, store, matrix, product, own)
+            lent = replace(resources, randomness=own)
+            yield _PaillierGradient(guest, pool, store, matrix, product, lent)
         finally:
             store.close()
 
@@ -317,12 +317,12 @@ class _PaillierGradient(Gradient):
         store: SharedRows,
         matrix: Matrix,
         product: EncryptedProduct,
-        randomness: Randomness,
+        resources: Resources,
     ) -> None:
         self._guest, self._pool, self._store = guest, pool, store
-        self._randomness = randomness
+        self._randomness = resources.randomness
         self._matrix, self._product = matrix, product
-        self._told = ToldTime()
+        self._told = ToldTime(guest.name, resources.say)
         self._of_factors: dict[tuple[int, ...], EncryptedProduct] = {}
 
     async def __call__(self, bits: int) -> Floats:
