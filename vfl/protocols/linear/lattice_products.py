@@ -400,7 +400,7 @@ async def lattice_host(
     )
 
     try:
-        stream = MaskStream(resources.randomness.at("masks of sums")(SEED))
+        stream = MaskStream(resources.randomness.at("seed of masks")(SEED))
         yield _LatticeGradient(guest, products, bits_of, digits, shape, stream)
     finally:
         products.end()
