@@ -1,4 +1,4 @@
-"""Tables, screenings, correlations and inflation replay: each role sends the same from the same secret."""
+"""Tables, screenings, correlations and inflation replay: a role sends the same from the same secret."""
 
 from collections.abc import Iterator
 

@@ -96,15 +96,10 @@ class Evidence:
         return self.run[:_NAME]
 
     @property
-    def subjects(self) -> list[str]:
-        """The model and the alignment that it is about."""
+    def subject(self) -> str:
+        """The model that it is about, or the alignment."""
         terms = self.agreement.terms
-        return [name for name in (terms.model, terms.alignment) if name is not None]
-
-    @property
-    def can_be_replayed(self) -> bool:
-        """Whether this party has what a replay of its part needs."""
-        return self.opening is not None and self.tape is not None
+        return (terms.alignment if terms.task == "align" else terms.model) or ""
 
 
 def save_evidence(store: Store, evidence: Evidence) -> None:

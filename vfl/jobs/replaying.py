@@ -5,7 +5,7 @@ committed in the agreement, and from what came to it, message by message. What c
 certificate for each peer (certificate.py).
 """
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vfl.errors import ModelError, VflError
@@ -13,6 +13,7 @@ from vfl.jobs import replay_alignment, replay_training
 from vfl.jobs.certificate import Covered, Replayed
 from vfl.jobs.connect import Site
 from vfl.jobs.evidence import Evidence, find_evidence
+from vfl.jobs.names import resolve_model
 from vfl.jobs.rerun import EvidenceDiffers, Rerun, open_rerun
 from vfl.jobs.show import Show
 from vfl.net.replay import MessageDiffers, TapeEnds
@@ -45,21 +46,40 @@ class Replay:
 
 
 def runs_named(store: Store, name: str) -> list[Evidence]:
-    """The runs of a model or an alignment, each attempt at one, in their order; or the one run whose
-    digits these are. Raises ModelError when there is none."""
+    """The runs of a model or an alignment, or of the newest one of this name, each attempt at it in
+    turn; or the one run whose first digits these are. Raises ModelError when there is none."""
     every = find_evidence(store)
-    found = [one for one in every if name in one.subjects or _is_digits_of(name, one.run)]
+    newest = resolve_model(store, name), resolve_model(store, name, "run")
+    names = {*newest, resolve_model(store, name, "alignment")}
+    found = [one for one in every if one.subject in names or _is_digits_of(name, one.run)]
     if found:
         return found
     if not every:
         raise ModelError("nothing is kept of any run that could be replayed: see tape in [party]")
-    near = nearest_name(name, [subject for one in every for subject in one.subjects])
+    near = nearest_name(name, [one.subject for one in every])
     advice = f"did you mean {near}?" if near else "`vfl audit list` names them"
     raise ModelError(f"nothing is kept of a run {name}: {advice}")
 
 
 def _is_digits_of(name: str, run: str) -> bool:
     return len(name) >= 6 and run.startswith(name)
+
+
+async def replay_runs(site: Site, runs: Sequence[Evidence], show: Show) -> AsyncIterator[Replay]:
+    """Play this party's part of some runs again, each with those that it went on from. Raises as
+    `replay`."""
+    states: list[State] = []
+    for evidence in runs:
+        done = evidence.agreement.terms.done
+        known = bool(done) and any(state.done == done for state in states)
+        attempts = [evidence] if known else _attempts(site.store, evidence)
+        states = states if known else []
+        for attempt in attempts:
+            run = open_rerun(site, attempt, show)
+            run.last = _state(states, attempt)
+            found = await _play(run)
+            states += run.states
+        yield found
 
 
 async def replay(site: Site, evidence: Evidence, show: Show) -> Replay:
@@ -69,16 +89,7 @@ async def replay(site: Site, evidence: Evidence, show: Show) -> Replay:
     MessageDiffers with the first message that is not the one that left, EvidenceDiffers where what is
     kept is not what was signed or what the ledger says, ModelError for a run that cannot be replayed.
     """
-    attempts = _attempts(site.store, evidence)
-    states: list[State] = []
-    done: Replay | None = None
-    for attempt in attempts:
-        run = open_rerun(site, attempt, show)
-        run.last = _state(states, attempt)
-        done = await _play(run)
-        states += run.states
-    if done is None:
-        raise AssertionError("a replay of nothing")
+    (done,) = [one async for one in replay_runs(site, [evidence], show)]
     return done
 
 
