@@ -2,11 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from federation import Federation
+from paillier_key import one_key
 from room import Room, Said
 
 from vfl.errors import VflError
@@ -16,7 +17,7 @@ from vfl.jobs.evidence import Evidence
 from vfl.jobs.host import _TASKS
 from vfl.jobs.offer import Offer
 from vfl.jobs.replaying import Replay, replay, runs_named
-from vfl.net.peer import MemoryPeer, Peer, stop_all
+from vfl.net.peer import Peer, stop_all
 from vfl.party.config import load_party
 
 
@@ -27,6 +28,8 @@ class AuditedRoom(Room):
         super().__init__(federation)
         for party in federation.parties.values():
             party.settings["party"]["tape"] = "all"
+        self.on_message: Callable[[str], None] | None = None
+        """Told of the types of messages that arrive at the guest from the registry."""
 
     @contextlib.asynccontextmanager
     async def hosts_of(
@@ -35,6 +38,8 @@ class AuditedRoom(Room):
         async with super().hosts_of(site, wait, show, names) as peers:
             for peer in peers:
                 site.journal.watch(peer)
+                if peer.name == "registry" and self.on_message is not None:
+                    peer.observers.append(self._pass_on)
             try:
                 yield peers
             finally:
@@ -55,6 +60,10 @@ class AuditedRoom(Room):
         finally:
             site.journal.seal(self.said[name].say)
 
+    def _pass_on(self, direction: str, kind: str, payload: bytes) -> None:
+        if direction == "received" and self.on_message is not None:
+            self.on_message(kind)
+
     def there(self, name: str, **settings: Any) -> Site:
         """A party as its auditor finds it: with other workers, for one."""
         party = self.federation.parties[name]
@@ -68,7 +77,8 @@ class AuditedRoom(Room):
 
     def replay(self, name: str, subject: str, *, attempt: int = -1, **settings: Any) -> Replay:
         site = self.there(name, **settings)
-        return asyncio.run(replay(site, runs_named(site.store, subject)[attempt], Said()))
+        with one_key():
+            return asyncio.run(replay(site, runs_named(site.store, subject)[attempt], Said()))
 
     def certify(self, name: str, done: Replay, peer: str) -> Path:
         """A certificate that the party has signed itself."""
@@ -79,8 +89,3 @@ class AuditedRoom(Room):
 
     def check(self, name: str, path: Path) -> Checked:
         return check_certificate(self.there(name), path)
-
-
-def meet(name: str, peer: str) -> MemoryPeer:
-    """A peer that nobody is behind."""
-    return MemoryPeer.pair(name, peer)[0]
