@@ -110,6 +110,7 @@ class LookupSource(Protocol):
 async def host_lookups(guest: Peer, source: LookupSource, entropy: Entropy) -> int:
     """Answer a guest until it ends; how many ids were looked up.
 
+    entropy: of this session alone. A scalar that two proofs were made with would give the key away.
     Raises PeerError when the guest breaks the protocol, and what `source` raises but Refused for a
     lookup, which the guest is told.
     """
@@ -229,7 +230,8 @@ class LookupSession:
     """A guest's end of a session: requests in any number, answered in their order."""
 
     def __init__(self, host: Peer, entropy: Entropy) -> None:
-        """entropy: of this session alone."""
+        """entropy: of this session alone, in which a scalar serves once: ids are drawn for in the order
+        in which they are asked about."""
         self.host, self.entropy = host, entropy
         self._due: deque[tuple[tuple[type[Message], ...], asyncio.Future[Message]]] = deque()
         self._asked, self._turn = asyncio.Event(), asyncio.Lock()
