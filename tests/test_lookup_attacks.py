@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from drawn import seeded
 from reference.data import Stream
 from test_directory import CONTEXT, KEY, PART, Sealed, keys_of, sealed_table
 
@@ -284,3 +285,25 @@ def test_a_lookup_that_is_sent_again_tells_no_more_and_counts_again() -> None:
 
     assert len(set(asyncio.run(run()))) == 1
     assert counted == [2, 2, 2]
+
+
+def test_a_session_drawn_twice_does_not_give_the_key_away() -> None:
+    """As two answers with proofs of one scalar would: as where a run's secret served for two runs."""
+
+    async def answers(asked: list[bytes]) -> list[bytes]:
+        to_host, to_guest = MemoryPeer.pair("insurer", "registry")
+        entropy = seeded(1).at("proofs")
+        serving = asyncio.create_task(host_lookups(to_guest, Served(), entropy))  # type: ignore[arg-type]
+        async with LookupSession(to_host, secrets.token_bytes).open() as session:
+            blinded = voprf.blind(asked)
+            found = await session.ask(lookup.LookUp(PUBLIC, blinded.points.tobytes()), lookup.LookedUp)
+            assert isinstance(found, lookup.LookedUp)
+        await serving
+        return [found.proof[:32], found.proof[32:]]
+
+    key = int.from_bytes(KEY, "little")
+    scalars = set()
+    for asked in ([b"a"], [b"b"]):
+        challenge, response = (int.from_bytes(one, "little") for one in asyncio.run(answers(asked)))
+        scalars.add((response + challenge * key) % group.ORDER)
+    assert len(scalars) == 2

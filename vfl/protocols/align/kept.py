@@ -11,6 +11,9 @@ b and one context for many runs with a guest, and F(y) of its own ids is compute
      one host. The guest keeps them: without F at an id they look random.
   6. and 7. As in `psi.py`; an id is common if some store has it.
 
+A replay of a run needs what was kept before it, context and scalar above all: these were drawn in the
+run that began the key, with its random numbers. What the run itself adds comes from its own.
+
 An id that is gone from the table ends the key, for the guest's stores would still have it. So do its age
 and the number of ids that were asked about under it (whoever keeps it says when).
 

@@ -31,6 +31,9 @@ What each side learns. Both learn step 2's numbers, and of each trial that was r
 samples are common. Neither learns which: the guest can not tell which of its ids an element that comes
 back belongs to. Nobody else learns anything; a host learns nothing of other hosts.
 
+A scalar serves for one sample of one host, and both orders are drawn anew for each: with one order for
+two trials their answers could be laid side by side, and rows be told by both.
+
 Against whom. Semi-honest parties, as in the paper. A guest that blinds each id with another scalar finds
 out which of the ids that it asks about are in the host's sample, as an alignment tells it of all ids.
 A sample's size is held against the number that its sender has announced; tables that leave fewer than

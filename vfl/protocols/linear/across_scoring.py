@@ -12,6 +12,8 @@ Chunk by chunk, after ScoreRows:
 Learned by the guest: each host's whole part of each row's score, cells with it, as without pairs.
 Learned by a host: nothing of the guest's levels.
 
+With each host, and of each column, transfers have random numbers of their own.
+
 A guest that asked for a row once at each of its levels would have the cells of the row's level by
 themselves: a host answers for each row once in a batch. Over several batches nothing stops it.
 """

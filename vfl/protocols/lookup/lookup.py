@@ -17,6 +17,7 @@ The guest learns of each id that it looks up whether the host has it and, if so,
 
 import asyncio
 import contextlib
+import hashlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
@@ -110,6 +111,7 @@ class LookupSource(Protocol):
 async def host_lookups(guest: Peer, source: LookupSource, entropy: Entropy) -> int:
     """Answer a guest until it ends; how many ids were looked up.
 
+    entropy: of this session alone.
     Raises PeerError when the guest breaks the protocol, and what `source` raises but Refused for a
     lookup, which the guest is told.
     """
@@ -148,13 +150,20 @@ async def _look_up(
     points = np.frombuffer(message.points, np.uint8).reshape(-1, group.POINT)
 
     def evaluate() -> tuple[Bytes, bytes]:
-        return voprf.evaluate(secret, message.key, points, entropy)
+        return voprf.evaluate(secret, message.key, points, _for_proof(entropy, message))
 
     try:
         evaluated, proof = evaluate() if count <= _INLINE else await asyncio.to_thread(evaluate)
     except group.InvalidPoint:
         raise guest.breach("LookUp with an invalid element") from None
     return LookedUp(evaluated.tobytes(), proof, source.version)
+
+
+def _for_proof(entropy: Entropy, message: LookUp) -> Entropy:
+    """Random numbers for the proof of an answer. Two proofs with one scalar would give the directory's
+    key away, which outlives the run: so what is drawn is hashed with what the proof is about."""
+    about = message.key + message.points
+    return lambda count: hashlib.shake_256(entropy(count) + about).digest(count)
 
 
 def _refusal(refused: Refused) -> NotLookedUp:
@@ -229,7 +238,8 @@ class LookupSession:
     """A guest's end of a session: requests in any number, answered in their order."""
 
     def __init__(self, host: Peer, entropy: Entropy) -> None:
-        """entropy: of this session alone."""
+        """entropy: of this session alone, in which a scalar serves once: ids are drawn for in the order
+        in which they are asked about."""
         self.host, self.entropy = host, entropy
         self._due: deque[tuple[tuple[type[Message], ...], asyncio.Future[Message]]] = deque()
         self._asked, self._turn = asyncio.Event(), asyncio.Lock()
