@@ -12,6 +12,8 @@ from gmpy2 import mpz
 
 from vfl.crypto.paillier import PrivateKey, PublicKey
 from vfl.crypto.randomness import Stream
+from vfl.learn.params import BoostParams
+from vfl.protocols.common.key import generate_key
 
 SIZES = [2048, 3072, 4096]
 
@@ -351,6 +353,8 @@ def test_keys_compare_by_modulus():
 def test_seeded_bits_reproduce_keys_and_ciphertexts():
     again = PrivateKey.generate(2048, random.Random(2050).getrandbits)
     assert again.public == key().public
+    of_job = [generate_key(BoostParams(), Stream(secret * 32)).public for secret in (b"1", b"1", b"2")]
+    assert of_job[0] == of_job[1] != of_job[2]
     p, q = int(again._p), int(again._q)
 
     def run(seed: int) -> tuple[bytes, bytes, bytes]:

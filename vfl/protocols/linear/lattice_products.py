@@ -254,8 +254,7 @@ class _LatticeGuest(GuestGradients):
     ) -> None:
         self._hosts, self._rows, self._clock = hosts, rows, clock
         self._digits, self._shape = shape
-        self._operations, self._randomness = resources.operations, resources.randomness
-        self._opened = 0  # queries
+        self._resources, self._opened = resources, 0  # queries
         self._scale_bits = self._shape.parameters(1).scale_bits
         self._products: GuestProducts | None = None
         self._outputs: dict[str, int] = {}  # sums of each host
@@ -274,8 +273,8 @@ class _LatticeGuest(GuestGradients):
         self._products, _ = await guest_meet(
             self._hosts,
             self._shape,
+            resources=self._resources,
             shelf=self.hints,
-            operations=self._operations,
             timed=self._clock.timed,
             progress=self.hint_progress,
             accept=accept,
@@ -330,8 +329,8 @@ class _LatticeGuest(GuestGradients):
     def _drowning(self) -> dict[str, Stream]:
         """What noise is drowned in of the words that the next query has opened, by host."""
         self._opened += 1
-        names = (host.name for host in self._hosts)
-        return {name: self._randomness.at("drowned noise", name, self._opened) for name in names}
+        names, randomness = (host.name for host in self._hosts), self._resources.randomness
+        return {name: randomness.at("drowned noise", name, self._opened) for name in names}
 
     def cell_labels(self, cells: int, residuals: Rounded) -> int:
         if self._cut is None or self._cut.rounded is not residuals:
@@ -394,8 +393,8 @@ async def lattice_host(
         lambda secret: bits_of.matrix,
         len(bits_of.matrix.outputs),
         shape,
+        resources=resources,
         hints=hints,
-        operations=resources.operations,
         progress=hint_progress,
     )
 

@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from vfl.arrays import Floats, Integers
 from vfl.blocks.engine import ENGINE
 from vfl.crypto.paillier import PrivateKey, PublicKey
-from vfl.crypto.randomness import Randomness
 from vfl.crypto.reserve import OwnReserve
 from vfl.crypto.sums import decrypt, encrypt
 from vfl.crypto.workers import SharedRows, Workers
@@ -294,12 +293,12 @@ async def paillier_host(
 
     Raises DataError for numbers whose products would not fit in a plaintext.
     """
-    own = resources.randomness.part("gradients")
+    own = resources.part("gradients")
     async with Workers(key, resources.machine, resources.operations) as pool:
         store = pool.rows(matrix.rows, key.width)
         try:
             try:
-                product = EncryptedProduct(pool, store, matrix, own.part("products"))
+                product = EncryptedProduct(pool, store, matrix, own.randomness.part("products"))
                 check_lengths(matrix)
             except ValueError as error:
                 raise DataError(f"a numeric column cannot be used under this key: {error}") from None
@@ -317,12 +316,12 @@ class _PaillierGradient(Gradient):
         store: SharedRows,
         matrix: Matrix,
         product: EncryptedProduct,
-        randomness: Randomness,
+        resources: Resources,
     ) -> None:
         self._guest, self._pool, self._store = guest, pool, store
-        self._randomness = randomness
+        self._randomness = resources.randomness
         self._matrix, self._product = matrix, product
-        self._told = ToldTime()
+        self._told = ToldTime(guest.name, resources.say)
         self._of_factors: dict[tuple[int, ...], EncryptedProduct] = {}
 
     async def __call__(self, bits: int) -> Floats:

@@ -202,9 +202,7 @@ class _LatticeGuest:
             if outputs != self.cells:
                 raise host.breach("HintSums of another number than there are cells")
 
-        products, _ = await guest_meet(
-            [self.host], shape, operations=self.resources.operations, accept=accept
-        )
+        products, _ = await guest_meet([self.host], shape, resources=self.resources, accept=accept)
         kind = np.int32 if asked.value_bits <= 32 else np.int64
         values = np.array(asked.digits, kind)
         codes = np.zeros(asked.rows, np.int8) if asked.codes is None else asked.codes.astype(np.int8)
@@ -421,8 +419,8 @@ async def _serve_lattice(
         lambda secret: matrix,
         cells.count,
         shape,
+        resources=resources,
         hints=_FreshHints(),
-        operations=resources.operations,
         progress=progress,
     )
     masks: list[Words] = []

@@ -190,6 +190,8 @@ class _PaillierGrower(Grower):
             plaintexts = await host.masked_sums(summed)
             await told
             await hidden.pass_on(place, plaintexts)
+        await told
+        await hidden.end_sums(place)
 
     async def split(
         self, growth: Growth, parties: Sequence[OwnColumns | HostColumns]
@@ -361,15 +363,15 @@ async def paillier_host_train(
     Refused for trees of rows that differ in fewer. Where the guest sees sums, also of earlier jobs.
     """
     draws = Draws(participant.minimum, course.draws if coordinator is None else NO_MEMORY)
-    records = Records(guest, params, shown, course)
+    resources = participant.resources
+    records = Records(guest, params, shown, course, resources.say)
     if (last := course.checkpoints.last) is not None:
         draws.restore(last.drawn)
 
     # 1. The guest's key.
-    resources = participant.resources
     randomness = resources.randomness.part("trees")
     key = await receive_key(guest, params, randomness.at("base"))
-    hidden = None if coordinator is None else HiddenHost(coordinator, randomness.at("seed of masks"))
+    hidden = None if coordinator is None else HiddenHost(coordinator, randomness)
     if hidden is not None:
         await hidden.begin()
 
@@ -379,11 +381,8 @@ async def paillier_host_train(
     async with Workers(key, resources.machine, resources.operations) as pool:
         store = pool.rows(binned.rows, key.width)
         codes = ENGINE.hold(binned.codes.reshape(-1, binned.rows))
-        most, secret = (
-            most_packed_sums(binned.rows, candidates, params),
-            randomness.key_at("obfuscators"),
-        )
-        reserve = Reserve(pool, most, secret)
+        most = most_packed_sums(binned.rows, candidates, params)
+        reserve = Reserve(pool, most, randomness.key_at("obfuscators"))
         try:
             while True:
                 reserve.begin()
