@@ -4,10 +4,15 @@ then each by itself against what its peers sent."""
 import asyncio
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, cast
 
+from dealt_transfers import dealt_transfers
 from hostile import Peers, Scenario
+from lattice_batches import small_batches
+from paillier_key import one_key
 from replays import Tape
 from roles import Lent
 
@@ -15,48 +20,78 @@ from vfl.crypto.randomness import Randomness
 from vfl.crypto.workers import ONE_PROCESS, Machine
 from vfl.net.peer import together
 from vfl.net.replay import ReplayedPeer
+from vfl.protocols.common.clock import Say, SecondsNoted, SecondsSaid
 from vfl.protocols.common.participant import Resources
 
 Make = Callable[[Lent], Scenario]
 """The scenario, of what each party lends."""
-Tapes = Mapping[str, Mapping[str, Tape]]  # by party and its peer
+
+_LEAST = 48  # bytes of a message that may hold random numbers
 
 
-def lends(seed: int, machine: Machine) -> Lent:
+@dataclass(frozen=True)
+class Run:
+    """A run that is over."""
+
+    make: Make
+    seed: int
+    tapes: Mapping[str, Mapping[str, Tape]]  # by party and its peer
+    said: Mapping[str, SecondsNoted]
+
+    @property
+    def sent(self) -> Mapping[str, set[bytes]]:
+        """The digests of all messages, by kind, but for those of a few bytes."""
+        found: dict[str, set[bytes]] = defaultdict(set)
+        for peers in self.tapes.values():
+            for tape in peers.values():
+                for message in tape.sent:
+                    if message.size >= _LEAST:
+                        found[message.kind].add(message.digest)
+        return found
+
+
+@contextmanager
+def quick() -> Iterator[None]:
+    """What takes long takes less, and still draws all that it draws but for the primes of keys."""
+    with one_key(), small_batches(2), dealt_transfers():
+        yield
+
+
+def _lends(seed: int, machine: Machine, said: Mapping[str, Say]) -> Lent:
     """The same secret of a party for the same `seed`."""
 
     def of(party: str) -> Resources:
         secret = hashlib.sha256(f"{seed} {party}".encode()).digest()
-        return Resources(machine, randomness=Randomness(secret))
+        return Resources(machine, None, Randomness(secret), said[party])
 
     return of
 
 
-def live(make: Make, seed: int = 1, machine: Machine = ONE_PROCESS) -> Tapes:
-    """What passed in a run."""
-    scenario = make(lends(seed, machine))
+def live(make: Make, seed: int = 1, machine: Machine = ONE_PROCESS) -> Run:
+    """All parties."""
+    said: Mapping[str, SecondsNoted] = defaultdict(SecondsNoted)
+    scenario = make(_lends(seed, machine, said))
 
-    async def run() -> Tapes:
+    async def run() -> Run:
         ends = scenario.open()
         tapes = {
             party: {name: Tape(peer) for name, peer in peers.items()} for party, peers in ends.items()
         }
-        roles = scenario.roles(ends)
-        await together([*roles.values()])
-        return tapes
+        await together([*scenario.roles(ends).values()])
+        return Run(make, seed, tapes, said)
 
     return asyncio.run(run())
 
 
-def again(make: Make, tapes: Tapes, party: str, seed: int = 1, machine: Machine = ONE_PROCESS) -> int:
+def again(run: Run, party: str, machine: Machine = ONE_PROCESS) -> int:
     """Play a party once more; how many messages it sent, all of them those of the run. Raises
     MessageDiffers."""
-    scenario = make(lends(seed, machine))
+    tapes = run.tapes[party]
+    said: dict[str, Say] = {name: SecondsSaid(run.said[name].said) for name in run.tapes}
+    scenario = run.make(_lends(run.seed, machine, said))
 
-    async def run() -> int:
-        played = {
-            name: ReplayedPeer(name, tape.received, tape.sent) for name, tape in tapes[party].items()
-        }
+    async def play() -> int:
+        played = {name: ReplayedPeer(name, tape.received, tape.sent) for name, tape in tapes.items()}
         roles = scenario.roles({**scenario.open(), party: cast(Peers, played)})
         for name, role in roles.items():
             if name != party:
@@ -66,22 +101,15 @@ def again(make: Make, tapes: Tapes, party: str, seed: int = 1, machine: Machine 
             peer.check_end()
         return sum(peer.compared for peer in played.values())
 
-    return asyncio.run(run())
+    return asyncio.run(play())
 
 
-def check_replays(make: Make, machine: Machine = ONE_PROCESS) -> Tapes:
-    """Play a run, and each of its parties once more on this machine; what passed in the run."""
-    tapes = live(make)
-    for party, of in tapes.items():
-        assert again(make, tapes, party, machine=machine) == sum(len(tape.sent) for tape in of.values())
-    return tapes
-
-
-def sent(tapes: Tapes) -> Mapping[str, set[bytes]]:
-    """The digests of all that was sent, by kind."""
-    found: dict[str, set[bytes]] = defaultdict(set)
-    for peers in tapes.values():
-        for tape in peers.values():
-            for message in tape.sent:
-                found[message.kind].add(message.digest)
-    return found
+def check_replays(make: Make, random: set[str]) -> None:
+    """Each party sends again what it sent, and under another secret no such message of these kinds."""
+    run, other = live(make), live(make, seed=2)
+    for party, tapes in run.tapes.items():
+        assert again(run, party) == sum(len(tape.sent) for tape in tapes.values())
+    once, twice = run.sent, other.sent
+    assert once.keys() == twice.keys() and {*once} >= random
+    for kind in random:
+        assert not once[kind] & twice[kind], kind

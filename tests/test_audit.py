@@ -134,6 +134,17 @@ def test_a_linear_model_replays_under_the_lattice_engine(honest: AuditedRoom) ->
     replay_all(honest, honest.train(LATTICE_GLM))
 
 
+def test_a_hosts_part_of_a_batch_replays(honest: AuditedRoom, trees: str) -> None:
+    honest.score(trees)
+    for name in HOSTS:
+        done = honest.replay(name, trees, workers=2)
+        assert done.evidence.agreement.terms.task == "score" and done.complete
+        assert done.shown["insurer"].relies == [f"on the half of {trees} that an earlier run has left"]
+        assert honest.check("insurer", honest.certify(name, done, "insurer")).complete
+    with pytest.raises(ModelError, match=r"no tape of run [0-9a-f]{12} was kept here"):
+        honest.replay("insurer", trees)
+
+
 # --- What is spoilt is found and named. -------------------------------------------------------------
 
 
@@ -156,7 +167,7 @@ def kept_rows(site: Any) -> list[int]:
 
 def change(room: AuditedRoom, name: str, model: str, how: Callable[[Any], Any]) -> None:
     """Change what a party keeps of a run, as who has its passphrase could."""
-    store, (found,) = room.there(name).store, room.runs(name, model)
+    store, found = room.there(name).store, room.runs(name, model)[0]
     save_evidence(store, how(found))
 
 

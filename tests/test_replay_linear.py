@@ -1,14 +1,14 @@
 """Linear models replay: each role sends the same from the same secret, and nothing of another's."""
 
-from collections.abc import Iterator
-
 import pytest
 import roles
-from replayed_roles import Make, again, check_replays, live, sent
+from replayed_roles import Make, again, check_replays, live, quick
 from roles import GUEST, HOSTS
 
 from vfl.crypto.workers import Machine
 
+HINTED = {"HintAgreed", "HintOffered", "HintHeader", "HintPart", "HintProducts", "Vectors", "VectorSums"}
+TRANSFERRED = {"TransferKeys", "TransferChoices", "ExtensionColumns"}
 RUNS: dict[str, tuple[Make, set[str]]] = {
     "under Paillier's encryption": (
         lambda lent: roles.fitting("paillier", lent=lent),
@@ -26,28 +26,33 @@ RUNS: dict[str, tuple[Make, set[str]]] = {
         lambda lent: roles.hidden_fitting("poisson", lent),
         {"MaskSecret", "ScorePart", "HiddenResiduals", "BlindGradient", "PartyProducts"},
     ),
+    "over the lattice engine": (
+        lambda lent: roles.fitting("lattice", lent=lent),
+        {*HINTED, "OpenedSums", "InnerProducts", "ScoreChange", "HeldOutScores"},
+    ),
+    "pairs of levels of two parties": (
+        lambda lent: roles.fitting_across("paillier", lent),
+        {*TRANSFERRED, "LevelResiduals", "OpenedByLevel", "LevelWords"},
+    ),
+    "pairs of levels over the lattice engine": (
+        lambda lent: roles.fitting_across("lattice", lent),
+        {*HINTED, *TRANSFERRED, "OpenedCellSums", "LevelWords"},
+    ),
+    "standard errors": (
+        lambda lent: roles.fitting("paillier", infers=True, lent=lent),
+        {*HINTED, "WeightPart", "Encrypted", "RotatedInformation", "Relayed", "MaskedCovariance"},
+    ),
 }
 
 
-@pytest.fixture
-def quick() -> Iterator[None]:
-    with roles.in_memory():
-        yield
-
-
-@pytest.mark.usefixtures("quick")
 @pytest.mark.parametrize("name", RUNS)
 def test_each_role_sends_the_same_again(name: str) -> None:
-    make, random = RUNS[name]
-    once, other = sent(check_replays(make)), sent(live(make, seed=2))
-    assert once.keys() == other.keys() and {*once} >= random
-    for kind in random:
-        assert not once[kind] & other[kind], kind
+    with quick():
+        check_replays(*RUNS[name])
 
 
 def test_workers_and_spare_time_change_nothing() -> None:
     """A run in one process, in which nothing is made in spare time, and with more."""
-    make, _ = RUNS["under Paillier's encryption"]
-    tapes = live(make)
+    run = live(RUNS["under Paillier's encryption"][0])
     for party in (GUEST, HOSTS[0]):
-        assert again(make, tapes, party, machine=Machine(workers=2)) > 5
+        assert again(run, party, Machine(workers=2)) > 5

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import roles
 from hostile import Peers, Scenario
-from replayed_roles import Make, check_replays, live, sent
+from replayed_roles import Make, check_replays
 from roles import LEAD, Lent
 from row_jobs import make_job
 from row_parts import fitting
@@ -52,8 +52,4 @@ RUNS = {
 
 @pytest.mark.parametrize("name", RUNS)
 def test_each_role_sends_the_same_again(name: str) -> None:
-    make = RUNS[name]()
-    once, other = sent(check_replays(make)), sent(live(make, seed=2))
-    assert once.keys() == other.keys() and {*once} >= RANDOM
-    for kind in RANDOM:
-        assert not once[kind] & other[kind], kind
+    check_replays(RUNS[name](), RANDOM)

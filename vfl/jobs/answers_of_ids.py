@@ -34,20 +34,31 @@ def with_answers(settings: PsiSettings, answers: Answers, *, replayed: bool = Fa
 
 
 def admit_with_answers(admit: Admit, answers: Answers) -> Admit:
-    """Counts ids a guest asks about, or says that the day is full, as it was in the run."""
+    """Counts ids that a guest asks about, or says that the day is full, as it was in the run."""
 
     def counted(peer: Peer, ids: int) -> None:
+        count_with_answers(lambda many: admit(peer, many), answers, "room for ids")(ids)
+
+    return counted
+
+
+def count_with_answers(
+    count: Callable[[int], None], answers: Answers, what: str
+) -> Callable[[int], None]:
+    """The same of anything else that is counted by the day."""
+
+    def counted(many: int) -> None:
         full: list[DayIsFull] = []
 
         def has_room() -> bool:
             try:
-                admit(peer, ids)
+                count(many)
             except DayIsFull as error:
                 full.append(error)
             return not full
 
-        if not answers.ask("room for ids", bool, has_room):
-            raise full[0] if full else DayIsFull("more ids than this party allowed on that day")
+        if not answers.ask(what, bool, has_room):
+            raise full[0] if full else DayIsFull("more than this party allowed on that day")
 
     return counted
 

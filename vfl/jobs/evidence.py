@@ -144,10 +144,11 @@ def remove_evidence(store: Store, run: str) -> None:
 
 
 @contextlib.contextmanager
-def keeping(site: Site, show: Show, table: Callable[[], TableDigests]) -> Iterator["Keeping"]:
-    """The block of a run, of which is kept what [party] says. `table`: of what it has committed to."""
+def keeping(site: Site, show: Show, table: Callable[[], TableDigests] | None) -> Iterator["Keeping"]:
+    """The block of a run, of which is kept what [party] says. `table`: of what it commits to; None for a
+    part that cannot be replayed, of which is kept what others have signed."""
     opening = None
-    if site.party.party.tape != "none":
+    if site.party.party.tape != "none" and table is not None:
         opening = Opening.new(table(), settings_of(site.party))
     keeping = Keeping(site, show, opening)
     try:

@@ -20,7 +20,7 @@ from vfl.jobs.offer import Offer
 from vfl.jobs.oneway_host import serve_oneway
 from vfl.jobs.own_table import read_guest, read_host
 from vfl.jobs.pooled import serve_pooled
-from vfl.jobs.scoring import serve_score
+from vfl.jobs.scoring_host import serve_score
 from vfl.jobs.screening_host import serve_screen
 from vfl.jobs.shared_table import without_features
 from vfl.jobs.show import Once, Show

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 
 from vfl.errors import ModelError, VflError
-from vfl.jobs import replay_alignment, replay_training
+from vfl.jobs import replay_alignment, replay_scoring, replay_training
 from vfl.jobs.certificate import Covered, Replayed
 from vfl.jobs.connect import Site
 from vfl.jobs.evidence import Evidence, find_evidence
@@ -24,6 +24,7 @@ from vfl.text import nearest_name
 _PLAYERS: Mapping[tuple[str, str], Callable[[Rerun], Awaitable[None]]] = {
     ("guest", "align"): replay_alignment.replay_guest,
     ("host", "align"): replay_alignment.replay_host,
+    ("host", "score"): replay_scoring.replay_host,
     ("guest", "train"): replay_training.replay_guest,
     ("host", "train"): replay_training.replay_host,
     ("coordinator", "train"): replay_training.replay_coordinator,

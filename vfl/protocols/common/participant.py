@@ -23,7 +23,7 @@ class Resources:
     say: Say = as_measured
 
     def part(self, purpose: str, *place: Place) -> "Resources":
-        """The same for a part of the run, which has purposes and places of its own."""
+        """The same, with the random numbers of a part of the run (`Randomness.part`)."""
         return replace(self, randomness=self.randomness.part(purpose, *place))
 
 

@@ -254,7 +254,7 @@ class _LatticeGuest(GuestGradients):
     ) -> None:
         self._hosts, self._rows, self._clock = hosts, rows, clock
         self._digits, self._shape = shape
-        self._resources, self._opened = resources, 0  # queries that were opened
+        self._resources, self._opened = resources, 0  # queries
         self._scale_bits = self._shape.parameters(1).scale_bits
         self._products: GuestProducts | None = None
         self._outputs: dict[str, int] = {}  # sums of each host
@@ -329,9 +329,8 @@ class _LatticeGuest(GuestGradients):
     def _drowning(self) -> dict[str, Stream]:
         """What noise is drowned in of the words that the next query has opened, by host."""
         self._opened += 1
-        names = (host.name for host in self._hosts)
-        draw = self._resources.randomness.at
-        return {name: draw("drowned noise", name, self._opened) for name in names}
+        names, randomness = (host.name for host in self._hosts), self._resources.randomness
+        return {name: randomness.at("drowned noise", name, self._opened) for name in names}
 
     def cell_labels(self, cells: int, residuals: Rounded) -> int:
         if self._cut is None or self._cut.rounded is not residuals:

@@ -17,7 +17,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
@@ -293,18 +293,17 @@ async def paillier_host(
 
     Raises DataError for numbers whose products would not fit in a plaintext.
     """
-    own = resources.randomness.part("gradients")
+    own = resources.part("gradients")
     async with Workers(key, resources.machine, resources.operations) as pool:
         store = pool.rows(matrix.rows, key.width)
         try:
             try:
-                product = EncryptedProduct(pool, store, matrix, own.part("products"))
+                product = EncryptedProduct(pool, store, matrix, own.randomness.part("products"))
                 check_lengths(matrix)
             except ValueError as error:
                 raise DataError(f"a numeric column cannot be used under this key: {error}") from None
             await asyncio.to_thread(product.group)
-            lent = replace(resources, randomness=own)
-            yield _PaillierGradient(guest, pool, store, matrix, product, lent)
+            yield _PaillierGradient(guest, pool, store, matrix, product, own)
         finally:
             store.close()
 
