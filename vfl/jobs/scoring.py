@@ -28,6 +28,7 @@ from vfl.jobs.agreement import offer_to
 from vfl.jobs.batch import Batch, batch_key, batch_name
 from vfl.jobs.batch_rows import check_batch_levels, read_batch
 from vfl.jobs.connect import Site, hosts_of
+from vfl.jobs.evidence import keeping
 from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Offer, new_run
 from vfl.jobs.queries import with_query_of
@@ -320,12 +321,14 @@ class BatchJob:
             looked_up = [host for host in hosts if host.name in sealed]
             await self._by_both(hosts, (looked_up, lookup), (asked, offer))
             return
-        await offer_to(self.site, hosts, offer, self.show)
-        self.clock.add(None)
-        randomness = self.site.randomness_of(offer.run)
-        places, known = await self._align(hosts, offer, randomness)
-        self.clock.add("alignment")
-        await self._score(hosts, places, known, randomness)
+        with keeping(self.site, self.show, None) as kept:
+            _, agreement = await offer_to(self.site, hosts, offer, self.show)
+            kept.agreed(agreement, offer.job, hosts)
+            self.clock.add(None)
+            randomness = kept.randomness_of(offer.run)
+            places, known = await self._align(hosts, offer, randomness)
+            self.clock.add("alignment")
+            await self._score(hosts, places, known, randomness)
 
     async def _by_both(
         self,
@@ -336,7 +339,9 @@ class BatchJob:
         """Score what is left by lookups in some hosts' directories and an alignment with each of the
         others, who are named no row before all have agreed."""
         for some, offer in (looked_up, asked):
-            await offer_to(self.site, some, offer, self.show)
+            _, agreement = await offer_to(self.site, some, offer, self.show)
+            with keeping(self.site, self.show, None) as kept:
+                kept.agreed(agreement, offer.job, some)
         self.clock.add(None)
         batch, first = self._sealed_batch(looked_up[1]), self.batch.rows
         randomness = self.site.randomness_of(asked[1].run)
