@@ -14,13 +14,14 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from drawn import nothing_from_the_system
 from federation import JOB, Federation, Table, make_tables, toml, word, write_table
 from room import HOSTS, Room
 from test_boost import resolved
 
 from vfl.cli import main
 from vfl.errors import ConfigError, DataError, ModelError, PeerStopped
-from vfl.jobs import alignment, alignments, own_table
+from vfl.jobs import alignment, alignment_host, alignments, own_table
 from vfl.jobs.alignments import (
     Alignment,
     guest_alignment,
@@ -671,14 +672,14 @@ def test_two_alignments_of_one_name_at_once_are_one(room: Room, monkeypatch: pyt
     """The later one neither overwrites the other nor begins before it is known how that ends."""
     monkeypatch.setattr(alignment, "stamp", lambda run: "same")
     kept_by_host: list[str] = []
-    save = alignment.save_alignment
+    save = alignment_host.save_alignment
 
     def keep(store: Store, made: Alignment) -> None:
         if store.root == room.federation.parties["registry"].store:
             kept_by_host.append(made.name)
         save(store, made)
 
-    monkeypatch.setattr(alignment, "save_alignment", keep)
+    monkeypatch.setattr(alignment_host, "save_alignment", keep)
 
     async def at_once() -> list[object]:
         plan, show = alignment.Plan(), room.said["insurer"]
@@ -704,3 +705,16 @@ def test_an_alignment_that_is_extended_keeps_where_it_began(room: Room) -> None:
         first,
         first,
     ]
+
+
+def test_all_that_is_random_comes_from_the_runs(room: Room) -> None:
+    more = {"diagnose": True, "kept_key_days": 9, "engines": ["ecdh", "ot", "vole"]}
+    for name in HOSTS:
+        room.federation.parties[name].settings["policy"] |= more
+    with nothing_from_the_system() as begun:
+        for join, engine in (("inner", "vole"), ("left", "ot"), ("left", "ecdh")):
+            room.align(join=join, engine=engine, diagnose=True)
+        made = room.align(extend="", engine="ecdh").alignment
+    assert len(begun) == 4 * 3
+    stores = [room.site(name).store for name in ("insurer", *HOSTS)]
+    assert len({load_alignment(store, made.name).key for store in stores}) == 3

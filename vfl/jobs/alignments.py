@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Integers, Mask
 from vfl.blocks.scratch import Scratch, in_pieces, marked
+from vfl.crypto.randomness import Randomness
 from vfl.errors import ModelError, Refused
 from vfl.jobs.connect import Site
+from vfl.jobs.digests import add_array
 from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Offer
 from vfl.net.peer import Peer
@@ -70,6 +72,15 @@ class Alignment:
         return f"Alignment({self.name!r}, {len(self.rows):,} rows)"
 
     @property
+    def digest_of_ids(self) -> str:
+        """In hex, of what the ids of its rows are found again by: of random numbers, without the key."""
+        digest = hashlib.sha256(f"{self.ids} {self.key}".encode() if self.digests is None else b"")
+        if self.digests is not None:
+            digest.update(self.key.encode())
+            add_array(digest, "ids", self.digests)
+        return digest.hexdigest()
+
+    @property
     def without_ids(self) -> "Alignment":
         """All of it but what finds rows again in a table that has changed."""
         return replace(self, digests=None, matched=None, keys=None)
@@ -82,6 +93,12 @@ class Alignment:
     def rules(self) -> list[tuple[str, ...]]:
         """The rules of all keys."""
         return [self.normalise, *self.fallback]
+
+
+def key_of_identities(randomness: Randomness) -> bytes:
+    """`key` of a new alignment, which is of the run that makes it: who replays a run that extends it, or
+    works on it, takes the key from the alignment."""
+    return randomness.at("key of identities")(32)
 
 
 _ARRAYS = ("rows", "digests", "matched", "keys", "counted_as")

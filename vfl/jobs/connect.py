@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Seque
 from dataclasses import dataclass, field
 from functools import cached_property
 
+from vfl.crypto.randomness import OF_SYSTEM, Randomness
 from vfl.crypto.workers import Operations
 from vfl.errors import ConfigError, IdentityError, PeerLost, PeerUnreachable, Refused, VflError
 from vfl.jobs.activity import Activity
@@ -94,16 +95,22 @@ class Site:
         ledger = Ledger(self.store.root / FOLDER, self.identity, self.party.role)
         return Journal(ledger, self.store)
 
+    def randomness_of(self, run: bytes) -> Randomness:
+        """Where all that is random in this party's part of a run comes from. To be asked for once a run,
+        whose parts are handed on: places are told apart within one."""
+        return OF_SYSTEM
+
     def participant(
         self,
         hosts: Sequence[str],
         context: bytes,
         minimum: int = 1,
         operations: Operations | None = None,
+        randomness: Randomness = OF_SYSTEM,
     ) -> Participant:
         """This party as a host of a run with these hosts; it signs as the party of its certificate."""
         party, own = self.party, self.identity
-        resources = Resources(party.party.machine, operations)
+        resources = Resources(party.party.machine, operations, randomness)
         return Participant(party.name, hosts, context, own.sign, self.verify, minimum, resources)
 
     @property

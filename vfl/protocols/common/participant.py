@@ -48,3 +48,7 @@ class Participant:
     def part(self, purpose: str, *place: Place) -> "Participant":
         """The same for a part of the run, as of Resources."""
         return replace(self, resources=self.resources.part(purpose, *place))
+
+    def asking(self, sign: Sign, say: Say) -> "Participant":
+        """The same, which signs, and says how long it took, as these do."""
+        return replace(self, sign=sign, resources=replace(self.resources, say=say))
