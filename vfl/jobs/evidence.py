@@ -20,6 +20,7 @@ import threading
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -192,7 +193,7 @@ class Keeping:
         self._evidence = Evidence(
             run,
             party.name,
-            now(),
+            datetime.now(UTC).isoformat(),  # attempts may follow each other quickly
             agreement,
             job.decode(),
             __version__,
