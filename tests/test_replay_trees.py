@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -145,10 +146,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def job_of(encryption: str, with_coordinator: bool) -> Job:
+def job_of(encryption: str, with_coordinator: bool, objective: str = "binary", **others: Any) -> Job:
     sums = {"sums": "hidden", "coordinator": NOTARY} if with_coordinator else {}
     given = {"trees": 2, "depth": 3, "max_bins": 8, "min_child_rows": 5, "subsample": 0.8, **sums}
-    return make_job(150, 2, 3, BoostParams(encryption=encryption, **given))
+    params = BoostParams(encryption=encryption, **{**given, **others})
+    return make_job(150, 2, 3, params, objective=objective)
 
 
 EVERY = pytest.mark.parametrize(
@@ -168,6 +170,26 @@ def test_every_role_sends_the_same_once_more(encryption: str, with_coordinator: 
             again(played, name)
     hosts = [name for name in played.roles if name in ("party1", "party2")]
     assert all(any(played.said[host].said["party0"]) for host in hosts)
+
+
+@pytest.mark.parametrize("encryption", ["paillier", "lattice"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {
+            "objective": "multiclass",
+            "max_leaves": 5,
+            "subsample": 1.0,
+            "goss_top": 0.3,
+            "goss_other": 0.3,
+        },
+        {"objective": "poisson", "colsample": 0.5, "guest_trees": 1, "trees": 3},
+    ],
+)
+def test_other_ways_to_grow_are_the_same_once_more(encryption: str, settings: dict[str, Any]) -> None:
+    played = run(roles_of(job_of(encryption, False, **settings), False), "one")
+    for name in played.roles:
+        again(played, name)
 
 
 RANDOM = {
