@@ -32,8 +32,9 @@ from vfl.jobs.rerun import EvidenceDiffers
 from vfl.learn.losses import LogisticLoss
 from vfl.net.replay import MessageDiffers
 from vfl.party import identity
+from vfl.party.at_rest import is_encrypted
 from vfl.party.documents import canonical_json, document
-from vfl.party.identity import load_certificate
+from vfl.party.identity import Identity, load_certificate
 from vfl.party.ledger import FOLDER, months
 from vfl.protocols.linear.encrypted_product import EncryptedProduct, Layout
 from vfl.protocols.linear.fitting import FitLoop
@@ -274,6 +275,34 @@ def test_a_policy_that_has_changed_since_changes_nothing(spoilt: tuple[AuditedRo
     settings = room.federation.parties["registry"].settings["policy"]
     with mock.patch.dict(settings, {"min_child_rows": 100, "max_trees": 1, "show_names": False}):
         assert room.replay("registry", model).complete
+
+
+def test_what_the_store_answered_is_found_damaged(honest: AuditedRoom) -> None:
+    model = honest.train(LATTICE)
+    store, (found,) = honest.there("bureau").store, honest.runs("bureau", model)
+    path = tape_file(store, found.run, kept_evidence.OWN)
+    content = path.read_bytes()
+    path.write_bytes(flipped(content, len(content) - 1))
+    with pytest.raises(ModelError, match="what the run has asked of the store is damaged"):
+        honest.replay("bureau", model)
+
+
+def test_tapes_and_secrets_are_encrypted_where_the_store_is(
+    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Identity, "under_passphrase", True)
+    room = make_room(tmp_path / "room", keys)
+    room.patch(monkeypatch)
+    name = room.align().alignment.name
+    for party in ALL:
+        store, (found,) = room.there(party).store, room.runs(party, name)
+        files = [store.path("evidence", found.name), *tapes_of(store, found.run)]
+        assert len(files) >= 2 and all(is_encrypted(path) for path in files)
+    replay_all(room, name)
+    path = tape_file(store, found.run, "insurer")
+    path.write_bytes(flipped(path.read_bytes(), 900))
+    with pytest.raises(EvidenceDiffers, match="the tape of insurer is damaged"):
+        room.replay("bureau", name)
 
 
 # --- Certificates. ----------------------------------------------------------------------------------
