@@ -23,8 +23,8 @@ from room import HOSTS
 
 from vfl.cli import main
 from vfl.errors import ModelError, PeerLost, VflError
+from vfl.jobs import alignment, resume
 from vfl.jobs import evidence as kept_evidence
-from vfl.jobs import resume
 from vfl.jobs.certificate import check_certificate
 from vfl.jobs.evidence import find_evidence, load_evidence, save_evidence, tape_file, tapes_of
 from vfl.jobs.record import load_record
@@ -36,6 +36,7 @@ from vfl.party.at_rest import is_encrypted
 from vfl.party.documents import canonical_json, document
 from vfl.party.identity import Identity, load_certificate
 from vfl.party.ledger import FOLDER, months
+from vfl.protocols.align.join import KeyIds
 from vfl.protocols.linear.encrypted_product import EncryptedProduct, Layout
 from vfl.protocols.linear.fitting import FitLoop
 
@@ -410,6 +411,21 @@ def test_a_host_that_has_residuals_of_its_choice_opened_is_found(honest: Audited
     with pytest.raises(MessageDiffers, match=r"to insurer differs: it was MaskedProducts of [\d,]+"):
         honest.replay("registry", run)
     assert honest.replay("insurer", run).shown  # who was asked did as it should
+
+
+def test_a_guest_that_tries_an_id_that_it_does_not_hold_is_found(honest: AuditedRoom) -> None:
+    match = alignment.guest_match
+
+    async def guessed(hosts: Any, keys: Any, **more: Any) -> Any:
+        first = KeyIds([b"GUESSED", *list(keys[0].ids)[1:]], keys[0].of_row)
+        return await match(hosts, [first, *keys[1:]], **more)
+
+    with mock.patch.object(alignment, "guest_match", guessed), contextlib.suppress(VflError):
+        honest.align(name="guessed")
+    run = last_run(honest, "insurer")
+    with pytest.raises(MessageDiffers, match=r"^message \d+ to \w+ differs: it was \w+ of [\d,]+ bytes"):
+        honest.replay("insurer", run)
+    assert honest.replay("registry", run).shown
 
 
 # --- Runs that were broken off. ---------------------------------------------------------------------
