@@ -640,6 +640,17 @@ def test_a_command_ends_beside_a_thread_that_still_computes() -> None:
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
 
 
+def test_a_step_that_waits_says_its_seconds_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr("vfl.terminal.progress.time.monotonic", lambda: clock.now)
+    display, said = ProgressDisplay(), []
+    monkeypatch.setattr(display, "say", said.append)
+    for waited in (0, 31):
+        clock.now = 1000.0 + waited
+        display.progress("waiting for approval by host registry", waited, 3600)
+    assert said == ["waiting for approval by host registry: 31 s of 3,600 s"]
+
+
 def test_the_time_left_is_that_of_the_job_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the service did before, and where an interrupted job goes on."""
     clock = SimpleNamespace(now=1000.0)

@@ -50,6 +50,23 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
+NONE = "none"
+"""What stands where a setting has no value, as docs/configuration.md has it."""
+
+_WAITING = "waiting for "  # how steps begin of which the seconds are told that have passed
+
+
+def waits(step: str) -> bool:
+    """Whether a step of a job is to wait for somebody: how far it is are seconds."""
+    return step.startswith(_WAITING)
+
+
+def how_far(step: str, done: int, of: int | None) -> str:
+    """How much of a step is done: '3 of 20', '12 so far', of one that waits '31 s of 3,600 s'."""
+    unit = " s" if waits(step) else ""
+    return f"{done:,}{unit} so far" if of is None else f"{done:,}{unit} of {of:,}{unit}"
+
+
 def in_words(names: Sequence[str]) -> str:
     """Names in a sentence: 'a, b and c'."""
     *others, last = names

@@ -146,7 +146,7 @@ async def _wait(
             if waited >= within:
                 said = f"nobody at {site.party.name} decided on the job within {within:,.0f} s"
                 return approvals.end(request.id, "lapsed", said)
-            show.progress("waiting for a person's approval, s", int(waited), int(within))
+            show.progress("waiting for a person's approval", int(waited), int(within))
             await asyncio.sleep(min(_LOOK, within - waited))
     except asyncio.CancelledError:
         said = "whoever waited left, or this party's service was stopped"
