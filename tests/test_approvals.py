@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -439,7 +440,9 @@ def test_a_host_decides_on_a_guests_jobs(tmp_path: Path, keys: Path, quick_key: 
         assert asked["columns"] == ["power", "brand"] and asked["job"] == "claims"
         assert asked["kind"] == "secureboost, binary" and asked["rows"] > 100
         assert any(line["who"] == "insurer" for line in asked["learns"])
-        assert any(line.startswith("open sums about a row: 0 told") for line in asked["budget"])
+        assert any(
+            line.startswith("open sums about a row: 0 of earlier jobs, ") for line in asked["budget"]
+        )
         model = training.wait().ok().json["model"]
         record = json.loads((registry.store / "runs" / f"{model}.json").read_text())["body"]
         assert "registry" in record["agreement"]["approvals"]
@@ -450,6 +453,10 @@ def test_a_host_decides_on_a_guests_jobs(tmp_path: Path, keys: Path, quick_key: 
         asked = decide_when_it_waits(registry, "refuse", "--reason", "one model is enough")
         assert asked["last"] == model
         assert asked["changes"] == [{"setting": "secureboost.trees", "before": "2", "now": "3"}]
+        # Every line that names what earlier jobs have told has the same figure.
+        lines = [*asked["budget"], *asked["policy"], *(one["how"] for one in asked["learns"])]
+        figures = re.findall(r"([\d.e-]+) of earlier jobs", " ".join(lines))
+        assert len(figures) == 3 and len(set(figures)) == 1 and float(figures[0]) > 0
         said = "registry stopped the job: a person at registry refused the job: one model is enough"
         again.wait().failed(9, said)
 

@@ -13,7 +13,7 @@ from vfl.jobs.connect import Site
 from vfl.jobs.names import began
 from vfl.jobs.offer import Offer
 from vfl.jobs.policy_check import examine_policy
-from vfl.jobs.sums_given import SumsGiven
+from vfl.jobs.sums_given import SumsGiven, WeighedSums
 from vfl.jobs.table_sizes import sizes_of
 from vfl.leakage.disclosure import Circumstances, Disclosure, merged
 from vfl.leakage.meter import disclosures
@@ -22,7 +22,7 @@ from vfl.models.kinds import expected_share
 from vfl.party.approvals import Change, Learnt, Request, new_id, now
 from vfl.party.config import Job
 from vfl.party.ledger import JobEntry
-from vfl.party.policy import LIMITS, Usage, rule_text, today
+from vfl.party.policy import LIMITS, Usage, rule_text, shown_value, today
 from vfl.party.table import Table
 from vfl.text import counted
 
@@ -100,16 +100,14 @@ def _of_training(site: Site, offer: Offer, found: Request, brought: Brought, job
     party = site.party
     last, changes = _changes(site, job, found.guest)
     alignment = None if brought.alignment is None else brought.alignment.name
-    checked = examine_policy(party, job, found.guest, alignment, site.store)
-    budget = [*found.budget]
-    params = job.params
-    if brought.given is not None and isinstance(params, BoostParams):
-        share = _share(offer, brought, job)
-        weighed = brought.given.weigh(party.policy, params, share, offer.done)
+    budget, weighed = [*found.budget], _weighed(site, offer, brought, job)
+    checked = examine_policy(party, job, found.guest, alignment, site.store, weighed)
+    if weighed is not None:
+        what = "what is left of this" if offer.done else "this"
         budget.append(
-            f"open sums about a row: {weighed.before:.3g} told or reserved before, "
-            f"{weighed.job.equations_a_row * brought.trainings:.3g} by this job, of "
-            f"{rule_text(party.policy.max_sums_a_row)} that max_sums_a_row allows"
+            f"open sums about a row: {weighed.before:.3g} of earlier jobs, "
+            f"{weighed.job.equations_a_row * brought.trainings:.3g} by {what} job, of "
+            f"{shown_value(party.policy.max_sums_a_row)} that max_sums_a_row allows"
         )
     if brought.trainings > 1:
         budget.append(f"the job is of {counted(brought.trainings, 'training')}, each as below")
@@ -118,7 +116,7 @@ def _of_training(site: Site, offer: Offer, found: Request, brought: Brought, job
         job=job.name,
         purpose=job.job.purpose,
         kind=f"{job.job.model}, {job.objective}",
-        learns=[_line(one) for one in _learns(site, offer, found.guest, brought, job)],
+        learns=[_line(one) for one in _learns(site, offer, found.guest, brought, job, weighed)],
         budget=budget,
         policy=[f"it breaks: {rule}" for rule in checked.broken] + checked.notes,
         last=last,
@@ -135,10 +133,19 @@ def _used_today(site: Site, guest: str) -> list[str]:
     used = Usage(site.store).of(guest, today())
     policy = site.party.policy
     return [
-        f"{what.replace('_', ' ')} of {guest} today: {many:,}, of {rule_text(most)}"
+        f"{what.replace('_', ' ')} of {guest} today: {many:,}, of "
+        f"{shown_value(getattr(policy, LIMITS[what]))}"
         for what, many in used.items()
-        for most in [getattr(policy, LIMITS[what])]
     ]
+
+
+def _weighed(site: Site, offer: Offer, brought: Brought, job: Job) -> WeighedSums | None:
+    """What earlier jobs have told or reserved and what this one would tell: all lines of a request that
+    say "of earlier jobs" have the figure from here. None where no sums of trees are counted."""
+    if brought.given is None or not isinstance(job.params, BoostParams):
+        return None
+    share = _share(offer, brought, job)
+    return brought.given.weigh(site.party.policy, job.params, share, offer.done)
 
 
 def _share(offer: Offer, brought: Brought, job: Job) -> float:
@@ -148,7 +155,9 @@ def _share(offer: Offer, brought: Brought, job: Job) -> float:
     return min(1.0, offer.training / len(brought.alignment.rows))
 
 
-def _learns(site: Site, offer: Offer, guest: str, brought: Brought, job: Job) -> Sequence[Disclosure]:
+def _learns(
+    site: Site, offer: Offer, guest: str, brought: Brought, job: Job, weighed: WeighedSums | None
+) -> Sequence[Disclosure]:
     """What the guest and the others could learn of this party's columns by one training."""
     party = site.party
     if job.over_rows:
@@ -165,7 +174,7 @@ def _learns(site: Site, offer: Offer, guest: str, brought: Brought, job: Job) ->
         guest,
         [name, *others],
         len(rows),
-        given=brought.given.told if brought.given is not None else 0.0,
+        given=0.0 if weighed is None else weighed.before,
         known=count_known_rows(rows),
         allowed=math.inf if isinstance(most, str) else most,
         training=_share(offer, brought, job),

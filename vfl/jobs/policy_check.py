@@ -25,6 +25,7 @@ from vfl.party.policy import (
     check_repeats,
     exceeds,
     rule_text,
+    shown_value,
     today,
 )
 from vfl.party.policy_section import PolicySection
@@ -80,11 +81,17 @@ class PolicyCheck:
 
 
 def examine_policy(
-    party: Party, job: Job, guest: str | None, alignment: str | None, store: Store | None = None
+    party: Party,
+    job: Job,
+    guest: str | None,
+    alignment: str | None,
+    store: Store | None = None,
+    weighed: WeighedSums | None = None,
 ) -> PolicyCheck:
     """Hold a job against a host's policy, on an alignment of its store: the latest, if none is named.
 
-    `store`: the party's, where it is open.
+    `store`: the party's, where it is open; `weighed`: what the job's sums come to, where that is known
+    better than by its file.
 
     Raises ModelError for an alignment that is not there, or damaged, and for damaged counts.
     """
@@ -104,7 +111,7 @@ def examine_policy(
     params = job.params
     if isinstance(params, BoostParams):
         if aligned is not None:
-            sums = SumsGiven(store, aligned).weigh(policy, params, expected_share(job))
+            sums = weighed or SumsGiven(store, aligned).weigh(policy, params, expected_share(job))
             broken += [] if sums.broken is None else [sums.broken]
         notes.append(_sums_note(policy, params, aligned, sums))
     if guest is not None:
@@ -180,7 +187,7 @@ def _later(policy: PolicySection, about: str, rules: Iterable[str], used: Mappin
     """The rules that are held against a job when it runs, and what a guest has used up of them."""
     spent = {rule: used[what] for what, rule in LIMITS.items() if what in used}
     said = [
-        f"{rule} = {rule_text(getattr(policy, rule))}"
+        f"{rule} = {shown_value(getattr(policy, rule))}"
         + (f" ({spent[rule]:,} today)" if rule in spent else "")
         for rule in rules
         if getattr(policy, rule) is not None

@@ -23,7 +23,7 @@ from vfl.party.config_values import Engine, FractionLimit, JoinKind, Limit
 from vfl.party.counts import Counts
 from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
-from vfl.text import counted, nearest_name
+from vfl.text import NONE, counted, nearest_name
 
 Counted = Literal["jobs", "scored_rows", "alignments", "ids"]
 LIMITS: dict[Counted, str] = {
@@ -589,6 +589,14 @@ def rules_in(text: str) -> list[str]:
 def rule_text(value: object) -> str:
     """A value as the party file has it."""
     return json.dumps(value, ensure_ascii=False)
+
+
+def shown_value(value: object) -> str:
+    """A value where people read it beside counts: 1,000,000; "unlimited"; none where there is none."""
+    if value is None:
+        return NONE
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return f"{value:,}" if whole else rule_text(value)
 
 
 def _refuse(broken: Iterable[str]) -> None:
