@@ -5,6 +5,8 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -265,6 +267,82 @@ def test_a_request_never_takes_the_id_of_another(host: Party) -> None:
     (known.folder / f"{first.id}.json").unlink()
     with known.open(REQUEST) as fourth:  # a decision that is left alone counts too
         assert fourth.id != first.id
+
+
+def test_a_training_goes_on_ten_times_under_an_approval(
+    sites: dict[str, Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time it may do the steps after the last state again; then a person is asked, who begins a
+    count of its own."""
+    monkeypatch.setattr(approval, "_RESUMED", 2)
+    run(sites, TRAIN, approved)
+    keep_steps(sites["registry"], TRAIN, 3)
+    on = msgspec.structs.replace(TRAIN, done=3)
+    for _ in range(2):
+        run(sites, on, None)
+    monkeypatch.setattr(files, "now", lambda: "2099-01-01T00:00:00+00:00")
+    run(sites, on, approved)
+    for _ in range(2):
+        run(sites, on, None)
+    with pytest.raises(Refused):
+        run(sites, on, refused)
+    assert len(approvals_of(sites["registry"]).every()) == 3
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"query": "select * from data"},
+        {"path": Path("/other.csv")},
+        {"tables": {"more": Path("/m.csv")}},
+    ],
+)
+def test_an_approval_is_about_the_table_that_the_host_names(
+    sites: dict[str, Site], changed: dict[str, Any]
+) -> None:
+    """What a query says is in no file and no message but as a digest."""
+    registry = sites["registry"]
+    lookup = msgspec.structs.replace(ALIGN, task="lookup", model="claims-1", alignment=None)
+    for offer in (TRAIN, lookup):
+        run(sites, offer, approved)
+    keep_steps(registry, TRAIN, 3)
+    on = msgspec.structs.replace(TRAIN, done=3)
+    for offer in (on, lookup):
+        run(sites, offer, None)
+    data = registry.party.data.model_copy(update=changed)
+    sites["registry"] = replace(registry, party=registry.party.model_copy(update={"section": data}))
+    for offer in (on, lookup):
+        with pytest.raises(Refused):
+            run(sites, offer, refused)
+    sites["registry"] = registry
+    run(sites, on, None)
+    shown = {one.request.table for one in approvals_of(registry).every()}
+    digest = sha256(b"select * from data").hexdigest()
+    by_query = f"by the query with SHA-256 {digest[:12]}..."
+    assert shown == {
+        registry.party.data.named.name,
+        by_query if data.query is not None else data.named.name,
+    }
+    for file in approvals_of(registry).folder.iterdir():
+        assert b"select" not in file.read_bytes()
+
+
+def test_an_approval_of_lookups_holds_for_some_days(sites: dict[str, Site]) -> None:
+    lookup = msgspec.structs.replace(ALIGN, task="lookup", model="claims-1", alignment=None)
+    run(sites, lookup, approved)
+    (one,) = approvals_of(sites["registry"]).every()
+    assert one.decision is not None
+    path = approvals_of(sites["registry"]).folder / f"{one.request.id}.decision.json"
+
+    def of(days: float) -> None:
+        when = (datetime.now(UTC) - timedelta(days)).isoformat(timespec="seconds")
+        path.write_bytes(msgspec.json.encode(msgspec.structs.replace(one.decision, when=when)))
+
+    of(29.9)
+    run(sites, lookup, None)
+    of(30.1)
+    with pytest.raises(Refused):
+        run(sites, lookup, refused)
 
 
 def test_lookups_are_approved_once_and_refused_for_a_day(sites: dict[str, Site]) -> None:

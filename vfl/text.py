@@ -6,6 +6,7 @@ through `shown`; what programs read (JSON, CSV) holds the text as it is.
 """
 
 import difflib
+import json
 import math
 import re
 import unicodedata
@@ -52,6 +53,15 @@ def counted(count: int, one: str, many: str | None = None) -> str:
 
 NONE = "none"
 """What stands where a setting has no value, as docs/configuration.md has it."""
+
+
+def shown_value(value: object) -> str:
+    """A setting's value where people read it beside counts: 1,000,000; "unlimited"; none for none."""
+    if value is None:
+        return NONE
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return f"{value:,}" if whole else json.dumps(value, ensure_ascii=False)
+
 
 _WAITING = "waiting for "  # how steps begin of which the seconds are told that have passed
 

@@ -12,9 +12,10 @@ from vfl.console.runs import run_cell
 from vfl.jobs.kept_alignments import alignments_of
 from vfl.jobs.kept_models import list_models
 from vfl.jobs.publishing import list_directories
-from vfl.party.policy import shown_value, widened
+from vfl.party.policy import widened
 from vfl.party.policy_section import PolicySection
 from vfl.party.refusals import RefusalCounts, Refusals
+from vfl.text import shown_value
 
 
 def routes(console: Console) -> list[Route]:

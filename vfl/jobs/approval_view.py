@@ -21,10 +21,11 @@ from vfl.learn.params import BoostParams
 from vfl.models.kinds import expected_share
 from vfl.party.approvals import Change, Learnt, Request, new_id, now
 from vfl.party.config import Job
+from vfl.party.kept_query import described
 from vfl.party.ledger import JobEntry
-from vfl.party.policy import LIMITS, Usage, rule_text, shown_value, today
+from vfl.party.policy import LIMITS, Usage, rule_text, today
 from vfl.party.table import Table
-from vfl.text import counted
+from vfl.text import counted, shown_value
 
 _MOST = 400  # changes, or columns, that are kept
 
@@ -35,8 +36,8 @@ _ASKS: Mapping[str, str] = {
     "score": "scores of a batch, to which this party's columns add; which rows of the batch this party "
     "knows; this party learns which of its rows these are",
     "lookup": "this party's part of a model for each id that it looks up, and whether this party knows "
-    "the id; this party learns how many, not which. An approval holds for all lookups of the model "
-    "until its directory is withdrawn",
+    "the id; this party learns how many, not which. An approval holds for all lookups of the model, "
+    "by max_approved_lookups and approved_lookup_days of [policy]",
     "oneway": "its own numbers added up by the levels of the columns below: how many rows each level "
     "has, and the sums",
     "screen": "how strong each of the columns below is by itself; of those that `oneway` allows the "
@@ -84,6 +85,7 @@ def request_of(
         purpose=entry.purpose,
         model=offer.model,
         alignment=offer.alignment,
+        table=described(party.data),
         columns=[*brought.columns][:_MOST],
         asks=_ASKS[offer.task],
         budget=_used_today(site, entry.peer),

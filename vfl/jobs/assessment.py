@@ -17,7 +17,7 @@ from vfl.models.kinds import kind_named, kind_of_job
 from vfl.party.audit.stamps import stamps_of
 from vfl.party.config import Job, Party, load_job
 from vfl.party.ledger import FOLDER
-from vfl.party.policy import shown_value, widened
+from vfl.party.policy import widened
 from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 from vfl.party.table import Wanted, read_wanted
@@ -26,7 +26,7 @@ from vfl.report.evidence import Evidence
 from vfl.report.page import PageHead
 from vfl.report.residual import UsedSettings
 from vfl.report.words import day
-from vfl.text import counted
+from vfl.text import counted, shown_value
 from vfl.version import __version__
 
 _STEPS: Sequence[tuple[str, str, str]] = (  # of messages: module, when they are sent, option they are of

@@ -25,12 +25,11 @@ from vfl.party.policy import (
     check_repeats,
     exceeds,
     rule_text,
-    shown_value,
     today,
 )
 from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
-from vfl.text import counted
+from vfl.text import counted, shown_value
 
 _LATER = {
     "an alignment": (
@@ -63,7 +62,12 @@ _LATER = {
     "what data is worth": ("worth",),
     "a search for settings": ("tune_trials",),
     "a job over rows": ("min_parties", "min_pooled_rows", "without"),
-    "a person's decision": ("approve", "approve_within"),
+    "a person's decision": (
+        "approve",
+        "approve_within",
+        "max_approved_lookups",
+        "approved_lookup_days",
+    ),
     "columns": ("columns", "min_bin_rows", "show_names", "explain", "diagnose", "inference"),
 }
 """Rules that are held against a job when it runs, by what they are about."""

@@ -23,7 +23,7 @@ from vfl.party.config_values import Engine, FractionLimit, JoinKind, Limit
 from vfl.party.counts import Counts
 from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
-from vfl.text import NONE, counted, nearest_name
+from vfl.text import counted, nearest_name
 
 Counted = Literal["jobs", "scored_rows", "alignments", "ids"]
 LIMITS: dict[Counted, str] = {
@@ -412,7 +412,7 @@ def widened(policy: PolicySection) -> list[str]:
 
 
 def _allows_more(rule: str, value: object, default: object) -> bool:
-    if value is None or default is None or rule.startswith(("hidden_", "approve")):
+    if value is None or default is None or rule.startswith(("hidden_", "approve_")):
         return False
     if isinstance(default, bool):
         return value is not False and not default
@@ -479,6 +479,9 @@ _REMEDIES = {
     "min_correlated_rows": "bring more rows, or the {allows} lowers the rule",
     "worth": "the {allows} sets it to true if the {starts} may train on its columns to judge them",
     "tune_trials": "lower trials in [tune], or the {allows} raises the rule",
+    "max_approved_lookups": "ask again, and a person at the {allows} decides anew, or the {allows} "
+    "raises the rule",
+    "approved_lookup_days": "ask again, and a person at the {allows} decides anew",
     "expires": "the {allows} sets a later day if the agreement goes on",
 }
 """By rule, what to do about a job that breaks it: who starts it, or who allows it."""
@@ -589,14 +592,6 @@ def rules_in(text: str) -> list[str]:
 def rule_text(value: object) -> str:
     """A value as the party file has it."""
     return json.dumps(value, ensure_ascii=False)
-
-
-def shown_value(value: object) -> str:
-    """A value where people read it beside counts: 1,000,000; "unlimited"; none where there is none."""
-    if value is None:
-        return NONE
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return f"{value:,}" if whole else rule_text(value)
 
 
 def _refuse(broken: Iterable[str]) -> None:

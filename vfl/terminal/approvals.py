@@ -46,6 +46,7 @@ def put_request(asked: Asked) -> None:
         "alignment": one.alignment or "",
         "parties": ", ".join([one.guest, *one.hosts]),
         "known rows": "" if one.rows is None else f"{one.rows:,}",
+        "own table": one.table,
         "own columns": f"{own}: {', '.join(one.columns)}" if one.columns else "",
         "asked": f"{when(one.asked)} UTC",
         "waits until": f"{when(one.until)} UTC",
