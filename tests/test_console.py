@@ -1,6 +1,7 @@
 """The console over HTTP: who is let in to what, and what the pages say."""
 
 import html
+import itertools
 import re
 import secrets
 import stat
@@ -244,6 +245,9 @@ def test_every_page_loads_only_its_own_and_can_be_read(
         assert kind == "hidden" or one.get("aria-label") or one.get("id") in named or kind == "checkbox"
     for one in seen.all("section"):
         assert one.get("aria-label") or one.get("aria-labelledby")
+    levels = [int(tag[1]) for tag, _ in seen.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and all(b - a <= 1 for a, b in itertools.pairwise(levels)), levels
+    assert answer.text.count("<caption><h") == answer.text.count("<caption>")
     ids = [found["id"] for _, found in seen.tags if found.get("id")]
     assert len(ids) == len(set(ids))
 
@@ -377,7 +381,8 @@ def test_a_job_is_followed_and_cancelled(
                             break
                 page = ada.get("/live").text
                 for text in (told, page):
-                    assert "training claims</strong> 3" in text and 'max="50"' in text
+                    assert "training claims</strong>" in text and ">3 of 50<" in text
+                    assert 'max="50"' in text
                     assert "<polyline" in text and "&lt;script&gt;" in text and "<script>al" not in text
                 (job,) = now._jobs
                 assert ada.post("/live/cancel", csrf=ada.csrf, job="00000000").status_code == 404
@@ -415,7 +420,7 @@ def test_who_has_no_loss_says_who_has_it(host: Running, role: Role, says: str) -
     session = host.service.access.sign_in(host.token("look"), "bob")
     page = host.service.console.pages.render("live_jobs", session=session, known=known)
     assert (says in page) if says else ("see the loss" not in page and "sees the loss" not in page)
-    assert "approval</strong> 31 s of 3,600 s</p>" in page
+    assert 'approval</strong> <span class="far">31 s of 3,600 s</span></p>' in page
     job.task = "align"
     known = live.shown([ProcessNow(1, "vfl serve", since, "here", [job])], [], role)
     assert "the loss" not in host.service.console.pages.render("live_jobs", session=session, known=known)
@@ -480,7 +485,7 @@ def test_the_policy_says_what_each_rule_refused(host: Running) -> None:
     row = next(part for part in page.split("<tr") if ">max_ids_a_day<" in part)
     assert row.count(">1,000,000<") == 2
     row = next(part for part in page.split("<tr") if ">expires<" in part)
-    assert row.count(">none<") == 2 and "not set" not in page
+    assert row.count(">not set<") == 2 and ">none<" not in page
 
 
 def test_the_ledger_is_searched_verified_and_compared(

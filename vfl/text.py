@@ -51,14 +51,14 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
-NONE = "none"
-"""What stands where a setting has no value, as docs/configuration.md has it."""
+NOT_SET = "not set"
+"""What stands where a setting has no value: of a rule on the only guests `none` would be misread."""
 
 
 def shown_value(value: object) -> str:
-    """A setting's value where people read it beside counts: 1,000,000; "unlimited"; none for none."""
+    """A setting's value where people read it beside counts: 1,000,000; "unlimited"; not set."""
     if value is None:
-        return NONE
+        return NOT_SET
     whole = isinstance(value, int) and not isinstance(value, bool)
     return f"{value:,}" if whole else json.dumps(value, ensure_ascii=False)
 

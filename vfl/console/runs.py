@@ -25,7 +25,7 @@ from vfl.learn.losses import loss_of
 from vfl.models.halves import GuestHalf, HostHalf, objective_of
 from vfl.models.kinds import kind_of_model, load_half, rules_of
 from vfl.report.words import METRICS
-from vfl.text import NONE, counted
+from vfl.text import NOT_SET, counted
 
 _PAGE = 50  # runs on a page
 _PAGES = 1000
@@ -222,7 +222,7 @@ def _settings(records: Sequence[Record]) -> Table:
     settings: list[Mapping[str, str]] = [flat(record.job) for record in records]
     names = dict.fromkeys(name for one in settings for name in one)
     rows = [
-        [name, *(one.get(name, NONE) for one in settings)]
+        [name, *(one.get(name, NOT_SET) for one in settings)]
         for name in names
         if len({one.get(name) for one in settings}) > 1
     ]
@@ -234,7 +234,7 @@ def _settings(records: Sequence[Record]) -> Table:
 def _facts(records: Sequence[Record]) -> Table:
     rows = [
         ["ended (UTC)", *(when(record.ended) for record in records)],
-        ["alignment", *(record.alignment or NONE for record in records)],
+        ["alignment", *(record.alignment or "none" for record in records)],
         ["aligned rows", *(f"{record.aligned_rows:,}" for record in records)],
         ["steps", *(f"{len(record.curve):,}" if record.curve else "" for record in records)],
         ["seconds", *(f"{record.account.seconds:,.1f}" for record in records)],

@@ -6,7 +6,7 @@ from vfl.party.approvals import Asked, Request, describe
 from vfl.terminal.kept import put_lines, when
 from vfl.terminal.sheets import Sheet, SheetCell, put_sheet
 from vfl.terminal.streams import stdout
-from vfl.text import NONE, counted
+from vfl.text import NOT_SET, counted
 
 
 def put_requests(found: Sequence[Asked]) -> None:
@@ -76,5 +76,5 @@ def _put_changes(one: Request) -> None:
     if not one.changes:
         stdout.put(f"changes: no setting differs from {one.last}")
         return
-    rows = [(change.setting, change.before or NONE, change.now or NONE) for change in one.changes]
+    rows = [(change.setting, change.before or NOT_SET, change.now or NOT_SET) for change in one.changes]
     put_sheet(Sheet(("setting", "before", "now"), rows, f"changes since {one.last}"))
