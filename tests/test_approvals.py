@@ -353,6 +353,9 @@ def test_lookups_are_approved_once_and_refused_for_a_day(sites: dict[str, Site])
         run(sites, lookup, None)
     other = msgspec.structs.replace(lookup, model="claims-2")
     run(sites, other, approved)
+    holds = "by max_approved_lookups = 1,000,000 and approved_lookup_days = 30"
+    for one in approvals_of(sites["registry"]).every():
+        assert one.request.budget[-1] == f"an approval holds for later sessions, too, {holds}"
     run(sites, other, None)
     assert len(approvals_of(sites["registry"]).every()) == 2
 

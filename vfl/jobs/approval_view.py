@@ -36,8 +36,8 @@ _ASKS: Mapping[str, str] = {
     "score": "scores of a batch, to which this party's columns add; which rows of the batch this party "
     "knows; this party learns which of its rows these are",
     "lookup": "this party's part of a model for each id that it looks up, and whether this party knows "
-    "the id; this party learns how many, not which. An approval holds for all lookups of the model, "
-    "by max_approved_lookups and approved_lookup_days of [policy]",
+    "the id; this party learns how many, not which. An approval holds for all lookups of the model "
+    "within the limits below",
     "oneway": "its own numbers added up by the levels of the columns below: how many rows each level "
     "has, and the sums",
     "screen": "how strong each of the columns below is by itself; of those that `oneway` allows the "
@@ -88,7 +88,7 @@ def request_of(
         table=described(party.data),
         columns=[*brought.columns][:_MOST],
         asks=_ASKS[offer.task],
-        budget=_used_today(site, entry.peer),
+        budget=_used_today(site, entry.peer) + _of_lookups(site, offer),
     )
     if brought.alignment is not None:
         found = _with(found, rows=count_known_rows(brought.alignment.rows))
@@ -139,6 +139,15 @@ def _used_today(site: Site, guest: str) -> list[str]:
         f"{shown_value(getattr(policy, LIMITS[what]))}"
         for what, many in used.items()
     ]
+
+
+def _of_lookups(site: Site, offer: Offer) -> list[str]:
+    """For how many lookups and how long an approval of them would hold."""
+    policy, rules = site.party.policy, ("max_approved_lookups", "approved_lookup_days")
+    if offer.task != "lookup":
+        return []
+    said = " and ".join(f"{rule} = {shown_value(getattr(policy, rule))}" for rule in rules)
+    return [f"an approval holds for later sessions, too, by {said}"]
 
 
 def _weighed(site: Site, offer: Offer, brought: Brought, job: Job) -> WeighedSums | None:

@@ -30,7 +30,7 @@ from vfl.jobs.report import write_report
 from vfl.jobs.scored_columns import LIKELIEST, names_of_scores
 from vfl.jobs.show import Show
 from vfl.jobs.training import Trained
-from vfl.monitor.flavour import FILE, Pointer, job_digest
+from vfl.monitor.flavour import FILE, PLAIN_NAME, Pointer, job_digest
 from vfl.monitor.mlflow_process import Answer, Input, LogRun, ReachServer, RunToLog
 from vfl.party.config import Party
 from vfl.party.store import Store
@@ -194,9 +194,8 @@ def _report(party: Party, name: str, folder: Path, show: Show) -> str:
 
 def _pointer(party_file: Path, done: Trained, folder: Path) -> str:
     """The file that the logged model consists of: which model of which party it is."""
-    pointer = Pointer(
-        party_file=party_file.name, model=done.half.name, job=job_digest(done.half.job), version=1
-    )
+    name = party_file.name if PLAIN_NAME.fullmatch(party_file.name) else "party.toml"
+    pointer = Pointer(party_file=name, model=done.half.name, job=job_digest(done.half.job), version=1)
     path = folder / FILE
     path.write_bytes(msgspec.json.format(msgspec.json.encode(pointer)))
     return str(path)

@@ -8,6 +8,7 @@ where it does not lie in the present folder. Nothing of the file is run or unpic
 import asyncio
 import hashlib
 import os
+import re
 import tempfile
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 FILE = "federated_model.json"
+PLAIN_NAME = re.compile(r"^[^/\\\x00-\x1f]{1,200}\Z")
+"""A file's name that is no path."""
 WAIT = 60.0  # seconds for hosts to be there
 _MOST = 1 << 16  # bytes of the file
 _PLAIN = frozenset(("", ".json", ".yaml", ".yml", ".txt", ".toml", ".lock"))
@@ -41,7 +44,7 @@ _PLAIN = frozenset(("", ".json", ".yaml", ".yml", ".txt", ".toml", ".lock"))
 class Pointer(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """Which model it is: the name of the party file, of the model, the digest of the model's job."""
 
-    party_file: Annotated[str, msgspec.Meta(pattern=r"^[^/\\\x00-\x1f]{1,200}\Z")]
+    party_file: Annotated[str, msgspec.Meta(pattern=PLAIN_NAME.pattern)]
     model: Annotated[str, msgspec.Meta(pattern=to_the_end(JOB_NAME))]
     job: Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
     version: Literal[1]
