@@ -54,14 +54,24 @@ class Server:
             return 307, b"", {"location": f"{self.elsewhere}/{asked}"}
         if kind == "fault":
             return 500, f'{{"error_code": "INTERNAL_ERROR", "message": "{SECRET}"}}'.encode(), {}
-        ids = {"odd": "../../0\x1b[31m", "local": "7", "run": "7"}
+        ids = {"odd": "../../0\x1b[31m", "local": "7", "run": "7", "model": "7"}
         at = "file:///tmp/elsewhere" if kind == "local" else "mlflow-artifacts:/7"
         if "experiments/" in asked:
             found = {"experiment_id": ids[kind], "name": "claims", "artifact_location": at}
             return 200, json.dumps({"experiment": found}).encode(), {}
-        if "runs/create" in asked:
+        if "logged-models" in asked:
+            about = {
+                "model_id": "m-1",
+                "experiment_id": "7",
+                "name": "model",
+                "creation_timestamp_ms": 1,
+            }
+            about |= {"last_updated_timestamp_ms": 1, "artifact_uri": self.elsewhere}
+            about["status"] = "LOGGED_MODEL_PENDING"
+            return 200, json.dumps({"model": {"info": about, "data": {}}}).encode(), {}
+        if "runs/create" in asked or "runs/get" in asked:
             info = {"run_id": "ab12", "run_uuid": "ab12", "experiment_id": "7", "status": "RUNNING"}
-            info["artifact_uri"] = self.elsewhere
+            info["artifact_uri"] = at if kind == "model" else self.elsewhere
             return 200, json.dumps({"run": {"info": info, "data": {}}}).encode(), {}
         return 200, b"{}", {}
 

@@ -93,6 +93,13 @@ def test_no_answer_of_a_server_is_believed_that_is_none(
             path, _, body = server.asked[-1]
             assert path.endswith("runs/update") and json.loads(body)["status"] == "FAILED"
             assert not [one for one in server.asked if "log-batch" in one[0]]
+        # Nor where it is the model alone that is to be written elsewhere.
+        ask(made.client, ReachServer(f"http://{at}/model", "claims"), 60)
+        for server.elsewhere in (there.as_uri(), str(there)):
+            server.asked.clear()
+            with pytest.raises(experiment._Gone, match="LocalArtifacts"):
+                ask(made.client, LogRun(run), 60)
+            assert any("logged-models" in one[0] for one in server.asked) and not there.exists()
     finally:
         made.close()
     assert made.client.returncode is not None

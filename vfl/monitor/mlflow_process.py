@@ -78,6 +78,8 @@ class _Tracking:
         mlflow.set_tracking_uri(uri)
         mlflow.set_registry_uri(uri)
         self._remote = urlsplit(uri).scheme in ("http", "https")
+        if self._remote:
+            _write_nothing_here()
         self._client: MlflowClient = mlflow.MlflowClient(uri)
         found = self._client.get_experiment_by_name(name)
         made = self._client.create_experiment(name) if found is None else found.experiment_id
@@ -134,6 +136,17 @@ class _Tracking:
                 signature=_signature(run),
                 pip_requirements=[run.requirement],
             )
+
+
+def _write_nothing_here() -> None:
+    """Have MLflow's client refuse a folder of this machine as the place of any file, as of a model."""
+    from mlflow.store.artifact import artifact_repository_registry as registry
+
+    def refuse(*of: object, **named: object) -> None:
+        raise LocalArtifacts
+
+    for scheme in ("", "file"):
+        registry._artifact_repository_registry.register(scheme, refuse)  # type: ignore[no-untyped-call]
 
 
 def _signature(run: RunToLog) -> "ModelSignature":
