@@ -1,12 +1,12 @@
 """A host's side of lookups: what a guest may look up, counted by the day and by the minute."""
 
 import asyncio
-import secrets
 import time
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from weakref import WeakKeyDictionary
 
+from vfl.crypto.randomness import Randomness
 from vfl.errors import ModelError, Refused, VflError
 from vfl.jobs.admission import check_request
 from vfl.jobs.agreement import accept_offer
@@ -59,12 +59,13 @@ async def serve_lookup(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     approval = None
     if approved is not None:
         approval = ApprovedLookups(site, subject_of(site, peer, offer), approved)
-    source = _Source(site, half, peer.name, show, approval)
+    randomness = site.randomness_of(offer.run)
+    source = _Source(site, half, peer.name, show, randomness, approval)
     await source.open()
     await group_ready()
     try:
         await accept_offer(site, peer, offer, approved=approved)
-        done = await host_lookups(peer, source, secrets.token_bytes)
+        done = await host_lookups(peer, source, randomness.at("proofs"))
     except ApprovalOver as over:
         raise over.refusal from None
     finally:
@@ -129,11 +130,12 @@ class _Source:
         half: AnyHostHalf,
         guest: str,
         show: Show,
+        randomness: Randomness,
         approval: ApprovedLookups | None = None,
     ) -> None:
         """approval: that of a person, where the policy asks for one."""
         self._site, self._half, self._guest, self._show = site, half, guest, show
-        self._approval = approval
+        self._randomness, self._approval = randomness, approval
         self._policy, self._rates = site.party.policy, rates_of(site)
         self._usage, self._fetched = Usage(site.store), Fetched(site.store)
         self._documents = [site.store.path(kind, half.name) for kind in _DOCUMENTS]
@@ -178,7 +180,8 @@ class _Source:
         self._show.say(f"there is no directory of {name} yet: it is made now")
         try:
             # In a thread: the guest would hold a host for dead that says nothing while it reads.
-            done = await asyncio.to_thread(publish, self._site, name, self._show)
+            drawn = self._randomness.part("directory")
+            done = await asyncio.to_thread(publish, self._site, name, self._show, randomness=drawn)
         except VflError as error:
             _failed[key] = time.monotonic(), error.for_peer
             raise
