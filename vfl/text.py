@@ -50,10 +50,10 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
-def in_words(names: Sequence[str]) -> str:
+def in_words(names: Sequence[str], before_last: str = "and") -> str:
     """Names in a sentence: 'a, b and c'."""
     *others, last = names
-    return f"{', '.join(others)} and {last}" if others else last
+    return f"{', '.join(others)} {before_last} {last}" if others else last
 
 
 def _seen(text: str) -> list[str]:

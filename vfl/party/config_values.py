@@ -246,7 +246,9 @@ Groups = Annotated[
 """Levels of a column by the name of their group."""
 _Pair = Annotated[
     tuple[Annotated[str, Field(min_length=1)], Annotated[str, Field(min_length=1)]],
-    WithJsonSchema({"type": "array", "items": {"type": "string", "minLength": 1}}),
+    WithJsonSchema(
+        {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 2, "maxItems": 2}
+    ),
 ]
 ColumnPairs = Annotated[
     tuple[_Pair, ...], BeforeValidator(_as_tuples), AfterValidator(_pairs), Field(max_length=50)
