@@ -5,7 +5,8 @@
 Pages of docs/ lie at the root of the site, README.md and its like beside them. A link to a file that is
 no page is one to a copy of it, a link to a folder without a README is none. References are made from the
 code as it is: commands (click), the Python interface (docstrings), types of messages (`Reveals:`).
-Ends with an error that names page and link where a link leads nowhere.
+Ends with an error that names page and link where a link leads nowhere, and where tables are not those of
+the code (made_tables.py).
 """
 
 import html
@@ -16,6 +17,8 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from made_tables import COMMAND, old_pages
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = ("retail", "disease_risk")
@@ -61,7 +64,8 @@ def is_outside(target: str) -> bool:
 def stage(folder: Path) -> list[str]:
     """Write all pages into a folder, which is emptied first. What is wrong with links, a line each."""
     shutil.rmtree(folder, ignore_errors=True)
-    known, wrong = pages(), []
+    known = pages()
+    wrong = [f"{path.relative_to(ROOT)}: its tables are old, run {COMMAND}" for path in old_pages()]
     for source, place in known.items():
         text, faults = _rewritten(source, place, known, folder)
         wrong += faults

@@ -1,0 +1,152 @@
+"""Write the tables that repeat what code says into the pages of docs/.
+
+    make reference
+
+A comment says what a table is made of, and the table below it is written anew:
+
+    <!-- settings: vfl.party.sections.PartySection -->         all keys of a model (pydantic)
+    <!-- settings: vfl.party.sections.DataSection: id, label -->     some of them
+    <!-- request: vfl.online.schema.ScoreRequest -->           keys and meanings alone
+
+Values and defaults are the fields', meanings their `description`. Keys that a model has from another
+one with a table of its own on the page stand there alone. In a table of messages, which is known by its
+first line, direction and what a message reveals are those of its docstring; which messages stand where,
+and when each is sent, is written by hand.
+"""
+
+import importlib
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from vfl.jobs.reveals import message_types, reveals
+from vfl.party.config_words import describe_allowed, resolve_reference
+
+DOCS = Path(__file__).resolve().parents[1]
+COMMAND = "make reference"
+_MADE = re.compile(
+    r"^<!-- (settings|request): ([\w.]+)(?:: ([\w, ]+))? -->\n\n(?:\|.*\n)*", re.MULTILINE
+)
+_MESSAGES = re.compile(r"^\| message \| direction \| sent \| reveals \|\n(?:\|.*\n)*", re.MULTILINE)
+_ROW = re.compile(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \| [^|]+ \|$", re.MULTILINE)
+_WAY = re.compile(r"([A-Za-z]+ -> [A-Za-z]+)")
+_CODE = re.compile(
+    r"`[^`]*`"  # that is code already
+    r'|\b[a-z_]+ = (?:true|false|"[^"]*"|[0-9.]*[0-9])'
+    r'|"[^"]*"|\b[a-z0-9]+(?:_[a-z0-9]+)+\b|\b[a-z+]+://[^\s,;)]*|\{[a-z, ]+\}'
+)
+_PAGE = re.compile(r"\(docs/(\w+\.md)\)")
+_SECTION = re.compile(r"(?<!\[)\[[a-z.]+\]")
+
+
+def made(text: str) -> str:
+    """The text of a page with its tables as the code has them. Raises ValueError for what is none."""
+    marked = [model_of(found[2]) for found in _MADE.finditer(text)]
+
+    def table(found: re.Match[str]) -> str:
+        kind, name, keys = found.groups()
+        begin = found[0][: found[0].index("-->") + 3]
+        rows = _settings(model_of(name), marked, keys.split(", ") if keys else None, text)
+        lines = [_line(row if kind == "settings" else [row[0], row[3]]) for row in rows]
+        was_there = "" if "\n|" in found[0] else "\n"
+        return "\n".join([begin, "", *_HEADS[kind], *lines, was_there])
+
+    return _MESSAGES.sub(_message_table, _MADE.sub(table, text))
+
+
+_HEADS = {
+    "settings": ("| key | value | default | meaning |", "| --- | --- | --- | --- |"),
+    "request": ("| key of the request | meaning |", "| --- | --- |"),
+}
+
+
+def _line(cells: list[str]) -> str:
+    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def model_of(name: str) -> type[BaseModel]:
+    """The model of that name. Raises ValueError where there is none."""
+    module, _, kind = name.rpartition(".")
+    model = getattr(importlib.import_module(module), kind, None)
+    if not inspect.isclass(model) or not issubclass(model, BaseModel):
+        raise ValueError(f"{name} is no model of settings")
+    return model
+
+
+def _settings(
+    model: type[BaseModel], marked: list[type[BaseModel]], keys: list[str] | None, page: str
+) -> Iterator[list[str]]:
+    """Key, value, default and meaning of each field."""
+    schema = model.model_json_schema()
+    elsewhere = {
+        key
+        for other in marked
+        if issubclass(model, other) and other is not model
+        for key in other.model_fields
+    }
+    for name in keys or [name for name in model.model_fields if name not in elsewhere]:
+        field = model.model_fields[name]
+        key = field.alias or name
+        if not field.description:
+            raise ValueError(f"{model.__name__}.{name} has no description")
+        value = describe_allowed(resolve_reference(schema["properties"][key], schema), schema)
+        yield [f"`{key}`", _written(value, page), _default(field), _written(field.description, page)]
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    default = json.dumps(field.get_default(call_default_factory=True), default=str)
+    return "none" if default == "null" else f"`{default}`"
+
+
+def _written(text: str, page: str) -> str:
+    """A description as Markdown: what one writes into a file as code, sections of the page as links."""
+    parts, end = [], 0
+    for found in _CODE.finditer(text):
+        parts += [_linked(text[end : found.start()], page), f"`{found[0].strip('`')}`"]
+        end = found.end()
+    return "".join([*parts, _linked(text[end:], page)])
+
+
+def _linked(text: str, page: str) -> str:
+    def section(found: re.Match[str]) -> str:
+        name = found[0]
+        alone = len(re.findall(rf"^### {re.escape(name)}$", page, re.MULTILINE)) == 1
+        return f"[{name}](#{name[1:-1].replace('.', '')})" if alone else name
+
+    return _SECTION.sub(section, _PAGE.sub(r"([more](\1))", text))
+
+
+def _message_table(table: re.Match[str]) -> str:
+    def row(found: re.Match[str]) -> str:
+        name, sent = found.groups()
+        kind = message_types().get(name)
+        way = _WAY.match(inspect.getdoc(kind) or "") if kind is not None else None
+        if way is None:
+            raise ValueError(f"{name} is no message, or its docstring does not begin with a direction")
+        return f"| `{name}` | {way[1].lower()} | {sent} | {reveals(kind)} |"
+
+    return _ROW.sub(row, table[0])
+
+
+def old_pages() -> dict[Path, str]:
+    """The pages whose tables are not those of the code, with what they should be."""
+    texts = {path: path.read_text("utf-8") for path in sorted(DOCS.rglob("*.md"))}
+    return {path: new for path, text in texts.items() if (new := made(text)) != text}
+
+
+def main() -> None:
+    for path, text in old_pages().items():
+        path.write_text(text, "utf-8")
+        print(path.relative_to(DOCS.parent))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
