@@ -65,6 +65,9 @@ def test_pages_are_staged_with_links_that_fit(tmp_path: Path) -> None:
     assert "](../files/scenarios/car_insurance/motor_tariff.ipynb)" in start
     assert (tmp_path / "files" / "scenarios" / "car_insurance" / "motor_tariff.ipynb").is_file()
     assert "](../benchmarks.md)" in (tmp_path / "roles" / "data_scientist.md").read_text()
+    settings = (tmp_path / "configuration.md").read_text()
+    assert '<div class="settings" markdown>\n\n| key | value |' in settings
+    assert (tmp_path / stage.STYLES).is_file()
     overview = (tmp_path / "overview.md").read_text()
     assert 'src="images/report.png"' in overview and "](guide.md#the-report)" in overview
     assert (
@@ -170,7 +173,7 @@ def test_a_table_is_made_where_a_comment_says_of_what(monkeypatch: pytest.Monkey
         '| `kinds` | a list of text in quotes | `[]` | `"new"` \\| `"old"`, with `open_days = 7` alone |'
     )
     limit = (
-        "| `limit` | a whole number of at least 20,000 and below 2^63 | required | most loaves "
+        "| `limit` | a whole number of at least 20,000 and below 2^63 | **required** | most loaves "
         "([more](bread.md)) |"
     )
     assert made_tables.made(page) == (

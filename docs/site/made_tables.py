@@ -101,7 +101,7 @@ def _settings(
 
 def _default(field: FieldInfo) -> str:
     if field.is_required():
-        return "required"
+        return "**required**"
     default = json.dumps(field.get_default(call_default_factory=True), default=str)
     return "none" if default == "null" else f"`{default}`"
 

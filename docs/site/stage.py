@@ -33,6 +33,9 @@ PAGES = {
 """Pages outside docs/, and where they lie in the site."""
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))|((?:src|href)=\")([^\"]+)(\")")
 _CODE = re.compile(r"^(```|~~~).*?^\1\s*?$|`[^`\n]+`", re.DOTALL | re.MULTILINE)
+_SETTINGS = re.compile(r"^<!-- settings: .* -->\n\n((?:\|.*\n)+)", re.MULTILINE)
+_BLOCK = '<div class="settings" markdown>\n\n\\1\n</div>\n'  # for tables.css
+STYLES = "tables.css"
 _MOST = 2 << 20  # bytes of a file that is copied because a page links to it
 
 
@@ -71,7 +74,8 @@ def stage(folder: Path) -> list[str]:
         wrong += faults
         target = folder / place
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(_bars(text), encoding="utf-8")
+        target.write_text(_bars(_SETTINGS.sub(_BLOCK, text)), encoding="utf-8")
+    shutil.copy(Path(__file__).with_name(STYLES), folder)
     for name, text in references().items():
         path = folder / "reference" / name
         path.parent.mkdir(exist_ok=True)
