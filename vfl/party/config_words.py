@@ -57,14 +57,12 @@ def describe_allowed(node: Schema, full: Schema) -> str:
     if kind in ("integer", "number"):
         return ("a whole number" if kind == "integer" else "a number") + _range(node)
     if kind == "string":
-        if node.get("format") == "date":
-            return "a date such as 2027-12-31, without quotes"
+        if node.get("format") in _FORMATS:
+            return _FORMATS[node["format"]]
         if "pattern" in node:
             return _PATTERN_WORDS[node["pattern"]]
         if "maxLength" in node:
             return f"text of {node.get('minLength', 0)} to {node['maxLength']} characters"
-        if node.get("format") == "path":
-            return "a path in quotes"
         return "non-empty text in quotes" if node.get("minLength") else "text in quotes"
     if kind == "array":
         return _array(node, full)
@@ -76,6 +74,11 @@ def describe_allowed(node: Schema, full: Schema) -> str:
 
 
 _UNKNOWN = "something else"
+_FORMATS = {
+    "date": "a date such as 2027-12-31, without quotes",
+    "path": "a path in quotes",
+    "host:port": "host:port in quotes",
+}
 _SEVERAL = {
     "a number": "numbers",
     "a whole number": "whole numbers",
