@@ -9,9 +9,10 @@ A comment says what a table is made of, and the table below it is written anew:
     <!-- request: vfl.online.schema.ScoreRequest -->           keys and meanings alone
 
 Values and defaults are the fields', meanings their `description`. Keys that a model has from another
-one with a table of its own on the page stand there alone. In a table of messages, which is known by its
-first line, direction and what a message reveals are those of its docstring; which messages stand where,
-and when each is sent, is written by hand.
+one with a table of its own on the page stand there alone. Tables of messages and of exit codes are known
+by their first line: what a message reveals, and its direction, are those of its docstring, what a code
+means is that of vfl/errors.py. Which messages stand where, when each is sent, and what to do, is by
+hand.
 """
 
 import importlib
@@ -25,6 +26,7 @@ from pathlib import Path
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
+from vfl.errors import EXIT_CODES
 from vfl.jobs.reveals import message_types, reveals
 from vfl.party.config_words import describe_allowed, resolve_reference
 
@@ -34,6 +36,10 @@ _MADE = re.compile(
     r"^<!-- (settings|request): ([\w.]+)(?:: ([\w, ]+))? -->\n\n(?:\|.*\n)*", re.MULTILINE
 )
 _MESSAGES = re.compile(r"^\| message \| direction \| sent \| reveals \|\n(?:\|.*\n)*", re.MULTILINE)
+_CODES = re.compile(
+    r"^\| code \| meaning \| [^|]+ \|\n\| ---: \| --- \| --- \|\n(?:\|.*\n)*", re.MULTILINE
+)
+_CODE_ROW = re.compile(r"^\| ([0-9]+) \| [^|]+ \| ((?:[^|]+ )?)\|$", re.MULTILINE)
 _ROW = re.compile(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \| [^|]+ \|$", re.MULTILINE)
 _WAY = re.compile(r"([A-Za-z]+ -> [A-Za-z]+)")
 _CODE = re.compile(
@@ -57,7 +63,8 @@ def made(text: str) -> str:
         was_there = "" if "\n|" in found[0] else "\n"
         return "\n".join([begin, "", *_HEADS[kind], *lines, was_there])
 
-    return _MESSAGES.sub(_message_table, _MADE.sub(table, text))
+    text = _CODES.sub(_code_table, _MADE.sub(table, text))
+    return _MESSAGES.sub(_message_table, text)
 
 
 _HEADS = {
@@ -134,6 +141,13 @@ def _message_table(table: re.Match[str]) -> str:
         return f"| `{name}` | {way[1].lower()} | {sent} | {reveals(kind)} |"
 
     return _ROW.sub(row, table[0])
+
+
+def _code_table(table: re.Match[str]) -> str:
+    codes = [int(found[1]) for found in _CODE_ROW.finditer(table[0])]
+    if codes != list(EXIT_CODES):
+        raise ValueError(f"a table of exit codes has {codes}, not {list(EXIT_CODES)}")
+    return _CODE_ROW.sub(lambda row: f"| {row[1]} | {EXIT_CODES[int(row[1])]} | {row[2]}|", table[0])
 
 
 def old_pages() -> dict[Path, str]:

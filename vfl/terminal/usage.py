@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vfl.errors import ConfigError, DataError, VflError, fault, not_installed
+from vfl.errors import INTERRUPTED, ConfigError, DataError, VflError, fault, not_installed
 from vfl.news import News, Work, work_ended_by
 from vfl.terminal.log import VARIABLE, wanted_format
 from vfl.terminal.streams import open_closed, stderr, stdout
@@ -24,7 +24,6 @@ from vfl.version import __version__
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-INTERRUPTED = 130
 COMPUTING = "vfl-computing"  # the name of threads for which nobody waits
 ENDING = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 """Signals that end a command as Ctrl-C does."""
