@@ -193,5 +193,9 @@ def test_rows_of_messages_are_made_but_for_when_they_are_sent() -> None:
         made_tables.made(f"{head}| `Nothing` | a | b | c |\n")
     with pytest.raises(ValueError, match="has no description"):
         made_tables.made("<!-- settings: vfl.party.tokens.Token -->\n\n")
+    with pytest.raises(ValueError, match="is no table of figures"):
+        made_tables.made("<!-- figures: vfl.online.metrics.TYPE -->\n\n")
+    with pytest.raises(ValueError, match=r"has \[0, 3\], not \[0, 1, "):
+        made_tables.made("| code | meaning | do |\n| ---: | --- | --- |\n| 0 | a | |\n| 3 | b | c |\n")
     with pytest.raises(ValueError, match="is no model of settings"):
         made_tables.made("<!-- settings: vfl.party.tokens.Tokens -->\n\n")

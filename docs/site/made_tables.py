@@ -7,6 +7,8 @@ A comment says what a table is made of, and the table below it is written anew:
     <!-- settings: vfl.party.sections.PartySection -->         all keys of a model (pydantic)
     <!-- settings: vfl.party.sections.DataSection: id, label -->     some of them
     <!-- request: vfl.online.schema.ScoreRequest -->           keys and meanings alone
+    <!-- figures: vfl.online.metrics.FIGURES -->               of a monitor: name, labels, meaning
+    <!-- entries: vfl.party.ledger.Entry -->                   its kinds, by their docstrings
 
 Values and defaults are the fields', meanings their `description`. Keys that a model has from another
 one with a table of its own on the page stand there alone. Tables of messages and of exit codes are known
@@ -20,9 +22,10 @@ import inspect
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import msgspec
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
@@ -33,7 +36,8 @@ from vfl.party.config_words import describe_allowed, resolve_reference
 DOCS = Path(__file__).resolve().parents[1]
 COMMAND = "make reference"
 _MADE = re.compile(
-    r"^<!-- (settings|request): ([\w.]+)(?:: ([\w, ]+))? -->\n\n(?:\|.*\n)*", re.MULTILINE
+    r"^<!-- (settings|request|figures|entries): ([\w.]+)(?:: ([\w, ]+))? -->\n\n(?:\|.*\n)*",
+    re.MULTILINE,
 )
 _MESSAGES = re.compile(r"^\| message \| direction \| sent \| reveals \|\n(?:\|.*\n)*", re.MULTILINE)
 _CODES = re.compile(
@@ -51,39 +55,70 @@ _PAGE = re.compile(r"\(docs/(\w+\.md)\)")
 _SECTION = re.compile(r"(?<!\[)\[[a-z.]+\]")
 
 
+_HEADS = {
+    "settings": ("key", "value", "default", "meaning"),
+    "request": ("key of the request", "meaning"),
+    "figures": ("figure", "labels", "meaning"),
+    "entries": ("entry", "stands for"),
+}
+
+
 def made(text: str) -> str:
     """The text of a page with its tables as the code has them. Raises ValueError for what is none."""
-    marked = [model_of(found[2]) for found in _MADE.finditer(text)]
+    marked = [model_of(found[2]) for found in _MADE.finditer(text) if found[1] == "settings"]
 
     def table(found: re.Match[str]) -> str:
         kind, name, keys = found.groups()
-        begin = found[0][: found[0].index("-->") + 3]
-        rows = _settings(model_of(name), marked, keys.split(", ") if keys else None, text)
-        lines = [_line(row if kind == "settings" else [row[0], row[3]]) for row in rows]
+        if kind == "figures":
+            rows = _figures(name, text)
+        elif kind == "entries":
+            rows = _entries(name, text)
+        else:
+            rows = _settings(model_of(name), marked, keys.split(", ") if keys else None, text)
+        if kind == "request":
+            rows = ([key, meaning] for key, _, _, meaning in rows)
+        begin, head = found[0][: found[0].index("-->") + 3], _HEADS[kind]
         was_there = "" if "\n|" in found[0] else "\n"
-        return "\n".join([begin, "", *_HEADS[kind], *lines, was_there])
+        return "\n".join([begin, "", *map(_line, [head, ["---"] * len(head), *rows]), was_there])
 
     text = _CODES.sub(_code_table, _MADE.sub(table, text))
     return _MESSAGES.sub(_message_table, text)
 
 
-_HEADS = {
-    "settings": ("| key | value | default | meaning |", "| --- | --- | --- | --- |"),
-    "request": ("| key of the request | meaning |", "| --- | --- |"),
-}
-
-
-def _line(cells: list[str]) -> str:
+def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _named(name: str) -> object:
+    module, _, what = name.rpartition(".")
+    return getattr(importlib.import_module(module), what, None)
 
 
 def model_of(name: str) -> type[BaseModel]:
     """The model of that name. Raises ValueError where there is none."""
-    module, _, kind = name.rpartition(".")
-    model = getattr(importlib.import_module(module), kind, None)
+    model = _named(name)
     if not inspect.isclass(model) or not issubclass(model, BaseModel):
         raise ValueError(f"{name} is no model of settings")
     return model
+
+
+def _figures(where: str, page: str) -> Iterator[list[str]]:
+    """Name, labels and meaning of each figure of a monitor."""
+    figures = _named(where)
+    if not isinstance(figures, dict):
+        raise ValueError(f"{where} is no table of figures")
+    for name, (meaning, labels) in figures.items():
+        yield [f"`{name}`", ", ".join(f"`{label}`" for label in labels), _written(meaning, page)]
+
+
+def _entries(name: str, page: str) -> Iterator[list[str]]:
+    """Tag and docstring of each kind of entry."""
+    kind = _named(name)
+    if not inspect.isclass(kind) or not issubclass(kind, msgspec.Struct):
+        raise ValueError(f"{name} is no class of entries")
+    for one in kind.__subclasses__():
+        said = " ".join((inspect.getdoc(one) or "").split())
+        yield [f"`{one.__struct_config__.tag}`", _written(said[:1].lower() + said[1:].rstrip("."), page)]
 
 
 def _settings(
