@@ -126,6 +126,8 @@ def test_every_setting_has_a_row() -> None:
     from vfl.party.config import Job, Party
     from vfl.party.project_file import Project
     from vfl.party.relay_file import RelayFile
+    from vfl.party.shape_file import ShapeFile
+    from vfl.party.tariff_file import TariffFile
     from vfl.party.tune_section import Range, Values
 
     page = (ROOT / "docs" / "configuration.md").read_text("utf-8")
@@ -136,7 +138,7 @@ def test_every_setting_has_a_row() -> None:
         if issubclass(model, BaseModel)
         for key in model.model_fields
     }
-    files = (Party, Job, Project, RelayFile)
+    files = (Party, Job, Project, RelayFile, TariffFile, ShapeFile)
     sections = {model for file in files for model in _models(file)} - {*files}
     sections -= {Range, Values}  # what [tune.space] has for a setting, which the notes say
     lost = {

@@ -117,8 +117,8 @@ def _bound(number: float) -> str:
         whole = int(number)  # some versions of pydantic have 0.0 for 0
         if whole >= 1 << 31 and whole & (whole - 1) == 0:
             return f"2^{whole.bit_length() - 1}"
-        return f"{whole:,}" if whole >= 10_000 else str(whole)
-    return f"{number:g}"
+        return f"{whole:,}" if abs(whole) >= 10_000 else str(whole)
+    return f"{number:.9f}".rstrip("0")
 
 
 def _range(node: Schema) -> str:
