@@ -66,7 +66,7 @@ def test_pages_are_staged_with_links_that_fit(tmp_path: Path) -> None:
     assert (tmp_path / "files" / "scenarios" / "car_insurance" / "motor_tariff.ipynb").is_file()
     assert "](../benchmarks.md)" in (tmp_path / "roles" / "data_scientist.md").read_text()
     settings = (tmp_path / "configuration.md").read_text()
-    assert '<div class="settings" markdown>\n\n| key | value |' in settings
+    assert '<div class="made settings" markdown>\n\n| key | value |' in settings
     assert (tmp_path / stage.STYLES).is_file()
     overview = (tmp_path / "overview.md").read_text()
     assert 'src="images/report.png"' in overview and "](guide.md#the-report)" in overview

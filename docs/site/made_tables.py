@@ -31,6 +31,7 @@ from pydantic.fields import FieldInfo
 
 from vfl.errors import EXIT_CODES
 from vfl.jobs.reveals import message_types, reveals
+from vfl.net.wire import Message
 from vfl.party.config_words import describe_allowed, resolve_reference
 
 DOCS = Path(__file__).resolve().parents[1]
@@ -45,7 +46,6 @@ _CODES = re.compile(
 )
 _CODE_ROW = re.compile(r"^\| ([0-9]+) \| [^|]+ \| ((?:[^|]+ )?)\|$", re.MULTILINE)
 _ROW = re.compile(r"^\| `(\w+)` \| [^|]+ \| ([^|]+) \| [^|]+ \|$", re.MULTILINE)
-_WAY = re.compile(r"([A-Za-z]+ -> [A-Za-z]+)")
 _CODE = re.compile(
     r"`[^`]*`"  # that is code already
     r'|\b[a-z_]+ = (?:true|false|"[^"]*"|[0-9.]*[0-9])'
@@ -170,10 +170,9 @@ def _message_table(table: re.Match[str]) -> str:
     def row(found: re.Match[str]) -> str:
         name, sent = found.groups()
         kind = message_types().get(name)
-        way = _WAY.match(inspect.getdoc(kind) or "") if kind is not None else None
-        if way is None:
-            raise ValueError(f"{name} is no message, or its docstring does not begin with a direction")
-        return f"| `{name}` | {way[1].lower()} | {sent} | {reveals(kind)} |"
+        if kind is None:
+            raise ValueError(f"{name} is no message")
+        return f"| `{name}` | {direction(kind)} | {sent} | {reveals(kind)} |"
 
     return _ROW.sub(row, table[0])
 
@@ -183,6 +182,14 @@ def _code_table(table: re.Match[str]) -> str:
     if codes != list(EXIT_CODES):
         raise ValueError(f"a table of exit codes has {codes}, not {list(EXIT_CODES)}")
     return _CODE_ROW.sub(lambda row: f"| {row[1]} | {EXIT_CODES[int(row[1])]} | {row[2]}|", table[0])
+
+
+def direction(kind: type[Message]) -> str:
+    """Who sends a message to whom, as 'guest -> host'; ValueError where its docstring does not say."""
+    way = re.match("[A-Za-z]+ -> [A-Za-z]+", inspect.getdoc(kind) or "")
+    if way is None:
+        raise ValueError(f"the docstring of {kind.__name__} does not begin with a direction")
+    return way[0].lower()
 
 
 def old_pages() -> dict[Path, str]:

@@ -18,7 +18,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from made_tables import COMMAND, old_pages
+from made_tables import COMMAND, direction, old_pages
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = ("retail", "disease_risk")
@@ -33,8 +33,8 @@ PAGES = {
 """Pages outside docs/, and where they lie in the site."""
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))|((?:src|href)=\")([^\"]+)(\")")
 _CODE = re.compile(r"^(```|~~~).*?^\1\s*?$|`[^`\n]+`", re.DOTALL | re.MULTILINE)
-_SETTINGS = re.compile(r"^<!-- settings: .* -->\n\n((?:\|.*\n)+)", re.MULTILINE)
-_BLOCK = '<div class="settings" markdown>\n\n\\1\n</div>\n'  # for tables.css
+_MADE = re.compile(r"^<!-- (\w+): [\w.:, ]+ -->\n\n((?:\|.*\n)+)", re.MULTILINE)
+_BLOCK = '<div class="made \\1" markdown>\n\n\\2\n</div>\n'  # for tables.css
 STYLES = "tables.css"
 _MOST = 2 << 20  # bytes of a file that is copied because a page links to it
 
@@ -74,7 +74,7 @@ def stage(folder: Path) -> list[str]:
         wrong += faults
         target = folder / place
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(_bars(_SETTINGS.sub(_BLOCK, text)), encoding="utf-8")
+        target.write_text(_bars(_MADE.sub(_BLOCK, text)), encoding="utf-8")
     shutil.copy(Path(__file__).with_name(STYLES), folder)
     for name, text in references().items():
         path = folder / "reference" / name
@@ -267,10 +267,8 @@ def messages() -> str:
         "| --- | --- | --- | --- |",
     ]
     for name, kind in sorted(message_types().items()):
-        said = " ".join((inspect.getdoc(kind) or "").split())
-        way = re.match(r"([A-Za-z, ]+ -> [A-Za-z, ]+?)[.:]", said)
         reveal = reveals(kind).replace("|", "\\|")
-        lines.append(f"| `{name}` | {way[1] if way else ''} | `{kind.__module__}` | {reveal} |")
+        lines.append(f"| `{name}` | {direction(kind)} | `{kind.__module__}` | {reveal} |")
     return "\n".join([*lines, ""])
 
 
