@@ -2,6 +2,7 @@
 
 import re
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
@@ -148,6 +149,21 @@ def test_every_setting_has_a_row() -> None:
         if not any((parent, key) in shown for parent in model.__mro__)
     }
     assert lost == set() and len(sections) > 20
+
+
+def test_lists_that_are_written_by_hand_are_whole() -> None:
+    from vfl.news import Event
+    from vfl.party.tokens import SCOPES
+
+    page = (ROOT / "docs" / "operations.md").read_text("utf-8")
+    (events,) = re.findall(r"^\| `event` \| (.*) \|$", page, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", events)) == {*get_args(Event)}
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    shown = "".join(re.findall(r"^\| `pip install .*", page, re.MULTILINE))
+    assert set(re.findall(r"'\.\[(\w+)\]'", shown)) == {*extras["optional-dependencies"]} - {"dev"}
+    online = (ROOT / "docs" / "online.md").read_text("utf-8")
+    (scopes,) = re.findall(r"^\| scope \|.*\n\|.*\n((?:\|.*\n)+)", online, re.MULTILINE)
+    assert re.findall(r"^\| `(\w+)` \|", scopes, re.MULTILINE) == [*SCOPES]
 
 
 class Shop(BaseModel):

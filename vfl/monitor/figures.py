@@ -17,7 +17,7 @@ from vfl.jobs.activity import JobNow, Watcher
 from vfl.jobs.connect import Site
 from vfl.jobs.reveals import message_type
 from vfl.monitor.outcome import outcome_of
-from vfl.monitor.phases import PhaseClock, Span
+from vfl.monitor.phases import PHASES, PhaseClock, Span
 from vfl.party.policy import LIMITS, Usage, rules_in, sides_of, today
 from vfl.version import __version__
 
@@ -35,8 +35,8 @@ FIGURES = {
     ),
     "vfl_serve_jobs_running": ("jobs that are under way", ("task",)),
     "vfl_serve_job_seconds_total": (
-        "seconds of jobs: `preparing` (until the policy has let the job pass, or its first step), "
-        "`matching`, `hints`, `training`, `scoring` and so on, `ending`",
+        "seconds of jobs by phase, of which the first is until the policy has let the job pass, or its "
+        f"first step: {', '.join(f'`{phase}`' for phase in PHASES)}",
         ("task", "phase"),
     ),
     "vfl_serve_rows_total": (
