@@ -80,7 +80,7 @@ docs: $(VENV)/dev    ## the documentation as a site, in build/site/html; fails o
 	$(BIN)/python docs/site/stage.py build/site/pages
 	$(BIN)/zensical build --strict --clean
 
-reference: $(VENV)/dev  ## the tables in docs/ that repeat what the code says, such as those of all settings
+reference: $(VENV)/dev  ## write what repeats the code: tables of settings and others in docs/, docstrings of estimators
 	$(BIN)/python docs/site/made_tables.py
 
 lock:                ## write requirements/ anew, by pyproject.toml; see CONTRIBUTING.md

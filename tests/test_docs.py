@@ -109,7 +109,7 @@ def test_references_are_made_from_the_code() -> None:
 
 
 def test_tables_are_those_of_the_code() -> None:
-    old = [path.name for path in made_tables.old_pages()]
+    old = [path.relative_to(ROOT) for path in made_tables.old_pages()]
     assert old == [], f"run {made_tables.COMMAND}"
 
 
@@ -201,6 +201,15 @@ def test_a_table_is_made_where_a_comment_says_of_what(monkeypatch: pytest.Monkey
     assert made_tables.made(made_tables.made(page)) == made_tables.made(page)
 
 
+def test_docstrings_say_of_settings_what_these_say_of_themselves() -> None:
+    said = "    own : int, default=1\n        mine\n"
+    said += "    open_days : int, default=7\n        some\n        days\n"
+    made = made_tables.documented(f"{said}    limit : int\n        most\n", Shop)
+    assert made == said.replace("some\n        days", "days a week; [till] has the hours") + (
+        "    limit : int\n        most\n"
+    )
+
+
 def test_rows_of_messages_are_made_but_for_when_they_are_sent() -> None:
     head = "| message | direction | sent | reveals |\n| --- | --- | --- | --- |\n"
     page = f"{head}| `Gradients` | to and fro | step 2, `once` | all |\n\n| `Gradients` | other |\n"
@@ -215,5 +224,7 @@ def test_rows_of_messages_are_made_but_for_when_they_are_sent() -> None:
         made_tables.made("<!-- figures: vfl.online.metrics.TYPE -->\n\n")
     with pytest.raises(ValueError, match=r"has \[0, 3\], not \[0, 1, "):
         made_tables.made("| code | meaning | do |\n| ---: | --- | --- |\n| 0 | a | |\n| 3 | b | c |\n")
+    with pytest.raises(ValueError, match="is no comment that a table is made by"):
+        made_tables.made("<!-- setting: vfl.party.tokens.Token -->\n\n")
     with pytest.raises(ValueError, match="is no model of settings"):
         made_tables.made("<!-- settings: vfl.party.tokens.Tokens -->\n\n")

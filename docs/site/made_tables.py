@@ -1,4 +1,4 @@
-"""Write the tables that repeat what code says into the pages of docs/.
+"""Write what repeats the code into the pages of docs/, and settings into the estimators' docstrings.
 
     make reference
 
@@ -21,7 +21,7 @@ import importlib
 import inspect
 import json
 import re
-import sys
+import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -31,6 +31,7 @@ from pydantic.fields import FieldInfo
 
 from vfl.errors import EXIT_CODES
 from vfl.jobs.reveals import message_types, reveals
+from vfl.learn.params import BoostParams, GlmParams
 from vfl.net.wire import Message
 from vfl.party.config_words import describe_allowed, resolve_reference
 
@@ -54,7 +55,11 @@ _CODE = re.compile(
 _PAGE = re.compile(r"\(docs/(\w+\.md)\)")
 _SECTION = re.compile(r"(?<!\[)\[[a-z.]+\]")
 
-
+_ESTIMATORS: dict[str, type[BaseModel]] = {
+    **dict.fromkeys(("trees.py", "pooled_trees.py"), BoostParams),
+    **dict.fromkeys(("linear.py", "pooled_linear.py"), GlmParams),
+}
+_OTHERWISE = {"init_model"}  # an estimator takes a model there, a job file its name
 _HEADS = {
     "settings": ("key", "value", "default", "meaning"),
     "request": ("key of the request", "meaning"),
@@ -65,6 +70,9 @@ _HEADS = {
 
 def made(text: str) -> str:
     """The text of a page with its tables as the code has them. Raises ValueError for what is none."""
+    for found in re.finditer(r"^<!-- \w+: vfl\..*", text, re.MULTILINE):
+        if not _MADE.match(text, found.start()):
+            raise ValueError(f"{found[0]} is no comment that a table is made by")
     marked = [model_of(found[2]) for found in _MADE.finditer(text) if found[1] == "settings"]
 
     def table(found: re.Match[str]) -> str:
@@ -192,10 +200,36 @@ def direction(kind: type[Message]) -> str:
     return way[0].lower()
 
 
+def documented(text: str, model: type[BaseModel]) -> str:
+    """The source of estimators, what their docstrings say of settings being their descriptions."""
+
+    def parameter(found: re.Match[str]) -> str:
+        name = found[2]
+        if name not in model.model_fields or name in _OTHERWISE:
+            return found[0]
+        words = model.model_fields[name].description or ""
+        lines = textwrap.wrap(words, 97, break_on_hyphens=False, break_long_words=False)
+        return found[1] + "".join(f"        {line}\n" for line in lines)
+
+    return re.sub(
+        r"^(    (\w+) : .*, default=.*\n)(?:        .+\n)+", parameter, text, flags=re.MULTILINE
+    )
+
+
 def old_pages() -> dict[Path, str]:
-    """The pages whose tables are not those of the code, with what they should be."""
-    texts = {path: path.read_text("utf-8") for path in sorted(DOCS.rglob("*.md"))}
-    return {path: new for path, text in texts.items() if (new := made(text)) != text}
+    """The files that do not say what the code does, with what they should be."""
+    found = {path: _page(path) for path in sorted(DOCS.rglob("*.md"))}
+    for name, model in _ESTIMATORS.items():
+        path = DOCS.parent / "vfl" / "estimators" / name
+        found[path] = documented(path.read_text("utf-8"), model)
+    return {path: text for path, text in found.items() if path.read_text("utf-8") != text}
+
+
+def _page(path: Path) -> str:
+    try:
+        return made(path.read_text("utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path.relative_to(DOCS.parent)}: {error}") from None
 
 
 def main() -> None:
@@ -205,4 +239,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -68,7 +68,8 @@ def stage(folder: Path) -> list[str]:
     """Write all pages into a folder, which is emptied first. What is wrong with links, a line each."""
     shutil.rmtree(folder, ignore_errors=True)
     known = pages()
-    wrong = [f"{path.relative_to(ROOT)}: its tables are old, run {COMMAND}" for path in old_pages()]
+    old = [path.relative_to(ROOT) for path in old_pages()]
+    wrong = [f"{path} does not say what the code does: run {COMMAND}" for path in old]
     for source, place in known.items():
         text, faults = _rewritten(source, place, known, folder)
         wrong += faults
