@@ -170,6 +170,7 @@ class Shop(BaseModel):
     """A model of this test."""
 
     open_days: int = Field(7, ge=1, le=7, description="days a week; [till] has the hours")
+    loaves: int = Field(20_000, description="at hand")
     kinds: tuple[str, ...] = Field((), description='"new" | "old", with open_days = 7 alone')
 
 
@@ -194,8 +195,9 @@ def test_a_table_is_made_where_a_comment_says_of_what(monkeypatch: pytest.Monkey
         "| `limit` | a whole number of at least 20,000 and below 2^63 | **required** | most loaves "
         "([more](bread.md)) |"
     )
+    loaves = "| `loaves` | a whole number | `20_000` | at hand |"
     assert made_tables.made(page) == (
-        f"### [till]\n\n{marks[0]}\n\n{head}\n{days}\n{kinds}\n\n"
+        f"### [till]\n\n{marks[0]}\n\n{head}\n{days}\n{loaves}\n{kinds}\n\n"
         f"{marks[1]}\n\n{head}\n{limit}\n\ntext\n\n{marks[2]}\n\n{head}\n{kinds}\n\n"
     )
     assert made_tables.made(made_tables.made(page)) == made_tables.made(page)

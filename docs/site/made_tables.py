@@ -152,8 +152,11 @@ def _settings(
 def _default(field: FieldInfo) -> str:
     if field.is_required():
         return "**required**"
-    default = json.dumps(field.get_default(call_default_factory=True), default=str)
-    return "none" if default == "null" else f"`{default}`"
+    default = field.get_default(call_default_factory=True)
+    if default is None:
+        return "none"
+    long = type(default) is int and default >= 10_000
+    return f"`{default:_}`" if long else f"`{json.dumps(default, default=str)}`"
 
 
 def _written(text: str, page: str) -> str:
