@@ -50,10 +50,16 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
-def in_words(names: Sequence[str], before_last: str = "and") -> str:
+def in_words(names: Sequence[str]) -> str:
     """Names in a sentence: 'a, b and c'."""
     *others, last = names
-    return f"{', '.join(others)} {before_last} {last}" if others else last
+    return f"{', '.join(others)} and {last}" if others else last
+
+
+def either(names: Sequence[str]) -> str:
+    """Names of which one is meant: 'a, b or c'."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _seen(text: str) -> list[str]:

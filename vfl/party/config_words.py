@@ -5,7 +5,7 @@ from typing import Any
 
 from vfl.party.ids import STEP
 from vfl.party.reading import SEPARATOR, SEPARATOR_WORDS
-from vfl.text import in_words
+from vfl.text import either
 
 PARTY_NAME = r"^[a-z][a-z0-9-]{0,31}$"
 PLACE = r"^[0-9a-f]{64}$"
@@ -52,7 +52,7 @@ def describe_allowed(node: Schema, full: Schema) -> str:
         return _any_of([option for option in node["anyOf"] if option.get("type") != "null"], full)
     if "enum" in node or "const" in node:
         values = node.get("enum") or [node["const"]]
-        return in_words([json.dumps(v) for v in values], "or")
+        return either([json.dumps(v) for v in values])
     kind = node.get("type")
     if kind in ("integer", "number"):
         return ("a whole number" if kind == "integer" else "a number") + _range(node)
@@ -95,7 +95,7 @@ def _any_of(options: list[Schema], full: Schema) -> str:
     for i, option in enumerate(options[1:], 1):
         if option.get("additionalProperties") == options[i - 1]:
             words[i] = "a section of such"
-    return in_words(words, "or")
+    return either(words)
 
 
 def _array(node: Schema, full: Schema) -> str:

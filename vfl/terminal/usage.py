@@ -18,7 +18,7 @@ from vfl.errors import INTERRUPTED, ConfigError, DataError, VflError, fault, not
 from vfl.news import News, Work, work_ended_by
 from vfl.terminal.log import VARIABLE, wanted_format
 from vfl.terminal.streams import open_closed, stderr, stdout
-from vfl.text import MOST, counted, in_words, shown
+from vfl.text import MOST, counted, either, shown
 from vfl.version import __version__
 
 if TYPE_CHECKING:
@@ -303,7 +303,7 @@ def _allowed(param: click.Parameter) -> str:
     if isinstance(kind, NumberType):
         return kind.words
     if isinstance(kind, click.Choice):
-        return in_words([str(choice) for choice in kind.choices], "or")
+        return either([str(choice) for choice in kind.choices])
     if isinstance(kind, click.DateTime):
         return "a day or a time (UTC), such as 2026-11-23 or 2026-11-23T08:00:00"
     return "a path" if isinstance(kind, click.Path) else "a value"
