@@ -566,7 +566,7 @@ def test_a_signal_while_a_command_starts(tmp_path: Path, command: str) -> None:
         ("trian", "'trian' is no command of vfl: did you mean train?"),
         ("nosuch", "'nosuch' is no command of vfl: there are align, alignments, "),
         ("ledger shwo x", "'shwo' is no command of vfl ledger: did you mean show?"),
-        ("config schema foo", "KIND must be party or job"),
+        ("config schema foo", "KIND must be party, job or"),
         ("--vers", "vfl has no option --vers: did you mean --version?"),
         ("keys new a\x1b[2J --dir x", "cannot be a party's name"),
     ],

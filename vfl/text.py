@@ -83,6 +83,12 @@ def in_words(names: Sequence[str]) -> str:
     return f"{', '.join(others)} and {last}" if others else last
 
 
+def either(names: Sequence[str]) -> str:
+    """Names of which one is meant: 'a, b or c'."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
+
+
 def _seen(text: str) -> list[str]:
     found: list[str] = []
     before, marks = "", 0  # the category of what is before, and how many marks are on it
