@@ -22,7 +22,7 @@ DocumentKind = Literal[
     "screen",
     "evidence",
 ]
-CountKind = Literal["usage", "labels", "fetched", "refusals", "correlated"]
+CountKind = Literal["usage", "labels", "fetched", "refusals", "correlated", "approved"]
 FileKind = DocumentKind | CountKind
 
 FOLDERS: dict[DocumentKind, str] = {
@@ -51,11 +51,13 @@ COUNTS: dict[CountKind, str] = {
     "fetched": "fetched.json",
     "refusals": "refusals.json",
     "correlated": "correlated.json",
+    "approved": "approved.json",
 }
 """One file each, in the store's own folder."""
 ENCRYPTED: frozenset[FileKind] = frozenset(
     {
         "alignment",
+        "approved",
         "batch",
         "cells",
         "checkpoint",
