@@ -91,7 +91,7 @@ def init(
 
     check_name(name, PARTY_NAME if party is None else JOB_NAME)
     file = Path(f"{name}.toml") if out is None else out
-    if file.exists():
+    if os.path.lexists(file):
         raise ConfigError(f"{file} is there already: name another file by --out, or remove it")
     if party is not None:
         _write(file, _job(party, name, model))
