@@ -147,12 +147,15 @@ def test_a_job_beyond_the_rule_is_refused_with_what_helps_and_not_counted(tmp_pa
     assert said == refused.value.for_peer
     assert said == (
         "0.016 sums a row of 10 trees over 10,000 rows that train, after 0.0192 of earlier jobs on these"
-        " rows, break rule max_sums_a_row = 0.03 of [policy]: at most 6 trees of this depth, less depth,"
-        ' more rows, sums = "hidden" with a coordinator, or the host raises the rule'
+        " rows (all add up), break rule max_sums_a_row = 0.03 of [policy]: at most 6 trees of this depth,"
+        ' less depth, more rows, sums = "hidden" with a coordinator, or the host raises the rule to 0.036,'
+        " knowing what that tells (docs/leakage.md)"
     )
     assert given.told == pytest.approx(12 * DEPTH_4 / ROWS)
     train(store, policy(0.03), alignment(), "second", trees(6))  # as many as it said
     # A host that did not write the rule finds it nowhere in its file.
+    raised = policy(0.036)  # what it says the rule would have to be
+    given.reserve(raised, "second", trees(4), 1.0).close()
     usual = given.weigh(USUAL, trees(10), 1.0).broken
     assert usual is not None and "max_sums_a_row = 0.03 of [policy] (the default): " in usual
     hidden = trees(5000, sums="hidden", coordinator="notary")
@@ -167,7 +170,7 @@ def test_what_is_used_up_is_not_helped_by_a_smaller_job(tmp_path: Path) -> None:
     assert said is not None and "depth" not in said
     assert said.endswith(
         ': rows that no earlier job was about, sums = "hidden" with a coordinator, or the host raises '
-        "the rule"
+        "the rule to 0.017, knowing what that tells (docs/leakage.md)"
     )
 
 

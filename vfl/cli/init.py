@@ -70,12 +70,14 @@ _PEER = "NAME[=HOST:PORT]"
     show_default=True,
     help="Of a job.",
 )
+@click.option("--purpose", metavar="TEXT", help="What the model is for, as every host reads it (--job).")
 @click.option("--out", type=_FILE, metavar="FILE", help="By default NAME.toml.")
 @JSON
 def init(
     name: str,
     party: Path | None,
     model: "ModelName",
+    purpose: str | None,
     out: Path | None,
     as_json: bool,
     **given: Unpack[_Given],
@@ -94,12 +96,17 @@ def init(
     if os.path.lexists(file):
         raise ConfigError(f"{file} is there already: name another file by --out, or remove it")
     if party is not None:
-        _write(file, _job(party, name, model))
+        said = _purpose(purpose)
+        job = _job(party, name, model, said)
+        _write(file, job)
         if as_json:
-            put_json({"file": str(file)})
+            put_json({"file": str(file), "notes": job.notes})
         else:
-            stdout.put(f"{file} is drafted: say its purpose, then vfl train {party} {file}")
+            first = "" if said else f"say its purpose in {file}, then "
+            stdout.put(f"{file} is drafted", *job.notes, f"next: {first}vfl train {party} {file}")
         return
+    if purpose is not None:
+        raise ConfigError("--purpose is of a job: leave it out, or name the guest's file by --job")
     own, table = _own(name, given, file.absolute().parent)
     from vfl.jobs.draft import Peers, draft_party
 
@@ -121,7 +128,19 @@ def init(
     _check(file, peers)
 
 
-def _job(party: Path, name: str, model: "ModelName") -> "Draft":
+def _purpose(given: str | None) -> str | None:
+    """What the model is for, by the option or as answered at the terminal. Raises ConfigError."""
+    if given is None and not _at_terminal():
+        return None
+    said = (
+        given if given is not None else _ask("purpose", "What is the model for, as every host reads it?")
+    )
+    if not (said.isprintable() and 0 < len(said.strip()) <= 200):
+        raise ConfigError("--purpose must be one line of printable text, of 200 characters at most")
+    return said.strip()
+
+
+def _job(party: Path, name: str, model: "ModelName", purpose: str | None) -> "Draft":
     from vfl.jobs.alignments import find_alignment
     from vfl.jobs.connect import store_of
     from vfl.jobs.draft import draft_job
@@ -134,7 +153,7 @@ def _job(party: Path, name: str, model: "ModelName") -> "Draft":
     table = read_table(settings.data, role="guest", need_label=True)
     store = store_of(settings)
     rows = len(find_alignment(store, None).rows) if store.names("alignment") else None
-    return draft_job(settings, table, name, model, rows)
+    return draft_job(settings, table, name, model, rows, purpose)
 
 
 def _own(name: str, given: _Given, folder: Path) -> "tuple[Own, Path]":

@@ -51,6 +51,7 @@ def doctor(party: Path, wait: float, job: Path | None, as_json: bool) -> None:
     from vfl.jobs.doctor import examine
     from vfl.jobs.storage import serves_an_older_file
     from vfl.party.config import load_job, load_party
+    from vfl.party.drafted import missing_purpose
 
     findings = []
 
@@ -66,7 +67,12 @@ def doctor(party: Path, wait: float, job: Path | None, as_json: bool) -> None:
         need_role(settings.role, "guest", party)
     if older := serves_an_older_file(settings.party.store, party):
         report(CheckResult("note", "serve", f"serve: {older}"))
-    healthy = run(examine(settings, wait, report, wanted))
+    unsaid = None
+    if wanted is not None and job is not None:
+        unsaid = missing_purpose(wanted.job.purpose, job)
+    if unsaid is not None:
+        report(CheckResult("FAIL", "job", f"job: {unsaid}"))
+    healthy = run(examine(settings, wait, report, wanted)) and unsaid is None
     if as_json:
         put_json({"healthy": healthy, "findings": findings})
     if not healthy:
@@ -256,7 +262,7 @@ def train(
     from vfl.cli.projects import train_models
     from vfl.jobs.cluster import on_cluster
     from vfl.jobs.training import train as train_guest
-    from vfl.party.config import load_job
+    from vfl.party.drafted import check_purpose, load_job_to_send
     from vfl.party.project_file import is_project, load_project
     from vfl.terminal.results import account_document, model_document, put_model
 
@@ -270,10 +276,12 @@ def train(
         return
     if is_project(job):
         need_role(settings.role, "guest", party)
-        work_of = (load_project(job), alignment, fresh, wait, local)
+        project = load_project(job)
+        check_purpose(project.project.purpose, job, "project")
+        work_of = (project, alignment, fresh, wait, local)
         train_models(settings, *work_of, as_json=as_json)
         return
-    wanted = load_job(job)
+    wanted = load_job_to_send(job)
     if settings.role == "coordinator":
         if local is not None:
             raise ConfigError("--local-cluster is for jobs over columns: leave it out")

@@ -10,6 +10,7 @@ Under a key a host sees which rows a tree is of. Over the lattice engine it does
 counted as one of those that train, by the number that the guest says.
 """
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -150,7 +151,7 @@ class SumsGiven:
             before = most_of(_with_reserved(sums, self._reserved).of(places)[own])
             most = policy.max_sums_a_row
             if not isinstance(most, str) and _exceeds(before + a_row, most):
-                earlier = f", after {before:.3g} of earlier jobs on these rows," if before else ""
+                earlier = _after(before)
                 raise Refused(
                     f"a table that tells {a_row:.3g} sums about a row{earlier} would break "
                     f"{rule_words(policy, 'max_sums_a_row')}: more rows, fewer sums or levels, or the "
@@ -439,6 +440,11 @@ class _Excess(NamedTuple):
     room: float
 
 
+def _after(before: float) -> str:
+    """What earlier jobs have told, in words."""
+    return f", after {before:.3g} of earlier jobs on these rows (all add up)," if before else ""
+
+
 def _too_many(excess: _Excess, params: BoostParams, policy: PolicySection, done: int) -> str:
     """What breaks the rule, by how much, and what helps."""
     job, rows, before, room = excess
@@ -454,8 +460,10 @@ def _too_many(excess: _Excess, params: BoostParams, policy: PolicySection, done:
             "that were begun and not kept, and of earlier jobs on these rows: the host raises the "
             "rule, and the job goes on"
         )
-    earlier = f", after {before:.3g} of earlier jobs on these rows," if before else ""
-    helps = ['sums = "hidden" with a coordinator', "or the host raises the rule"]
+    earlier = _after(before)
+    wanted = math.ceil(1000 * (before + job.equations_a_row)) / 1000
+    raised = f"or the host raises the rule to {wanted:.10g}, knowing what that tells (docs/leakage.md)"
+    helps = ['sums = "hidden" with a coordinator', raised]
     if room * rows >= _LEAST:  # else no tree fits, be it ever so flat
         fit = job.joint_within(room * (1 + _ROUNDING)) // params.round * params.round
         fewer = [f"at most {counted(fit, tree)} of this depth"] if fit else []
