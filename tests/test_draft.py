@@ -316,6 +316,28 @@ def test_a_job_by_its_label(label, columns, tree, linear):
         assert job.secureboost.classes == (3 if kind == "multiclass" else None)
 
 
+@pytest.mark.parametrize("ends", ["csv", "parquet"])
+@pytest.mark.parametrize("rows", [60, 3000])
+def test_what_says_the_label_in_words_is_left_out_with_the_reason(rows, ends):
+    rng = np.random.default_rng(2)
+    label = np.zeros(rows, int)
+    label[:: rows // 8] = 1
+    label[1:rows:50] = rows > 100
+    words = {"claimed": np.where(label, "yes", "no"), "settled": np.where(label, "paid", None)}
+    status = np.where(label, rng.choice(["open", "closed"], rows), "none")
+    frame = pd.DataFrame({"key": [f"k{n}" for n in range(rows)], "y": label, **words, "status": status})
+    frame["area"] = rng.choice(["a", "b"], rows)
+    frame.to_csv("t.csv", index=False) if ends == "csv" else frame.to_parquet("t.parquet")
+    done = vfl("me", *INSURER, "--data", f"t.{ends}", "--id", "key", "--label", "y")
+    assert done.exit_code == 0, done.stderr
+    data = drafted("me.toml")["data"]
+    assert data["ignore"] == ["claimed", "settled", "status"] and data["categorical"] == ["area"]
+    text = Path("me.toml").read_text()
+    for name in data["ignore"]:
+        assert re.search(rf"# '{name}' (nearly is the label|tells the label almost alone) \(", text)
+    assert faults_of("me.toml") == []
+
+
 def test_a_host_starts_no_job():
     assert (
         vfl("me", *HOST, "--data", SAMPLES / "registry/vehicles.csv", "--id", "registration").exit_code
