@@ -338,6 +338,36 @@ def test_what_says_the_label_in_words_is_left_out_with_the_reason(rows, ends):
     assert faults_of("me.toml") == []
 
 
+def test_what_cannot_be_is_said_before_a_file_is_there():
+    table = ("--data", SAMPLES / "insurer/policies.csv")
+    guest = ("--role", "guest", *table, "--id", "plate", "--label", "claim")
+    refused = [
+        (("me", *guest, "--listen", "7443"), 2, "'7443' is no address: write host:port"),
+        (("me", *guest, "--host", "registry=7443"), 2, "'7443' is no address: write host:port"),
+        (("me", *guest[:-1], "plate"), 2, "--id and --label: "),
+        (
+            ("me", *guest[:-1], "Claims"),
+            3,
+            "no column 'Claims' (label): did you mean 'claim'? it has plate",
+        ),
+        (("My Compäny", *guest), 2, "starting with a letter, as my-company"),
+        (("12", *guest), 2, "starting with a letter\n"),
+    ]
+    for words, code, said in refused:
+        done = vfl(*words)
+        assert (done.exit_code, len(done.stderr.splitlines())) == (code, 1) and said in done.stderr, (
+            done.stderr
+        )
+    assert not [*Path().glob("*.toml")]
+
+
+def test_a_link_that_leads_nowhere_is_no_place_for_a_draft():
+    Path("me.toml").symlink_to("elsewhere.toml")
+    done = vfl("me", *HOST, "--data", SAMPLES / "registry/vehicles.csv", "--id", "registration")
+    assert done.exit_code == 2 and "me.toml is there already" in done.stderr
+    assert Path("me.toml").is_symlink() and not Path("elsewhere.toml").exists()
+
+
 def test_a_host_starts_no_job():
     assert (
         vfl("me", *HOST, "--data", SAMPLES / "registry/vehicles.csv", "--id", "registration").exit_code

@@ -1,7 +1,9 @@
 """vfl init: a first party file, or a job file, drafted from a table."""
 
 import os
+import re
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack, cast
@@ -91,7 +93,11 @@ def init(
     from vfl.party.config_errors import check_name
     from vfl.party.config_words import JOB_NAME, PARTY_NAME
 
-    check_name(name, PARTY_NAME if party is None else JOB_NAME)
+    pattern = PARTY_NAME if party is None else JOB_NAME
+    try:
+        check_name(name, pattern)
+    except ConfigError as error:
+        raise ConfigError(f"{error}{_like(name, pattern)}") from None
     file = Path(f"{name}.toml") if out is None else out
     if os.path.lexists(file):
         raise ConfigError(f"{file} is there already: name another file by --out, or remove it")
@@ -107,6 +113,7 @@ def init(
         return
     if purpose is not None:
         raise ConfigError("--purpose is of a job: leave it out, or name the guest's file by --job")
+    _check_addresses(given)
     own, table = _own(name, given, file.absolute().parent)
     from vfl.jobs.draft import Peers, draft_party
 
@@ -126,6 +133,25 @@ def init(
         count = "one thing" if len(draft.faults) == 1 else f"{len(draft.faults)} things"
         raise DataError(f"{table.name} has {count} to correct first: then vfl doctor {file}")
     _check(file, peers)
+
+
+def _check_addresses(given: _Given) -> None:
+    """Raises ConfigError for an address that is none, before anything is written."""
+    from vfl.net.addresses import SCHEME, split_address
+
+    peers = [text for key in ("hosts", "coordinators") for text in given[key]]
+    peers += [given["guest"]] if given["guest"] is not None else []
+    dialled = [text.partition("=")[2] for text in peers if "=" in text]
+    for address in (given["listen"], *dialled):
+        if address is not None:
+            split_address(address.removeprefix(SCHEME))
+
+
+def _like(name: str, pattern: str) -> str:
+    """A name that may be, made of one that may not."""
+    plain = unicodedata.normalize("NFKD", name.lower()).encode("ascii", "ignore").decode()
+    made = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:32]
+    return f", as {made}" if re.search(pattern, made) else ""
 
 
 def _purpose(given: str | None) -> str | None:

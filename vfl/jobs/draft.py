@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
 from vfl.arrays import Floats
-from vfl.errors import DataError
+from vfl.errors import ConfigError, DataError
 from vfl.jobs.own_table import ids_of
 from vfl.jobs.proposals import lines_of, read_with_proposals
 from vfl.leakage.estimate import estimate
@@ -30,6 +31,7 @@ from vfl.learn.params import BoostParams
 from vfl.learn.suspects import LabelOrder, suspicions
 from vfl.models.kinds import KINDS, expected_share, kind_of_job
 from vfl.party.config import LABEL_KEYS, Job, Party
+from vfl.party.config_errors import explain_errors
 from vfl.party.config_values import ModelName, Role
 from vfl.party.drafted import DRAFTED_PURPOSE
 from vfl.party.id_report import profile_ids
@@ -40,7 +42,7 @@ from vfl.party.sources.opening import open_source
 from vfl.party.sources.source import Source, TableError
 from vfl.party.sources.text import TextColumns
 from vfl.party.table import Table, Wanted
-from vfl.text import counted
+from vfl.text import counted, nearest_name
 
 _ROUNDS = 4  # of opening a file, each with what the one before proposed
 _SAMPLE = 100_000  # rows that are looked at for ids
@@ -131,14 +133,22 @@ def likely_ids(source: Source) -> list[str]:
 
 
 def draft_party(own: Own, peers: Peers, path: Path) -> Draft:
-    """The party file of a party, for the table at `path`. Raises DataError for no table at all."""
+    """The party file of a party, for the table at `path`. Raises DataError for no table at all, or a
+    column that it has not, ConfigError for columns that cannot be what they are named as."""
     source = open_table(path)
     for what, names in (("id", own.id), ("label", [own.label] if own.label is not None else [])):
         for name in names:
             if name not in source.names:
+                near = nearest_name(name, source.names)
+                meant = f"did you mean '{near}'? " if near is not None else ""
                 listed = ", ".join(source.names[:20])
-                raise DataError(f"{source.called} has no column '{name}' ({what}): it has {listed}")
-    given = DataSection.model_validate({"path": path, "id": list(own.id), "label": own.label})
+                raise DataError(
+                    f"{source.called} has no column '{name}' ({what}): {meant}it has {listed}"
+                )
+    try:
+        given = DataSection.model_validate({"path": path, "id": list(own.id), "label": own.label})
+    except ValidationError as error:
+        raise ConfigError(f"--id and --label: {explain_errors(error, DataSection)}") from None
     faults: list[str] = []
 
     def fail(text: str, advice: str = "") -> None:
