@@ -29,11 +29,14 @@ def merged(settings: dict, more: dict) -> dict:
     return {**settings, **{key: {**settings.get(key, {}), **value} for key, value in more.items()}}
 
 
+TRUSTEE = {"coordinator": "trustee"}
 TREES = {"secureboost": {"trees": 4, "depth": 3, "min_child_rows": 20, "max_bins": 32}}
 JOBS = {
     "trees": merged(JOB, TREES),
     "trees, lattice": merged(JOB, merged(TREES, {"secureboost": {"encryption": "lattice"}})),
     "linear": merged(GLM_JOB, {"glm": {"alpha": 0.01}}),
+    "hidden trees": merged(JOB, merged(TREES, {"secureboost": {"sums": "hidden", **TRUSTEE}})),
+    "hidden linear": merged(GLM_JOB, {"glm": {"alpha": 0.01, "scores": "hidden", **TRUSTEE}}),
     "linear, lattice": merged(GLM_JOB, {"glm": {"alpha": 0.01, "encryption": "lattice"}}),
 }
 
@@ -50,8 +53,9 @@ def insurer(tmp_path: Path) -> Party:
     return load_party(path)
 
 
-def costs(job: Job) -> tuple[int, int]:
-    """Bytes to and from a host with eight columns, skewed and dependent ones, in a run of all rows."""
+def costs(job: Job) -> list[tuple[int, int]]:
+    """Bytes to and from a host with eight columns, skewed and dependent ones, in a run of all rows; then
+    of the guest, and of the host, to and from the coordinator, if there is one."""
     draw = np.random.default_rng(11)
     base = draw.gamma(2.0, size=ROWS)
     theirs = {
@@ -63,21 +67,23 @@ def costs(job: Job) -> tuple[int, int]:
     training = Training((risk > 0).astype(float), np.ones(ROWS), train, np.zeros(ROWS, bool), job.loss)
     parties = [PartyColumns(GUEST, "t", own), PartyColumns("registry", "t", theirs)]
     task = SimulatedTask(kind_of_job(job), {}, training, "protocol", ONE_PROCESS, lambda step: None)
-    sessions = Sessions.of(["registry"], ONE_PROCESS)
+    sessions = Sessions.of(["registry"], ONE_PROCESS, task.kind.coordinator)
     asyncio.run(fit_apart(Aligned(task, np.arange(ROWS), parties, training), sessions))
-    traffic = sessions.peers[0].traffic
-    return traffic.bytes_sent, traffic.bytes_received
+    peers = [*sessions.peers, *(to_lead for to_lead, _ in sessions.led)]
+    return [(peer.traffic.bytes_sent, peer.traffic.bytes_received) for peer in peers]
 
 
 @pytest.mark.parametrize("name", JOBS)
 def test_bytes_are_within_the_factor_that_is_said(name: str, insurer: Party, quick_key: None) -> None:
     job = Job.model_validate(JOBS[name])
     with one_key():
-        sent, received = costs(job)
+        spent = costs(job)
         found = forecast(insurer, job, ROWS, {"registry": 8})
-    told = found.traffic["registry"]
-    for real, foretold in ((sent, told.sent), (received, told.received)):
-        assert real / BYTES_OFF < foretold < real * BYTES_OFF, (sent, received, told)
+    told = [*found.traffic.values(), *found.beside.values()]
+    assert [*found.traffic] == ["registry", *(["trustee"] if "hidden" in name else [])]
+    for (sent, received), foretold in zip(spent, told, strict=True):
+        for real, said in ((sent, foretold.sent), (received, foretold.received)):
+            assert real / BYTES_OFF - 1000 < said < real * BYTES_OFF + 1000, (spent, told)
     assert BYTES_OFF <= 1.2
     assert found.trained == round(expected_share(job) * ROWS)
     assert found.processor_seconds > 0 and found.memory > 0
@@ -114,10 +120,22 @@ def test_what_the_command_says(
     line.failed(2, "there is no alignment yet")
 
 
+def test_what_it_says_of_a_coordinator(
+    insurer: Party, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_key: None
+) -> None:
+    monkeypatch.setattr(forecasts, "_ROWS", {"paillier": 20})
+    (tmp_path / "job.toml").write_text(toml(JOBS["hidden trees"]))
+    with one_key():
+        done = command("train", "insurer.toml", "job.toml", "--estimate", "40", folder=tmp_path).ok()
+    lines = [line for line in done.out.splitlines() if " MB out, " in line]
+    assert [line.partition(": ")[0] for line in lines] == [
+        "registry",
+        "trustee",
+        "registry with trustee",
+    ]
+
+
 def test_jobs_that_it_knows_nothing_of(insurer: Party) -> None:
-    hidden = merged(JOB, {"secureboost": {"sums": "hidden", "coordinator": "trustee"}})
-    with pytest.raises(ConfigError, match="cannot play claims with its coordinator trustee"):
-        forecast(insurer, Job.model_validate(hidden), 100)
     with pytest.raises(ConfigError, match="cannot play deaths, a job over rows"):
         forecast(insurer, Job.model_validate(pool.job()), 100)
 

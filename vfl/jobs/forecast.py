@@ -45,7 +45,7 @@ BYTES_OFF, TIME_OFF = 1.2, 3.0
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes between the guest and a host."""
+    """Bytes between two parties, of which the second is a host or the coordinator."""
 
     sent: int
     received: int
@@ -58,7 +58,9 @@ class Forecast:
     rows: int
     trained: int
     columns: Mapping[str, ColumnCount]  # that each host is taken to have
-    traffic: Mapping[str, Traffic]
+    traffic: Mapping[str, Traffic]  # of the guest, with each host and the coordinator
+    coordinator: str | None
+    beside: Mapping[str, Traffic]  # of each host with the coordinator
     processor_seconds: float  # of all parties, on one core of this machine
     line_seconds: float  # on a line of 100 Mbit/s, with all hosts
     memory: int  # bytes at the guest
@@ -83,8 +85,8 @@ class _Played:
 
     rows: int
     trees: int
-    sent: Sequence[float]  # bytes to each host
-    received: Sequence[float]
+    sent: Sequence[float]  # bytes to each host, then of the guest and of each host to the coordinator
+    received: Sequence[float]  # bytes from these
     seconds: float
 
 
@@ -96,18 +98,12 @@ def forecast(
 
     columns: how many a host has, where somebody knows.
 
-    Raises ConfigError for a job over rows, one with a coordinator, no number of rows, and columns of a
-    party that is no host.
+    Raises ConfigError for a job over rows, no number of rows, and columns of a party that is no host.
     """
     if job.over_rows:
         raise ConfigError(
             f"--estimate cannot play {job.name}, a job over rows (partition): each party's part depends "
             "on all others' rows; `vfl leakage` says what it tells"
-        )
-    if (trustee := getattr(job.params, "coordinator", None)) is not None:
-        raise ConfigError(
-            f"--estimate cannot play {job.name} with its coordinator {trustee}, through whom more bytes "
-            "go: take it out of the job for an estimate without; `vfl leakage` says what the job tells"
         )
     hosts = party.partners
     counts = count_columns(store_of(party), hosts, columns or {})
@@ -122,21 +118,24 @@ def forecast(
     whole = max(1, grown)
     costs = [[one.seconds, *one.sent, *one.received] for one in played]
     seconds, *both = _carried_on([(one.rows, one.trees) for one in played], costs, many, whole)
-    sent, received = both[: len(hosts)], both[len(hosts) :]
+    sent, received = both[: len(both) // 2], both[len(both) // 2 :]
     if grown:
-        received = _sums_and_rows(played, job, many)
-    traffic = {
-        name: Traffic(round(out), round(back))
-        for name, out, back in zip(hosts, sent, received, strict=True)
-    }
+        received[: len(hosts)] = _sums_and_rows(played, job, many)[: len(hosts)]
+    lines = [Traffic(round(out), round(back)) for out, back in zip(sent, received, strict=True)]
+    traffic = dict(zip(hosts, lines, strict=False))
+    led, coordinator = lines[len(hosts) :], kind_of_job(job).coordinator
+    if coordinator is not None:
+        traffic[coordinator] = led[0]
     a_step = round(max(sent) / whole)
     return Forecast(
         rows=many,
         trained=round(expected_share(job) * many),
         columns=counts,
         traffic=traffic,
+        coordinator=coordinator,
+        beside=dict(zip(hosts, led[1:], strict=False)),
         processor_seconds=max(seconds, max(one.seconds for one in played)),
-        line_seconds=(sum(sent) + sum(received)) / LINE,
+        line_seconds=sum(one.sent + one.received for one in traffic.values()) / LINE,
         memory=_BASE + 200 * many,
         host_memory=_BASE + 200 * many + min(a_step, party.party.memory * 1024 * 1024),
         leakage=leakage,
@@ -201,11 +200,11 @@ def _play(job: Job, hosts: Mapping[str, ColumnCount], small: int, trees: int, ro
     )
     task = SimulatedTask(kind, {}, training, "protocol", ONE_PROCESS, _ignore)
     aligned = Aligned(task, np.arange(small), parties, training)
-    sessions = Sessions.of([*hosts], ONE_PROCESS)
+    sessions = Sessions.of([*hosts], ONE_PROCESS, kind.coordinator)
     began = time.process_time()
     asyncio.run(fit_apart(aligned, sessions))
     seconds = time.process_time() - began
-    peers = [peer.traffic for peer in sessions.peers]
+    peers = [peer.traffic for peer in (*sessions.peers, *(to_lead for to_lead, _ in sessions.led))]
     return _Played(
         small,
         trees,

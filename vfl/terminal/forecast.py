@@ -16,10 +16,11 @@ def put_forecast(found: Forecast) -> None:
     of = f" of alignment {leakage.alignment}" if leakage.alignment else ""
     stdout.put(f"{leakage.job} over {counted(found.rows, 'row')}{of}: nothing was sent")
     for name, traffic in found.traffic.items():
-        stdout.put(
-            f"{name}: {_size(traffic.sent)} out, {_size(traffic.received)} in, "
-            f"{_columns(name, found.columns[name])}"
-        )
+        known = f", {_columns(name, found.columns[name])}" if name in found.columns else ""
+        stdout.put(f"{name}: {_size(traffic.sent)} out, {_size(traffic.received)} in{known}")
+    for name, traffic in found.beside.items():
+        ways = f"{_size(traffic.sent)} out, {_size(traffic.received)} in"
+        stdout.put(f"{name} with {found.coordinator}: {ways}")
     stdout.put(
         f"time: {_seconds(found.processor_seconds)} of one core of this machine for all parties "
         "together, and "
