@@ -21,7 +21,7 @@ DocumentKind = Literal[
     "project",
     "screen",
 ]
-CountKind = Literal["usage", "labels", "fetched", "refusals", "correlated"]
+CountKind = Literal["usage", "labels", "fetched", "refusals", "correlated", "approved"]
 FileKind = DocumentKind | CountKind
 
 FOLDERS: dict[DocumentKind, str] = {
@@ -49,11 +49,13 @@ COUNTS: dict[CountKind, str] = {
     "fetched": "fetched.json",
     "refusals": "refusals.json",
     "correlated": "correlated.json",
+    "approved": "approved.json",
 }
 """One file each, in the store's own folder."""
 ENCRYPTED: frozenset[FileKind] = frozenset(
     {
         "alignment",
+        "approved",
         "batch",
         "cells",
         "checkpoint",
