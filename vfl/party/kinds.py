@@ -21,7 +21,7 @@ DocumentKind = Literal[
     "project",
     "screen",
 ]
-CountKind = Literal["usage", "labels", "fetched", "refusals", "correlated"]
+CountKind = Literal["usage", "labels", "fetched", "refusals", "correlated", "inferred"]
 FileKind = DocumentKind | CountKind
 
 FOLDERS: dict[DocumentKind, str] = {
@@ -49,6 +49,7 @@ COUNTS: dict[CountKind, str] = {
     "fetched": "fetched.json",
     "refusals": "refusals.json",
     "correlated": "correlated.json",
+    "inferred": "inferred.json",
 }
 """One file each, in the store's own folder."""
 ENCRYPTED: frozenset[FileKind] = frozenset(
@@ -62,6 +63,7 @@ ENCRYPTED: frozenset[FileKind] = frozenset(
         "draw",
         "fetched",
         "hint",
+        "inferred",
         "kept",
         "labels",
         "project",

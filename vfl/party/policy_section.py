@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from vfl.learn.params import MAX_LEVERAGE
 from vfl.party.config_values import (
     UNLIMITED,
     ColumnNames,
@@ -113,6 +114,19 @@ class PolicySection(Section):
         "lattice is among its encryptions: a guest learns of its own coefficients how sure they are "
         "beside this party's columns; one that makes columns up, each of a single row, may read these "
         "rows",
+    )
+    max_leverage: float = Field(
+        default=MAX_LEVERAGE,
+        gt=0,
+        le=1,
+        description="most leverage up to which such a job, or vif in [screen], may take a row, by any "
+        "party's columns: the guest's own program keeps to it",
+    )
+    told_columns: int = Field(
+        default=400,
+        ge=0,
+        description="most columns of a guest's of which standard errors and variance inflation beside "
+        "this party's are told, over all its jobs, each time anew",
     )
     interactions_across: bool = Field(
         default=False,

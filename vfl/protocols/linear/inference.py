@@ -66,6 +66,7 @@ from vfl.crypto.sums import decrypt
 from vfl.crypto.workers import Workers
 from vfl.learn.glm import Block
 from vfl.learn.inference import Alias, Inference
+from vfl.learn.leverage import standing_out
 from vfl.learn.matrix import Matrix
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
@@ -172,6 +173,13 @@ async def guest_inference(
         await together([host.send(NoInference()) for host in hosts])
         return NOTHING
     rows = Curved(ended.rows.information, weight, summary.dispersion, summary.residuals)
+    most, free = params.max_leverage, int(params.fit_intercept)
+    given = block.matrix, most, rows.information
+    outlier = await asyncio.to_thread(standing_out, *given, constant=bool(free))
+    if outlier is not None:
+        await together([host.send(NoInference()) for host in hosts])
+        nothing = Inference(None, rows.freedom, constants=free, standing_out=outlier)
+        return Inferred({name: nothing}, summary)
     matrix = block.matrix.under(params.alpha) if params.credibility else block.matrix
     found = await guest_covariance(hosts, columns, matrix, rows, params, resources, key, progress)
     return Inferred({} if found is None else {name: found}, summary)

@@ -193,6 +193,7 @@ async def host_inflation(
     if not matrix.columns:
         return Inference.of(np.zeros((0, 0)), None)
     _check_start(guest, start, matrix.columns, participant)
+    await asyncio.to_thread(participant.count_columns, guest.name, start.columns[0])
     place, resources = 1 + start.hosts.index(name), participant.resources
     # 1. Its columns in a basis of its own.
     rotated = await asyncio.to_thread(Rotated.of, matrix)
