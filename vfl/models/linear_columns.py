@@ -89,7 +89,7 @@ def _check_leverage(table: str, design: Design, matrix: Matrix, most: float) -> 
             f"{table}: for inference = true {named(design.coefficients[found.place])} makes single "
             f"rows stand out, with a leverage of {found.leverage:.2f}, where max_leverage is {most:g}: "
             f"{BROADER}",
-            for_peer="by some of its columns single rows stand out, of which inference = true would tell "
+            for_peer="by some of its columns single rows stand out, which inference would tell of "
             "(its log has the details)",
         )
 
