@@ -17,11 +17,18 @@ def test_each_party_has_the_errors_of_its_own_columns(keys: Path, tmp_path: Path
     made = Federation(tmp_path, keys)
     hosts = ("registry", "bureau")
     for host in hosts:
-        made.parties[host].settings["policy"] |= {"encryptions": ["lattice"], "inference": True}
+        rules = {"encryptions": ["lattice"], "inference": True, "told_columns": 4}
+        made.parties[host].settings["policy"] |= rules
     try:
         insurer = made.serve().guest
         insurer.align().ok()
+        far = {**JOB, "glm": {**JOB["glm"], "max_leverage": 0.001}}
+        insurer.train(far).failed(3, "makes single rows stand out, with a leverage of 0.0")
         trained = insurer.train(JOB).ok().json
+        refused = insurer.train(JOB)
+        refused.failed(
+            9, "1 column of the guest's, after 4 of earlier jobs, breaks rule told_columns = 4"
+        )
         found = [*parts(made, insurer, trained["model"])]
         shown = []
         for party in (insurer, *(made.parties[host] for host in hosts)):

@@ -112,8 +112,8 @@ def test_rows_that_the_fit_weighs_more_are_not_inferred_by():
 
 
 def seen(columns, host):
-    """By column of the guest's what it makes of the products of variance inflation: the sums over its rows
-    of the host's columns, turned by the host's secret basis."""
+    """By column of the guest's what it makes of the products of variance inflation: the sums over its
+    rows of the host's columns, turned by the host's secret basis."""
     guest = matrix_of(columns)
     sizes = [guest.columns, host.columns]
     form = TurnedForm(guest.rows, sizes)

@@ -132,6 +132,8 @@ def test_one_line_at_both_sides_says_what_a_policy_forbids(parties: Federation) 
         ({"oneway": False, "screen": True}, {}, "screening columns without tell_hosts = true"),
         ({"inference": False}, {}, "vif = true in [screen] breaks rule inference = false"),
         ({"encryptions": ["paillier"]}, {}, "vif = true in [screen] breaks rule encryptions"),
+        ({"max_leverage": 0.1}, {}, "max_leverage = 0.2 breaks rule max_leverage = 0.1"),
+        ({"told_columns": 0}, {}, "breaks rule told_columns = 0 of [policy]: ask with fewer columns"),
         ({"purposes": ["pricing*"]}, {}, 'purpose = "a test" breaks rule purposes'),
         ({"max_sums_a_row": 0.001}, {}, "would break rule max_sums_a_row = 0.001"),
         ({"min_cell_rows": 5000}, {}, "are fewer than 5,000 rows"),

@@ -72,5 +72,5 @@ def check_told_columns(policy: PolicySection, before: int, more: int) -> None:
     of after `before` of earlier jobs."""
     if before + more > policy.told_columns:
         earlier = f", after {before:,} of earlier jobs," if before else ""
-        what = f"inference beside {counted(more, 'column')} of the guest's{earlier}"
+        what = f"telling of {counted(more, 'column')} of the guest's{earlier}"
         refuse([limit_breach(what, policy, "told_columns")])
