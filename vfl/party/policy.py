@@ -107,7 +107,7 @@ def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) 
             broken.append(broken_setting("inference", True, policy, "inference", sides))
         elif "lattice" not in policy.encryptions and params.encryption != "lattice":
             broken.append(_breach("inference = true", policy, "encryptions", sides))
-        if params.max_leverage > policy.max_leverage:
+        if exceeds(params.max_leverage, policy.max_leverage):
             broken.append(
                 broken_setting("max_leverage", params.max_leverage, policy, "max_leverage", sides)
             )

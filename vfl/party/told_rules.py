@@ -9,6 +9,7 @@ from vfl.party.policy import (
     broken_by_any,
     broken_by_purpose,
     broken_setting,
+    exceeds,
     limit_breach,
     refuse,
     remedy,
@@ -51,7 +52,7 @@ def check_screen(
             "the host sets inference to true, with lattice among its encryptions"
         )
         broken.append(BrokenRule(text, rule))
-    if inflation is not None and inflation > policy.max_leverage:
+    if inflation is not None and exceeds(inflation, policy.max_leverage):
         broken.append(broken_setting("max_leverage", inflation, policy, "max_leverage"))
     refuse(broken)
 

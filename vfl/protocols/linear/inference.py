@@ -38,7 +38,8 @@ what is rounded is the same everywhere.
 Learned by the guest: the block of its own coefficients; how many columns hosts have, and how many bits
 their largest numbers; and C, with the guest's rows of it. Up to the basis of the hosts' columns, which
 no party knows alone, these are made of the guest's own columns and its own block: so nothing more, but
-for how long the basis makes vectors, which is random.
+for how long the basis makes vectors, which is random. By a column of a single row that is a row of the
+hosts', in that basis: so nothing is inferred by columns by which a row stands out (learn/leverage.py).
 
 Learned by a host: the block of its own coefficients, with the dispersion over the sum of weights and the
 freedom of the residuals; how many columns others have, and how many bits their largest numbers. The
