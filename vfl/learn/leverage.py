@@ -13,8 +13,8 @@ variance of y_i, and correlates with it by the root of h_i. A secret basis of y 
 
 It is a bound on estimates, not on all that there is in exact sums. Of a column of two values a sum of
 m rows, each times another number of many digits, is a different one for each of the 2^m ways that it
-can come about: who is told some 25 bits of it finds the way if m is below that, which is so where the
-leverage of these rows may be above 1 / 25 (docs/security.md).
+can come about. Who is told it to b bits finds the way where m is below b, and so where rows may have a
+leverage above 1 / b (docs/security.md).
 """
 
 from collections.abc import Callable, Iterator
