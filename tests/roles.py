@@ -525,7 +525,7 @@ def fitting(
     given = {"max_iterations": 2, "encryption": encryption, **of_penalty, **settings}
     params = GlmParams.model_validate(given)
     if infers:  # from wherever the fit is at once
-        params = params.model_copy(update={"inference": True, "max_iterations": 30})
+        params = params.model_copy(update={"inference": True, "max_leverage": 1.0, "max_iterations": 30})
     rows = training("logistic")
     if few:
         rows = replace(rows, train=rows.train & (np.arange(ROWS) < 14))

@@ -90,7 +90,7 @@ def test_the_owner_is_told_which_column_it_is():
         prepare_columns(*given, GlmParams(inference=True))
     assert "capital" not in told.value.for_peer
     design, _ = InflationDesign.of(features, given[2], 20, MAX_LEVERAGE)
-    assert {*design.places} == {"age", "area"} and "bands" in design.left_out["capital"]
+    assert {*design.places} == {"age", "area"} and "raise max_leverage" in design.left_out["capital"]
     rows = np.array([1.0, *np.zeros(499)])
     with pytest.raises(DataError, match=r"column 'one' .* leverage of 1"):
         prepare_columns("t", {"one": rows}, given[2], GlmSection(), GlmParams(inference=True))

@@ -151,6 +151,19 @@ def test_one_line_at_both_sides_says_what_a_policy_forbids(parties: Federation) 
     parties.serve("registry")
 
 
+def test_columns_by_which_rows_stand_out_are_left_out_and_named_to_their_owner(
+    parties: Federation,
+) -> None:
+    done = screen(parties, {"max_leverage": 0.01}).ok()
+    own = {line["column"]: line for line in done.json["own"]}
+    said = "makes single rows stand out, with a leverage of 0.0"
+    assert own["density"]["vif"] is None and said in own["density"]["note"]
+    assert own["area"]["note"] is None
+    parties.serving["registry"].until("had 3 columns screened")
+    assert f"note: no variance inflation: column 'power' {said}" in parties.serving["registry"].err
+    assert "power" not in done.err
+
+
 def test_jobs_that_nothing_is_screened_for(parties: Federation) -> None:
     quantile = {
         "job": {**JOB["job"], "objective": "quantile"},

@@ -214,7 +214,7 @@ class _GuestWork:
             lambda done, of: show.progress("variance inflation, %", done, of),
         )
         if found is None:
-            show.say("note: there are too many columns or hosts for variance inflation (see vif)")
+            show.say("note: no variance inflation: hosts have no columns for it, or all have too many")
         return design, found
 
     async def correlations(self, hosts: Sequence[Peer], resources: Resources, show: Show) -> list[Told]:

@@ -19,7 +19,7 @@ from vfl.learn.binning import Features
 from vfl.learn.design import Design
 from vfl.learn.factors import Rules
 from vfl.learn.inference import Inference
-from vfl.learn.leverage import BROADER, standing_out
+from vfl.learn.leverage import standing_out
 from vfl.learn.matrix import Matrix, Whole
 
 
@@ -70,7 +70,8 @@ class InflationDesign:
                 name = design.coefficients[found.place][0]
                 left_out[name] = (
                     f"column '{name}' makes single rows stand out, with a leverage of "
-                    f"{found.leverage:.2f} where max_leverage is {most:g}: {BROADER}"
+                    f"{found.leverage:.2f} where max_leverage is {most:g}: raise min_level_rows, bring "
+                    "more rows, or raise max_leverage in [screen], where hosts allow it"
                 )
                 usable.remove(name)
                 continue
