@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -93,19 +94,19 @@ def measure(work: Path, options: argparse.Namespace) -> dict[str, float]:
     return figures
 
 
-def tables(options: argparse.Namespace) -> Split:
-    """Every party knows all ids; the label depends on a column of each."""
+def tables(options: argparse.Namespace, parties: Sequence[str] = PARTIES) -> Split:
+    """Every party knows all ids; the first one's label depends on a column of each."""
     rng = np.random.default_rng(0)
     ids = [f"policy {i}" for i in range(options.rows)]
-    numbers = {party: rng.normal(size=(options.columns, options.rows)) for party in PARTIES}
-    features = {party: [f"{party}{i}" for i in range(options.columns)] for party in PARTIES}
+    numbers = {party: rng.normal(size=(options.columns, options.rows)) for party in parties}
+    features = {party: [f"{party}{i}" for i in range(options.columns)] for party in parties}
     found = {
         party: pd.DataFrame({"id": ids} | dict(zip(features[party], numbers[party], strict=True)))
-        for party in PARTIES
+        for party in parties
     }
-    signal_ = sum(numbers[party][0] for party in PARTIES)
-    found["insurer"]["label"] = (signal_ + rng.normal(size=options.rows) > 0).astype(int)
-    return Split(found, features, {party: [] for party in PARTIES})
+    signal_ = sum(numbers[party][0] for party in parties)
+    found[parties[0]]["label"] = (signal_ + rng.normal(size=options.rows) > 0).astype(int)
+    return Split(found, features, {party: [] for party in parties})
 
 
 def start(folder: Path, *arguments: str) -> "subprocess.Popen[bytes]":

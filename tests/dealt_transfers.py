@@ -14,7 +14,7 @@ import numpy as np
 
 from vfl.arrays import Bytes
 from vfl.crypto import base_ot, group
-from vfl.crypto.entropy import Entropy
+from vfl.crypto.randomness import Entropy
 
 _MANY = 1024
 

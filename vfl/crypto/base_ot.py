@@ -26,7 +26,7 @@ import rbcl
 
 from vfl.arrays import Bytes
 from vfl.crypto import group
-from vfl.crypto.entropy import Entropy
+from vfl.crypto.randomness import Entropy
 
 KEY = 16  # bytes of a key
 

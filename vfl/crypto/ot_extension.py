@@ -33,9 +33,9 @@ import numpy as np
 from vfl.arrays import Bytes
 from vfl.crypto import linear_code
 from vfl.crypto.columns import SUM, challenge, linear_hashes, stream, stretched, transposed
-from vfl.crypto.entropy import Entropy
 from vfl.crypto.linear_code import LENGTH, MESSAGE
 from vfl.crypto.linear_code import WORD as ROW
+from vfl.crypto.randomness import Entropy
 
 MASKING = 256  # rows of random messages in each part, and bits of a sum
 _STEP = 128  # rows come in multiples of a block of GHASH

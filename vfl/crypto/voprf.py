@@ -18,7 +18,7 @@ import numpy as np
 
 from vfl.arrays import Bytes
 from vfl.crypto import group
-from vfl.crypto.entropy import Entropy
+from vfl.crypto.randomness import Entropy
 
 OUTPUT = 64  # bytes of F(x)
 PROOF = 64

@@ -12,10 +12,10 @@ import secrets
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.crypto.entropy import Entropy
 from vfl.crypto.lattice.hint import Opened
 from vfl.crypto.lattice.parameters import MODULUS_BITS, Parameters
 from vfl.crypto.lattice.randomness import KEY, gaussian, words
+from vfl.crypto.randomness import Entropy
 
 
 def seal(

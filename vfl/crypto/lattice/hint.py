@@ -32,12 +32,12 @@ from numpy.typing import NDArray
 from vfl.arrays import Words
 from vfl.blocks.cores import each
 from vfl.blocks.disk import NO_ROOM, no_room, take_room
-from vfl.crypto.entropy import Entropy
 from vfl.crypto.lattice import ring, words
 from vfl.crypto.lattice.parameters import DEGREE, HINT_BITS, MODULUS_BITS, SENT_BITS, Parameters
 from vfl.crypto.lattice.randomness import KEY, derive, errors, ternary
 from vfl.crypto.lattice.randomness import words as random_words
 from vfl.crypto.lattice.vectors import Secrets
+from vfl.crypto.randomness import Entropy
 from vfl.errors import VflError
 from vfl.kernels import kernel
 

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 from vfl.arrays import Integers, Words
 from vfl.blocks.cores import Begun
 from vfl.blocks.engine import ENGINE, Array, Rows, Shared, overlaps
-from vfl.crypto.entropy import Entropy
 from vfl.crypto.lattice import ring, words
 from vfl.crypto.lattice.parameters import DEGREE, Parameters
 from vfl.crypto.lattice.randomness import KEY, derive, error, ternary
 from vfl.crypto.lattice.randomness import words as random_words
 from vfl.crypto.lattice.ring import further
+from vfl.crypto.randomness import Entropy
 from vfl.kernels import kernel
 
 _TILE = 64  # rows that are transposed at a time

@@ -20,7 +20,7 @@ import numpy as np
 
 from vfl.arrays import Bytes
 from vfl.crypto.columns import SUM, challenge, linear_hashes, stream, stretched, transposed
-from vfl.crypto.entropy import Entropy
+from vfl.crypto.randomness import Entropy
 
 SECRET = 128  # bits of D, and of a row
 ROW = SECRET // 8

@@ -45,7 +45,7 @@ import numpy as np
 
 from vfl.arrays import Bytes, Integers
 from vfl.crypto.digests import digests
-from vfl.crypto.entropy import Entropy
+from vfl.crypto.randomness import Entropy
 from vfl.crypto.vole import bits, code, field, trees
 from vfl.crypto.vole.bits import BitReceiver, BitSender
 from vfl.crypto.vole.field import ELEMENT

@@ -23,7 +23,7 @@ import numpy as np
 from vfl.arrays import Bytes, Integers
 from vfl.blocks.texts import TextPlaces, pack_rows
 from vfl.crypto.digests import digests
-from vfl.crypto.entropy import Entropy
+from vfl.crypto.randomness import Entropy
 from vfl.protocols.align.oprf import OUTPUT, parts
 
 KEY = 32  # bytes

@@ -33,7 +33,7 @@ from vfl.arrays import Bytes, Integers
 from vfl.blocks.scratch import StoredRows
 from vfl.crypto import okvs
 from vfl.crypto.digests import digests
-from vfl.crypto.entropy import Entropy
+from vfl.crypto.randomness import Entropy
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
 from vfl.protocols.align.oprf import OUTPUT, OprfRun, empty, parts, receive_rows, stored

@@ -29,7 +29,7 @@ from vfl.arrays import Bytes, Integers
 from vfl.blocks.texts import Packed
 from vfl.crypto import group
 from vfl.crypto.digests import digests
-from vfl.crypto.entropy import Entropy
+from vfl.crypto.randomness import Entropy
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
 from vfl.protocols.align.oprf import OUTPUT, OprfRun, each_chunk, empty, parts, receive_rows, repeats

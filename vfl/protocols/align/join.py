@@ -38,7 +38,7 @@ from numpy.typing import NDArray
 from vfl.arrays import Integers, Mask
 from vfl.blocks.scratch import Scratch, in_pieces, release_pages
 from vfl.blocks.texts import Packed
-from vfl.crypto.entropy import Entropy
+from vfl.crypto.randomness import Entropy
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
 from vfl.protocols.align.answered import NOTHING_KEPT

@@ -38,7 +38,7 @@ from vfl.blocks.engine import ENGINE
 from vfl.blocks.texts import Packed, join, text_sizes
 from vfl.crypto import group, okvs
 from vfl.crypto.digests import digests
-from vfl.crypto.entropy import Entropy
+from vfl.crypto.randomness import Entropy
 from vfl.net.peer import Peer
 from vfl.protocols.align.answered import places_in
 from vfl.protocols.align.dh_oprf import evaluate_ids

@@ -63,8 +63,8 @@ from numpy.typing import NDArray
 from vfl.arrays import Bytes
 from vfl.crypto import group
 from vfl.crypto.digests import digests
-from vfl.crypto.entropy import Entropy
 from vfl.crypto.group import Points
+from vfl.crypto.randomness import Entropy
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
 from vfl.protocols.align.oprf import OprfProgress

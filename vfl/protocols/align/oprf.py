@@ -26,7 +26,7 @@ from vfl.arrays import Bytes
 from vfl.blocks.cores import Begun
 from vfl.blocks.engine import ENGINE
 from vfl.blocks.scratch import StoredRows, empty_rows
-from vfl.crypto.entropy import Entropy
+from vfl.crypto.randomness import Entropy
 from vfl.net.peer import Peer, together
 from vfl.net.wire import Message
 from vfl.protocols.common.transfers import elements_in as elements_in

@@ -55,7 +55,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from vfl.arrays import Integers
-from vfl.crypto.entropy import Entropy
+from vfl.crypto.randomness import Entropy
 from vfl.errors import DataError, Refused
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message

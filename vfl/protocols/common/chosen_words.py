@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Bytes, Integers, Words
 from vfl.crypto.digests import digests
-from vfl.crypto.entropy import Entropy
 from vfl.crypto.linear_code import MESSAGE
 from vfl.crypto.linear_code import WORD as ROW
+from vfl.crypto.randomness import Entropy
 from vfl.net.peer import Peer
 from vfl.net.wire import KIB, Message
 from vfl.protocols.common.transfers import BLOCK, GuestTransfers, HostTransfers

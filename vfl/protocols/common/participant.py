@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from vfl.crypto.randomness import OF_SYSTEM, Randomness
 from vfl.crypto.workers import ONE_PROCESS, Machine, Operations
 
 Sign = Callable[[bytes], bytes]
@@ -12,10 +13,12 @@ Verify = Callable[[str, bytes, bytes], None]
 
 @dataclass(frozen=True)
 class Resources:
-    """What a party lends to arithmetic under encryption, and where its operations are counted."""
+    """What a party lends to arithmetic under encryption, where its operations are counted, and where its
+    random numbers come from."""
 
     machine: Machine = ONE_PROCESS
     operations: Operations | None = None
+    randomness: Randomness = OF_SYSTEM
 
 
 def _uncounted(guest: str, columns: int) -> None:

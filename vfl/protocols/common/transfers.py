@@ -16,9 +16,9 @@ import numpy as np
 
 from vfl.arrays import Bytes
 from vfl.crypto import base_ot, group
-from vfl.crypto.entropy import Entropy
 from vfl.crypto.linear_code import LENGTH
 from vfl.crypto.ot_extension import SUMS, Chooser, Inconsistent, Keeper, column_bytes
+from vfl.crypto.randomness import Entropy
 from vfl.net.peer import Peer
 from vfl.net.wire import KIB, Message
 

@@ -44,7 +44,7 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Bytes, Floats, Integers, Mask, Words
 from vfl.blocks.engine import ENGINE
-from vfl.crypto.entropy import Entropy
+from vfl.crypto.randomness import Entropy
 from vfl.errors import DataError
 from vfl.learn.across import (
     Cells,

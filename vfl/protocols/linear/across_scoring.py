@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Bytes, Floats, Words
-from vfl.crypto.entropy import Entropy
+from vfl.crypto.randomness import Entropy
 from vfl.errors import DataError
 from vfl.learn.across import CrossedLevels
 from vfl.learn.binning import Features

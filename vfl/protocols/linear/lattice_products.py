@@ -42,9 +42,9 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers, Words
 from vfl.blocks.engine import ENGINE
-from vfl.crypto.entropy import Entropy
 from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
 from vfl.crypto.lattice.parameters import MODULUS_BITS
+from vfl.crypto.randomness import Entropy
 from vfl.errors import ConfigError, DataError
 from vfl.learn.matrix import FRACTION_BITS, Matrix
 from vfl.learn.params import GlmParams

@@ -25,7 +25,7 @@ import numpy as np
 
 from vfl.arrays import Bytes
 from vfl.crypto import group, voprf
-from vfl.crypto.entropy import Entropy
+from vfl.crypto.randomness import Entropy
 from vfl.errors import DayIsFull, PeerLost, RateIsFull, Refused, VflError, fault
 from vfl.net.peer import Peer
 from vfl.net.wire import Message

@@ -24,7 +24,7 @@ from vfl.blocks.cores import each
 from vfl.blocks.scratch import nameless
 from vfl.blocks.texts import texts_at
 from vfl.crypto import voprf
-from vfl.crypto.entropy import Entropy
+from vfl.crypto.randomness import Entropy
 from vfl.protocols.align.join import KeyIds
 from vfl.protocols.lookup import directory
 from vfl.protocols.lookup.directory import DIGEST, SALT, SEED, TAG, Catalogue

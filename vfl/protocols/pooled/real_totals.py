@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask
-from vfl.crypto.entropy import Entropy
+from vfl.crypto.randomness import Entropy
 from vfl.protocols.pooled.adding import Adder
 
 _BITS = 36

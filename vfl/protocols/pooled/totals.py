@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from vfl.arrays import Integers, Mask
-from vfl.crypto.entropy import Entropy
+from vfl.crypto.randomness import Entropy
 from vfl.errors import ConfigError, PeerError
 from vfl.protocols.pooled.adding import Adder
 from vfl.protocols.pooled.real_totals import ExactSum

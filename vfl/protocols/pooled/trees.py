@@ -35,7 +35,7 @@ import msgspec
 import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask
-from vfl.crypto.entropy import Entropy
+from vfl.crypto.randomness import Entropy
 from vfl.errors import ConfigError, DataError, PeerError
 from vfl.learn.binning import Binned, Column, Features
 from vfl.learn.drawing import draw_places

@@ -1,5 +1,0 @@
-"""Where random bytes come from: `secrets.token_bytes`, or a seeded source in tests."""
-
-from collections.abc import Callable
-
-Entropy = Callable[[int], bytes]

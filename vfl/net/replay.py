@@ -1,0 +1,90 @@
+"""A peer of a run that is over, played from what it sent then.
+
+Who plays a role against such peers gets the messages of the run, and learns of the first of its own that
+is not the one that left then.
+"""
+
+import hashlib
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from vfl.errors import PeerLost, VflError
+from vfl.net import wire
+from vfl.net.peer import HEADER, Peer
+from vfl.net.wire import Message
+from vfl.text import counted
+
+
+@dataclass(frozen=True)
+class Sent:
+    """What is known of a message that left."""
+
+    kind: str
+    size: int  # bytes of the payload
+    digest: bytes  # SHA-256 of the payload
+
+    @classmethod
+    def of(cls, kind: str, payload: bytes) -> "Sent":
+        return cls(kind, len(payload), hashlib.sha256(payload).digest())
+
+    def __str__(self) -> str:
+        return f"{self.kind} of {counted(self.size, 'byte')}"
+
+
+class MessageDiffers(VflError):
+    """A message of the replay is not the one that left in the run."""
+
+    def __init__(self, peer: str, place: int, was: Sent | None, would_be: Sent | None) -> None:
+        """`place` counts messages to this peer from 1; None: there is no message."""
+        self.peer, self.place, self.was, self.would_be = peer, place, was, would_be
+        if was is None:
+            what = f"there was none, and the program sends {would_be}"
+        elif would_be is None:
+            what = f"it was {was}, and the program sends none"
+        elif (was.kind, was.size) == (would_be.kind, would_be.size):
+            what = f"it was {was}, and the program sends other content"
+        else:
+            what = f"it was {was}, and the program sends {would_be}"
+        super().__init__(f"message {place:,} to {peer} differs: {what}", for_peer="a replay differs")
+
+
+class TapeEnds(PeerLost):
+    """The run's last message from a peer has been played."""
+
+
+class ReplayedPeer(Peer):
+    """The other end of a session of a run that is over."""
+
+    def __init__(self, name: str, received: Iterable[bytes], sent: Iterable[Sent]) -> None:
+        """`received`: the payloads that came from the peer, in order; `sent`: what went to it."""
+        super().__init__(name)
+        self._tape: Iterator[bytes] = iter(received)
+        self._expected: Iterator[Sent] = iter(sent)
+        self.compared = 0  # messages to the peer that were those of the run
+
+    async def send(self, message: Message) -> None:
+        """Compare a message with the one that left in its place. Raises MessageDiffers."""
+        payload = wire.encode(message)
+        sent = Sent.of(type(message).__name__, payload)
+        self._record("sent", sent.kind, payload, HEADER + len(payload))
+        self._sent += 1
+        if (was := next(self._expected, None)) != sent:
+            raise MessageDiffers(self.name, self.compared + 1, was, sent)
+        self.compared += 1
+
+    def check_end(self) -> None:
+        """Raises MessageDiffers when the run has sent more than the replay."""
+        if (was := next(self._expected, None)) is not None:
+            raise MessageDiffers(self.name, self.compared + 1, was, None)
+
+    async def _put(self, frame: bytes) -> None:
+        raise AssertionError("a frame to a peer of a run that is over")
+
+    async def _get(self) -> bytes:
+        payload = next(self._tape, None)
+        if payload is None:
+            raise TapeEnds(f"the tape of {self.name} ends here")
+        return self._session + self._received.to_bytes(8, "big") + payload
+
+    async def close(self) -> None:
+        return
