@@ -71,7 +71,7 @@ class Inference:
     freedom: int | None = None  # of the residuals, where the dispersion was estimated from them
     aliases: tuple[Alias, ...] = ()
     constants: int = 0  # coefficients before those of columns: the guest's intercept
-    standing_out: StandingOut | None = None  # why nothing was inferred: by which column a row does
+    standing_out: StandingOut | None = None  # why nothing was inferred: by which column rows do
 
     @classmethod
     def of(cls, covariance: Floats, freedom: int | None) -> "Inference":

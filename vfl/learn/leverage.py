@@ -27,6 +27,9 @@ from vfl.arrays import Floats
 from vfl.blocks.engine import ENGINE, Array
 from vfl.learn.matrix import Matrix
 
+FEW = 0.25
+"""The share of all leverage that rows beyond the bound may have as a fit weighs them, which real fits do
+unevenly, too. Of made-up columns no more than that tell of a row each."""
 BROADER = "set bands for it, raise min_level_rows, bring more rows, or leave it out (ignore in [data])"
 """What the owner of a column by which rows stand out can do."""
 _AT_ONCE = 1 << 13  # rows whose columns are written out
@@ -65,9 +68,15 @@ class _Linear:
 
 
 def standing_out(
-    matrix: Matrix, most: float, weight: Floats | None = None, *, constant: bool = True
+    matrix: Matrix,
+    most: float,
+    weight: Floats | None = None,
+    *,
+    constant: bool = True,
+    share: float = 0.0,
 ) -> StandingOut | None:
-    """The row that stands out most, if its leverage is above `most`.
+    """The row that stands out most, if rows whose leverage is above `most` have more than a `share` of
+    that of all rows, or than one row may have.
 
     weight: v, shape (rows,), none below 0; 1 without. constant: whether there is one beside the
     columns.
@@ -77,9 +86,10 @@ def standing_out(
     if most >= 1 or not matrix.columns or not largest > 0:
         return None
     found = leverages(matrix, given / largest, constant=constant)
-    row = int(found.rows.argmax())
-    if not found.rows[row] > most:
+    beyond = float(found.rows[found.rows > most].sum())
+    if not beyond > (max(1.0, share * found.rows.sum()) if share else 0.0):
         return None
+    row = int(found.rows.argmax())
     return StandingOut(float(found.rows[row]), found.place(row))
 
 

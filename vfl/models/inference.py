@@ -52,8 +52,8 @@ def said_errors(model: GuestGlm) -> str:
 
 
 def said_aliases(model: GuestGlm | HostGlm) -> list[str]:
-    """In words for their owner, which of its columns others' columns make up as well, or by which a row
-    stands out too far."""
+    """In words for their owner, which of its columns others' columns make up as well, or by which
+    rows stand out too far."""
     own = model.inference
     if own is None:
         return []
@@ -63,9 +63,9 @@ def said_aliases(model: GuestGlm | HostGlm) -> list[str]:
     if own.standing_out is not None:
         column = named(names[own.standing_out.place])
         said.append(
-            f"no standard errors: weighted as the fit has them, {column} makes single rows stand out (a "
-            f"leverage of {own.standing_out.leverage:.2f}): {BROADER}, or a "
-            "higher max_leverage in [glm], where hosts allow it"
+            "no standard errors: as the fit weighs them, too many rows stand out beyond max_leverage, "
+            f"most by {column} (a leverage of {own.standing_out.leverage:.2f}): {BROADER}, or raise "
+            "max_leverage in [glm], where hosts allow it"
         )
     for one in own.aliases:
         mine = [names[place - first] for place in one.places if place >= first]

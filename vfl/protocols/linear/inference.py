@@ -67,7 +67,7 @@ from vfl.crypto.sums import decrypt
 from vfl.crypto.workers import Workers
 from vfl.learn.glm import Block
 from vfl.learn.inference import Alias, Inference
-from vfl.learn.leverage import standing_out
+from vfl.learn.leverage import FEW, standing_out
 from vfl.learn.matrix import Matrix
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
@@ -176,7 +176,7 @@ async def guest_inference(
     rows = Curved(ended.rows.information, weight, summary.dispersion, summary.residuals)
     most, free = params.max_leverage, int(params.fit_intercept)
     given = block.matrix, most, rows.information
-    outlier = await asyncio.to_thread(standing_out, *given, constant=bool(free))
+    outlier = await asyncio.to_thread(standing_out, *given, constant=bool(free), share=FEW)
     if outlier is not None:
         await together([host.send(NoInference()) for host in hosts])
         nothing = Inference(None, rows.freedom, constants=free, standing_out=outlier)
