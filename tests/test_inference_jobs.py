@@ -7,6 +7,8 @@ from federation import GLM_JOB, Federation, private_words
 from test_glm_jobs import latest, parts
 
 from vfl.jobs.alignments import load_alignment
+from vfl.jobs.policy_check import examine_policy
+from vfl.party.config import load_job, load_party
 from vfl.party.store import Store
 from vfl.report.page import PAGE
 
@@ -26,9 +28,10 @@ def test_each_party_has_the_errors_of_its_own_columns(keys: Path, tmp_path: Path
         insurer.train(far).failed(3, "makes single rows stand out, with a leverage of 0.0")
         trained = insurer.train(JOB).ok().json
         refused = insurer.train(JOB)
-        refused.failed(
-            9, "1 column of the guest's, after 4 of earlier jobs, breaks rule told_columns = 4"
-        )
+        said = "1 column of the guest's, after 4 of earlier jobs, breaks rule told_columns = 4"
+        refused.failed(9, said)
+        registry, job = load_party(made.parties["registry"].file), load_job(insurer.folder / "job.toml")
+        assert said in "".join(examine_policy(registry, job, "insurer", None).broken)
         found = [*parts(made, insurer, trained["model"])]
         shown = []
         for party in (insurer, *(made.parties[host] for host in hosts)):
