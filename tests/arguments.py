@@ -31,4 +31,4 @@ def host_course(options: dict[str, Any]) -> HostCourse[Any, Any]:
 
 
 def psi_settings(options: dict[str, Any]) -> PsiSettings:
-    return PsiSettings(**_taken(options, "engine", "scratch", "progress", "max_ids", "entropy"))
+    return PsiSettings(**_taken(options, "engine", "scratch", "progress", "max_ids", "randomness"))

@@ -26,6 +26,7 @@ from silent import Silent
 
 from vfl.blocks.texts import Packed
 from vfl.crypto.group import ORDER
+from vfl.crypto.randomness import OF_SYSTEM
 from vfl.crypto.voprf import derive_key, public_key
 from vfl.errors import PeerStopped, Refused
 from vfl.jobs import coordinator
@@ -411,9 +412,10 @@ def match_rates() -> Scenario:
         return [Trial(f"times {k}", partial(iter, own)) for k, own in enumerate(numbers)]
 
     def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
-        guest = guest_match_rates(list(peers[GUEST].values()), trials(0), context=b"run")
+        run: Any = {"context": b"run", "randomness": OF_SYSTEM}
+        guest = guest_match_rates(list(peers[GUEST].values()), trials(0), **run)
         return {GUEST: guest} | {
-            host: host_match_rates(peers[host][GUEST], trials(40 + k), name=host, context=b"run")
+            host: host_match_rates(peers[host][GUEST], trials(40 + k), name=host, **run)
             for k, host in enumerate(HOSTS)
         }
 
@@ -792,13 +794,13 @@ def looking_up() -> Scenario:
             party = SimpleNamespace(name=GUEST, data=data)
             pinned = {"registry": own.certificate}
             site = SimpleNamespace(store=Store(Path(store)), party=party, pinned=pinned)
-            async with LookupSession(host).open() as session:
+            async with LookupSession(host, secrets.token_bytes).open() as session:
                 reader = await fetch_directory(site, half, session, Silent())  # type: ignore[arg-type]
                 inputs, key = inputs_of(0, [b"3", b"none", b"5"]), reader.header.key
-                outputs = await session.outputs(inputs, key, secrets.token_bytes, lambda version: None)
+                outputs = await session.outputs(inputs, key, lambda version: None)
                 found = reader.open(outputs)
                 with contextlib.suppress(Refused):
-                    await session.outputs(inputs, key, secrets.token_bytes, lambda version: None)
+                    await session.outputs(inputs, key, lambda version: None)
                 return found
 
     def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:

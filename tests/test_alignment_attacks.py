@@ -8,6 +8,7 @@ from datetime import date
 import numpy as np
 import pytest
 from dealt_transfers import dealt_transfers
+from drawn import seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory import over_memory
@@ -16,6 +17,7 @@ from test_psi import CONTEXT, HOST, numbered
 from test_vole import begun, finished  # noqa: F401  (begun is a fixture)
 
 from vfl.crypto import group, okvs
+from vfl.crypto.randomness import OF_SYSTEM
 from vfl.crypto.vole import field, silent
 from vfl.net.peer import Peer
 from vfl.party.kept_ids import HostKeptIds
@@ -34,7 +36,7 @@ from vfl.protocols.common.participant import Participant
 
 
 def digests_of(ids: Sequence[bytes]) -> np.ndarray:
-    run = OprfRun(CONTEXT, secrets.token_bytes, lambda *step: None)
+    run = OprfRun(CONTEXT, OF_SYSTEM, lambda *step: None)
     return buckets._Sorted(ids, 1, run).of(0)
 
 
@@ -72,7 +74,7 @@ def test_a_guest_has_the_function_at_no_more_ids_than_its_store_has_slots() -> N
     assert announced < len(fitted) <= len(store) <= 1.4 * announced + 112
 
     def run_of(seed: int) -> OprfRun:
-        return OprfRun(CONTEXT, np.random.default_rng(seed).bytes, lambda *step: None)
+        return OprfRun(CONTEXT, seeded(seed), lambda *step: None)
 
     def decoded(values: np.ndarray) -> np.ndarray:
         return okvs.decode(values, tried[:, :16], announced, b"", buckets.PER_MILLE)

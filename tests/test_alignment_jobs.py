@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from click.testing import CliRunner
+from drawn import nothing_from_the_system
 from federation import JOB, Federation, Table, make_tables, toml, word, write_table
 from room import HOSTS, Room
 from test_boost import resolved
@@ -704,3 +705,16 @@ def test_an_alignment_that_is_extended_keeps_where_it_began(room: Room) -> None:
         first,
         first,
     ]
+
+
+def test_all_that_is_random_comes_from_the_runs(room: Room) -> None:
+    more = {"diagnose": True, "kept_key_days": 9, "engines": ["ecdh", "ot", "vole"]}
+    for name in HOSTS:
+        room.federation.parties[name].settings["policy"] |= more
+    with nothing_from_the_system() as begun:
+        for join, engine in (("inner", "vole"), ("left", "ot"), ("left", "ecdh")):
+            room.align(join=join, engine=engine, diagnose=True)
+        made = room.align(extend="", engine="ecdh").alignment
+    assert len(begun) == 4 * 3
+    stores = [room.site(name).store for name in ("insurer", *HOSTS)]
+    assert len({load_alignment(store, made.name).key for store in stores}) == 3

@@ -90,7 +90,7 @@ def fetch(owner: Identity, folder: Path, *hosts: Any) -> list[DirectoryReader]:
         serving = asyncio.create_task(host_lookups(to_guest, host, secrets.token_bytes))
         serving.add_done_callback(lambda done: asyncio.ensure_future(to_guest.close()))
         try:
-            async with LookupSession(to_host).open() as session:
+            async with LookupSession(to_host, secrets.token_bytes).open() as session:
                 return await fetch_directory(site, half, session, Silent())  # type: ignore[arg-type]
         finally:
             serving.cancel()

@@ -19,6 +19,7 @@ from federation import JOB, Federation, write_table
 from room import HOSTS, Room
 
 from vfl.crypto import group, voprf
+from vfl.crypto.randomness import OF_SYSTEM
 from vfl.errors import (
     DataError,
     DayIsFull,
@@ -522,7 +523,7 @@ def test_a_directory_is_of_use_for_some_days_and_its_key_no_longer(
 def source_of(there: Room, model: str) -> Any:
     site = there.site("registry")
     half = load_half(site.store, model, HostHalf)
-    return lookups._Source(site, half, "insurer", there.said["registry"])
+    return lookups._Source(site, half, "insurer", there.said["registry"], OF_SYSTEM)
 
 
 def test_a_key_before_the_last_opens_no_directory_that_is_too_old(
@@ -651,7 +652,7 @@ def test_a_guest_that_fetches_again_and_again_gets_what_a_day_takes(
         source, said = source_of(there, model), ""
         await source.open()
         serving = asyncio.create_task(host_lookups(to_guest, source, secrets.token_bytes))
-        async with LookupSession(to_host).open() as session:
+        async with LookupSession(to_host, secrets.token_bytes).open() as session:
             header = decode_header((await session.newest()).header)
             try:
                 for _ in range(2):
@@ -659,7 +660,7 @@ def test_a_guest_that_fetches_again_and_again_gets_what_a_day_takes(
             except DayIsFull as full:
                 said = str(full)
             # Lookups are counted by themselves.
-            await session.outputs([b"any"], header.key, secrets.token_bytes, lambda version: None)
+            await session.outputs([b"any"], header.key, lambda version: None)
         await serving
         await source.close()
         return said
@@ -776,7 +777,7 @@ def test_a_file_of_another_host_is_no_directory_of_this_one(room: Trained) -> No
 
 @pytest.mark.parametrize("said", [0.5, 60.0, 61.0, 1e9])
 def test_no_host_has_a_guest_wait_for_more_than_a_minute(said: float) -> None:
-    session = LookupSession(MemoryPeer.pair("insurer", "registry")[0])
+    session = LookupSession(MemoryPeer.pair("insurer", "registry")[0], secrets.token_bytes)
     full = session._refused(NotLookedUp("its rule", said))
     assert isinstance(full, RateIsFull) and full.seconds == min(said, 60)
 

@@ -1,6 +1,5 @@
 """Hosts that keep their ids as evaluated: the same rows, and costs of the guest's side alone."""
 
-import secrets
 from collections.abc import Callable, Sequence
 from datetime import date, timedelta
 from pathlib import Path
@@ -13,6 +12,7 @@ from federation import Federation
 from memory import over_memory
 from room import HOSTS, Room
 
+from vfl.crypto.randomness import OF_SYSTEM
 from vfl.errors import PeerError
 from vfl.net.peer import MemoryPeer
 from vfl.party.kept_ids import GuestKeptStores, HostKeptIds
@@ -170,7 +170,7 @@ def test_a_table_that_is_as_it_was_is_known_at_once(
 
 
 def test_jobs_at_the_same_time_ask_no_more_of_a_key_than_one_after_the_other(pair: Pair) -> None:
-    theirs, run = ids(*range(20)), OprfRun(b"run", secrets.token_bytes, lambda what, done, of: None)
+    theirs, run = ids(*range(20)), OprfRun(b"run", OF_SYSTEM, lambda what, done, of: None)
 
     class Late:
         """Loads at once, and saves when all others have loaded."""

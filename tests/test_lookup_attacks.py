@@ -7,6 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
+from drawn import seeded
 from reference.data import Stream
 from test_directory import CONTEXT, KEY, PART, Sealed, keys_of, sealed_table
 
@@ -64,10 +65,10 @@ def looked_up(batches: list[list[bytes]]) -> list[tuple[tuple[str, int], bytes]]
         to_host, to_guest = MemoryPeer.pair("insurer", "registry")
         to_guest.observers.append(lambda way, kind, payload: host.seen.append((kind, payload)))
         serving = asyncio.create_task(host_lookups(to_guest, host, secrets.token_bytes))  # type: ignore[arg-type]
-        async with LookupSession(to_host).open() as session:
+        async with LookupSession(to_host, secrets.token_bytes).open() as session:
             for batch in batches:
                 inputs = sealed.inputs_of(0, batch)
-                await session.outputs(inputs, PUBLIC, secrets.token_bytes, lambda version: None)
+                await session.outputs(inputs, PUBLIC, lambda version: None)
         assert await serving == sum(map(len, batches))
 
     asyncio.run(run())
@@ -253,12 +254,10 @@ def test_a_host_that_answers_under_another_key_is_found_at_once(
         to_host, to_guest = MemoryPeer.pair("insurer", "registry")
         serving = asyncio.create_task(host_lookups(to_guest, host, secrets.token_bytes))  # type: ignore[arg-type]
         right = 0
-        async with LookupSession(to_host).open() as session:
+        async with LookupSession(to_host, secrets.token_bytes).open() as session:
             with pytest.raises(PeerError, match="LookedUp with a proof that does not hold"):
                 for _ in range(4):
-                    found = await session.outputs(
-                        [b"id1"], PUBLIC, secrets.token_bytes, lambda version: None
-                    )
+                    found = await session.outputs([b"id1"], PUBLIC, lambda version: None)
                     right += (found == voprf.outputs(KEY, [b"id1"])).all()
         serving.cancel()
         return right
@@ -278,7 +277,7 @@ def test_a_lookup_that_is_sent_again_tells_no_more_and_counts_again() -> None:
     async def run() -> list[bytes]:
         to_host, to_guest = MemoryPeer.pair("insurer", "registry")
         serving = asyncio.create_task(host_lookups(to_guest, host, secrets.token_bytes))  # type: ignore[arg-type]
-        async with LookupSession(to_host).open() as session:
+        async with LookupSession(to_host, secrets.token_bytes).open() as session:
             request = lookup.LookUp(PUBLIC, voprf.blind([b"a", b"b"]).points.tobytes())
             found = [await session.ask(request, lookup.LookedUp) for _ in range(3)]
         await serving
@@ -286,3 +285,25 @@ def test_a_lookup_that_is_sent_again_tells_no_more_and_counts_again() -> None:
 
     assert len(set(asyncio.run(run()))) == 1
     assert counted == [2, 2, 2]
+
+
+def test_a_session_drawn_twice_does_not_give_the_key_away() -> None:
+    """As two answers with proofs of one scalar would: as where a run's secret served for two runs."""
+
+    async def answers(asked: list[bytes]) -> list[bytes]:
+        to_host, to_guest = MemoryPeer.pair("insurer", "registry")
+        entropy = seeded(1).at("proofs")
+        serving = asyncio.create_task(host_lookups(to_guest, Served(), entropy))  # type: ignore[arg-type]
+        async with LookupSession(to_host, secrets.token_bytes).open() as session:
+            blinded = voprf.blind(asked)
+            found = await session.ask(lookup.LookUp(PUBLIC, blinded.points.tobytes()), lookup.LookedUp)
+            assert isinstance(found, lookup.LookedUp)
+        await serving
+        return [found.proof[:32], found.proof[32:]]
+
+    key = int.from_bytes(KEY, "little")
+    scalars = set()
+    for asked in ([b"a"], [b"b"]):
+        challenge, response = (int.from_bytes(one, "little") for one in asyncio.run(answers(asked)))
+        scalars.add((response + challenge * key) % group.ORDER)
+    assert len(scalars) == 2

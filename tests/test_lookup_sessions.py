@@ -20,7 +20,7 @@ def test_who_gives_up_before_its_turn_asks_for_nothing_and_a_fault_reaches_who_a
         return LookUp(key, bytes(group.POINT * points))
 
     async def run() -> None:
-        async with LookupSession(to_host).open() as session:
+        async with LookupSession(to_host, secrets.token_bytes).open() as session:
             await session._turn.acquire()  # another request is on its way out
             asking = [asyncio.create_task(session.ask(lookup(n), LookedUp)) for n in (1, 2)]
             await asyncio.sleep(0)

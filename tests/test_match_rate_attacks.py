@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from vfl.crypto import group
+from vfl.crypto.randomness import OF_SYSTEM
 from vfl.net.peer import MemoryPeer, together
 from vfl.party.id_trials import OwnKey, attempts, trials
 from vfl.protocols.align import match_rates
@@ -86,7 +87,7 @@ def success(columns, rule, asked):
         return await together(
             [
                 cheating_guest(to_host, [trial.name for trial in own], asked),
-                host_match_rates(to_guest, own, name="registry", context=b"run"),
+                host_match_rates(to_guest, own, name="registry", context=b"run", randomness=OF_SYSTEM),
             ]
         )
 

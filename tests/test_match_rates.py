@@ -4,6 +4,7 @@ import hashlib
 import random
 from functools import partial
 
+import drawn
 import msgspec
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from memory import over_memory
 
 from vfl.crypto import group
+from vfl.crypto.randomness import OF_SYSTEM
 from vfl.errors import PeerError, VflError
 from vfl.net import wire
 from vfl.net.peer import stop_all
@@ -39,9 +41,10 @@ def trials_of(tables):
     return [Trial(f"way {k}", partial(iter, table)) for k, table in enumerate(tables)]
 
 
-def compare(guest, hosts, *, context=CONTEXT, entropy=None, watch=None, lies=()):
+def compare(guest, hosts, *, context=CONTEXT, seeds=None, watch=None, lies=()):
     """What the guest has by host, then what each host has. `hosts`: lists of tables by name."""
-    options = {} if entropy is None else {"entropy": entropy}
+    parties = ("guest", *hosts)
+    randomness = {name: OF_SYSTEM if seeds is None else drawn.seeded(seeds[name]) for name in parties}
 
     def opened(to_host, to_guest):
         if watch is not None:
@@ -57,11 +60,17 @@ def compare(guest, hosts, *, context=CONTEXT, entropy=None, watch=None, lies=())
             return error
 
     def guest_role(peers):
-        return told(peers, guest_match_rates(peers, trials_of(guest), context=context, **options))
+        own = trials_of(guest)
+        return told(
+            peers, guest_match_rates(peers, own, context=context, randomness=randomness["guest"])
+        )
 
     def host_role(name, peer):
         own = trials_of(hosts[name])
-        return told([peer], host_match_rates(peer, own, name=name, context=context, **options))
+        random_of = randomness[name]
+        return told(
+            [peer], host_match_rates(peer, own, name=name, context=context, randomness=random_of)
+        )
 
     ended = over_memory(list(hosts), guest_role, host_role, opened=opened)
     for error in ended:
@@ -209,13 +218,13 @@ def seeded(seed):
     return lambda n: rng.randbytes(n)
 
 
-def test_entropy_fixes_the_transcript():
+def test_the_secret_fixes_the_transcript():
     def run():
         seen = []
         compare(
             [numbered(*range(150))],
             {"host": [numbered(*range(50, 250))]},
-            entropy=lambda n: hashlib.shake_128(b"%d" % n).digest(n),
+            seeds={"guest": 1, "host": 2},
             watch=lambda direction, kind, payload: seen.append((kind, payload)),
         )
         return seen

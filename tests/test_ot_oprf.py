@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 
+import drawn
 import numpy as np
 import pytest
 from memory import over_memory
@@ -33,7 +34,7 @@ def outputs(guest_ids, hosts_ids, **changes):
     names = [f"host{j}" for j in range(len(hosts_ids))]
 
     def seeded(seed):
-        return OprfRun(CONTEXT, entropy(seed), lambda *step: None)
+        return OprfRun(CONTEXT, drawn.seeded(seed), lambda *step: None)
 
     def host(name, peer):
         j = names.index(name)

@@ -18,6 +18,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from dealt_transfers import dealt_transfers
+from drawn import seeded
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory import over_memory
@@ -322,15 +323,15 @@ def test_the_order_is_of_the_run(engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-def test_entropy_fixes_the_transcript(engine):
+def test_the_secret_fixes_the_transcript(engine):
     def run(context):
         seen = []
         align(
             [numbered(*range(20)), numbered(*range(5, 25))],
             context=context,
             engine=engine,
-            of_guest={"entropy": np.random.default_rng(1).bytes},
-            of_hosts={0: {"entropy": np.random.default_rng(2).bytes}},
+            of_guest={"randomness": seeded(1)},
+            of_hosts={0: {"randomness": seeded(2)}},
             watch=lambda direction, kind, payload: seen.append((kind, payload)),
         )
         return seen

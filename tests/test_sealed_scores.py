@@ -9,12 +9,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from drawn import nothing_from_the_system
 from federation import GLM_JOB, JOB, Federation, make_tables, write_table
 from room import HOSTS, Room
 from test_alignment_jobs import two_keys
 from test_score_jobs import KEEP, before_call, run
 
 from vfl.arrays import Bytes
+from vfl.crypto.randomness import OF_SYSTEM
 from vfl.errors import ConfigError, PeerError, PeerLost, PeerStopped
 from vfl.jobs import lookup_limits, lookups, resume, scoring, sealed_scores
 from vfl.jobs.publishing import publish
@@ -434,7 +436,9 @@ def test_a_host_that_explains_no_more_opens_nothing_that_it_told_before(sealed: 
     policy["explain"] = False
     try:
         half = load_half(room.site("registry").store, model, HostHalf)
-        source = lookups._Source(room.site("registry"), half, "insurer", room.said["registry"])
+        source = lookups._Source(
+            room.site("registry"), half, "insurer", room.said["registry"], OF_SYSTEM
+        )
 
         async def run() -> bytes | None:
             await source.open()  # which makes it anew
@@ -449,3 +453,19 @@ def test_a_host_that_explains_no_more_opens_nothing_that_it_told_before(sealed: 
     finally:
         policy["explain"] = True
     publish(room.site("registry"), model, room.said["registry"])
+
+
+@pytest.mark.parametrize("sealed", [[], ["registry"], HOSTS])
+def test_all_that_is_random_comes_from_the_runs(trained: Trained, sealed: list[str]) -> None:
+    room, models = trained
+    settings = room.federation.guest.settings
+    try:
+        for name in sealed:
+            settings["peers"][name]["lookup"] = "sealed"
+        for model in models.values():
+            with nothing_from_the_system() as begun:
+                room.score(model, out="again.csv")
+            assert {name for name, _ in begun} == {"insurer", *HOSTS}
+    finally:
+        for name in sealed:
+            del settings["peers"][name]["lookup"]

@@ -8,6 +8,7 @@ import msgspec
 import numpy as np
 import pytest
 from dealt_transfers import dealt_transfers
+from drawn import seeded
 from memory import over_memory
 from test_psi import CONTEXT, HOST, align, check, numbered
 
@@ -62,7 +63,7 @@ def hashed_at(ids, hosts_ids, seed=1):
     store = okvs.encode(own[:, :16].copy(), own[:, 16:].copy(), b"", np.random.default_rng(5).bytes)
 
     def run(number):
-        return OprfRun(CONTEXT, np.random.default_rng(number).bytes, lambda *step: None)
+        return OprfRun(CONTEXT, seeded(number), lambda *step: None)
 
     async def guest(peers):
         vole = GuestVole(peers, run(seed))
@@ -142,7 +143,7 @@ def test_masked_slots_say_nothing_of_ids(monkeypatch):
     sets = [numbered(*range(300)), numbered(*range(150, 450)), numbered(*range(150, 450))]
     for _ in range(2):
         align(sets, engine="vole")
-    run = OprfRun(CONTEXT, np.random.default_rng(1).bytes, lambda *step: None)
+    run = OprfRun(CONTEXT, seeded(1), lambda *step: None)
     tried = np.concatenate([buckets._Sorted(ids, 1, run).of(0) for ids in sets[:2]])
     seed = buckets._seed_of_guest(CONTEXT)
     assert views[0] == views[1] != views[2] == views[3]  # all hosts of a run are sent the same

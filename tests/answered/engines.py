@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
+from drawn import Drawn
 from memory import over_memory
 from reference.data import Stream, data
 
@@ -22,7 +23,7 @@ def both_roles(
         sent[kind] = sent.get(kind, b"") + fields.get("points", b"")
 
     def run(entropy: str) -> OprfRun:
-        return OprfRun(data(given["context"]), Stream(given[entropy]), lambda *step: None)
+        return OprfRun(data(given["context"]), Drawn(Stream(given[entropy])), lambda *step: None)
 
     (of_guest,), of_host = over_memory(
         [host],

@@ -6,6 +6,7 @@ from reference.data import Stream, data, sha256
 
 from answered.given import Answers, Given, hexes, rows
 from vfl.crypto import okvs
+from vfl.crypto.randomness import OF_SYSTEM
 from vfl.crypto.vole import code, field, trees
 from vfl.crypto.vole.bits import BitReceiver, BitSender
 from vfl.protocols.align import buckets
@@ -68,7 +69,7 @@ def _(given: Given) -> object:
 def _(given: Given) -> object:
     cut, ids = buckets.Buckets.of(given["of guest"]), [data(text) for text in given["ids"]]
     rooms = [cut.guest_room, buckets.room(given["of host"], cut.count)]
-    run = OprfRun(data(given["context"]), bytes, lambda *step: None)
+    run = OprfRun(data(given["context"]), OF_SYSTEM, lambda *step: None)
     held = buckets._Sorted(ids, cut.count, run)
     where = {
         int(row): {"digest": bytes(digest).hex(), "bucket": bucket}

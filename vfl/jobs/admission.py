@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
+from vfl.crypto.randomness import Randomness
 from vfl.errors import Refused
 from vfl.jobs.agreement import Agreement, accept_offer, check_offer
 from vfl.jobs.columns_given import ColumnsGiven
@@ -53,9 +54,11 @@ def matching_of(
     )
 
 
-def psi_settings(site: Site, offer: Offer, show: Show, hosts: Sequence[Peer]) -> PsiSettings:
-    """How a guest matches ids with these hosts in a job."""
-    settings = _settings(site, offer, show)
+def psi_settings(
+    site: Site, offer: Offer, show: Show, hosts: Sequence[Peer], randomness: Randomness
+) -> PsiSettings:
+    """How a guest matches ids with these hosts in a job. `randomness`: of this matching alone."""
+    settings = _settings(site, offer, show, randomness)
     if len(hosts) != 1:
         return settings
     (host,) = hosts
@@ -66,19 +69,26 @@ def psi_settings(site: Site, offer: Offer, show: Show, hosts: Sequence[Peer]) ->
 
 
 def host_psi_settings(
-    site: Site, offer: Offer, show: Show, guest: Peer, admit: Admit, *, alone: bool
+    site: Site,
+    offer: Offer,
+    show: Show,
+    guest: Peer,
+    admit: Admit,
+    randomness: Randomness,
+    *,
+    alone: bool,
 ) -> PsiSettings:
-    """How a host matches ids; `admit` is told how many the guest announces. alone: whether no other host
-    is there."""
+    """How a host matches ids; `admit` is told how many the guest announces. `randomness`: of this
+    matching alone. alone: whether no other host is there."""
     policy, keeps = site.party.policy, None
     if policy.kept_key_days and alone:
         known = guest.name, site.fingerprints[guest.name]
         keeps = HostKeptIds(site.store, known, offer.normalise, policy, today())
-    return replace(_settings(site, offer, show), admit=admit, host_keeps=keeps)
+    return replace(_settings(site, offer, show, randomness), admit=admit, host_keeps=keeps)
 
 
-def _settings(site: Site, offer: Offer, show: Show) -> PsiSettings:
-    return PsiSettings(offer.matching.engine, site.store.scratch(), show.progress)
+def _settings(site: Site, offer: Offer, show: Show, randomness: Randomness) -> PsiSettings:
+    return PsiSettings(offer.matching.engine, site.store.scratch(), show.progress, randomness=randomness)
 
 
 def lone_participant(site: Site, offer: Offer) -> Participant:

@@ -8,7 +8,6 @@ protocols/align/join.py, what that means for people in docs/alignment.md.
 
 import asyncio
 import re
-import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -17,7 +16,8 @@ import numpy as np
 
 from vfl.arrays import Integers
 from vfl.blocks.scratch import Scratch
-from vfl.errors import ConfigError, DataError, DayIsFull, ModelError, Refused
+from vfl.crypto.randomness import Randomness
+from vfl.errors import ConfigError, DataError, ModelError
 from vfl.jobs.account import Account
 from vfl.jobs.admission import (
     accept,
@@ -35,6 +35,7 @@ from vfl.jobs.alignments import (
     check_keys,
     check_parties,
     find_alignment,
+    key_of_identities,
     load_shared,
     made_on,
     most_joined,
@@ -43,7 +44,15 @@ from vfl.jobs.alignments import (
 )
 from vfl.jobs.approval import approve
 from vfl.jobs.connect import Site, hosts_of
-from vfl.jobs.diagnosis import Diagnosis, are_few, guest_diagnosis, host_diagnosis
+from vfl.jobs.diagnosis import (
+    Answering,
+    Diagnosis,
+    answer_diagnoses,
+    are_few,
+    diagnosis_context,
+    guest_diagnosis,
+    why_undiagnosed,
+)
 from vfl.jobs.memory import release_memory
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Accept, Kept, Offer, new_run, stamp
@@ -66,7 +75,6 @@ from vfl.party.policy import (
     check_repeats,
     today,
 )
-from vfl.party.policy_section import PolicySection
 from vfl.party.row_sums import RowSumsFile
 from vfl.party.store import Store
 from vfl.party.table import Table
@@ -82,8 +90,6 @@ from vfl.protocols.align.join import (
     host_match,
     number_values,
 )
-from vfl.protocols.align.match_rates import MatchStart, Refusal
-from vfl.protocols.align.psi import Admit
 from vfl.text import counted
 
 
@@ -253,6 +259,7 @@ class _GuestAlignment:
         """Match, join and keep."""
         site, plan, data = self.site, self.plan, self.site.party.data
         run = new_run()
+        randomness = site.randomness_of(run)
         name = f"{plan.base}-{stamp(run)}" if plan.base else stamp(run)
         many = data.duplicates == "keep"
         offer = Offer(
@@ -271,7 +278,7 @@ class _GuestAlignment:
         )
         await offer_to(site, hosts, offer, self.show)
         channels = [list(hosts)] if plan.join == "inner" else [[host] for host in hosts]
-        matched = await together([self._match(offer, one) for one in channels])
+        matched = await together([self._match(offer, one, randomness) for one in channels])
         have = {
             host.name: [asked_of[host.name] for asked_of in one.asked_of]
             for channel, one in zip(channels, matched, strict=True)
@@ -287,7 +294,7 @@ class _GuestAlignment:
                 one.ids, *(one.earlier + ids[0] for ids in (asked, *(have[h.name] for h in channel)))
             )
         ]
-        diagnoses = await self._diagnose(offer, poor) if poor else {}
+        diagnoses = await self._diagnose(offer, poor, randomness) if poor else {}
         if not any(one.ids for one in matched):
             raise DataError(
                 "no id is common to all parties: check that normalise in [data] fits how each party "
@@ -298,7 +305,7 @@ class _GuestAlignment:
         await together([host.send(Accept(one.ids)) for host, one in zip(hosts, with_host, strict=True)])
         if plan.join == "left":
             every = np.sort(np.concatenate([self.ids.rows, self.ids.without_id]))
-            rows = await guest_left(hosts, matched, every, secrets.token_bytes)
+            rows = await guest_left(hosts, matched, every, randomness.at("order of joined rows"))
         else:
             rows = await guest_inner(hosts, matched[0], many=many)
         kept = await together([host.recv(Kept) for host in hosts])
@@ -306,7 +313,8 @@ class _GuestAlignment:
         who = [host.name for host in hosts] if plan.join == "left" else [""]
         by = dict(zip(who, matched, strict=True))
         alignment = replace(
-            await asyncio.to_thread(self._alignment, offer, rows, by), days=min(days, default=None)
+            await asyncio.to_thread(self._alignment, offer, rows, by, randomness),
+            days=min(days, default=None),
         )
         await asyncio.to_thread(save_alignment, site.store, alignment)
         known = {
@@ -325,13 +333,20 @@ class _GuestAlignment:
             {name: one.earlier for name, one in by.items()},
         )
 
-    async def _diagnose(self, offer: Offer, hosts: Sequence[Peer]) -> dict[str, list[Diagnosis]]:
+    async def _diagnose(
+        self, offer: Offer, hosts: Sequence[Peer], randomness: Randomness
+    ) -> dict[str, list[Diagnosis]]:
         """Why few ids match, by host and key; the hosts' policies may not allow it."""
         data = self.site.party.data
         diagnoses: dict[str, list[Diagnosis]] = {}
         for number, key in enumerate(OwnKey.all_of(data, self.table.by_key(data))):
-            context = diagnosis_context(offer, number)
-            of_key = await guest_diagnosis(hosts, key, context=context, show=self.show)
+            of_key = await guest_diagnosis(
+                hosts,
+                key,
+                context=diagnosis_context(offer.run, number),
+                randomness=randomness.part("why few ids match", number),
+                show=self.show,
+            )
             for name, diagnosis in of_key.items():
                 if diagnosis is not None:
                     diagnoses.setdefault(name, []).append(diagnosis)
@@ -340,7 +355,7 @@ class _GuestAlignment:
                 break
         return diagnoses
 
-    async def _match(self, offer: Offer, hosts: Sequence[Peer]) -> Matched:
+    async def _match(self, offer: Offer, hosts: Sequence[Peer], randomness: Randomness) -> Matched:
         """The rows matched with all hosts of a channel."""
         data, earlier, left = self.site.party.data, self.plan.earlier, self.plan.join == "left"
         apart = hosts[0].name.encode() if left else b""
@@ -354,14 +369,18 @@ class _GuestAlignment:
             hosts,
             self.ids.keys,
             context=offer.run + apart,
-            settings=psi_settings(self.site, offer, self.show, hosts),
+            settings=psi_settings(
+                self.site, offer, self.show, hosts, randomness.part("matched ids", apart)
+            ),
             start=start,
             many=data.duplicates == "keep",
         )
 
-    def _alignment(self, offer: Offer, rows: Integers, by: dict[str, Matched]) -> Alignment:
+    def _alignment(
+        self, offer: Offer, rows: Integers, by: dict[str, Matched], randomness: Randomness
+    ) -> Alignment:
         """The alignment as this party keeps it; `by` has what is matched with each host, or with all."""
-        party, secret = self.site.party, secrets.token_bytes(32)
+        party, secret = self.site.party, key_of_identities(randomness)
         known = self.site.fingerprints
         channels = [by[who] for who in sorted(by)]
         keys = np.array([one.key_of_row[rows] for one in channels])
@@ -418,6 +437,7 @@ async def _serve_alignment(
     usage.count(policy, peer.name, "alignments", 1, today())
     admit = id_counter(policy, usage)
     await accept(site, peer, offer, approved=approved)
+    randomness = site.randomness_of(offer.run)
     start = None
     if earlier is not None:
         start = await host_drop(peer, await asyncio.to_thread(_matched_before, earlier, 0, ids))
@@ -426,18 +446,29 @@ async def _serve_alignment(
         peer,
         ids.keys,
         lone_participant(site, offer) if left else site.participant(offer.hosts, offer.run),
-        settings=host_psi_settings(site, offer, show, peer, admit, alone=left or len(offer.hosts) == 1),
+        settings=host_psi_settings(
+            site,
+            offer,
+            show,
+            peer,
+            admit,
+            randomness.part("matched ids"),
+            alone=left or len(offer.hosts) == 1,
+        ),
         start=start,
     )
-    answering = _Answering(peer, admit, _why_undiagnosed(policy, matched), show)
-    agreed = await _answer_diagnoses(site, peer, offer, table, answering)
+    answering = Answering(peer, admit, why_undiagnosed(policy, matched), randomness, show)
+    agreed = await answer_diagnoses(site, peer, offer, table, answering)
     if agreed.rows != matched.ids:
         raise peer.breach("another number of common rows than this party has")
     check_intersection(policy, matched.ids)
     site.activity.count(matched.ids)
     rows = await (host_left if left else host_inner)(peer, matched, many=matching.many)
     check_repeats(policy, most_joined(rows))
-    alignment = await asyncio.to_thread(_alignment_of_host, site, peer, offer, name, rows, matched, ids)
+    secret = key_of_identities(randomness)
+    alignment = await asyncio.to_thread(
+        _alignment_of_host, site, peer, offer, name, rows, matched, ids, secret
+    )
     if earlier is not None:
         alignment = replace(alignment, origin=origin_of(store, earlier))
     await asyncio.to_thread(save_alignment, store, alignment)
@@ -452,65 +483,6 @@ async def _serve_alignment(
     return f"aligned {matched.ids:,} of {rows_here}{joined} with {peer.name}"
 
 
-@dataclass(frozen=True)
-class _Answering:
-    """How a host answers a guest that asks why few ids match."""
-
-    peer: Peer
-    count: Admit  # of the ids that it asks about
-    refused: Refusal | None  # why it is not answered, if it is not
-    show: Show
-
-    def admits(self, ids: int) -> bool:
-        """Whether so many more may be asked about today; they are counted."""
-        try:
-            self.count(self.peer, ids)
-        except DayIsFull:
-            return False
-        return True
-
-
-def _why_undiagnosed(policy: PolicySection, matched: Matched) -> Refusal | None:
-    """Why a host does not say how ids would match by other rules; None if it does.
-
-    Of ids of which few are the guest's, it would say more than the alignment that it does not allow.
-    """
-    if not policy.diagnose:
-        return "policy"
-    try:
-        check_intersection(policy, matched.ids)
-    except Refused:
-        return "intersection"
-    return None
-
-
-async def _answer_diagnoses(
-    site: Site, peer: Peer, offer: Offer, table: Table, answering: _Answering
-) -> Accept:
-    """The guest's Accept, after it has asked why few ids match, once a key, or has not."""
-    party = site.party
-    for number, key in enumerate(OwnKey.all_of(party.data, table.by_key(party.data))):
-        message = await peer.recv(Accept, MatchStart)
-        if isinstance(message, Accept):
-            return message
-        await host_diagnosis(
-            peer,
-            message,
-            key,
-            name=party.name,
-            context=diagnosis_context(offer, number),
-            refused=answering.refused,
-            admit=answering.admits,
-            show=answering.show,
-        )
-    return await peer.recv(Accept)
-
-
-def diagnosis_context(offer: Offer, key: int) -> bytes:
-    """What names the comparison of samples of a key's ids in a run."""
-    return offer.run + b" match rates" + bytes([key])
-
-
 def _alignment_of_host(
     site: Site,
     peer: Peer,
@@ -519,8 +491,9 @@ def _alignment_of_host(
     rows: Integers,
     matched: Matched,
     ids: TableIds,
+    secret: bytes,
 ) -> Alignment:
-    known, secret, matching = site.fingerprints, secrets.token_bytes(32), offer.matching
+    known, matching = site.fingerprints, offer.matching
     repeats = matching.join == "left" or matching.many
     own_rows = rows[number_values(rows)[1]] if repeats else rows
     keys = matched.key_of_row[own_rows]

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Integers, Mask
 from vfl.blocks.scratch import Scratch, in_pieces, marked
+from vfl.crypto.randomness import Randomness
 from vfl.errors import ModelError, Refused
 from vfl.jobs.connect import Site
 from vfl.jobs.names import resolve_model
@@ -82,6 +83,12 @@ class Alignment:
     def rules(self) -> list[tuple[str, ...]]:
         """The rules of all keys."""
         return [self.normalise, *self.fallback]
+
+
+def key_of_identities(randomness: Randomness) -> bytes:
+    """`key` of a new alignment, which is of the run that makes it: who replays a run that extends it, or
+    works on it, takes the key from the alignment."""
+    return randomness.at("key of identities")(32)
 
 
 _ARRAYS = ("rows", "digests", "matched", "keys", "counted_as")

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Callable, Collection, Iterable, Seque
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 
+from vfl.crypto.randomness import OF_SYSTEM, Randomness
 from vfl.crypto.workers import Operations
 from vfl.errors import ConfigError, IdentityError, PeerLost, PeerUnreachable, Refused, VflError
 from vfl.jobs.activity import Activity
@@ -94,6 +95,11 @@ class Site:
         """What writes this party's ledger."""
         ledger = Ledger(self.store.root / FOLDER, self.identity, self.party.role)
         return Journal(ledger, self.store)
+
+    def randomness_of(self, run: bytes) -> Randomness:
+        """Where all that is random in this party's part of a run comes from. To be asked for once a run,
+        whose parts are handed on: places are told apart within one."""
+        return OF_SYSTEM
 
     def participant(
         self,

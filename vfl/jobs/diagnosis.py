@@ -3,6 +3,10 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from vfl.crypto.randomness import Randomness
+from vfl.errors import DayIsFull, Refused
+from vfl.jobs.connect import Site
+from vfl.jobs.offer import Accept, Offer
 from vfl.jobs.show import Show
 from vfl.net.peer import Peer, together
 from vfl.party.id_trials import (
@@ -15,6 +19,10 @@ from vfl.party.id_trials import (
     name_alike,
     trials,
 )
+from vfl.party.policy import check_intersection
+from vfl.party.policy_section import PolicySection
+from vfl.party.table import Table
+from vfl.protocols.align.join import Matched
 from vfl.protocols.align.match_rates import (
     Comparison,
     MatchRate,
@@ -24,6 +32,7 @@ from vfl.protocols.align.match_rates import (
     guest_match_rates,
     host_match_rates,
 )
+from vfl.protocols.align.psi import Admit
 from vfl.text import counted
 
 FEW = 0.5  # of the smaller table's ids: when fewer match, the guest asks for a diagnosis
@@ -86,21 +95,29 @@ def are_few(common: int, *tables: int) -> bool:
     return common < FEW * min(tables)
 
 
+def diagnosis_context(run: bytes, key: int) -> bytes:
+    """What names the comparison of samples of a key's ids in a run."""
+    return run + b" match rates" + bytes([key])
+
+
 async def guest_diagnosis(
     hosts: Sequence[Peer],
     key: OwnKey,
     *,
     context: bytes,
+    randomness: Randomness,
     show: Show,
 ) -> dict[str, Diagnosis | None]:
     """Compare samples with each host under all ways to write ids, and say what to do.
 
-    context: the run. By host; None for one whose policy does not allow it. Raises PeerError,
-    PeerStopped, PeerLost.
+    context: the run; randomness: of this comparison alone. By host; None for one whose policy does not
+    allow it. Raises PeerError, PeerStopped, PeerLost.
     """
     tried = attempts(key.rule, len(key.columns))
     own_trials = trials(key, tried, "guest")
-    first = await guest_match_rates(hosts, own_trials, context=context, progress=show.progress)
+    first = await guest_match_rates(
+        hosts, own_trials, context=context, randomness=randomness, progress=show.progress
+    )
 
     async def second(host: Peer, found: Comparison | Refusal) -> Diagnosis | Refusal:
         if isinstance(found, str):
@@ -108,7 +125,10 @@ async def guest_diagnosis(
         again: Comparison | Refusal | None = None
         if (best := combine(tried, found.rates)) is not None:
             more = await guest_match_rates(
-                [host], trials(key, [best], "guest"), context=_second(context)
+                [host],
+                trials(key, [best], "guest"),
+                context=_second(context),
+                randomness=randomness.part("combined", host.name),
             )
             again = more[host.name]
         return _diagnosis(host, key, _together(host, (tried, found), best, again))
@@ -136,6 +156,7 @@ async def host_diagnosis(
     *,
     name: str,
     context: bytes,
+    randomness: Randomness,
     refused: Refusal | None,
     admit: Callable[[int], bool],
     show: Show,
@@ -158,6 +179,7 @@ async def host_diagnosis(
             context=context,
             start=start,
             admit=admit,
+            randomness=randomness,
             progress=show.progress,
         )
     if isinstance(found, str):
@@ -167,7 +189,12 @@ async def host_diagnosis(
     again: Comparison | Refusal | None = None
     if (best := combine(tried, found.rates)) is not None:
         again = await host_match_rates(
-            guest, trials(key, [best], "host"), name=name, context=_second(context), admit=admit
+            guest,
+            trials(key, [best], "host"),
+            name=name,
+            context=_second(context),
+            admit=admit,
+            randomness=randomness.part("combined", guest.name),
         )
     diagnosis = _diagnosis(guest, key, _together(guest, (tried, found), best, again))
     if diagnosis.asked[0]:
@@ -178,6 +205,62 @@ async def host_diagnosis(
     for line in diagnosis.lines():
         show.say(line)
     return diagnosis
+
+
+@dataclass(frozen=True)
+class Answering:
+    """How a host answers a guest that asks why few ids match."""
+
+    peer: Peer
+    count: Admit  # of the ids that it asks about
+    refused: Refusal | None  # why it is not answered, if it is not
+    randomness: Randomness
+    show: Show
+
+    def admits(self, ids: int) -> bool:
+        """Whether so many more may be asked about today; they are counted."""
+        try:
+            self.count(self.peer, ids)
+        except DayIsFull:
+            return False
+        return True
+
+
+def why_undiagnosed(policy: PolicySection, matched: Matched) -> Refusal | None:
+    """Why a host does not say how ids would match by other rules; None if it does.
+
+    Of ids of which few are the guest's, it would say more than the alignment that it does not allow.
+    """
+    if not policy.diagnose:
+        return "policy"
+    try:
+        check_intersection(policy, matched.ids)
+    except Refused:
+        return "intersection"
+    return None
+
+
+async def answer_diagnoses(
+    site: Site, peer: Peer, offer: Offer, table: Table, answering: Answering
+) -> Accept:
+    """The guest's Accept, after it has asked why few ids match, once a key, or has not."""
+    party = site.party
+    for number, key in enumerate(OwnKey.all_of(party.data, table.by_key(party.data))):
+        message = await peer.recv(Accept, MatchStart)
+        if isinstance(message, Accept):
+            return message
+        await host_diagnosis(
+            peer,
+            message,
+            key,
+            name=party.name,
+            context=diagnosis_context(offer.run, number),
+            randomness=answering.randomness.part("why few ids match", number),
+            refused=answering.refused,
+            admit=answering.admits,
+            show=answering.show,
+        )
+    return await peer.recv(Accept)
 
 
 _INSTEAD = (

@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import random
-import secrets
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
@@ -244,7 +243,7 @@ class HostLookups:
         header, keys = reader.header, len(reader.header.rules)
         # A key that a row lacks is asked for, too: the host is not to see which rows have it.
         by_key = [
-            inputs_of(number, [row[number] or secrets.token_bytes(_DUMMY) for row in ids])
+            inputs_of(number, [row[number] or session.entropy(_DUMMY) for row in ids])
             for number in range(keys)
         ]
         inputs = by_key[0] if keys == 1 else [one for row in zip(*by_key, strict=True) for one in row]
@@ -253,7 +252,7 @@ class HostLookups:
         opened: list[bytes | None] = []
         for at in range(0, len(inputs), most):
             some = inputs[at : at + most]
-            outputs = await session.outputs(some, header.key, secrets.token_bytes, self._hear)
+            outputs = await session.outputs(some, header.key, self._hear)
             opened += (
                 reader.open(outputs)
                 if len(some) <= _INLINE
@@ -313,7 +312,8 @@ class HostLookups:
             name, rule = half.trained_name, list(half.normalise)
             offer = Offer("lookup", new_run(), [self.host], rule, model=name)
             await offer_to(self._site, [peer], offer, self._show)
-            async with LookupSession(peer).open() as session:
+            entropy = self._site.randomness_of(offer.run).at("blinds", self.host)
+            async with LookupSession(peer, entropy).open() as session:
                 self._peer = peer
                 while True:
                     reader = await fetch_directory(self._site, half, session, self._show)

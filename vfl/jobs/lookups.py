@@ -1,12 +1,12 @@
 """A host's side of lookups: what a guest may look up, counted by the day and by the minute."""
 
 import asyncio
-import secrets
 import time
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from weakref import WeakKeyDictionary
 
+from vfl.crypto.randomness import Randomness
 from vfl.errors import ModelError, Refused, VflError
 from vfl.jobs.admission import check_request
 from vfl.jobs.agreement import accept_offer
@@ -56,12 +56,13 @@ async def serve_lookup(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
         raise Refused(f"model {half.name} was not trained with this {peer.name}")
     check_columns(policy, half.name, half.columns)
     approved = await approve(site, peer, offer, show, Brought(half.columns))
-    source = _Source(site, half, peer.name, show)
+    randomness = site.randomness_of(offer.run)
+    source = _Source(site, half, peer.name, show, randomness)
     await source.open()
     await group_ready()
     try:
         await accept_offer(site, peer, offer, approved=approved)
-        done = await host_lookups(peer, source, secrets.token_bytes)
+        done = await host_lookups(peer, source, randomness.at("proofs"))
     finally:
         await source.close()
     return f"answered {counted(done, 'lookup')} of {peer.name}"
@@ -118,8 +119,11 @@ class _Served:
 class _Source:
     """What a session's lookups are answered from."""
 
-    def __init__(self, site: Site, half: AnyHostHalf, guest: str, show: Show) -> None:
+    def __init__(
+        self, site: Site, half: AnyHostHalf, guest: str, show: Show, randomness: Randomness
+    ) -> None:
         self._site, self._half, self._guest, self._show = site, half, guest, show
+        self._randomness = randomness
         self._policy, self._rates = site.party.policy, rates_of(site)
         self._usage, self._fetched = Usage(site.store), Fetched(site.store)
         self._documents = [site.store.path(kind, half.name) for kind in _DOCUMENTS]
@@ -163,7 +167,8 @@ class _Source:
         self._show.say(f"there is no directory of {name} yet: it is made now")
         try:
             # In a thread: the guest would hold a host for dead that says nothing while it reads.
-            done = await asyncio.to_thread(publish, self._site, name, self._show)
+            drawn = self._randomness.part("directory")
+            done = await asyncio.to_thread(publish, self._site, name, self._show, randomness=drawn)
         except VflError as error:
             _failed[key] = time.monotonic(), error.for_peer
             raise

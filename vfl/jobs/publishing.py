@@ -1,6 +1,5 @@
 """A host's sealed directories: made of a model's half and the table as it is now, kept, withdrawn."""
 
-import secrets
 import shutil
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -10,6 +9,7 @@ import msgspec
 
 from vfl.blocks.disk import NO_ROOM
 from vfl.crypto import voprf
+from vfl.crypto.randomness import OF_SYSTEM, Entropy, Randomness
 from vfl.errors import DataError, ModelError, Refused
 from vfl.jobs.connect import Site
 from vfl.jobs.memory import release_memory
@@ -67,8 +67,13 @@ class Published:
     unchanged: bool  # whether the table is as it was
 
 
-def publish(site: Site, model: str, show: Show, *, renew: bool = False) -> Published:
+def publish(
+    site: Site, model: str, show: Show, *, renew: bool = False, randomness: Randomness = OF_SYSTEM
+) -> Published:
     """Make the directory of a model, in place of the one before. `renew`: under a new key.
+
+    The key, and the salts of parts, are kept with the directory: a replay of a run that looks up in it
+    takes them from there. `randomness`: of the run in which it is made, where it is made in one.
 
     Raises ModelError for a model that is not there, ConfigError and DataError for a table that cannot be
     used, Refused where another process makes it or the policy leaves columns of the model out.
@@ -79,7 +84,7 @@ def publish(site: Site, model: str, show: Show, *, renew: bool = False) -> Publi
     check_columns(site.party.policy, half.name, half.columns)
     with store.locked("directory", half.name, f"another run of vfl that seals {half.name}"):
         kept = load_directory(store, half.name)
-        return _Publisher(site, half, guest, show).publish(kept, renew)
+        return _Publisher(site, half, guest, show, randomness).publish(kept, renew)
 
 
 def guest_of(site: Site, half: AnyHostHalf) -> str:
@@ -146,8 +151,11 @@ def days_of_use(policy: PolicySection) -> int | None:
 
 
 class _Publisher:
-    def __init__(self, site: Site, half: AnyHostHalf, guest: str, show: Show) -> None:
+    def __init__(
+        self, site: Site, half: AnyHostHalf, guest: str, show: Show, randomness: Randomness
+    ) -> None:
         self._site, self._half, self._guest, self._show = site, half, guest, show
+        self._randomness = randomness
         self._kind = kind_of_model(half.model)
 
     def publish(self, kept: OwnDirectory | Withdrawn | None, renew: bool) -> Published:
@@ -163,9 +171,10 @@ class _Publisher:
                 now = max(now, last + timedelta(seconds=1))
         before = kept if isinstance(kept, OwnDirectory) else None
         old = None if renew or before is None else self._reusable(before, table, now)
-        key = _new_key(now) if old is None else old.keys[-1]
+        draw = self._randomness.at
+        key = _new_key(now, draw("key of the directory")) if old is None else old.keys[-1]
         bits = self._bits_for(table) if old is None else old.directory.header.bits
-        version = f"{now:%Y%m%d-%H%M%S}-{secrets.token_hex(3)}"
+        version = f"{now:%Y%m%d-%H%M%S}-{draw('version')(3).hex()}"
         stub = self._header(table, key, bits, version, now, strange)
         sealing = Sealing(
             bytes.fromhex(key.secret),
@@ -180,7 +189,7 @@ class _Publisher:
         self._say_size(table)
         with new_entries(site.store, half.name, version) as (file, path):
             scratch = site.store.scratch()
-            sealed = seal(table, sealing, file, scratch, secrets.token_bytes, follow)
+            sealed = seal(table, sealing, file, scratch, draw("salt of new parts"), follow)
         release_memory(table.rows)
         header = encode_header(
             msgspec.structs.replace(stub, table=sealed.table, catalogue=sealed.catalogue.digest)
@@ -307,8 +316,8 @@ def _last(kept: OwnDirectory | Withdrawn | None) -> datetime | None:
     return None if kept is None else kept.directory.header.made
 
 
-def _new_key(now: datetime) -> KeptKey:
-    secret = voprf.derive_key(secrets.token_bytes(32), b"vfl directory")
+def _new_key(now: datetime, entropy: Entropy) -> KeptKey:
+    secret = voprf.derive_key(entropy(32), b"vfl directory")
     return KeptKey(secret.hex(), voprf.public_key(secret).hex(), now, now)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from vfl.arrays import Integers
 from vfl.blocks.scratch import Scratch
+from vfl.crypto.randomness import OF_SYSTEM, Randomness
 from vfl.errors import (
     ConfigError,
     DataError,
@@ -304,7 +305,7 @@ class BatchJob:
         names = list(self.half.model.parties[1:])
         started = time.monotonic()
         if not names:  # of a model over rows this party has all
-            await self._score([], [], {})
+            await self._score([], [], {}, OF_SYSTEM)
             return
         async with hosts_of(self.site, wait, self.show, names) as hosts:
             self.fault = None
@@ -339,9 +340,10 @@ class BatchJob:
             return
         await offer_to(self.site, hosts, offer, self.show)
         self.clock.add(None)
-        places, known = await self._align(hosts, offer)
+        randomness = self.site.randomness_of(offer.run)
+        places, known = await self._align(hosts, offer, randomness)
         self.clock.add("alignment")
-        await self._score(hosts, places, known)
+        await self._score(hosts, places, known, randomness)
 
     async def _by_both(
         self,
@@ -354,9 +356,10 @@ class BatchJob:
         for some, offer in (looked_up, asked):
             await offer_to(self.site, some, offer, self.show)
         self.clock.add(None)
-        batch, first = self._sealed_batch(), self.batch.rows
+        batch, first = self._sealed_batch(looked_up[1]), self.batch.rows
+        randomness = self.site.randomness_of(asked[1].run)
         async with batch.stand_ins(looked_up[0], first) as stand_ins:
-            aligned, known = await self._align(*asked)
+            aligned, known = await self._align(*asked, randomness)
             self.clock.add("alignment")
             every = np.arange(self.table.rows - first)
             peers: dict[str, Peer] = {host.name: host for host in (*asked[0], *stand_ins)}
@@ -365,10 +368,15 @@ class BatchJob:
                 [peers[host.name] for host in hosts],
                 [places.get(host.name, every) for host in hosts],
                 {host.name: 0 for host in stand_ins} | known,
+                randomness,
             )
 
     async def _score(
-        self, hosts: Sequence[Peer], places: Sequence[Integers], known: dict[str, int]
+        self,
+        hosts: Sequence[Peer],
+        places: Sequence[Integers],
+        known: dict[str, int],
+        randomness: Randomness,
     ) -> None:
         """Score what is left, and keep it part by part."""
         first = self.batch.rows
@@ -378,7 +386,8 @@ class BatchJob:
                 raise host.breach("more rows with unknown levels than it has rows")
             self._check_levels(host, rows, known[host.name])
 
-        async with aclosing(self._score_parts(hosts, places, unknown_levels)) as parts:
+        scored = self._score_parts(hosts, places, unknown_levels, randomness.part("batch"))
+        async with aclosing(scored) as parts:
             async for part in parts:
                 unknown = np.empty((len(hosts), len(part.scores)), np.bool_)
                 for which, host, place in zip(unknown, hosts, places, strict=True):
@@ -394,7 +403,7 @@ class BatchJob:
         """Score what is left by lookups in the hosts' directories, and keep it part by part."""
         await offer_to(self.site, hosts, offer, self.show)
         self.clock.add(None)
-        batch, first = self._sealed_batch(), self.batch.rows
+        batch, first = self._sealed_batch(offer), self.batch.rows
         try:
             async with aclosing(batch.parts(hosts, first)) as parts:
                 async for part, unknown in parts:
@@ -405,9 +414,16 @@ class BatchJob:
         finally:
             self.fault = batch.fault
 
-    def _sealed_batch(self) -> SealedBatch:
+    def _sealed_batch(self, offer: Offer) -> SealedBatch:
         return SealedBatch(
-            self.site, self.half, self.table, self.ids, self.explain, self.show, self._check_levels
+            self.site,
+            self.half,
+            self.table,
+            self.ids,
+            self.explain,
+            self.show,
+            self._check_levels,
+            self.site.randomness_of(offer.run),
         )
 
     def _check_levels(self, host: Peer, rows: int, known: int) -> None:
@@ -419,7 +435,9 @@ class BatchJob:
         advice = f"{host.name}'s log says in which columns; it may write its table in another way"
         check_host_levels(host.name, rows, known, self.section.unknown_levels, advice)
 
-    async def _align(self, hosts: Sequence[Peer], offer: Offer) -> tuple[list[Integers], dict[str, int]]:
+    async def _align(
+        self, hosts: Sequence[Peer], offer: Offer, randomness: Randomness
+    ) -> tuple[list[Integers], dict[str, int]]:
         """The place of each row that is left in the alignment with each host, -1 where it is unknown,
         and how many ids each host knows."""
         first, rows = self.batch.rows, self.table.rows
@@ -432,7 +450,13 @@ class BatchJob:
                     [host],
                     keys,
                     context=offer.run + host.name.encode(),
-                    settings=psi_settings(self.site, offer, self.show, [host]),
+                    settings=psi_settings(
+                        self.site,
+                        offer,
+                        self.show,
+                        [host],
+                        randomness.part("matched ids", host.name),
+                    ),
                     many=True,
                 )
                 for host in hosts
@@ -443,7 +467,11 @@ class BatchJob:
         return [self.ids.scratch.cast(own, np.int64, "rows of a host") for own in places], known
 
     def _score_parts(
-        self, hosts: Sequence[Peer], places: Sequence[Integers], unknown_levels: UnknownLevels
+        self,
+        hosts: Sequence[Peer],
+        places: Sequence[Integers],
+        unknown_levels: UnknownLevels,
+        randomness: Randomness,
     ) -> AsyncGenerator[ScoredPart, None]:
         """The parts of what is left; their rows, and those of `places`, are counted from its start."""
         model, first, of = self.half.model, self.batch.rows, self.batch.of
@@ -460,6 +488,7 @@ class BatchJob:
             follow,
             explain=self.explain,
             unknown_levels=unknown_levels,
+            randomness=randomness,
         )
         return self._kind.guest_parts(hosts, model, batch)
 
@@ -530,8 +559,10 @@ async def serve_score(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
         show.say(f"note: {table.path.name}: column '{column}' cannot be used; {half.name} needs it not")
     approved = await approve(site, peer, offer, show, Brought(half.columns))
     await accept(site, peer, offer, approved=approved)
-    counter = id_counter(policy, usage)
-    settings = host_psi_settings(site, offer, show, peer, counter, alone=True)
+    counter, randomness = id_counter(policy, usage), site.randomness_of(offer.run)
+    settings = host_psi_settings(
+        site, offer, show, peer, counter, randomness.part("matched ids"), alone=True
+    )
     matched = await host_match(peer, ids.keys, lone_participant(site, offer), settings=settings)
     rows = await asyncio.to_thread(matched.rows_in, ids.scratch)
     del ids, matched  # of millions of rows they take as much as some columns
@@ -559,7 +590,7 @@ async def serve_score(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
         features,
         len(rows),
         own_scores,
-        ScoringCourse(follow, admit),
+        ScoringCourse(follow, admit, randomness.part("batch")),
         shows_columns=policy.show_names and policy.explain,
         unknown_levels=strange,
     )

@@ -2,7 +2,7 @@
 
 import asyncio
 import contextlib
-import secrets
+from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +10,7 @@ import numpy as np
 
 from vfl.arrays import Bytes, Mask
 from vfl.crypto import voprf
+from vfl.crypto.randomness import Randomness
 from vfl.errors import PeerError, PeerStopped, RateIsFull, Refused
 from vfl.jobs.connect import Site
 from vfl.jobs.directories import DirectoryReader, fetch_directory
@@ -44,6 +45,7 @@ class SealedBatch:
     levels: Callable[[Peer, int, int], None]
     """Told of each host how many rows of its table have a level that was not in training, of how
     many."""
+    randomness: Randomness
     fault: PeerError | None = None
     """What is wrong with parts that were found: to be raised when the sessions have ended as ever, or a
     host would learn from it which ids were looked up."""
@@ -111,7 +113,8 @@ class SealedBatch:
         """A session with each host, and its directory. Raises as `fetch_directory`, and what `levels`
         does."""
         async with contextlib.AsyncExitStack() as stack:
-            sessions = [await stack.enter_async_context(LookupSession(host).open()) for host in hosts]
+            opened = [LookupSession(host, self.randomness.at("blinds", host.name)) for host in hosts]
+            sessions = [await stack.enter_async_context(one.open()) for one in opened]
             readers = await together(
                 [fetch_directory(self.site, self.half, session, self.show) for session in sessions]
             )
@@ -159,32 +162,44 @@ class SealedBatch:
     async def _look_up(
         self, session: LookupSession, reader: DirectoryReader, inputs: Sequence[bytes]
     ) -> Bytes:
-        """F of any number of inputs, shape (n, 64)."""
-        size, turns = reader.most_at_once, asyncio.Semaphore(_AT_ONCE)
+        """F of any number of inputs, shape (n, 64). What is asked for next follows from the answers, not
+        from how fast anybody is."""
+        size, key = reader.most_at_once, reader.header.key
+        left = deque(range(0, len(inputs), size))
+        found = np.empty((len(inputs), voprf.OUTPUT), np.uint8)
+        under_way = deque[tuple[int, asyncio.Task[Bytes]]]()
 
-        async def look_up(some: Sequence[bytes]) -> Bytes:
-            async with turns:
-                return await self._patiently(session, some, reader)
-
-        pieces = [inputs[at : at + size] for at in range(0, len(inputs), size)]
-        found = await together([look_up(piece) for piece in pieces])
-        return np.concatenate([np.empty((0, voprf.OUTPUT), np.uint8), *found])
-
-    async def _patiently(
-        self, session: LookupSession, inputs: Sequence[bytes], reader: DirectoryReader
-    ) -> Bytes:
-        """F of inputs; what the host allows no more of in this minute is asked for in the next."""
-        key = reader.header.key
-        while True:
+        async def take(first: int, answered: asyncio.Task[Bytes]) -> RateIsFull | None:
+            """Keep what was asked for; None, or why it has to be asked for again."""
             try:
-                return await session.outputs(inputs, key, secrets.token_bytes, lambda version: None)
+                found[first : first + size] = await answered
             except RateIsFull as full:
-                self.show.say(f"{full}: going on in {full.seconds:.0f} s")
-                await _wait_out(full.seconds)
+                left.append(first)
+                return full
             except Refused as refused:  # which ends the job, as where a host says no to an alignment
                 stopped = PeerStopped(str(refused), for_peer=refused.for_peer)
                 stopped.until_tomorrow = refused.until_tomorrow
                 raise stopped from None
+            return None
+
+        try:
+            while left or under_way:
+                while left and len(under_way) < _AT_ONCE:
+                    first = left.popleft()
+                    asked = await session.begin(inputs[first : first + size], key)
+                    finishing = session.finish(asked, lambda version: None)
+                    under_way.append((first, asyncio.create_task(finishing)))
+                full = await take(*under_way.popleft())
+                if full is not None:  # what the host allows no more of in this minute waits for the next
+                    while under_way:
+                        await take(*under_way.popleft())
+                    left = deque(sorted(left))
+                    self.show.say(f"{full}: going on in {full.seconds:.0f} s")
+                    await _wait_out(full.seconds)
+        finally:
+            for _, answered in under_way:
+                answered.cancel()
+        return found
 
 
 async def _wait_out(seconds: float) -> None:

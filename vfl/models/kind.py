@@ -15,6 +15,7 @@ import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask
 from vfl.blocks.scratch import Scratch
+from vfl.crypto.randomness import OF_SYSTEM, Randomness
 from vfl.learn.binning import Features, Monotone
 from vfl.learn.inference import JointTest
 from vfl.learn.losses import Link, Loss
@@ -174,6 +175,7 @@ class GuestBatch:
     progress: Callable[[int, int], None] = _quiet
     explain: bool = False
     unknown_levels: UnknownLevels = lambda host, rows: None
+    randomness: Randomness = OF_SYSTEM
 
 
 @dataclass(frozen=True)

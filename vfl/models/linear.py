@@ -69,7 +69,7 @@ from vfl.net.peer import Peer
 from vfl.party.documents import Body
 from vfl.party.linear_rules import GlmSection
 from vfl.party.policy_section import PolicySection
-from vfl.protocols.common.batches import ScoredPart
+from vfl.protocols.common.batches import AskingCourse, ScoredPart
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.rows import Training
 from vfl.protocols.linear.fit import Fit, GuestFitState, HostFit, HostFitState, IterationDone
@@ -562,9 +562,8 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
             batch.features,
             batch.own.rows,
             batch.places,
-            batch.progress,
+            AskingCourse(batch.progress, batch.unknown_levels, batch.randomness),
             explain=batch.explain,
-            unknown_levels=batch.unknown_levels,
         )
 
     @classmethod

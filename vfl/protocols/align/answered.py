@@ -7,7 +7,8 @@ The guest has F of the ids that it asked about in its last alignments under the 
      never more than it has ids. To a host with another key by now it sends all, as without answers.
   2. to 4. are of these ids. It looks all of its ids up, with what it has of the others.
 
-Answers to ids that are no longer in the guest's table are forgotten with the run.
+Answers to ids that are no longer in the guest's table are forgotten with the run. A replay of a run
+needs the answers that the guest had before it.
 
 What the host learns more than by a key a run: about how many ids are new to the guest's table, to within
 a factor of two, and below 1,024 nothing. What the guest may do with answers that it does not forget is

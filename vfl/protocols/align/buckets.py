@@ -26,14 +26,13 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 from vfl.arrays import Bytes, Integers
 from vfl.blocks.scratch import StoredRows
 from vfl.crypto import okvs
 from vfl.crypto.digests import digests
-from vfl.crypto.randomness import Entropy
+from vfl.crypto.randomness import SECRET, Entropy, Stream
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
 from vfl.protocols.align.oprf import OUTPUT, OprfRun, empty, parts, receive_rows, stored
@@ -205,13 +204,13 @@ class GuestBuckets:
         ]
         vole = GuestVole(self._hosts, run)
         await vole.begin()
-        stores, entropy = _orderedfor_chunk(cut), _stretched(run.entropy)
+        stores, drawn = _orderedfor_chunk(cut), _drawn_for_stores(run)
         found: list[NDArray[np.uint32]] = []
         self._tags = [stored(len(ids), TAG, run.scratch) for _ in ends]
         self._common = 0
         for chunk in cut.chunks():
             slots = stores[: cut.slots * len(chunk)]
-            filled = asyncio.to_thread(_fill_stores, slots, own, chunk, cut, run.context, entropy)
+            filled = asyncio.to_thread(_fill_stores, slots, own, chunk, cut, run.context, drawn)
             await together([filled, vole.prepare(len(slots))])
             tables, keys = zip(*await vole.evaluate(slots), strict=True)
             for number, bucket in enumerate(chunk):
@@ -315,7 +314,7 @@ class HostBuckets:
         self._tags = stored(len(own.counts) * own.room, TAG, run.scratch)
         vole = HostVole(guest, self._name, run)
         await vole.begin()
-        self._entropy = _stretched(run.entropy)
+        self._drawn = _drawn_for_stores(run)
         for chunk in cut.chunks():
             values, key = await vole.serve(cut.slots * len(chunk))
             for number, bucket in enumerate(chunk):
@@ -351,7 +350,7 @@ class HostBuckets:
         for pair in self._pairwise:
             targets = targets ^ digests(rows=ids, domain=b"vfl psi share", key=pair, size=_HALF)
         seed = _seed_of_host(context, self._name)
-        return _store(outputs, targets, seed, self._entropy, own.room)
+        return _store(outputs, targets, seed, self._drawn, own.room)
 
     async def rows(self) -> Integers:
         """7. The rows that are common, in the common order. Raises PeerError for tags that are none."""
@@ -456,7 +455,6 @@ def _seed_of_host(context: bytes, host: str) -> bytes:
     return keyed_hash(b"vfl psi store", context, host.encode()).digest()
 
 
-def _stretched(entropy: Entropy) -> Entropy:
-    """Many random bytes from few: AES in counter mode."""
-    cipher = Cipher(algorithms.AES256(entropy(32)), modes.CTR(bytes(16))).encryptor()
-    return lambda size: cipher.update(bytes(size))
+def _drawn_for_stores(run: OprfRun) -> Stream:
+    """What stores are filled up with, bucket by bucket: much, which AES makes faster than the system."""
+    return Stream(run.randomness.at("stores of buckets")(SECRET))

@@ -67,8 +67,8 @@ async def guest_outputs(
     """The guest's role: `GuestOutputs` of oprf.py."""
     n = len(ids)
     # 2. Blind the ids in an order that is nobody's: a chunk goes out as soon as it is ready.
-    scalar = group.random_scalar(run.entropy)
-    order = await asyncio.to_thread(_random_order, n, run.entropy)
+    scalar = group.random_scalar(run.randomness.at("scalar that blinds"))
+    order = await asyncio.to_thread(_random_order, n, run.randomness.at("order of ids"))
     blinded = empty(n, group.POINT, run.scratch)
     ready: list[asyncio.Future[None]] = [
         asyncio.get_running_loop().create_future() for _ in parts(n, CHUNK)
@@ -131,7 +131,7 @@ async def host_outputs(
     run: OprfRun,
 ) -> Bytes:
     """A host's role: `HostOutputs` of oprf.py."""
-    scalar = group.random_scalar(run.entropy)
+    scalar = group.random_scalar(run.randomness.at("scalar of the function"))
     own = empty(len(ids), OUTPUT, run.scratch)
 
     # 3. Evaluate the guest's ids, and 4. its own ones while waiting for them.

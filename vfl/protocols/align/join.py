@@ -171,6 +171,11 @@ def _of_key(context: bytes, number: int) -> bytes:
     return context + bytes([number])
 
 
+def _of_key_alone(settings: PsiSettings, number: int) -> PsiSettings:
+    """With random numbers of a key's own."""
+    return replace(settings, randomness=settings.randomness.part("ids of a key", number))
+
+
 async def guest_match(
     hosts: Sequence[Peer],
     keys: Sequence[KeyIds],
@@ -198,7 +203,7 @@ async def guest_match(
             _ids_at(key, asked, settings),
             context=_of_key(context, number),
             allow_empty=True,
-            settings=replace(settings, answers=answers),
+            settings=replace(_of_key_alone(settings, number), answers=answers),
         )
         if common.kept and matched.earlier:
             common = _without_earlier(hosts[0], common, matched.earlier)
@@ -235,7 +240,7 @@ async def host_match(
             _ids_at(key, asked, settings),
             replace(participant, context=_of_key(participant.context, number)),
             allow_empty=True,
-            settings=replace(settings, host_keeps=keeps),
+            settings=replace(_of_key_alone(settings, number), host_keeps=keeps),
         )
         if np.isin(asked[common.rows], matched_ids).any():
             raise guest.breach("CommonTags of a row that is matched already")

@@ -11,6 +11,9 @@ b and one context for many runs with a guest, and F(y) of its own ids is compute
      one host. The guest keeps them: without F at an id they look random.
   6. and 7. As in `psi.py`; an id is common if some store has it.
 
+A replay of a run needs what was kept before it, context and scalar above all: these were drawn in the
+run that began the key, with its random numbers. What the run itself adds comes from its own.
+
 An id that is gone from the table ends the key, for the guest's stores would still have it. So do its age
 and the number of ids that were asked about under it (whoever keeps it says when).
 
@@ -153,7 +156,7 @@ def _brought_up(kept: KeptIds | None, ids: Sequence[bytes], run: OprfRun) -> Kep
         if np.count_nonzero(places >= 0) < len(kept.hashes) or len(kept.stores) >= MOST:
             kept = None
     if kept is None:
-        kept = KeptIds.new(run.entropy)
+        kept = KeptIds.new(run.randomness.at("key of kept ids"))
         hashes, places = _hashes(ids, kept.scalar), np.full(len(ids), -1, np.int64)
     new = np.flatnonzero(places < 0)
     if len(new):
@@ -183,7 +186,8 @@ def _extended(
     while under_way:
         take()
     tags, masks = outputs[:, :_HALF].copy(), outputs[:, _HALF:]
-    store = okvs.encode(tags, masks, store_seed(kept.context), run.entropy)
+    drawn = run.randomness.at("store of kept ids", kept.context, len(kept.stores))
+    store = okvs.encode(tags, masks, store_seed(kept.context), drawn)
     return replace(
         kept,
         hashes=np.concatenate([kept.hashes, hashes]),

@@ -31,6 +31,9 @@ What each side learns. Both learn step 2's numbers, and of each trial that was r
 samples are common. Neither learns which: the guest can not tell which of its ids an element that comes
 back belongs to. Nobody else learns anything; a host learns nothing of other hosts.
 
+A scalar serves for one sample of one host, and both orders are drawn anew for each: with one order for
+two trials their answers could be laid side by side, and rows be told by both.
+
 Against whom. Semi-honest parties, as in the paper. A guest that blinds each id with another scalar finds
 out which of the ids that it asks about are in the host's sample, as an alignment tells it of all ids.
 A sample's size is held against the number that its sender has announced; tables that leave fewer than
@@ -50,7 +53,6 @@ computation of cardinality of set intersection and union" (CANS 2012, figure 2).
 import asyncio
 import hashlib
 import math
-import secrets
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -64,7 +66,7 @@ from vfl.arrays import Bytes
 from vfl.crypto import group
 from vfl.crypto.digests import digests
 from vfl.crypto.group import Points
-from vfl.crypto.randomness import Entropy
+from vfl.crypto.randomness import Entropy, Randomness
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
 from vfl.protocols.align.oprf import OprfProgress
@@ -202,7 +204,7 @@ async def guest_match_rates(
     trials: Sequence[Trial],
     *,
     context: bytes,
-    entropy: Entropy = secrets.token_bytes,
+    randomness: Randomness,
     progress: OprfProgress | None = None,
 ) -> dict[str, Comparison | Refusal]:
     """The guest's role: by host, what was compared, or why the host takes no part.
@@ -213,7 +215,7 @@ async def guest_match_rates(
     report = progress or _quiet
 
     # 1. The bytes that the samples' key is made of.
-    said = await together([_exchange(host, trials, context, entropy) for host in hosts])
+    said = await together([_exchange(host, trials, context, randomness) for host in hosts])
     agreed = {host.name: one for host, one in zip(hosts, said, strict=True) if isinstance(one, tuple)}
     by_trial = await _draw_all(trials, [key for _, key in agreed.values()], report) if agreed else []
     drawn_for = dict(zip(agreed, zip(*by_trial, strict=True), strict=True))
@@ -234,6 +236,7 @@ async def guest_match_rates(
 
         async def send() -> None:
             for number in plan.run:
+                entropy = randomness.at("blinded sample", host.name, number)
                 scalar = group.random_scalar(entropy)
                 own = drawn[number].below(plan.thresholds[number])
                 points = await asyncio.to_thread(
@@ -283,7 +286,7 @@ async def host_match_rates(
     context: bytes,
     start: MatchStart | None = None,
     admit: Callable[[int], bool] | None = None,
-    entropy: Entropy = secrets.token_bytes,
+    randomness: Randomness,
     progress: OprfProgress | None = None,
 ) -> Comparison | Refusal:
     """A host's role: what was compared, as the guest has counted; or why it takes no part, where the
@@ -300,7 +303,7 @@ async def host_match_rates(
     if start.trials != _digest(trials):
         await guest.send(MatchShare(b"", "trials"))
         return "trials"
-    share = entropy(SHARE)
+    share = randomness.at("share of the key", guest.name)(SHARE)
     await guest.send(MatchShare(share))
 
     # 2. Sizes.
@@ -326,6 +329,7 @@ async def host_match_rates(
         )
         own = drawn[number].below(plan.thresholds[number])
         prefix = _prefix(context, name, trials[number].name)
+        entropy = randomness.at("evaluated samples", guest.name, number)
         try:
             answer = await asyncio.to_thread(_answer, points, own, prefix, entropy)
         except group.InvalidPoint:
@@ -344,10 +348,10 @@ async def host_match_rates(
 
 
 async def _exchange(
-    host: Peer, trials: Sequence[Trial], context: bytes, entropy: Entropy
+    host: Peer, trials: Sequence[Trial], context: bytes, randomness: Randomness
 ) -> tuple[bytes, bytes] | Refusal:
     """The guest's share and the key; or why the host takes no part."""
-    share = entropy(SHARE)
+    share = randomness.at("share of the key", host.name)(SHARE)
     await host.send(MatchStart(_digest(trials), _commitment(context, host.name, share)))
     answer = await host.recv(MatchShare)
     if answer.refused is not None and not answer.share:

@@ -12,6 +12,11 @@ A third, `vfl.protocols.align.vole_oprf`, takes ids by buckets (`buckets.py`) in
 
 The guest speaks first in all, and no message of one is a message of the other: a host that was told
 of another engine refuses the first message.
+
+A scalar, a coin, a base transfer or what fills a store serves for one evaluation: ids under the same
+scalar twice could be linked, two stores behind one mask added up. So each has a place of its own in
+`OprfRun.randomness`, by peer where peers get different ones, and each intersection of a run (`join.py`)
+a part.
 """
 
 import asyncio
@@ -26,7 +31,7 @@ from vfl.arrays import Bytes
 from vfl.blocks.cores import Begun
 from vfl.blocks.engine import ENGINE
 from vfl.blocks.scratch import StoredRows, empty_rows
-from vfl.crypto.randomness import Entropy
+from vfl.crypto.randomness import Randomness
 from vfl.net.peer import Peer, together
 from vfl.net.wire import Message
 from vfl.protocols.common.transfers import elements_in as elements_in
@@ -49,7 +54,8 @@ class OprfRun:
 
     context: bytes
     """Names the run, the same at all parties."""
-    entropy: Entropy
+    randomness: Randomness
+    """Of this evaluation alone."""
     report: OprfProgress
     scratch: Path | None = None
     """A folder for large arrays."""

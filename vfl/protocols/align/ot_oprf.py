@@ -55,8 +55,9 @@ async def guest_outputs(
     """The guest's role: `GuestOutputs` of oprf.py."""
     # 2. A store of the ids, one for all hosts: each sees it behind columns of its own.
     hashed = await asyncio.to_thread(_hash_ids, ids, run.context)
+    drawn = run.randomness.at("store of own ids")
     store = await asyncio.to_thread(
-        okvs.encode, hashed[:, :16], hashed[:, 16:], _store_seed(run.context), run.entropy
+        okvs.encode, hashed[:, :16], hashed[:, 16:], _store_seed(run.context), drawn
     )
 
     async def evaluate(host: Peer) -> Bytes:
@@ -64,7 +65,7 @@ async def guest_outputs(
         rows = empty(len(store), ROW, run.scratch)
 
         bound = _bound(run.context, host.name)
-        transfers = await GuestTransfers.meet(host, bound, run.entropy)
+        transfers = await GuestTransfers.meet(host, bound, run.randomness.at("transfers", host.name))
         for start, stop in parts(len(store), BLOCK):
             rows[start:stop] = await transfers.extend(store[start:stop])
             run.report(f"matching ids with {host.name}", len(ids) * stop // len(store), len(ids))
@@ -94,7 +95,8 @@ async def host_outputs(
 
     # 2. Transfers by a secret. 3. Extend them over the slots of the guest's store.
     rows = empty(okvs.slots(theirs), ROW, run.scratch)
-    transfers = await HostTransfers.meet(guest, _bound(run.context, name), run.entropy)
+    drawn = run.randomness.at("transfers", guest.name)
+    transfers = await HostTransfers.meet(guest, _bound(run.context, name), drawn)
     for start, stop in parts(len(rows), BLOCK):
         rows[start:stop] = await transfers.extend(stop - start)
         run.report(f"matching ids with {guest.name}", theirs * stop // len(rows), theirs)

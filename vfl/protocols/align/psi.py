@@ -44,7 +44,6 @@ variant for augmented semi-honest parties. The store: `vfl.crypto.okvs`. Of each
 """
 
 import asyncio
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -55,7 +54,7 @@ import numpy as np
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 
 from vfl.arrays import Integers
-from vfl.crypto.randomness import Entropy
+from vfl.crypto.randomness import OF_SYSTEM, Randomness
 from vfl.errors import DataError, Refused
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
@@ -144,7 +143,8 @@ class PsiSettings:
     progress: OprfProgress = _quiet
     max_ids: int | None = None
     """How many ids a party may have; without it as many as the engine takes."""
-    entropy: Entropy = secrets.token_bytes
+    randomness: Randomness = OF_SYSTEM
+    """Where all random numbers of this intersection alone come from."""
     admit: Admit = _let_in
     host_keeps: HostKeeps | None = None
     """Where this host keeps its ids as evaluated for the guest, if it does: by `ecdh`, it alone."""
@@ -216,7 +216,7 @@ async def guest_align(
 
     # 2. to 6. Which ids all hosts have.
     run, sizes = (
-        OprfRun(context, settings.entropy, settings.progress, settings.scratch),
+        OprfRun(context, settings.randomness, settings.progress, settings.scratch),
         [key.ids for key in keys],
     )
     matching: _GuestMatching
@@ -261,7 +261,7 @@ async def host_align(
     are not distinct.
     """
     await asyncio.to_thread(_check_own, ids, settings)
-    n, entropy = len(ids), settings.entropy
+    n, randomness = len(ids), settings.randomness
     name, context = participant.name, participant.context
 
     # 1. Sizes, and a key with every other host.
@@ -270,9 +270,9 @@ async def host_align(
     _check_start(guest, start, participant, settings)
     asked = Asked(start.ids, start.kept_context, start.new_ids)
     own_place = replace(participant, hosts=start.hosts)
-    private = X25519PrivateKey.from_private_bytes(entropy(32))
+    private = X25519PrivateKey.from_private_bytes(randomness.at("key for other hosts")(32))
     public = private.public_key().public_bytes_raw()
-    run = OprfRun(context, entropy, settings.progress, settings.scratch)
+    run = OprfRun(context, randomness, settings.progress, settings.scratch)
     prepared, keeps = None, settings.host_keeps
     if keeps is not None and settings.engine == "ecdh" and len(start.hosts) == 1:
         prepared = await asyncio.to_thread(prepare, keeps, ids, asked, run)

@@ -124,9 +124,10 @@ class GuestOfKept(GuestStar):
         run, before = self._run, self._before
         if before is None or before.answers.context != run.context:
             (outputs,) = await self._function([host], ids, run)
-            answers = Answers.none(run.context, run.entropy)
+            answers = Answers.none(run.context, run.randomness.at("key of kept answers"))
         else:
-            (given,) = await self._function([host], before.asked(ids, run.entropy), run)
+            asked = before.asked(ids, run.randomness.at("ids beside new ones"))
+            (given,) = await self._function([host], asked, run)
             outputs, answers = before.outputs(given), before.answers
         await asyncio.to_thread(self._kept.save, answers, ids, outputs)
         return outputs
@@ -163,7 +164,8 @@ class HostStar:
             for first, stop in parts(n, SLOTS):
                 shares[first:stop] ^= await asyncio.to_thread(_share, key, ids[first:stop])
         seed = _store_seed(self._name, run.context)
-        store = await asyncio.to_thread(okvs.encode, _tags(own), _masks(own) ^ shares, seed, run.entropy)
+        drawn = run.randomness.at("store of own ids")
+        store = await asyncio.to_thread(okvs.encode, _tags(own), _masks(own) ^ shares, seed, drawn)
         await _send_store(guest, store)
         return await self._receive_count(n, theirs)
 

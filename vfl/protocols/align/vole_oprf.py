@@ -122,17 +122,19 @@ class GuestVole:
 
     def __init__(self, hosts: Sequence[Peer], run: OprfRun) -> None:
         self._hosts, self._run = hosts, run
+        self._coins = {host.name: run.randomness.at("coins", host.name) for host in hosts}
 
     async def begin(self) -> None:
         """2. Base transfers. Raises PeerError for a host that breaks the protocol."""
         keys, seen = zip(*await together([self._begin(host) for host in self._hosts]), strict=True)
-        self._silent = SilentReceiver(keys, seen, self._run.entropy)
+        self._silent = SilentReceiver(keys, seen, self._run.randomness.at("vectors"))
 
     async def _begin(self, host: Peer) -> tuple[Bytes, bytes]:
         """Keys, and a hash of what both sides have seen."""
         run = self._run
         bound = _bound(run.context, host.name)
-        sender = await asyncio.to_thread(base_ot.Sender, SECRET, bound, run.entropy)
+        drawn = run.randomness.at("base transfers", host.name)
+        sender = await asyncio.to_thread(base_ot.Sender, SECRET, bound, drawn)
         await host.send(VoleKeys(sender.points.tobytes()))
         choices = (await host.recv(VoleChoices)).points
         elements = elements_in(host, VoleChoices, choices, 2 * SECRET)
@@ -190,7 +192,7 @@ class GuestVole:
 
     async def _key(self, host: Peer, commitment: bytes) -> bytes:
         """The key of the hash with a host, of both coins."""
-        coin = self._run.entropy(COIN)
+        coin = self._coins[host.name](COIN)
         await host.send(VoleCoin(coin))
         opening = (await host.recv(VoleOpening)).coin
         if len(opening) != COIN or _commitment(opening) != commitment:
@@ -203,15 +205,17 @@ class HostVole:
 
     def __init__(self, guest: Peer, name: str, run: OprfRun) -> None:
         self.guest, self._name, self._run = guest, name, run
+        self._coins = run.randomness.at("coins", guest.name)
 
     async def begin(self) -> None:
         """2. Base transfers. Raises PeerError for a guest that breaks the protocol."""
         guest, run = self.guest, self._run
         bound = _bound(run.context, self._name)
-        chosen = np.unpackbits(np.frombuffer(run.entropy(SECRET // 8), np.uint8))
+        drawn = run.randomness.at("base transfers", guest.name)
+        chosen = np.unpackbits(np.frombuffer(drawn(SECRET // 8), np.uint8))
         points = (await guest.recv(VoleKeys)).points
         elements = elements_in(guest, VoleKeys, points, SECRET)
-        receiver = await asyncio.to_thread(base_ot.Receiver, chosen.tolist(), bound, run.entropy)
+        receiver = await asyncio.to_thread(base_ot.Receiver, chosen.tolist(), bound, drawn)
         try:
             keys = await asyncio.to_thread(receiver.keys, elements)
         except group.InvalidPoint:
@@ -219,7 +223,7 @@ class HostVole:
         choices = receiver.points.tobytes()
         await guest.send(VoleChoices(choices))
         seen = _transcript(bound, points, choices)
-        self._silent = SilentSender(chosen, keys, seen, run.entropy)
+        self._silent = SilentSender(chosen, keys, seen, run.randomness.at("vectors"))
 
     async def serve(self, slots: int) -> tuple[Bytes, bytes]:
         """2. to 4. k of so many slots of the guest's store (m, 16), and the key of the hash.
@@ -235,7 +239,7 @@ class HostVole:
             sums = await asyncio.to_thread(silent.grow, size, message.columns, message.sums)
         except InconsistentBits:
             raise guest.breach("VoleBits that fail the check") from None
-        coin = self._run.entropy(COIN)
+        coin = self._coins(COIN)
         await guest.send(VoleTrees(sums, _commitment(coin)))
         challenge = (await guest.recv(VoleChallenge)).challenge
         if len(challenge) != CHALLENGE:

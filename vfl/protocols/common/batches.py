@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers, Mask
+from vfl.crypto.randomness import OF_SYSTEM, Randomness
 from vfl.learn.binning import Features
 from vfl.net.peer import Peer
 from vfl.net.wire import MIB, Message
@@ -47,13 +48,24 @@ def _quiet(done: int, of: int) -> None:
 
 
 @dataclass(frozen=True)
+class AskingCourse:
+    """How a guest is followed while a batch is scored, and where its random numbers come from."""
+
+    progress: Callable[[int, int], None] = _quiet
+    """How many rows are done, of how many."""
+    unknown_levels: UnknownLevels = lambda host, rows: None
+    randomness: Randomness = OF_SYSTEM
+
+
+@dataclass(frozen=True)
 class ScoringCourse:
-    """How a host is followed while it serves a batch."""
+    """How a host is followed while it serves a batch, and where its random numbers come from."""
 
     progress: Callable[[int, int], None] = _quiet
     """How many rows are done, of how many aligned ones."""
     admit: Callable[[int], None] = lambda rows: None
     """Told how many rows the guest asks for, before any of them is answered; may end the batch."""
+    randomness: Randomness = OF_SYSTEM
 
 
 @dataclass(frozen=True)

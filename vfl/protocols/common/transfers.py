@@ -6,6 +6,9 @@ keeps r_i, and the host has q_i = r_i + s & C(d_i). So for whatever message m th
 q_i + s & C(m), which is r_i where m is d_i; where it is not, the guest lacks the bits of s where a word
 of C is 1: 128 or more. Hashed, it is a key of (i, m), of which the guest has one a row, and the host
 does not know which.
+
+`entropy` is of one meeting alone: with the same secret s, or the same masking rows, one could be opened
+by another.
 """
 
 import asyncio

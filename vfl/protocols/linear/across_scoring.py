@@ -12,12 +12,13 @@ Chunk by chunk, after ScoreRows:
 Learned by the guest: each host's whole part of each row's score, cells with it, as without pairs.
 Learned by a host: nothing of the guest's levels.
 
+With each host, and of each column, transfers have random numbers of their own.
+
 A guest that asked for a row once at each of its levels would have the cells of the row's level by
 themselves: a host answers for each row once in a batch. Over several batches nothing stops it.
 """
 
 import math
-import secrets
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -27,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Bytes, Floats, Words
-from vfl.crypto.randomness import Entropy
+from vfl.crypto.randomness import Randomness
 from vfl.errors import DataError
 from vfl.learn.across import CrossedLevels
 from vfl.learn.binning import Features
@@ -87,7 +88,7 @@ class GuestCells:
         columns: Mapping[int, str],
         design: Design,
         features: Features,
-        entropy: Entropy = secrets.token_bytes,
+        randomness: Randomness,
     ) -> "GuestCells":
         """1. and 2. `columns`: those that it has pairs with, by their place among the job's. Raises
         PeerError."""
@@ -101,7 +102,12 @@ class GuestCells:
         if not fits or not (0 < said.precision < math.inf and math.frexp(said.precision)[0] == 0.5):
             raise host.breach("AcrossScoring of other levels than the model has")
         words = [
-            await ChosenWords.meet(host, len(factor.others), bound_of("", column), entropy)
+            await ChosenWords.meet(
+                host,
+                len(factor.others),
+                bound_of("", column),
+                randomness.at("chosen words", host.name, column),
+            )
             for column, factor in zip(columns, own, strict=True)
         ]
         codes = [factor.codes(features[factor.name]) for factor in own]
@@ -156,7 +162,7 @@ class HostCells:
         design: Design,
         features: Features,
         coefficients: Sequence[float],
-        entropy: Entropy = secrets.token_bytes,
+        randomness: Randomness,
     ) -> "HostCells":
         """1. and 2. `coefficients`: those of the own columns. Raises PeerError."""
         kept: dict[int, list[CrossedLevels]] = {}
@@ -180,7 +186,10 @@ class HostCells:
         await guest.send(AcrossScoring(precision, missing))
         words = {
             column: await OfferedWords.meet(
-                guest, len(pairs[0].levels) - 1, bound_of("", column), entropy
+                guest,
+                len(pairs[0].levels) - 1,
+                bound_of("", column),
+                randomness.at("offered words", guest.name, column),
             )
             for column, pairs in kept.items()
         }

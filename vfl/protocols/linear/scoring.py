@@ -19,7 +19,7 @@ and its numbers read off in another unit, row by row.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Collection, Mapping, Sequence
+from collections.abc import AsyncGenerator, Collection, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import ClassVar
@@ -27,6 +27,7 @@ from typing import ClassVar
 import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask
+from vfl.crypto.randomness import Randomness
 from vfl.learn.across import CrossedLevels
 from vfl.learn.binning import Features
 from vfl.learn.design import Design, Relativity
@@ -37,12 +38,12 @@ from vfl.net.peer import Peer, one_line, together
 from vfl.net.wire import MIB, Message, Rows
 from vfl.protocols.common.batches import (
     ROWS,
+    AskingCourse,
     Places,
     ScoredPart,
     ScoreEnd,
     ScoreStart,
     ScoringCourse,
-    UnknownLevels,
     missing_values,
     request,
     requests,
@@ -196,24 +197,23 @@ async def guest_glm_score(
     features: Features,
     own: Floats,
     places: Sequence[Integers],
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    course: AskingCourse = AskingCourse(),
     *,
     explain: bool = False,
-    unknown_levels: UnknownLevels = lambda host, rows: None,
 ) -> AsyncGenerator[ScoredPart, None]:
     """The scores of a batch, without any offset, part by part in their order; with `explain` linear
     terms as well, whose base is the intercept.
 
     `own` is what the guest's columns add to each row, shape (rows,), and `features` these columns;
-    `hosts`, `places` and `unknown_levels` as in `guest_score`. Raises PeerError when a host breaks the
+    `hosts` and `places` as in `guest_score`. Raises PeerError when a host breaks the
     protocol.
     """
     # 1. What a row adds that a host does not know.
     await together([host.send(ScoreStart(explain=explain)) for host in hosts])
     missing = await together([_receive_missing(host, explain) for host in hosts])
     for host, default in zip(hosts, missing, strict=True):
-        unknown_levels(host, default.unknown_levels)
-    cells = await _meet_cells(hosts, model, features)
+        course.unknown_levels(host, default.unknown_levels)
+    cells = await _meet_cells(hosts, model, features, course.randomness)
     mine = model.part.by_column if explain else {}
     theirs_by_name = [
         host_players(host.name, default.columns) for host, default in zip(hosts, missing, strict=True)
@@ -247,13 +247,13 @@ async def guest_glm_score(
             )
             scores = add_up(model.intercept, own[part], theirs)
             contributions = await asyncio.to_thread(terms, part, theirs) if explain else None
-            progress(part.stop, rows)
+            course.progress(part.stop, rows)
             yield ScoredPart(part, scores, contributions, model.intercept if explain else 0.0)
     await together([host.send(ScoreEnd()) for host in hosts])
 
 
 async def _meet_cells(
-    hosts: Sequence[Peer], model: GuestGlm, features: Features
+    hosts: Sequence[Peer], model: GuestGlm, features: Features, randomness: Randomness
 ) -> dict[str, GuestCells]:
     """The guest's side of pairs with each host that has any."""
     pairs = PairsOfJob(model.across)
@@ -265,6 +265,7 @@ async def _meet_cells(
                 {place: pairs.columns[place] for place in of[host.name]},
                 model.part.design,
                 features,
+                randomness,
             )
             for host in hosts
             if of[host.name]
@@ -283,10 +284,10 @@ async def _receive_cells(
     return scores[np.newaxis]
 
 
-async def _cells_of(guest: Peer, half: HostGlm, features: Features) -> HostCells:
+async def _cells_of(guest: Peer, half: HostGlm, features: Features, randomness: Randomness) -> HostCells:
     """A host's side of its pairs."""
     part = half.part
-    return await HostCells.meet(guest, half.across, part.design, features, part.coefficients)
+    return await HostCells.meet(guest, half.across, part.design, features, part.coefficients, randomness)
 
 
 async def host_glm_score(
@@ -314,7 +315,9 @@ async def host_glm_score(
         name: column.missing_score(column.taken_from(features)) for name, column in columns.items()
     }
     await guest.send(MissingScore(missing, absent, unknown_levels))
-    cells = None if not half.across else await _cells_of(guest, half, features)
+    cells = None
+    if half.across:
+        cells = await _cells_of(guest, half, features, course.randomness)
 
     def terms_of(places: Places) -> bytes:
         parts = [

@@ -17,15 +17,17 @@ The guest learns of each id that it looks up whether the host has it and, if so,
 
 import asyncio
 import contextlib
+import hashlib
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import numpy as np
 
 from vfl.arrays import Bytes
 from vfl.crypto import group, voprf
-from vfl.crypto.randomness import Entropy
+from vfl.crypto.randomness import SECRET, Entropy, Stream
 from vfl.errors import DayIsFull, PeerLost, RateIsFull, Refused, VflError, fault
 from vfl.net.peer import Peer
 from vfl.net.wire import Message
@@ -109,6 +111,7 @@ class LookupSource(Protocol):
 async def host_lookups(guest: Peer, source: LookupSource, entropy: Entropy) -> int:
     """Answer a guest until it ends; how many ids were looked up.
 
+    entropy: of this session alone.
     Raises PeerError when the guest breaks the protocol, and what `source` raises but Refused for a
     lookup, which the guest is told.
     """
@@ -147,13 +150,20 @@ async def _look_up(
     points = np.frombuffer(message.points, np.uint8).reshape(-1, group.POINT)
 
     def evaluate() -> tuple[Bytes, bytes]:
-        return voprf.evaluate(secret, message.key, points, entropy)
+        return voprf.evaluate(secret, message.key, points, _for_proof(entropy, message))
 
     try:
         evaluated, proof = evaluate() if count <= _INLINE else await asyncio.to_thread(evaluate)
     except group.InvalidPoint:
         raise guest.breach("LookUp with an invalid element") from None
     return LookedUp(evaluated.tobytes(), proof, source.version)
+
+
+def _for_proof(entropy: Entropy, message: LookUp) -> Entropy:
+    """Random numbers for the proof of an answer. Two proofs with one scalar would give the directory's
+    key away, which outlives the run: so what is drawn is hashed with what the proof is about."""
+    about = message.key + message.points
+    return lambda count: hashlib.shake_256(entropy(count) + about).digest(count)
 
 
 def _refusal(refused: Refused) -> NotLookedUp:
@@ -214,11 +224,23 @@ async def _parts(
 # --- A guest.
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A request that has left: what is to be made of its answer."""
+
+    inputs: Sequence[bytes]
+    key: bytes
+    blinded: voprf.Blinded
+    answer: asyncio.Future[Message]
+
+
 class LookupSession:
     """A guest's end of a session: requests in any number, answered in their order."""
 
-    def __init__(self, host: Peer) -> None:
-        self.host = host
+    def __init__(self, host: Peer, entropy: Entropy) -> None:
+        """entropy: of this session alone, in which a scalar serves once: ids are drawn for in the order
+        in which they are asked about."""
+        self.host, self.entropy = host, entropy
         self._due: deque[tuple[tuple[type[Message], ...], asyncio.Future[Message]]] = deque()
         self._asked, self._turn = asyncio.Event(), asyncio.Lock()
         self._over = asyncio.Event()
@@ -240,12 +262,16 @@ class LookupSession:
 
     async def ask(self, request: Message, *kinds: type[Message]) -> Message:
         """The answer to a request, one of `kinds`. Raises what the session raises."""
+        return await self._begin(request, *kinds)
+
+    def _begin(self, request: Message, *kinds: type[Message]) -> asyncio.Future[Message]:
+        """The answer to come to a request, which leaves after those before it."""
         answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
         # Who waits may give up, but a message is sent whole or not at all.
         sending = asyncio.create_task(self._send(request, kinds, answer))
         self._sending.add(sending)
         sending.add_done_callback(self._sending.discard)
-        return await answer
+        return answer
 
     async def _send(
         self, request: Message, kinds: tuple[type[Message], ...], answer: asyncio.Future[Message]
@@ -348,20 +374,27 @@ class LookupSession:
             raise self._broken("SealedParts of another size than the catalogue says")
         return answer.entries
 
-    async def outputs(
-        self, inputs: Sequence[bytes], key: bytes, entropy: Entropy, newest: Callable[[str], None]
-    ) -> Bytes:
+    async def outputs(self, inputs: Sequence[bytes], key: bytes, newest: Callable[[str], None]) -> Bytes:
         """F of at most POINTS inputs, shape (n, 64), under a directory's public key; `newest` is told
         the host's newest version. Raises Refused with the host's reason, Renewed where the key is
         another by now, PeerError for a proof that does not hold."""
-        few = len(inputs) <= _INLINE
-        blinded = (
-            voprf.blind(inputs, entropy)
-            if few
-            else await asyncio.to_thread(voprf.blind, inputs, entropy)
-        )
+        return await self.finish(await self.begin(inputs, key), newest)
+
+    async def begin(self, inputs: Sequence[bytes], key: bytes) -> Asked:
+        """Ask for F of at most POINTS inputs, to be had from `finish`. Who begins one after the other
+        has them sent in this order, with the random numbers of this order."""
+        if len(inputs) <= _INLINE:
+            blinded = voprf.blind(inputs, self.entropy)
+        else:
+            # A stream of its own for a thread, beside which others may begin.
+            stream = Stream(self.entropy(SECRET))
+            blinded = await asyncio.to_thread(voprf.blind, inputs, stream)
         request = LookUp(key, blinded.points.tobytes())
-        answer = await self.ask(request, LookedUp, NotLookedUp)
+        return Asked(inputs, key, blinded, self._begin(request, LookedUp, NotLookedUp))
+
+    async def finish(self, asked: Asked, newest: Callable[[str], None]) -> Bytes:
+        """As `outputs`, of what was begun."""
+        inputs, blinded, answer = asked.inputs, asked.blinded, await asked.answer
         if isinstance(answer, NotLookedUp):
             raise self._refused(answer)
         assert isinstance(answer, LookedUp)  # noqa: S101 - for the type checker
@@ -370,9 +403,10 @@ class LookupSession:
         points = np.frombuffer(answer.points, np.uint8).reshape(-1, group.POINT)
 
         def finalize() -> Bytes:
-            return voprf.finalize(inputs, blinded, points, key, answer.proof)
+            return voprf.finalize(inputs, blinded, points, asked.key, answer.proof)
 
         try:
+            few = len(inputs) <= _INLINE
             found = finalize() if few else await asyncio.to_thread(finalize)
         except group.InvalidPoint:
             raise self._broken("LookedUp with an invalid element") from None
