@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from types import SimpleNamespace
 from unittest import mock
 from weakref import WeakKeyDictionary
 
@@ -40,7 +39,7 @@ def hints_made_once() -> Iterator[None]:
     before: their order is the same, as long as all parties are in one event loop.
     """
     with (
-        mock.patch.object(lattice_hints, "secrets", SimpleNamespace(token_bytes=_token)),
+        mock.patch.object(lattice_hints, "_drawn", lambda randomness, what: _token(32)),
         mock.patch.object(HintKey, "encrypt", _encrypt_once),
     ):
         yield

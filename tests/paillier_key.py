@@ -26,8 +26,10 @@ _SHORT = 64  # bits
 _held: set[tuple[PublicKey, bytes]] = set()
 
 
-def _by_the_owner(key: PublicKey) -> mpz:
-    return KEY._obfuscator() if key == KEY.public else _by_others(key)
+def _by_the_owner(key: PublicKey, random_bits: RandomBits) -> mpz:
+    if key != KEY.public:
+        return _by_others(key, random_bits)
+    return KEY._obfuscator(random_bits(8 * KEY.drawn).to_bytes(KEY.drawn, "little"))
 
 
 def _proof(key: PrivateKey) -> bytes:
@@ -42,11 +44,18 @@ def _check_once(key: PublicKey, proof: bytes) -> None:
 
 @lru_cache(maxsize=4)
 def _powers_of_one(key: PublicKey) -> FixedBase:
-    return FixedBase(_by_others(key), key.n_squared, _SHORT)
+    return FixedBase(_by_others(key, secrets.randbits), key.n_squared, _SHORT)
 
 
-def _power_of_one(key: PublicKey) -> mpz:
-    return _powers_of_one(key).power(secrets.randbits(_SHORT))
+def _power_of_one(key: PublicKey, random_bits: RandomBits) -> mpz:
+    return _powers_of_one(key).power(random_bits(_SHORT))
+
+
+_public_key = lru_cache(maxsize=8)(PublicKey)
+
+
+def _one_object(n: int, random_bits: RandomBits = secrets.randbits) -> PublicKey:
+    return _public_key(n)
 
 
 def draw_quickly() -> None:
@@ -68,9 +77,11 @@ def one_key() -> Iterator[None]:
         yield
 
 
-def _made_before(bits: int, *random_bits: RandomBits, full_exponents: bool = False) -> PrivateKey:
-    if bits != KEY.public.bits or random_bits or full_exponents:
-        return _generate(bits, *random_bits, full_exponents=full_exponents)
+def _made_before(
+    bits: int, random_bits: RandomBits = secrets.randbits, full_exponents: bool = False
+) -> PrivateKey:
+    if bits != KEY.public.bits or full_exponents:
+        return _generate(bits, random_bits, full_exponents)
     return KEY
 
 
@@ -88,7 +99,7 @@ def quick_key() -> Iterator[None]:
         mock.patch.object(PublicKey, "_nth_power", _by_the_owner),
         mock.patch.object(PrivateKey, "proof", _proof),
         mock.patch.object(PublicKey, "check_proof", _check_once),
-        mock.patch.object(key_messages, "PublicKey", lru_cache(maxsize=8)(PublicKey)),
+        mock.patch.object(key_messages, "PublicKey", _one_object),
         mock.patch.object(paillier, "SHORT_EXPONENT", SHORT_EXPONENT | {2048: _SHORT}),
         # Their tables are for exponents of the usual length.
         mock.patch.object(KEY._at_p, "_base", None),

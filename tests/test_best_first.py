@@ -21,6 +21,7 @@ from vfl.learn.params import BoostParams
 from vfl.learn.splits import Candidates
 from vfl.learn.told_sums import equations_a_tree, most_splits
 from vfl.net.peer import MemoryPeer
+from vfl.protocols.common.clock import as_measured
 from vfl.protocols.common.course import HostCourse
 from vfl.protocols.common.participant import Participant
 from vfl.protocols.trees import hidden_coordinator
@@ -337,7 +338,7 @@ def answers_of(leaves: int) -> Answers:
     every = Candidates.of(binned.columns)
     names = {column.name for column in binned.columns}
     guest = MemoryPeer.pair("host", "guest")[0]
-    records = Records(guest, params, str, HostCourse())
+    records = Records(guest, params, str, HostCourse(), as_measured)
     codes, order = ENGINE.hold(binned.codes), np.arange(len(every))
     return Answers(guest, binned, codes, params, every, order, names, records)
 

@@ -22,6 +22,7 @@ from vfl.learn.params import BoostParams
 from vfl.learn.splits import Split
 from vfl.net.peer import MemoryPeer
 from vfl.protocols.common.bits import pack_bits
+from vfl.protocols.common.clock import as_measured
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.key import Key
 from vfl.protocols.common.participant import Participant, Resources
@@ -262,7 +263,7 @@ def test_training_does_not_stop_early_before_hosts_come_in():
 
 def test_a_host_takes_no_part_in_a_tree_of_the_guest_alone():
     _, own = MemoryPeer.pair("guest", "host")
-    records = Records(own, BoostParams(trees=4, guest_trees=2), str, HostCourse())
+    records = Records(own, BoostParams(trees=4, guest_trees=2), str, HostCourse(), as_measured)
     for tree in (0, 1, 4):
         with pytest.raises(PeerError, match="a TreeStart out of turn"):
             records.begin(tree, TreeStart)

@@ -26,6 +26,7 @@ from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 from vfl.protocols.align.join import Matched
 from vfl.protocols.common.bits import pack_bits
+from vfl.protocols.common.clock import as_measured
 from vfl.protocols.common.course import HostCourse
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees.columns import Direction
@@ -94,7 +95,7 @@ def test_a_host_knows_of_a_row_its_node_and_whether_it_is_drawn(tmp_path: Path) 
 
     async def ask() -> None:
         guest, host = MemoryPeer.pair("guest", "host")
-        records = Records(guest, params, str, HostCourse())
+        records = Records(guest, params, str, HostCourse(), as_measured)
         answers = Answers(guest, binned, binned.codes, params, candidates, order, {"a"}, records)
         await answers.answer(Asked([0], every, every, {0: [[3]]}))
         left = np.unpackbits(np.frombuffer((await host.recv(Direction)).left, np.uint8), count=ROWS)

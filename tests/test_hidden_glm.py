@@ -1184,9 +1184,9 @@ def test_products_and_sums_of_many(public, count, with_factors):
 
     async def work() -> Any:
         async with hidden_glm.Workers(public, ONE_PROCESS, operations) as pool:
-            encrypted = await conceal(pool, plain)
+            encrypted = await conceal(pool, plain, None)
             other = factors if with_factors else None
-            return encrypted, await times_and_conceal(pool, encrypted, other, summands)
+            return encrypted, await times_and_conceal(pool, encrypted, other, summands, None)
 
     encrypted, found = asyncio.run(work())
     assert KEY.decrypt(encrypted) == plain

@@ -13,6 +13,7 @@ from test_boost import KEY, Job, make_job, resolved
 
 from vfl.arrays import Words
 from vfl.crypto.lattice.parameters import Parameters
+from vfl.crypto.randomness import Entropy
 from vfl.errors import Refused, VflError
 from vfl.learn.params import BoostParams
 from vfl.learn.quantiser import Scales
@@ -249,8 +250,8 @@ def test_the_guest_sees_no_sum_and_no_host_a_gradient(
     are in none. Over lattices it is passed no word as the guest reads it."""
     seen, blurred, passed = Seen(), lattice_sums.blurred, list[bytes]()
 
-    def noted(parameters: Parameters, words: Words) -> Words:
-        passed.append(blurred(parameters, words).tobytes())
+    def noted(parameters: Parameters, words: Words, entropy: Entropy) -> Words:
+        passed.append(blurred(parameters, words, entropy).tobytes())
         return np.frombuffer(passed[-1], np.uint64).reshape(words.shape)
 
     monkeypatch.setattr(lattice_sums, "blurred", noted)

@@ -24,6 +24,7 @@ from vfl.protocols.common.lattice_hints import (
     host_meet,
 )
 from vfl.protocols.common.lattice_sums import Shape
+from vfl.protocols.common.participant import Resources
 
 HINT = KnownHint(b"n" * 32, b"s" * 32, b"header", 3)
 
@@ -54,7 +55,10 @@ def test_jobs_at_the_same_time_share_the_life_of_a_hint(tmp_path):
     async def ask() -> bool:
         to_host, to_guest = MemoryPeer.pair("host", "guest")
         hints = StoredHostHints(Store(tmp_path), "a1", "guest")
-        host = asyncio.create_task(host_meet(to_guest, lambda _: matrix, outputs, shape, hints=hints))
+        meeting = host_meet(
+            to_guest, lambda _: matrix, outputs, shape, resources=Resources(), hints=hints
+        )
+        host = asyncio.create_task(meeting)
         assert (await to_host.recv(HintSums)).outputs == outputs
         await to_host.send(HintKnown(own.name, 64))
         offered = await to_host.recv(HintOffered)

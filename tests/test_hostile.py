@@ -26,6 +26,7 @@ from msgspec import inspect as types
 from roles import GUEST, HOSTS, KEY, ROWS, SCENARIOS
 
 from vfl.crypto.paillier import PublicKey
+from vfl.crypto.randomness import Stream
 from vfl.errors import PeerError, PeerStopped, Refused
 from vfl.jobs.reveals import message_types
 from vfl.learn.params import BoostParams
@@ -187,7 +188,7 @@ def received(message: Key) -> PublicKey:
     async def run() -> PublicKey:
         ours, theirs = MemoryPeer.pair(GUEST, HOSTS[0])
         await ours.send(message)
-        return await receive_key(theirs, BoostParams())
+        return await receive_key(theirs, BoostParams(), Stream())
 
     return asyncio.run(run())
 
@@ -263,7 +264,7 @@ def test_the_proof_of_a_key() -> None:
 async def _sent_and_received() -> None:
     ours, theirs = MemoryPeer.pair(GUEST, HOSTS[0])
     await send_key([ours], KEY)
-    assert await receive_key(theirs, BoostParams()) == KEY.public
+    assert await receive_key(theirs, BoostParams(), Stream()) == KEY.public
 
 
 # Few rows by subtraction.

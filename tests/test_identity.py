@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.backends.openssl import backend
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from vfl.errors import ConfigError, IdentityError
 from vfl.net.tls import HOST, Credentials, context_of
@@ -30,6 +32,14 @@ def test_a_made_identity_is_loaded_again_signs_and_is_verified(tmp_path: Path) -
     assert made.certificate.verify(signature, b"receipt")
     assert not made.certificate.verify(signature, b"other")
     assert not made.certificate.verify(b"", b"receipt")
+    assert loaded.sign(b"receipt") == signature != loaded.sign(b"other")
+
+
+def test_who_cannot_sign_the_same_twice_is_told_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(type(backend), "ecdsa_deterministic_supported", lambda self: False)
+    private = ec.generate_private_key(ec.SECP256R1())
+    with pytest.raises(IdentityError, match=r"OpenSSL before 3\.2, .* install cryptography from PyPI$"):
+        identity.signed(private, b"receipt")
 
 
 def test_the_key_is_never_readable_by_others(tmp_path: Path, monkeypatch) -> None:

@@ -35,6 +35,7 @@ from vfl.net.peer import MemoryPeer
 from vfl.party.store import Store
 from vfl.protocols.common import lattice_hints, lattice_sums
 from vfl.protocols.common.bits import pack_bits
+from vfl.protocols.common.clock import as_measured
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.lattice_hints import (
     HintAgreed,
@@ -566,7 +567,7 @@ def guest_of(
     for number, part in enumerate(parts):
         hint.load(number, part)
     shape = Shape(parameters.rows, parameters.value_bits, 62)
-    return GuestProducts([ours], [hint], [parameters], seed, shape, Counter(), lambda _: nullcontext())
+    return GuestProducts([ours], [hint], [parameters], seed, shape, Resources(), lambda _: nullcontext())
 
 
 @pytest.mark.parametrize("what", REFUSED)
@@ -610,7 +611,7 @@ def test_an_honest_question_is_answered_by_candidates_with_enough_rows():
     order = offered.order(b"s" * 32)
     names = {column.name for column in binned.columns}
     guest = MemoryPeer.pair("a", "b")[0]
-    records = Records(guest, params, str, HostCourse())
+    records = Records(guest, params, str, HostCourse(), as_measured)
     answers = Answers(guest, binned, binned.codes, params, offered.all, order, names, records)
     answers._learn(ROOT)
     answer = answers._take(0, [[4, 2, 7], [1]])

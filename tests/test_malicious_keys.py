@@ -21,7 +21,7 @@ from paillier_key import KEY
 
 from vfl.arrays import Mask
 from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
-from vfl.crypto.powers import FixedBase
+from vfl.crypto.powers import FixedBase, RandomBits
 from vfl.net.peer import MemoryPeer
 from vfl.net.wire import Message
 
@@ -46,7 +46,7 @@ class Owner(ABC):
     def __init__(self, primes: list[mpz]) -> None:
         self.primes = primes
         n = reduce(lambda a, b: a * b, primes, mpz(1))
-        self.public = PublicKey(int(n), random.Random(5).getrandbits)
+        self.public = PublicKey(int(n))
         order = gmpy2.lcm(*(p - 1 for p in primes))
         root, width = gmpy2.invert(n, order), self.public.bits // 8
         roots = [gmpy2.powmod(c, root, n) for c in self.public.challenges()]
@@ -217,7 +217,7 @@ def products(key: PublicKey, count: int) -> Ciphertexts:
         chinese([gmpy2.powmod(rng.randrange(1, int(p)), p, p * p) for p in primes], squares)
         for _ in range(key.pool_size)
     ]
-    return key.obfuscators(count, key.array(pool))
+    return key.obfuscators(count, key.array(pool), random.Random(5).getrandbits)
 
 
 def told(guest: Owner, draw: Draw) -> float:
@@ -266,8 +266,8 @@ def test_whatever_goes_to_the_owner_has_an_obfuscator_of_its_own(scenario: str) 
     sent: list[bytes] = []
     draw, send = PrivateKey._obfuscator, MemoryPeer.send
 
-    def nth_power(key: PublicKey) -> mpz:
-        drawn.append(draw(KEY))
+    def nth_power(key: PublicKey, random_bits: RandomBits) -> mpz:
+        drawn.append(draw(KEY, random_bits(8 * KEY.drawn).to_bytes(KEY.drawn, "little")))
         return drawn[-1]
 
     async def watched(peer: MemoryPeer, message: Message) -> None:
@@ -276,9 +276,9 @@ def test_whatever_goes_to_the_owner_has_an_obfuscator_of_its_own(scenario: str) 
         await send(peer, message)
 
     with roles.in_memory(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PrivateKey, "_obfuscator", lambda key: mpz(1))
+        patch.setattr(PrivateKey, "_obfuscator", lambda key, drawn: mpz(1))
         patch.setattr(PublicKey, "_nth_power", nth_power)
-        patch.setattr(PublicKey, "conceal", lambda key, ciphertexts: ciphertexts)
+        patch.setattr(PublicKey, "conceal", lambda key, ciphertexts, random_bits=None: ciphertexts)
         patch.setattr(MemoryPeer, "send", watched)
         run = play(roles.SCENARIOS[scenario]())
     assert not any(isinstance(end, Exception) for end in run.ends.values())

@@ -46,6 +46,7 @@ from vfl.party.policy import broken_by_job
 from vfl.party.policy_section import PolicySection
 from vfl.party.sections import DataSection
 from vfl.protocols.common.checkpoints import Checkpoints
+from vfl.protocols.common.clock import as_measured
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees.paillier_messages import TreeStart
@@ -171,7 +172,9 @@ def test_rows_are_drawn_once_a_round_and_columns_for_each_tree():
 
 def test_a_host_takes_part_in_no_more_trees_than_all_rounds_have():
     _, own = MemoryPeer.pair("guest", "host")
-    records = Records(own, SMALL.model_copy(update={"classes": 3, "guest_trees": 1}), str, HostCourse())
+    records = Records(
+        own, SMALL.model_copy(update={"classes": 3, "guest_trees": 1}), str, HostCourse(), as_measured
+    )
     for tree, admitted in ((2, False), (3, True), (8, True), (9, False)):
         with contextlib.nullcontext() if admitted else pytest.raises(PeerError, match="out of turn"):
             records.begin(tree, TreeStart)

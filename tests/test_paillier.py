@@ -11,6 +11,9 @@ import pytest
 from gmpy2 import mpz
 
 from vfl.crypto.paillier import PrivateKey, PublicKey
+from vfl.crypto.randomness import Stream
+from vfl.learn.params import BoostParams
+from vfl.protocols.common.key import generate_key
 
 SIZES = [2048, 3072, 4096]
 
@@ -54,7 +57,7 @@ def test_full_exponents_are_of_the_same_scheme():
     ciphertexts = full.encrypt(values(2048))
     assert key().decrypt(ciphertexts) == full.decrypt(ciphertexts) == values(2048)
     order = gmpy2.lcm(p - 1, q - 1)
-    assert gmpy2.powmod(full._obfuscator(), order, full.public.n_squared) == 1
+    assert gmpy2.powmod(full.public.integers(full.obfuscators(1))[0], order, full.public.n_squared) == 1
 
 
 def test_concealing_uses_short_exponents():
@@ -66,9 +69,9 @@ def test_concealing_uses_short_exponents():
         return secrets.randbits(count)
 
     public = PublicKey(int(key().public.n), random_bits)
-    public.conceal(public.unsafe_encrypt([1, 2, 3]))
+    public.conceal(public.unsafe_encrypt([1, 2, 3]), random_bits)
     assert asked == [2048 + 128, 256, 256, 256]
-    public.conceal(public.unsafe_encrypt([4]))
+    public.conceal(public.unsafe_encrypt([4]), random_bits)
     assert asked[4:] == [256]
 
 
@@ -230,7 +233,7 @@ def test_obfuscators_are_residues_of_both_kinds():
     """r^(lambda) = 1 modulo n^2, lambda = lcm(p - 1, q - 1): r hides and carries no plaintext."""
     k = key()
     order = gmpy2.lcm(k._p - 1, k._q - 1)
-    for r in (k._obfuscator(), *k.public.integers(k.public.obfuscators(3))):
+    for r in k.public.integers(np.concatenate([k.obfuscators(1), k.public.obfuscators(3)])):
         assert r != 1 and gmpy2.powmod(r, order, k.public.n_squared) == 1
 
 
@@ -243,14 +246,14 @@ def test_others_draw_units_below_the_modulus():
         assert bits == 2048
         return drawn.pop(0)
 
-    found = PublicKey(int(n), given).obfuscators(2)
+    found = PublicKey(int(n)).obfuscators(2, None, given)
     assert k.public.integers(found) == [gmpy2.powmod(u, n, n * n) for u in (7, n - 1)]
 
 
 def test_a_mark_of_squares_does_not_outlive_rerandomising():
     """A guest could mark a row's ciphertext by an n-th power that is no square modulo p, or q."""
     k = key()
-    ready = PublicKey(int(k.public.n), random.Random(1).getrandbits).obfuscators(16)
+    ready = k.public.obfuscators(16, None, random.Random(1).getrandbits)
     for sign in (1, 2, 3):
         marked = k.public.unsafe_encrypt([5])
         root = next(
@@ -350,12 +353,33 @@ def test_keys_compare_by_modulus():
 def test_seeded_bits_reproduce_keys_and_ciphertexts():
     again = PrivateKey.generate(2048, random.Random(2050).getrandbits)
     assert again.public == key().public
+    of_job = [generate_key(BoostParams(), Stream(secret * 32)).public for secret in (b"1", b"1", b"2")]
+    assert of_job[0] == of_job[1] != of_job[2]
     p, q = int(again._p), int(again._q)
 
-    def run(seed: int) -> tuple[bytes, bytes]:
-        k = PrivateKey(p, q, random.Random(seed).getrandbits)
-        return k.encrypt([1, 2]).tobytes(), k.public.encrypt([1]).tobytes()
+    def run(seed: int) -> tuple[bytes, bytes, bytes]:
+        drawn = random.Random(seed)
+        k = PrivateKey(p, q, drawn.getrandbits)
+        before = k.public.unsafe_encrypt([1])
+        return (
+            k.encrypt([1, 2], k.obfuscators(2, drawn.randbytes)).tobytes(),
+            k.public.obfuscators(1, None, drawn.getrandbits).tobytes(),
+            k.public.conceal(before, drawn.getrandbits).tobytes(),
+        )
 
     first, second, other = run(1), run(1), run(2)
     assert first == second
     assert all(a != b for a, b in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("bits", SIZES)
+def test_obfuscators_take_whole_blocks_of_a_stream(bits, full):
+    """So any one can be drawn without those before; in another process, too."""
+    k = PrivateKey(int(key(bits)._p), int(key(bits)._q), random.Random(3).getrandbits, full)
+    assert k.drawn % 16 == 0
+    there = PrivateKey.from_parts(*k.parts())
+    together = k.obfuscators(3, Stream(bytes(32)))
+    assert [there.obfuscators(1, Stream(bytes(32), i * k.drawn)).tobytes() for i in range(3)] == [
+        one.tobytes() for one in together
+    ]

@@ -11,11 +11,14 @@ from paillier_key import KEY
 from vfl.crypto import reserve as reserves
 from vfl.crypto.packing import SumPacking
 from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
+from vfl.crypto.powers import RandomBits
+from vfl.crypto.randomness import Randomness, Stream
 from vfl.crypto.reserve import K, OwnReserve, Reserve
 from vfl.crypto.sums import encrypt
 from vfl.crypto.workers import Machine, Workers
 
 PUBLIC = KEY.public
+SECRET = bytes(32)
 POOL = 6  # in place of 384 n-th powers, each of which takes 10 ms
 
 
@@ -39,7 +42,7 @@ def small_pool(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     PUBLIC._products = None
 
 
-def fail(key: PrivateKey, count: int) -> Ciphertexts:
+def fail(key: PrivateKey, secret: bytes | None, first: int, count: int) -> Ciphertexts:
     raise ValueError("no obfuscators today")
 
 
@@ -49,8 +52,8 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 def test_spare_time_begins_and_ends() -> None:
-    async def run() -> Ciphertexts | None:
-        reserve = OwnReserve(Threads(KEY), 10**9)
+    async def run() -> Ciphertexts:
+        reserve = OwnReserve(Threads(KEY), 10**9, SECRET)
         reserve.end()  # nothing was begun
         reserve.begin()
         await until(lambda: len(reserve))
@@ -62,14 +65,14 @@ def test_spare_time_begins_and_ends() -> None:
         assert len(reserve) == made
 
         # Time enough.
-        reserve = OwnReserve(Threads(KEY), 100)
+        reserve = OwnReserve(Threads(KEY), 100, SECRET)
         reserve.begin()
         await until(reserve._filling.done)
         reserve.begin()
         await until(reserve._filling.done)
         reserve.end()
         assert len(reserve) == 128  # whole rounds of blocks
-        return reserve.take(100)
+        return reserve.take(100).ready
 
     obfuscators = asyncio.run(run())
     assert len({one.tobytes() for one in obfuscators}) == 100
@@ -80,7 +83,7 @@ def test_what_spare_time_failed_with_is_raised_once(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(reserves, "_own_obfuscators", fail)
 
     async def run() -> None:
-        reserve = OwnReserve(Threads(KEY), 100)
+        reserve = OwnReserve(Threads(KEY), 100, SECRET)
         for again in (reserve.end, reserve.begin):
             reserve.begin()
             await until(reserve._filling.done)
@@ -95,12 +98,13 @@ def test_what_spare_time_failed_with_is_raised_once(monkeypatch: pytest.MonkeyPa
 def test_without_processes_nothing_is_made_ahead() -> None:
     async def run() -> None:
         async with Workers(KEY, Machine()) as workers:
-            reserve = OwnReserve(workers, 1000)
+            reserve = OwnReserve(workers, 1000, SECRET)
             reserve.begin()
             await until(reserve._filling.done)
             reserve.end()
             assert len(reserve) == 0
-            assert reserve.take(1) is None
+            taken = reserve.take(1)
+            assert not len(taken.ready) and taken.missing == 1
 
     asyncio.run(run())
 
@@ -108,7 +112,7 @@ def test_without_processes_nothing_is_made_ahead() -> None:
 def test_spare_time_ends_with_the_workers() -> None:
     async def run() -> None:
         async with Threads(PUBLIC) as workers:
-            reserve = Reserve(workers, 10**9)
+            reserve = Reserve(workers, 10**9, SECRET)
             reserve.begin()
             filling = reserve._filling
             await until(lambda: len(reserve))
@@ -124,14 +128,14 @@ def test_obfuscators_made_in_spare_time_are_used_once() -> None:
     workers = Threads(KEY)
 
     async def run() -> Ciphertexts:
-        reserve = OwnReserve(workers, 100)
+        reserve = OwnReserve(workers, 100, SECRET)
         await reserve.fill()
         assert len(reserve) == 128  # whole rounds of blocks
         chunks = [(g[i : i + 50], h[i : i + 50]) for i in range(0, 200, 50)]
         parts = [part async for part in encrypt(workers, layout.pair, chunks, reserve)]
-        assert len(reserve) == 28
+        assert len(reserve) == 0
         ready, fresh = "encrypt, obfuscator ready", "encrypt"
-        assert workers.operations == {ready: 100, fresh: 100}
+        assert workers.operations == {ready: 128, fresh: 72}
         return np.concatenate(parts)
 
     ciphertexts = asyncio.run(run())
@@ -148,8 +152,8 @@ def test_no_more_obfuscators_than_the_memory_holds(small_pool: None) -> None:
     machine = Machine(2, memory=64 * 512)
 
     async def run() -> tuple[int, int]:
-        own = OwnReserve(Threads(KEY, machine), 10_000)
-        others = Reserve(Threads(PUBLIC, machine), 10_000)
+        own = OwnReserve(Threads(KEY, machine), 10_000, SECRET)
+        others = Reserve(Threads(PUBLIC, machine), 10_000, SECRET)
         await own.fill()
         await others.fill()
         return len(own), len(others)
@@ -166,12 +170,14 @@ def test_others_draw_powers_and_then_products_of_them(small_pool: None) -> None:
     asked: list[tuple[int, bool]] = []
     before = PublicKey.obfuscators
 
-    def noted(key: PublicKey, count: int, pool: Ciphertexts | None = None) -> Ciphertexts:
+    def noted(
+        key: PublicKey, count: int, pool: Ciphertexts | None, random_bits: RandomBits
+    ) -> Ciphertexts:
         asked.append((count, pool is not None))
-        return before(key, count, pool)
+        return before(key, count, pool, random_bits)
 
     async def run() -> Ciphertexts:
-        reserve = Reserve(Threads(PUBLIC), 5)
+        reserve = Reserve(Threads(PUBLIC), 5, SECRET)
         assert (await reserve.draw(0)).shape == (0, 512) and not asked
         drawn = [await reserve.draw(1), await reserve.draw(2)]
         assert len(reserve) == 0 and sum(count for count, _ in asked) == 3
@@ -180,7 +186,7 @@ def test_others_draw_powers_and_then_products_of_them(small_pool: None) -> None:
         ready = len(reserve)
         drawn.append(await reserve.draw(2))
         assert len(reserve) == ready - 2
-        assert not any(products for _, products in asked)
+        assert sum(count for count, products in asked if not products) == POOL
         drawn.append(await reserve.draw(40))
         assert {products for _, products in asked[-3:]} == {True}
         assert len(reserve._powers) == POOL
@@ -192,7 +198,42 @@ def test_others_draw_powers_and_then_products_of_them(small_pool: None) -> None:
         drawn = asyncio.run(run())
     assert len(drawn) == len({one.tobytes() for one in drawn}) == 46
     assert all(map(is_nth_power, PUBLIC.integers(drawn)))
-    assert sum(count for count, products in asked if not products) >= POOL
+    assert sum(count for count, products in asked if not products) == POOL
+
+
+@pytest.mark.parametrize("ahead", [0, 3, 200])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_who_makes_obfuscators_and_when_does_not_matter(
+    small_pool: None, workers: int, ahead: int
+) -> None:
+    """Spare time that is long, short, ended in the middle, or goes on while others are asked for."""
+    owners = KEY.obfuscators(150, Stream(SECRET)).tobytes()
+
+    async def run() -> tuple[bytes, bytes]:
+        own = OwnReserve(Threads(KEY, Machine(workers)), ahead, SECRET)
+        others = Reserve(Threads(PUBLIC, Machine(workers)), ahead, SECRET)
+        taken, drawn = [], []
+        for count in (1, 4, 0, 45, 100):
+            for reserve in (own, others):
+                reserve.begin()
+            if count == 45:
+                await until(own._filling.done)
+            taken.append(own.take(count).all(KEY))
+            if count == 4:
+                others.end()
+            if count < 100:
+                drawn.append(await others.draw(count))
+        for reserve in (own, others):
+            reserve.end()
+        return b"".join(one.tobytes() for one in taken), b"".join(one.tobytes() for one in drawn)
+
+    taken, drawn = asyncio.run(run())
+    assert taken == owners
+    numbers = Randomness(SECRET)
+    powers = [PUBLIC.obfuscators(1, None, numbers.at("obfuscator", i).bits) for i in range(POOL)]
+    pool = np.concatenate(powers)
+    products = [PUBLIC.obfuscators(1, pool, numbers.at("obfuscator", i).bits) for i in range(POOL, 50)]
+    assert drawn == b"".join(one.tobytes() for one in (*powers, *products))
 
 
 def test_a_pool_of_another_size_is_refused() -> None:
@@ -201,16 +242,16 @@ def test_a_pool_of_another_size_is_refused() -> None:
 
 
 def test_processes_draw_as_well(small_pool: None) -> None:
-    """What they make is an n-th power; a pool of another size than theirs is refused there."""
+    """What they make is what is made here; a pool of another size than theirs is refused there."""
 
     async def run() -> None:
         async with Workers(PUBLIC, Machine(2)) as workers:
-            reserve = Reserve(workers, 3)
-            reserve.begin()
-            drawn = await reserve.draw(7)
-            assert all(map(is_nth_power, PUBLIC.integers(drawn)))
+            reserve = Reserve(workers, 3, SECRET)
+            drawn = await reserve.draw(POOL)
+            numbers = Randomness(SECRET)
+            here = [PUBLIC.obfuscators(1, None, numbers.at("obfuscator", i).bits) for i in range(POOL)]
+            assert np.array_equal(drawn, np.concatenate(here))
             with pytest.raises(ValueError, match="a pool of 6 n-th powers, 384 are needed"):
-                while True:
-                    await reserve.draw(1)
+                await reserve.draw(1)
 
     asyncio.run(run())

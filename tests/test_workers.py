@@ -65,7 +65,7 @@ def test_results_come_in_the_tasks_order_and_errors_as_they_are(count):
 def test_processes_are_started_once_the_work_pays_for_them():
     async def run():
         async with Workers(KEY, Machine(2, alone=0.05)) as workers:
-            reserve = OwnReserve(workers, 1)
+            reserve = OwnReserve(workers, 1, None)
             await reserve.fill()
             assert await workers.run(own_pid, 0) == os.getpid()
             assert not workers.beside and not len(reserve)  # a thread makes nothing ahead
@@ -121,7 +121,8 @@ def test_encrypt_sum_pack_decrypt(count):
         ):
             chunks = [(g[:500], h[:500]), (g[500:], h[500:])]
             parts = [
-                part async for part in encrypt(private, layout.pair, chunks, OwnReserve(private, 0))
+                part
+                async for part in encrypt(private, layout.pair, chunks, OwnReserve(private, 0, None))
             ]
             encrypted = np.concatenate(parts)
             store = public.rows(rows, public.key.width)
@@ -134,7 +135,7 @@ def test_encrypt_sum_pack_decrypt(count):
                 await public.run(check_rows, store.handle, 0, rows)
             store.close()
             assert np.array_equal(from_store, from_array)
-            packed = await pack_and_rerandomise(Reserve(public, 0), from_store, layout)
+            packed = await pack_and_rerandomise(Reserve(public, 0, None), from_store, layout)
             assert len(packed) == layout.ciphertexts(cells)
             return await decrypt_sums(private, layout, packed, cells)
 

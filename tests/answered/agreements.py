@@ -9,7 +9,7 @@ from reference.data import data, sha256
 
 from answered.given import Answers, Given
 from vfl.jobs.offer import Matching, Terms
-from vfl.party import ledger, rotation
+from vfl.party import identity, ledger, rotation
 from vfl.party.documents import canonical_json
 from vfl.party.identity import Certificate
 from vfl.party.kept_query import KeptQuery
@@ -45,15 +45,14 @@ def _(given: Given) -> object:
 
 @ANSWERS.of("signature")
 def _(given: Given) -> object:
-    """Signatures have a random part, so that the package makes others; it takes these."""
     private = ec.derive_private_key(int(given["private"], 16), ec.SECP256R1())
-    message, answer = data(given["message"]), slow_agreements.ANSWERS["signature"](given)
+    message, made = data(given["message"]), identity.signed(private, data(given["message"]))
     certificate = certificate_of(private.public_key())
-    assert certificate.verify(bytes.fromhex(answer["signature"]), message)
-    assert not certificate.verify(bytes.fromhex(answer["signature"]), message + b"\0")
+    assert certificate.verify(made, message)
+    assert not certificate.verify(made, message + b"\0")
     numbers = private.public_key().public_numbers()
     point = b"\4" + numbers.x.to_bytes(32, "big") + numbers.y.to_bytes(32, "big")
-    return {"public": point.hex(), "signature": answer["signature"]}
+    return {"public": point.hex(), "signature": made.hex()}
 
 
 @ANSWERS.of("statement of a rotation")
@@ -84,5 +83,6 @@ def _(given: Given) -> object:
     assert isinstance(entry, ledger.Seal)
     private = ec.derive_private_key(int(given["private"], 16), ec.SECP256R1())
     assert certificate_of(private.public_key()).verify(entry.signed, signed)
+    assert identity.signed(private, signed) == entry.signed
     line, _ = ledger.encode(entry, given["before"])
     return {"signed": signed.hex(), "line": line[:-1].decode()}

@@ -4,7 +4,7 @@ import numpy as np
 from reference import paillier as slow_paillier
 from reference.data import sha256
 
-from answered.given import Answers, Given, drawing, hexes, number
+from answered.given import Answers, Given, drawing, fixed, hexes, number
 from vfl.crypto import paillier
 from vfl.crypto.packing import SumPacking
 from vfl.crypto.powers import RandomProducts
@@ -18,7 +18,7 @@ def private_key(given: Given, *drawn: int, full: bool = False) -> paillier.Priva
 
 
 def public_key(given: Given, *drawn: int) -> paillier.PublicKey:
-    return paillier.PublicKey(int(given["p"], 16) * int(given["q"], 16), drawing(*drawn))
+    return paillier.PublicKey(int(given["p"], 16) * int(given["q"], 16), drawing(*(drawn or (3,))))
 
 
 def textbook(given: Given) -> tuple[paillier.PrivateKey, paillier.Ciphertexts]:
@@ -50,36 +50,42 @@ def _(given: Given) -> object:
 
 @ANSWERS.of("by the owner")
 def _(given: Given) -> object:
-    key = private_key(given, number(given["root"]), *map(number, given["exponents"]))
-    made = key.encrypt(given["plaintexts"])
+    key = private_key(given, number(given["root"]))
+    plaintexts, exponents = given["plaintexts"], map(number, given["exponents"])
+    drawn = b"".join(exponent.to_bytes(key.drawn, "little") for exponent in exponents)
+    made = key.encrypt(plaintexts, key.obfuscators(len(plaintexts), fixed(drawn)))
     assert key.decrypt(made) == given["plaintexts"]
     return {"ciphertexts": hexes(made)}
 
 
 @ANSWERS.of("by the owner, full exponents")
 def _(given: Given) -> object:
-    drawn = (number(given[name]) for name in ("root", "alpha", "beta"))
-    return {"ciphertexts": hexes(private_key(given, *drawn, full=True).encrypt([given["plaintext"]]))}
+    key = private_key(given, number(given["root"]), full=True)
+    exponents = (number(given[name]) for name in ("alpha", "beta"))
+    drawn = b"".join(exponent.to_bytes(key.drawn // 2, "little") for exponent in exponents)
+    return {"ciphertexts": hexes(key.encrypt([given["plaintext"]], key.obfuscators(1, fixed(drawn))))}
 
 
 @ANSWERS.of("by others")
 def _(given: Given) -> object:
-    key = public_key(given, *map(number, given["units"]))
-    return {"ciphertexts": hexes(key.encrypt(given["plaintexts"]))}
+    key, plaintexts = public_key(given), given["plaintexts"]
+    drawn = key.obfuscators(len(plaintexts), None, drawing(*map(number, given["units"])))
+    return {"ciphertexts": hexes(key.rerandomise(key.unsafe_encrypt(plaintexts), drawn))}
 
 
 @ANSWERS.of("a product of n-th powers")
 def _(given: Given) -> object:
-    key = public_key(given, *map(number, given["units"]))
-    powers = key.integers(key.obfuscators(len(given["units"])))
+    key, units = public_key(given), [*map(number, given["units"])]
+    powers = key.integers(key.obfuscators(len(units), None, drawing(*units)))
     product = RandomProducts(powers, key.n_squared).draw(drawing(number(given["exponents"])))
     return {"obfuscator": hexes(key.array([product]))[0]}
 
 
 @ANSWERS.of("concealed")
 def _(given: Given) -> object:
-    key = public_key(given, number(given["base"]), number(given["exponent"]))
-    return {"ciphertexts": hexes(key.conceal(key.unsafe_encrypt([given["plaintext"]])))}
+    key, exponent = public_key(given, number(given["base"])), number(given["exponent"])
+    concealed = key.conceal(key.unsafe_encrypt([given["plaintext"]]), drawing(exponent))
+    return {"ciphertexts": hexes(concealed)}
 
 
 @ANSWERS.of("arithmetic")

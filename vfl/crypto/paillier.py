@@ -17,10 +17,12 @@ Obfuscators:
   Koshiba, Kurosawa, PKC 2004), and the best attack on these, Pollard's kangaroo, takes the root of the
   number of exponents, here 2^128. Asked for are twice the security level, 224 at 2048 (NIST SP 800-56A
   rev. 3, 5.6.1.1.1; RFC 7919, appendix A: 225, 275 and 325). Ma, Han, Lei, ACSAC 2021, take 448.
-  `full_exponents` needs no assumption: exponents uniform below p - 1 and q - 1, more work.
+  `full_exponents` needs no assumption: exponents uniform below p - 1 and q - 1 but for 2^-128, more
+  work.
 - Whoever lacks the key hides sums from its owner, who has chosen n and knows its factors. So it draws
   uniformly among all n-th powers, whatever n is (`PublicKey.obfuscators`). That these are all there is
   to hide behind is what the owner proves of n (`PublicKey.check_proof`).
+Keys hold no source of random numbers: whoever asks for obfuscators says where they are drawn from.
 """
 
 import ctypes
@@ -36,6 +38,7 @@ from gmpy2 import mpz, xmpz
 from numpy.typing import NDArray
 
 from vfl.crypto.powers import FixedBase, RandomBits, RandomProducts, elements_needed
+from vfl.crypto.randomness import Entropy
 
 KEY_BITS = (2048, 3072, 4096)
 # Above twice the security level in bits, which NIST SP 800-57 puts at 112 and 128 for the first two.
@@ -66,7 +69,7 @@ class PublicKey:
             raise ValueError("a modulus that is no product of two large primes")
         self.n_squared = self.n**2
         self.width = self.bits // 4
-        self._random_bits = random_bits
+        self._root = random_bits(self.bits + 128)  # of the base that `conceal` raises
         self._products: tuple[Ciphertexts, RandomProducts] | None = None  # a pool, and of what is in it
         self._short: tuple[int, FixedBase] | None = None
 
@@ -219,7 +222,12 @@ class PublicKey:
             obfuscators = self.obfuscators(len(ciphertexts))
         return self.add(ciphertexts, obfuscators)
 
-    def obfuscators(self, count: int, pool: Ciphertexts | None = None) -> Ciphertexts:
+    def obfuscators(
+        self,
+        count: int,
+        pool: Ciphertexts | None = None,
+        random_bits: RandomBits = secrets.randbits,
+    ) -> Ciphertexts:
         """n-th powers, each uniform among all of them, whatever n is: an owner who has made n for the
         purpose cannot tell what they are multiplied with.
 
@@ -229,14 +237,14 @@ class PublicKey:
         obfuscators, each once: given all of them, the products are still uniform.
         """
         if pool is None:
-            return self.array([self._nth_power() for _ in range(count)])
+            return self.array([self._nth_power(random_bits) for _ in range(count)])
         if len(pool) != self.pool_size:
             raise ValueError(f"a pool of {len(pool)} n-th powers, {self.pool_size} are needed")
         known = self._products
-        if known is None or not np.array_equal(known[0], pool):
+        if known is None or (known[0] is not pool and not np.array_equal(known[0], pool)):
             known = self._products = pool, RandomProducts(self.integers(pool), self.n_squared)
         _, products = known
-        return self.array([products.draw(self._random_bits) for _ in range(count)])
+        return self.array([products.draw(random_bits) for _ in range(count)])
 
     @property
     def pool_size(self) -> int:
@@ -251,7 +259,9 @@ class PublicKey:
         """Encryptions of integers (negative ones modulo n)."""
         return self.rerandomise(self.unsafe_encrypt(plaintexts))
 
-    def conceal(self, ciphertexts: Ciphertexts) -> Ciphertexts:
+    def conceal(
+        self, ciphertexts: Ciphertexts, random_bits: RandomBits = secrets.randbits
+    ) -> Ciphertexts:
         """The same plaintexts under obfuscators that hide from everybody but the key's owner.
 
         Their exponents are short, by the assumption above: much less work than `rerandomise`. Never for
@@ -259,14 +269,11 @@ class PublicKey:
         """
         if self._short is None:
             bits = SHORT_EXPONENT[self.bits]
-            base = gmpy2.powmod(self._random_bits(self.bits + 128), 2 * self.n, self.n_squared)
+            base = gmpy2.powmod(self._root, 2 * self.n, self.n_squared)
             self._short = bits, FixedBase(base, self.n_squared, bits)
         bits, base = self._short
         return self.array(
-            [
-                x * base.power(self._random_bits(bits)) % self.n_squared
-                for x in self.integers(ciphertexts)
-            ]
+            [x * base.power(random_bits(bits)) % self.n_squared for x in self.integers(ciphertexts)]
         )
 
     def times(self, ciphertexts: Ciphertexts, factors: Sequence[int]) -> Ciphertexts:
@@ -278,14 +285,14 @@ class PublicKey:
         return self.array([gmpy2.powmod(x, factor, self.n_squared) for x, factor in pairs])
 
     def parts(self) -> tuple[int, ...]:
-        """What `from_parts` makes the same key of in a worker process."""
-        return (int(self.n),)
+        """What `from_parts` makes the same key of in a worker process: the last one is secret."""
+        return int(self.n), self._root
 
     @classmethod
     def from_parts(cls, *parts: int) -> Self:
         """The key with these parts."""
-        (n,) = parts
-        return cls(n)
+        n, root = parts
+        return cls(n, lambda bits: root)
 
     def check_proof(self, proof: bytes) -> None:
         """Raises ValueError unless the key's owner has proved that n-th powers are all the obfuscators
@@ -313,11 +320,9 @@ class PublicKey:
             digest = hashlib.shake_256(b"vfl key proof\0" + bytes([i]) + modulus).digest(width + 16)
             yield mpz(int.from_bytes(digest, "big")) % self.n
 
-    def _nth_power(self) -> mpz:
+    def _nth_power(self, random_bits: RandomBits) -> mpz:
         """The n-th power of a uniform unit modulo n, which decides it modulo n^2."""
-        while (
-            not 0 < (unit := mpz(self._random_bits(self.bits))) < self.n or gmpy2.gcd(unit, self.n) > 1
-        ):
+        while not 0 < (unit := mpz(random_bits(self.bits))) < self.n or gmpy2.gcd(unit, self.n) > 1:
             pass
         return gmpy2.powmod(unit, self.n, self.n_squared)
 
@@ -338,9 +343,10 @@ class PrivateKey:
         full_exponents: bool = False,
     ) -> None:
         self._p, self._q = mpz(p), mpz(q)
-        self.public = PublicKey(int(self._p * self._q), random_bits)
-        self._random_bits, self._full_exponents = random_bits, full_exponents
-        root = random_bits(self.public.bits + 128)
+        self._full_exponents = full_exponents
+        n = self._p * self._q
+        self._root = root = random_bits(n.bit_length() + 128)
+        self.public = PublicKey(int(n), lambda bits: root)
         # 1 + n is 1 + q p modulo p^2 and 1 + p q modulo q^2 (Paillier 1999, section 7).
         self._at_p = _Half(self._p, self._q, root)
         self._at_q = _Half(self._q, self._p, root)
@@ -372,13 +378,27 @@ class PrivateKey:
         """
         n, n_squared = self.public.n, self.public.n_squared
         if obfuscators is None:
-            return self.public.array([self._obfuscator() * (1 + m * n) % n_squared for m in plaintexts])
+            obfuscators = self.obfuscators(len(plaintexts))
         ready = zip(self.public.integers(obfuscators), plaintexts, strict=True)
         return self.public.array([r * (1 + m * n) % n_squared for r, m in ready])
 
-    def obfuscators(self, count: int) -> Ciphertexts:
-        """Encryptions of zero, for `encrypt`: nearly all of its work, done ahead."""
-        return self.public.array([self._obfuscator() for _ in range(count)])
+    def obfuscators(self, count: int, entropy: Entropy = secrets.token_bytes) -> Ciphertexts:
+        """Encryptions of zero, for `encrypt`: nearly all of its work, done ahead.
+
+        Of the bytes of `entropy` each takes `drawn`, whatever their values.
+        """
+        size, data = self.drawn, entropy(self.drawn * count)
+        return self.public.array(
+            [self._obfuscator(data[at : at + size]) for at in range(0, len(data), size)]
+        )
+
+    @property
+    def drawn(self) -> int:
+        """Random bytes of an obfuscator, in whole blocks of AES, so that a stream can be read from any
+        one on."""
+        # Full exponents are reduced: 128 bits more than p has make them uniform but for 2^-128.
+        bits = self.public.bits // 2 + 128 if self._full_exponents else SHORT_EXPONENT[self.public.bits]
+        return -(-bits // 128) * 16 * (2 if self._full_exponents else 1)
 
     def decrypt(self, ciphertexts: Ciphertexts) -> list[int]:
         """The plaintexts, centred: below n / 2 in size."""
@@ -400,26 +420,26 @@ class PrivateKey:
 
     def parts(self) -> tuple[int, ...]:
         """What `from_parts` makes the same key of in a worker process: secret."""
-        return int(self._p), int(self._q), int(self._full_exponents)
+        return int(self._p), int(self._q), int(self._full_exponents), self._root
 
     @classmethod
     def from_parts(cls, *parts: int) -> Self:
         """The key with these parts."""
-        p, q, full_exponents = parts
-        return cls(p, q, full_exponents=bool(full_exponents))
+        p, q, full_exponents, root = parts
+        return cls(p, q, lambda bits: root, bool(full_exponents))
 
     def warm(self) -> None:
         """Make the tables of the fixed bases now rather than at first use."""
-        self._obfuscator()
+        self._obfuscator(bytes(self.drawn))
 
-    def _obfuscator(self) -> mpz:
+    def _obfuscator(self, drawn: bytes) -> mpz:
         if self._full_exponents:
-            return self._join(
-                self._at_p.power_below_order(self._random_bits),
-                self._at_q.power_below_order(self._random_bits),
-            )
+            half = len(drawn) // 2
+            at_p = self._at_p.power_below_order(int.from_bytes(drawn[:half], "little"))
+            at_q = self._at_q.power_below_order(int.from_bytes(drawn[half:], "little"))
+            return self._join(at_p, at_q)
         bits = SHORT_EXPONENT[self.public.bits]
-        exponent = self._random_bits(bits)
+        exponent = int.from_bytes(drawn[: bits // 8], "little")
         return self._join(self._at_p.power(exponent, bits), self._at_q.power(exponent, bits))
 
     def _join(self, a: mpz, b: mpz) -> mpz:
@@ -448,12 +468,9 @@ class _Half:
             self._base = FixedBase(h, self.square, bits)
         return self._base.power(exponent)
 
-    def power_below_order(self, random_bits: RandomBits) -> mpz:
-        """A power with an exponent uniform below the order of the group of n-th powers."""
-        bits = self.prime.bit_length()
-        while (exponent := random_bits(bits)) >= self.prime - 1:
-            pass
-        return self.power(exponent, bits)
+    def power_below_order(self, number: int) -> mpz:
+        """A power with this exponent modulo the order of the group of n-th powers."""
+        return self.power(int(number % (self.prime - 1)), self.prime.bit_length())
 
     def decrypt(self, c: mpz) -> mpz:
         """The plaintext modulo p, in [0, p)."""

@@ -36,11 +36,15 @@ Place = int | str | bytes
 class Stream:
     """Random numbers, one after the other; an `Entropy` itself."""
 
-    def __init__(self, key: bytes | None = None) -> None:
-        """`key` of 32 bytes; None: from the operating system."""
+    def __init__(self, key: bytes | None = None, start: int = 0) -> None:
+        """`key` of 32 bytes; None: from the operating system. `start`: the byte that comes first, a
+        multiple of 16."""
+        if start % 16:
+            raise ValueError(f"a stream is read from a whole block on, not from byte {start}")
         self._draw: Entropy = secrets.token_bytes
         if key is not None:
-            cipher = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
+            counter = modes.CTR((start // 16).to_bytes(16, "big"))
+            cipher = Cipher(algorithms.AES256(key), counter).encryptor()
             self._draw = lambda count: cipher.update(bytes(count))
 
     def __call__(self, count: int) -> bytes:

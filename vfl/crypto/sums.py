@@ -9,7 +9,8 @@ import numpy as np
 from vfl.arrays import Integers
 from vfl.crypto.packing import SumPacking
 from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
-from vfl.crypto.reserve import OwnReserve, Reserve
+from vfl.crypto.randomness import Randomness, Stream
+from vfl.crypto.reserve import OwnObfuscators, OwnReserve, Reserve
 from vfl.crypto.workers import Handle, SharedRows, Workers, rows_of
 
 _TASK = 512  # products of a task at least
@@ -125,15 +126,22 @@ def _positional_sum(
     return key.positional_sum(histograms, window, least)
 
 
-async def conceal(workers: Workers[PublicKey], plaintexts: Sequence[int]) -> Ciphertexts:
-    """Encryptions, without the private key, that hide from all but its owner."""
-    tasks = [(plaintexts[i : i + _FEW],) for i in range(0, len(plaintexts), _FEW)]
+async def conceal(
+    workers: Workers[PublicKey], plaintexts: Sequence[int], secret: bytes | None
+) -> Ciphertexts:
+    """Encryptions, without the private key, that hide from all but its owner. `secret`: what the
+    obfuscators are drawn from, for these plaintexts alone (`Randomness.key_at`)."""
+    drawn = Randomness(secret)
+    tasks = [
+        (plaintexts[i : i + _FEW], drawn.key_at("obfuscators from", i))
+        for i in range(0, len(plaintexts), _FEW)
+    ]
     workers.operations["encrypt"] += len(plaintexts)
     return np.concatenate([_none(workers), *await workers.map(_conceal, tasks)])
 
 
-def _conceal(key: PublicKey, plaintexts: Sequence[int]) -> Ciphertexts:
-    return key.conceal(key.unsafe_encrypt(plaintexts))
+def _conceal(key: PublicKey, plaintexts: Sequence[int], secret: bytes | None) -> Ciphertexts:
+    return key.conceal(key.unsafe_encrypt(plaintexts), Stream(secret).bits)
 
 
 async def times_and_conceal(
@@ -141,13 +149,17 @@ async def times_and_conceal(
     ciphertexts: Ciphertexts,
     factors: Sequence[int] | None,
     summands: Sequence[int],
+    secret: bytes | None,
 ) -> Ciphertexts:
-    """Each plaintext times a factor (1 without) plus a summand, hidden from all but the key's owner."""
+    """Each plaintext times a factor (1 without) plus a summand, hidden from all but the key's owner.
+    `secret`: as of `conceal`."""
+    drawn = Randomness(secret)
     tasks = [
         (
             ciphertexts[i : i + _FEW],
             None if factors is None else factors[i : i + _FEW],
             summands[i : i + _FEW],
+            drawn.key_at("obfuscators from", i),
         )
         for i in range(0, len(ciphertexts), _FEW)
     ]
@@ -157,10 +169,14 @@ async def times_and_conceal(
 
 
 def _times_and_conceal(
-    key: PublicKey, ciphertexts: Ciphertexts, factors: Sequence[int] | None, summands: Sequence[int]
+    key: PublicKey,
+    ciphertexts: Ciphertexts,
+    factors: Sequence[int] | None,
+    summands: Sequence[int],
+    secret: bytes | None,
 ) -> Ciphertexts:
     products = ciphertexts if factors is None else key.times(ciphertexts, factors)
-    return key.conceal(key.add(products, key.unsafe_encrypt(summands)))
+    return key.conceal(key.add(products, key.unsafe_encrypt(summands)), Stream(secret).bits)
 
 
 def _none(workers: Workers[PublicKey]) -> Ciphertexts:
@@ -216,10 +232,12 @@ async def encrypt(
 
     def tasks() -> Iterator[tuple[object, ...]]:
         for chunk in chunks:
-            ready = reserve.take(len(chunk[0]))
-            kind = "encrypt" if ready is None else "encrypt, obfuscator ready"
-            workers.operations[kind] += len(chunk[0])
-            yield plaintexts, chunk, ready
+            obfuscators = reserve.take(len(chunk[0]))
+            if len(obfuscators.ready):
+                workers.operations["encrypt, obfuscator ready"] += len(obfuscators.ready)
+            if obfuscators.missing:
+                workers.operations["encrypt"] += obfuscators.missing
+            yield plaintexts, chunk, obfuscators
 
     async for ciphertexts in workers.stream(_encrypt, tasks()):
         yield ciphertexts
@@ -229,9 +247,9 @@ def _encrypt(
     key: PrivateKey,
     plaintexts: Callable[..., Sequence[int]],
     chunk: tuple[Integers, ...],
-    ready: Ciphertexts | None,
+    obfuscators: OwnObfuscators,
 ) -> Ciphertexts:
-    return key.encrypt(plaintexts(*chunk), ready)
+    return key.encrypt(plaintexts(*chunk), obfuscators.all(key))
 
 
 async def decrypt_sums(

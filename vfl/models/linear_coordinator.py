@@ -23,7 +23,9 @@ class LinearCoordinator(CoordinatorRole):
             most = counted(step.of, "iteration")
             run.progress(f"gradient {step.gradient:.1e}, at most {most}", step.iteration, None)
 
-        key = await asyncio.to_thread(generate_key, self.params)
+        key = await asyncio.to_thread(
+            generate_key, self.params, run.resources.randomness.at("Paillier key")
+        )
         quadratic = self.family == "logistic"
         converged = await coordinator_fit(
             parties, self.params, quadratic, key, run.resources, progress=follow, done=run.done

@@ -108,8 +108,9 @@ class Identity:
         return self.certificate.name
 
     def sign(self, data: bytes) -> bytes:
-        """An ECDSA signature (SHA-256, DER) over `data`."""
-        return self._key.sign(data, _ALGORITHM)
+        """An ECDSA signature (SHA-256, DER) over `data`, the same for the same data (RFC 6979): so that
+        a replay of a run signs as the run did."""
+        return signed(self._key, data)
 
     @property
     def under_passphrase(self) -> bool:
@@ -120,6 +121,18 @@ class Identity:
         """A key of 32 bytes that only who has the private key can derive (HKDF, RFC 5869)."""
         secret = self._key.private_numbers().private_value.to_bytes(32, "big")
         return HKDF(hashes.SHA256(), 32, salt, purpose).derive(secret)
+
+
+def signed(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
+    """As `Identity.sign`. Raises IdentityError where OpenSSL cannot."""
+    try:
+        algorithm = ec.ECDSA(hashes.SHA256(), deterministic_signing=True)
+    except UnsupportedAlgorithm:
+        raise IdentityError(
+            "the installed cryptography uses an OpenSSL before 3.2, which cannot sign by RFC 6979: "
+            "install cryptography from PyPI"
+        ) from None
+    return key.sign(data, algorithm)
 
 
 def create(prefix: Path, name: str, words: bytes | None = None) -> Identity:

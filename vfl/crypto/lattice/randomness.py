@@ -1,8 +1,8 @@
 """Random words, secrets and errors from AES-256 in counter mode.
 
 A stream is a key and a label. Public polynomials come from public keys, so that both parties have the
-same; secrets and errors from keys out of the system's generator. Draws are the same on any platform, but
-for Gaussians, which one party alone draws: wide ones may differ by one where a library rounds otherwise.
+same; secrets and errors from the random numbers of the run. Draws are the same on any platform: those of
+Gaussians too, whose logarithms and cosines are made of operations that IEEE 754 rounds in one way.
 """
 
 import hashlib
@@ -113,10 +113,40 @@ def _gaussian(drawn: NDArray[np.uint64], deviation: float) -> NDArray[np.int64]:
     out = np.empty(len(drawn), np.int64)
     eleven = np.uint64(11)
     for i in range(0, len(drawn), 2):
-        radius = deviation * math.sqrt(
-            -2.0 * math.log((np.float64(drawn[i] >> eleven) + 1.0) * 2.0**-53)
-        )
-        angle = 2.0 * math.pi * (np.float64(drawn[i + 1] >> eleven) * 2.0**-53)
-        out[i] = np.int64(np.rint(radius * math.cos(angle)))
-        out[i + 1] = np.int64(np.rint(radius * math.sin(angle)))
+        uniform = (np.float64(drawn[i] >> eleven) + 1.0) * 2.0**-53
+        radius = deviation * math.sqrt(-2.0 * _log(uniform))
+        # A turn is cut into quarters: the angle from the middle of the nearest is exact before the pi.
+        turn = np.float64(drawn[i + 1] >> eleven) * 2.0**-51
+        quarter = np.rint(turn)
+        cosine, sine = _cosine_and_sine((turn - quarter) * (math.pi / 2))
+        if np.int64(quarter) & 1:
+            cosine, sine = -sine, cosine
+        if np.int64(quarter) & 2:
+            cosine, sine = -cosine, -sine
+        out[i] = np.int64(np.rint(radius * cosine))
+        out[i + 1] = np.int64(np.rint(radius * sine))
     return out
+
+
+@inlined
+def _log(x: float) -> float:
+    """The natural logarithm, to a few units in the last place: 2 artanh((m - 1) / (m + 1)) of m between
+    the roots of 1/2 and 2, by its series."""
+    mantissa, exponent = math.frexp(x)
+    if mantissa < 0.7071067811865476:
+        mantissa, exponent = 2.0 * mantissa, exponent - 1
+    ratio = (mantissa - 1.0) / (mantissa + 1.0)
+    square, total = ratio * ratio, 0.0
+    for odd in range(21, 1, -2):
+        total = (total + 1.0 / odd) * square
+    return exponent * 0.6931471805599453 + 2.0 * (ratio + ratio * total)
+
+
+@inlined
+def _cosine_and_sine(angle: float) -> tuple[float, float]:
+    """Both, to a few units in the last place, of an angle of at most pi / 4, by their series."""
+    square, cosine, sine = angle * angle, 1.0, 1.0
+    for even in range(16, 0, -2):  # below 2^-60 after these
+        cosine = 1.0 - cosine * (square * (1.0 / (even * (even - 1))))
+        sine = 1.0 - sine * (square * (1.0 / (even * (even + 1))))
+    return cosine, angle * sine

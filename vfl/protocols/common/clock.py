@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -23,6 +23,39 @@ class Clock:
         self.seconds[phase] += time.perf_counter() - started
 
 
+Say = Callable[[str, float], float]
+"""The seconds that a party says to a peer, in a message, that it took, of those that it has measured."""
+
+
+def as_measured(peer: str, seconds: float) -> float:
+    """Say what was measured."""
+    return seconds
+
+
+class SecondsNoted:
+    """Says what was measured, and notes it: it is the one thing in messages that neither what came nor
+    random numbers decide, and a replay has to know it."""
+
+    def __init__(self) -> None:
+        self.said: dict[str, list[float]] = defaultdict(list)
+        """By peer, in order."""
+
+    def __call__(self, peer: str, seconds: float) -> float:
+        self.said[peer].append(seconds)
+        return seconds
+
+
+class SecondsSaid:
+    """Says in a replay what was said in the run, whatever is measured now."""
+
+    def __init__(self, said: Mapping[str, Iterable[float]]) -> None:
+        self._left = {peer: iter(seconds) for peer, seconds in said.items()}
+
+    def __call__(self, peer: str, seconds: float) -> float:
+        # Beyond the run's last message, whose replay is then found to send another one: no time.
+        return next(self._left.get(peer, iter(())), 0.0)
+
+
 class ToldTime:
     """The time that a host takes, as its guest is told of it: in whole steps.
 
@@ -30,7 +63,9 @@ class ToldTime:
     step is told with a later message, so that the sum is right but for one.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, peer: str, say: Say) -> None:
+        """`peer`: who is told."""
+        self._peer, self._say = peer, say
         self._untold = 0.0
 
     def spent(self, seconds: float) -> None:
@@ -48,4 +83,4 @@ class ToldTime:
         """The whole steps that were not told yet."""
         whole = self._untold // STEP * STEP
         self._untold -= whole
-        return whole
+        return self._say(self._peer, whole)

@@ -11,7 +11,6 @@ others, so that one host's part is all that is left of the sum, gets numbers tha
 """
 
 import hashlib
-import secrets
 from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
@@ -60,7 +59,8 @@ async def exchange_keys(guest: Peer, own: Participant) -> dict[str, bytes]:
         raise ValueError("the names of all hosts are needed")
     if len(own.hosts) < 2:
         return {}
-    private = X25519PrivateKey.from_private_bytes(secrets.token_bytes(32))
+    drawn = own.resources.randomness.at("key for the other hosts", guest.name)
+    private = X25519PrivateKey.from_private_bytes(drawn(32))
     public = private.public_key().public_bytes_raw()
     await guest.send(FellowKey(public, signature(own, public)))
     keys = await guest.recv(FellowKeys)

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import ClassVar, Literal, Protocol
 
 from vfl.crypto.paillier import PrivateKey, PublicKey
+from vfl.crypto.randomness import Stream
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, Message
 
@@ -36,9 +37,9 @@ class KeyParams(Protocol):
     def obfuscators(self) -> Literal["short", "full"]: ...
 
 
-def generate_key(params: KeyParams) -> PrivateKey:
-    """A key for one job. Takes a second or more."""
-    return PrivateKey.generate(params.key_bits, full_exponents=params.obfuscators == "full")
+def generate_key(params: KeyParams, drawn: Stream) -> PrivateKey:
+    """A key for one job, of these random numbers alone. Takes a second or more."""
+    return PrivateKey.generate(params.key_bits, drawn.bits, params.obfuscators == "full")
 
 
 async def send_key(peers: Sequence[Peer], key: PrivateKey) -> None:
@@ -49,13 +50,14 @@ async def send_key(peers: Sequence[Peer], key: PrivateKey) -> None:
     await together([peer.send(message) for peer in peers])
 
 
-async def receive_key(owner: Peer, params: KeyParams) -> PublicKey:
-    """The owner's public key. Raises PeerError when it is not what the job says."""
+async def receive_key(owner: Peer, params: KeyParams, drawn: Stream) -> PublicKey:
+    """The owner's public key; `drawn`: for the base of `PublicKey.conceal`. Raises PeerError when it is
+    not what the job says."""
     message = await owner.recv(Key)
     if message.encryption != _SCHEME:
         raise owner.breach(f"a Key of another scheme than {_SCHEME}")
     try:
-        key = PublicKey(int.from_bytes(message.modulus, "big"))
+        key = PublicKey(int.from_bytes(message.modulus, "big"), drawn.bits)
     except ValueError as error:
         raise owner.breach(f"a Key with {error}") from None
     if key.bits != params.key_bits:

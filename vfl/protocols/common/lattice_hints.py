@@ -28,7 +28,6 @@ reading depends on.
 
 import asyncio
 import hashlib
-import secrets
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import nullcontext
@@ -46,7 +45,7 @@ from vfl.crypto.lattice.hint import EncryptedHint, HintKey
 from vfl.crypto.lattice.matrix import CellMatrix, make_hint
 from vfl.crypto.lattice.parameters import DEGREE, MODULUS_BITS, Parameters
 from vfl.crypto.lattice.vectors import PublicRows
-from vfl.crypto.workers import Operations
+from vfl.crypto.randomness import Randomness
 from vfl.errors import Refused
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
@@ -61,6 +60,7 @@ from vfl.protocols.common.lattice_sums import (
     Timed,
 )
 from vfl.protocols.common.mask_streams import MaskStream
+from vfl.protocols.common.participant import Resources
 
 _SEED = 32  # bytes of a share, of the seed, of a hint's name
 _PARTIES = 256
@@ -149,7 +149,8 @@ class KnownHint:
 
 
 class KeptHints(Protocol):
-    """Where the guest keeps hints, by host."""
+    """Where the guest keeps hints, by host. Who plays a job again needs what it answered in that job,
+    and the file of parts; these came in the job that made the hint."""
 
     def known(self, host: str) -> KnownHint | None:
         """The hint that was kept last."""
@@ -184,8 +185,8 @@ async def guest_meet(
     hosts: Sequence[Peer],
     shape: Shape,
     *,
+    resources: Resources,
     shelf: KeptHints | None = None,
-    operations: Operations | None = None,
     timed: Timed = lambda phase: nullcontext(),
     progress: HintProgress = lambda done, of: None,
     accept: Callable[[Peer, int], None] = lambda host, outputs: None,
@@ -221,7 +222,8 @@ async def guest_meet(
     # 2. The hints.
     opened = [_reopen(shelf, *each) for each in zip(hosts, known, offers, parameters, strict=True)]
     kept = all(hint is not None or not count for hint, count in zip(opened, outputs, strict=True))
-    shares = [] if kept else [secrets.token_bytes(_SEED), *(offer.share for offer in offers)]
+    shares = [offer.share for offer in offers]
+    shares = [] if kept else [_drawn(resources.randomness, "share of a seed"), *shares]
     await together([host.send(HintAgreed(shares)) for host in hosts])
     seed = next((hint.seed for hint in known if hint), b"")
     received: list[tuple[EncryptedHint, KnownHint] | None] = []
@@ -240,7 +242,7 @@ async def guest_meet(
         [own for _, _, own in asked],
         seed,
         shape,
-        Counter() if operations is None else operations,
+        resources,
         timed,
     )
     products.begin()
@@ -358,7 +360,11 @@ async def _check_zeros(
 
 @dataclass(frozen=True)
 class HostHint:
-    """What a host keeps of a hint: enough to make its key again. Secret."""
+    """What a host keeps of a hint: enough to make its key again. Secret.
+
+    Its secret and name are of the random numbers of the job that made it. Who plays a later job again
+    needs what `HostHints` answered in it: not its own random numbers decide that.
+    """
 
     name: bytes
     secret: bytes
@@ -387,8 +393,8 @@ async def host_meet(
     outputs: int,
     shape: Shape,
     *,
+    resources: Resources,
     hints: HostHints,
-    operations: Operations | None = None,
     progress: HintProgress = lambda done, of: None,
     masks: MaskStream | None = None,
 ) -> HostProducts:
@@ -412,7 +418,7 @@ async def host_meet(
         parameters = shape.parameters(outputs, wanted.word_bits)
     except ValueError:
         raise guest.breach("HintKnown of words that are too short for this host's sums") from None
-    serving = HostProducts(guest, shape, parameters, Counter() if operations is None else operations)
+    serving = HostProducts(guest, shape, parameters, resources)
     matrix: CellMatrix | None = None
     kept = hints.known()
     reusable = kept is not None and kept.name == wanted.name
@@ -422,7 +428,8 @@ async def host_meet(
         life = parameters.queries
         if not same or not await asyncio.to_thread(hints.promise, kept.name, shape.served, life):
             matrix = None
-    share = secrets.token_bytes(_SEED)
+    randomness = resources.randomness
+    share = _drawn(randomness, "share of a seed")
     await guest.send(HintOffered(matrix is not None, share))
     # 2. The hint.
     agreed = await guest.recv(HintAgreed)
@@ -436,12 +443,12 @@ async def host_meet(
         raise guest.breach("HintAgreed without this host's share, or with one of another size")
     if not outputs:
         return serving
-    secret, seed = secrets.token_bytes(_SEED), _seed(agreed.shares)
+    secret, seed = _drawn(randomness, "secret of a hint"), _seed(agreed.shares)
     matrix = await asyncio.to_thread(matrix_of, secret)
     matter = await asyncio.to_thread(_matter, matrix, parameters)
     key = HintKey(parameters, seed, secret, matter)
     made = await _hint(matrix, seed, progress)
-    name = secrets.token_bytes(_SEED)
+    name = _drawn(randomness, "name of a hint")
     await asyncio.to_thread(hints.keep, HostHint(name, secret, seed, matter, shape.served))
     await guest.send(HintHeader(name, key.header()))
     parts = key.encrypt(made)
@@ -455,13 +462,12 @@ async def host_meet(
         await serving.serve(zeros, stream=masks)
         return serving
     digest = _digest(parameters, await serving.serve(zeros, hidden=True))
-    await _show_zeros(guest, digest)
+    await _show_zeros(guest, digest, _drawn(randomness, "nonce of the zeros"))
     return serving
 
 
-async def _show_zeros(guest: Peer, digest: bytes) -> None:
+async def _show_zeros(guest: Peer, digest: bytes, nonce: bytes) -> None:
     """Show masks of zeros' sums once the guest has shown that it read the same."""
-    nonce = secrets.token_bytes(_SEED)
     await guest.send(ZerosCommitted(_commitment(nonce, digest)))
     same = (await guest.recv(ZerosRead)).digest == digest
     await guest.send(ZerosOpened(nonce if same else b""))
@@ -480,6 +486,11 @@ async def _hint(matrix: CellMatrix, seed: bytes, progress: HintProgress) -> NDAr
 
 
 # ------------------------------------------------------------------------------- what both share
+
+
+def _drawn(randomness: Randomness, what: str) -> bytes:
+    """Random bytes, of which a job needs no more than these for one purpose."""
+    return randomness.at(what)(_SEED)
 
 
 def _seed(shares: Sequence[bytes]) -> bytes:

@@ -13,11 +13,14 @@ for up to BATCH vectors, the same for trees and linear models:
  6. The guest takes its masks off and rounds: the sums, exactly.
 
 One hint serves so many vectors as its parameters are for; a host counts them, over all jobs.
+
+Random numbers have the place of the first of the vectors that they are for, among all that products are
+made for, that were asked about or served, so that neither pieces, spare time nor blocks of rows change
+one. A secret or an error that served two vectors would give away their difference.
 """
 
 import asyncio
-import secrets
-from collections import defaultdict, deque
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -36,11 +39,11 @@ from vfl.crypto.lattice.hint import EncryptedHint, HintKey, Opened
 from vfl.crypto.lattice.matrix import Accumulator, CellMatrix
 from vfl.crypto.lattice.parameters import DEGREE, MODULUS_BITS, WORDS, Parameters, choose, widest
 from vfl.crypto.lattice.vectors import Part, PublicRows, Secrets, VectorEncryption, joined
-from vfl.crypto.workers import Operations
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MAX_MESSAGE, MIB, Message, Seconds
 from vfl.protocols.common.clock import ToldTime
 from vfl.protocols.common.mask_streams import MaskStream
+from vfl.protocols.common.participant import Resources
 
 BATCH = 32
 """Vectors whose products are made at once, and the most of a query."""
@@ -58,6 +61,10 @@ _QUERIES = 4  # as large as the largest so far, for which products are made ahea
 
 T = TypeVar("T")
 Timed = Callable[[str], AbstractContextManager[None]]
+
+
+Read = Callable[[Peer, Parameters, bytes, Words], T]
+"""What is read of a host's answer by its parameters and the guest's masks."""
 
 
 class Query(Message, frozen=True):
@@ -217,15 +224,17 @@ class GuestProducts:
         parameters: Sequence[Parameters],
         seed: bytes,
         shape: Shape,
-        operations: Operations,
+        resources: Resources,
         timed: Timed,
     ) -> None:
         self.hosts, self._hints, self._parameters = hosts, hints, parameters
-        self._shape = shape
+        self._shape, self._randomness = shape, resources.randomness
         self._made = 0  # vectors that products are made for
+        self._asked = 0  # vectors of all queries
         self._largest = 1  # vectors of a query so far
         self._public = PublicRows(seed, parameters[0].rows) if parameters else None
-        self._operations, self._timed = operations, timed
+        self._operations = Counter() if resources.operations is None else resources.operations
+        self._timed = timed
         self._sent: deque[_Batch] = deque()  # hosts have their products
         self._ready: deque[_Batch] = deque()
         self._making: asyncio.Task[None] | None = None
@@ -242,7 +251,7 @@ class GuestProducts:
         what cannot be such sums.
         """
 
-        def read(parameters: Parameters, data: bytes, masks: Words) -> Integers:
+        def read(host: Peer, parameters: Parameters, data: bytes, masks: Words) -> Integers:
             return unseal(parameters, data, masks, hidden)
 
         return await self._query(entries, read)
@@ -255,18 +264,24 @@ class GuestProducts:
         together with it.
         """
 
-        def read(parameters: Parameters, data: bytes, masks: Words) -> Words:
+        first = self._asked
+
+        def read(host: Peer, parameters: Parameters, data: bytes, masks: Words) -> Words:
             words = unsealed_words(parameters, data, masks)
-            return blurred(parameters, words) if passed_on else words
+            if not passed_on:
+                return words
+            return blurred(parameters, words, self._randomness.at("blur", host.name, first))
 
         return await self._query(entries, read)
 
-    async def _query(self, entries: Entries, read: Callable[[Parameters, bytes, Words], T]) -> list[T]:
+    async def _query(self, entries: Entries, read: "Read[T]") -> list[T]:
         if not self.hosts or self._public is None:
             return []
         parameters, count = self._parameters[0], entries.count
         drawn, masks = await self._take(count)
-        encryption = VectorEncryption(parameters, self._public, drawn)
+        errors = self._randomness.at("errors of vectors", self._asked)
+        encryption = VectorEncryption(parameters, self._public, drawn, errors)
+        self._asked += count
         self._operations["encrypt vector"] += count
 
         def piece(begun: list[Begun[list[Part]]]) -> bytes:
@@ -350,14 +365,14 @@ class GuestProducts:
         host: Peer,
         parameters: Parameters,
         masks: NDArray[np.uint64],
-        read: Callable[[Parameters, bytes, Words], T],
+        read: "Read[T]",
     ) -> T:
         with self._timed(f"{host.name} and transfer"):
             answer = await host.recv(VectorSums)
         self.seconds[host.name] += answer.seconds
         with self._timed("decrypt"):
             try:
-                return await asyncio.to_thread(read, parameters, answer.data, masks)
+                return await asyncio.to_thread(read, host, parameters, answer.data, masks)
             except ValueError as error:
                 raise host.breach(f"VectorSums with {error}") from None
 
@@ -379,10 +394,13 @@ class GuestProducts:
 
     async def _make(self) -> None:
         while self._wanted:
-            size = self._shape.batch(self._made)
+            first, size = self._made, self._shape.batch(self._made)
             self._made += size
-            drawn = Secrets.draw(size)
-            made = [await asyncio.to_thread(hint.multiply, drawn) for hint in self._hints]
+            drawn = Secrets.draw(size, self._randomness.at("secrets of vectors", first))
+            made = []
+            for host, hint in zip(self.hosts, self._hints, strict=True):
+                masking = self._randomness.at("products of a hint", host.name, first)
+                made.append(await asyncio.to_thread(hint.multiply, drawn, masking))
             self._operations["multiply hint"] += size * len(made)
             self._ready.append(_Batch(drawn, [data for data, _ in made], [masks for _, masks in made]))
 
@@ -421,18 +439,19 @@ class HostProducts:
         guest: Peer,
         shape: Shape,
         parameters: Parameters,
-        operations: Operations,
+        resources: Resources,
     ) -> None:
         self._guest, self._shape, self._parameters = guest, shape, parameters
+        self._randomness = resources.randomness
         self.scale_bits = parameters.scale_bits
         """Of words, below sums: those under masks are known modulo 2^64 less these."""
-        self._operations = operations
+        self._operations = Counter() if resources.operations is None else resources.operations
         self._hint: tuple[CellMatrix, HintKey] | None = None
         self.secret = b""
         """The secret of the hint that is used."""
         self._products: deque[_Opened] = deque()
         self._served = self._received = 0  # vectors, and those that products were received for
-        self._time = ToldTime()
+        self._time = ToldTime(guest.name, resources.say)
 
     def use(self, matrix: CellMatrix, key: HintKey, secret: bytes) -> None:
         """Serve sums by this matrix; without, no query is served."""
@@ -449,6 +468,7 @@ class HostProducts:
         the guest's vectors and products were.
         """
         guest, parameters, count = self._guest, self._parameters, query.vectors
+        first = self._served
         self._served += count
         if self._hint is None or self._served > self._shape.served:
             raise guest.breach("a Query of more vectors than its job has")
@@ -480,14 +500,15 @@ class HostProducts:
             total = await asyncio.to_thread(sums.result)
             masks = np.zeros_like(total)
             if stream is not None:
-                pairs = [min(2, count - first) for first in range(0, count, 2)]
+                pairs = [min(2, count - place) for place in range(0, count, 2)]
                 masks = np.concatenate([stream.words((pair, total.shape[1])) for pair in pairs])
                 total += masks
             elif hidden:
-                masks = np.frombuffer(secrets.token_bytes(total.nbytes), np.uint64)
-                masks = masks.reshape(total.shape) >> np.uint64(parameters.scale_bits)
+                masks = self._randomness.at("masks of sums", first).words(total.shape)
+                masks = masks >> np.uint64(parameters.scale_bits)
                 total += masks << np.uint64(parameters.scale_bits)
-            data = await asyncio.to_thread(seal, parameters, total, opened)
+            flooding = self._randomness.at("flooding", first)
+            data = await asyncio.to_thread(seal, parameters, total, opened, flooding)
         self._operations["sum vector"] += count
         await guest.send(VectorSums(data, self._time.tell()))
         return masks

@@ -1,10 +1,11 @@
 """Who plays a role in a protocol, and with what."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from vfl.crypto.randomness import OF_SYSTEM, Randomness
+from vfl.crypto.randomness import OF_SYSTEM, Place, Randomness
 from vfl.crypto.workers import ONE_PROCESS, Machine, Operations
+from vfl.protocols.common.clock import Say, as_measured
 
 Sign = Callable[[bytes], bytes]
 # (who signed, signature, data); raises a VflError, ValueError or InvalidSignature.
@@ -13,12 +14,17 @@ Verify = Callable[[str, bytes, bytes], None]
 
 @dataclass(frozen=True)
 class Resources:
-    """What a party lends to arithmetic under encryption, where its operations are counted, and where its
-    random numbers come from."""
+    """What a party lends to arithmetic under encryption, where its operations are counted, where its
+    random numbers come from, and what it says of the time it takes."""
 
     machine: Machine = ONE_PROCESS
     operations: Operations | None = None
     randomness: Randomness = OF_SYSTEM
+    say: Say = as_measured
+
+    def part(self, purpose: str, *place: Place) -> "Resources":
+        """The same, with the random numbers of a part of the run (`Randomness.part`)."""
+        return replace(self, randomness=self.randomness.part(purpose, *place))
 
 
 def _uncounted(guest: str, columns: int) -> None:

@@ -133,7 +133,7 @@ class EncryptedProduct:
         else:
             self.sums = HeldSums(workers, store, self._codes, sizes)
         self._slot_bits, self._slots = _slots(workers.key.bits, matrix, row_bits)
-        self._reserve = Reserve(workers, -(-matrix.columns // self._slots))
+        self._reserve = Reserve(workers, -(-matrix.columns // self._slots), None)
 
     def group(self) -> None:
         """Find the joint cells: once, before the first rows are added to `sums`."""

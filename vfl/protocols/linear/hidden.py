@@ -483,7 +483,7 @@ async def hidden_guest_fit(
     heard.listen(coordinator)
     if hosts:
         heard.repeat(hosts[0])  # all hosts are sent the same
-    key = await receive_key(coordinator, params)
+    key = await receive_key(coordinator, params, resources.randomness.at("base"))
     family = "logistic" if isinstance(rows.loss, LogisticLoss) else "poisson"
     mean = _mean(rows)
     log_odds = None
@@ -542,7 +542,8 @@ async def hidden_host_fit(
     heard = Transcript(_APART)
     heard.listen(coordinator)
     heard.listen(guest)
-    key, resources = await receive_key(coordinator, params), participant.resources
+    resources = participant.resources
+    key = await receive_key(coordinator, params, resources.randomness.at("base"))
     begun = await begin_host_fit(guest, rows, prepare, params, participant, heard)
     masks = await _receive_secret(guest, participant.name, begun.fellows, heard)
     async with Workers(key, resources.machine, resources.operations, here=True) as pool:

@@ -132,22 +132,22 @@ class GuestResiduals(_UnderKey):
             total = self.pool.key.add(total, self._parse(host, more, rows))
         own = _fixed_point(score + self._residual[part])
         if self._weights is None:
-            return await times_and_conceal(self.pool, total, None, own)
+            return await times_and_conceal(self.pool, total, None, own, None)
         weights = self._weights[part].tolist()
         return await times_and_conceal(
-            self.pool, total, weights, [w * s for w, s in zip(weights, own, strict=True)]
+            self.pool, total, weights, [w * s for w, s in zip(weights, own, strict=True)], None
         )
 
     async def _poisson(self, part: slice, score: Floats) -> Ciphertexts:
         """w (e^score - y) in fixed point; each host multiplies its part in."""
         share, label = self._share[part], self._label[part]
-        ciphertexts = await conceal(self.pool, _fixed_point(share * np.exp(score)))
+        ciphertexts = await conceal(self.pool, _fixed_point(share * np.exp(score)), None)
         for host in self._peers:
             await host.send(ScorePart(ciphertexts.tobytes()))
             ciphertexts = self._parse(host, await host.recv(ScorePart), len(score))
         scale = 1 << _FIXED_BITS * self._hosts
         paid = [-scale * y for y in _fixed_point(share * label)]
-        return await times_and_conceal(self.pool, ciphertexts, None, paid)
+        return await times_and_conceal(self.pool, ciphertexts, None, paid, None)
 
 
 class HostResiduals(_UnderKey):
@@ -171,11 +171,11 @@ class HostResiduals(_UnderKey):
             part = slice(first, min(first + CHUNK, len(score)))
             rows = part.stop - first
             if self.quadratic:
-                ciphertexts = await conceal(self.pool, _fixed_point(score[part]))
+                ciphertexts = await conceal(self.pool, _fixed_point(score[part]), None)
             else:
                 came = self._parse(self._guest, await self._guest.recv(ScorePart), rows)
                 factors = _fixed_point(np.exp(score[part]))
-                ciphertexts = await times_and_conceal(self.pool, came, factors, [0] * rows)
+                ciphertexts = await times_and_conceal(self.pool, came, factors, [0] * rows, None)
             await self._guest.send(ScorePart(ciphertexts.tobytes()))
             message = await self._guest.recv(HiddenResiduals)
             self.store.array[part] = self._parse(self._guest, message, rows)

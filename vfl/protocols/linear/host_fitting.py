@@ -65,7 +65,9 @@ async def host_fit(
     # 1. Key, rows, keys of the other hosts.
     heard = Transcript(APART)
     heard.listen(guest)
-    key = None if params.encryption == "lattice" else await receive_key(guest, params)
+    key = None
+    if params.encryption != "lattice":
+        key = await receive_key(guest, params, participant.resources.randomness.at("base"))
     begun = await begin_host_fit(guest, rows, prepare, params, participant, heard)
     across = await _across(guest, crossed, params, participant)
     iteration, way, known = 0, 0.0, None

@@ -219,7 +219,9 @@ async def guest_covariance(
     # 1. Key, columns.
     await together([host.send(start) for host in hosts])
     if key is None:
-        key = await asyncio.to_thread(generate_key, params)
+        key = await asyncio.to_thread(
+            generate_key, params, resources.randomness.at("inference: Paillier key")
+        )
     await send_key(with_columns, key)
     weights = np.rint(rows.information * 2.0**scale.weight).astype(np.int64)
     async with Workers(key, resources.machine, resources.operations) as workers:

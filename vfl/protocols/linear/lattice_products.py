@@ -255,7 +255,7 @@ class _LatticeGuest(GuestGradients):
     ) -> None:
         self._hosts, self._rows, self._clock = hosts, rows, clock
         self._digits, self._shape = shape
-        self._operations = resources.operations
+        self._resources = resources
         self._scale_bits = self._shape.parameters(1).scale_bits
         self._products: GuestProducts | None = None
         self._outputs: dict[str, int] = {}  # sums of each host
@@ -274,8 +274,8 @@ class _LatticeGuest(GuestGradients):
         self._products, _ = await guest_meet(
             self._hosts,
             self._shape,
+            resources=self._resources,
             shelf=self.hints,
-            operations=self._operations,
             timed=self._clock.timed,
             progress=self.hint_progress,
             accept=accept,
@@ -386,8 +386,8 @@ async def lattice_host(
         lambda secret: bits_of.matrix,
         len(bits_of.matrix.outputs),
         shape,
+        resources=resources,
         hints=hints,
-        operations=resources.operations,
         progress=hint_progress,
     )
 

@@ -34,7 +34,7 @@ from vfl.learn.matrix import Matrix
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import CIPHERTEXT, MIB, Message, Seconds
-from vfl.protocols.common.clock import Clock, ToldTime
+from vfl.protocols.common.clock import Clock, Say, ToldTime
 from vfl.protocols.common.histograms import CHUNK
 from vfl.protocols.common.key import generate_key, send_key
 from vfl.protocols.common.participant import Resources
@@ -151,7 +151,7 @@ async def paillier_guest(
 ) -> AsyncIterator[GuestGradients]:
     """The guest's side for so many rows that train. Without `key` one is made, as the job says."""
     if key is None:
-        key = await asyncio.to_thread(generate_key, params)
+        key = await asyncio.to_thread(generate_key, params, resources.randomness.at("Paillier key"))
     async with Workers(key, resources.machine, resources.operations) as workers:
         gradients = _PaillierGuest(hosts, rows, params, workers, clock)
         try:
@@ -172,7 +172,7 @@ class _PaillierGuest(GuestGradients):
         self._hosts, self._rows, self._params = hosts, rows, params
         self._workers, self._clock = workers, clock
         self._columns: Mapping[str, int] = {}
-        self.reserve = OwnReserve(workers, rows)
+        self.reserve = OwnReserve(workers, rows, None)
 
     async def greet(self) -> None:
         await send_key(self._hosts, self._workers.key)
@@ -302,7 +302,7 @@ async def paillier_host(
             except ValueError as error:
                 raise DataError(f"a numeric column cannot be used under this key: {error}") from None
             await asyncio.to_thread(product.group)
-            yield _PaillierGradient(guest, pool, store, matrix, product)
+            yield _PaillierGradient(guest, pool, store, matrix, product, resources.say)
         finally:
             store.close()
 
@@ -315,10 +315,11 @@ class _PaillierGradient(Gradient):
         store: SharedRows,
         matrix: Matrix,
         product: EncryptedProduct,
+        say: Say,
     ) -> None:
         self._guest, self._pool, self._store = guest, pool, store
         self._matrix, self._product = matrix, product
-        self._told = ToldTime()
+        self._told = ToldTime(guest.name, say)
         self._of_factors: dict[tuple[int, ...], EncryptedProduct] = {}
 
     async def __call__(self, bits: int) -> Floats:

@@ -241,7 +241,7 @@ async def share_vectors(
         if count != len(outputs[peer.name]):
             raise peer.breach("HintSums of other sums than its columns have")
 
-    products, _ = await guest_meet(others, cut.shape, operations=resources.operations, accept=accept)
+    products, _ = await guest_meet(others, cut.shape, resources=resources, accept=accept)
     shares = {other.name: [np.zeros((0, len(outputs[other.name])), np.uint64)] for other in others}
     try:
         digits = await asyncio.to_thread(Digits, vectors, cut.base_bits)
@@ -294,8 +294,8 @@ async def share_columns(
         lambda secret: bits_of.matrix,
         outputs,
         cut.shape,
+        resources=resources,
         hints=NO_HINTS,
-        operations=resources.operations,
     )
     masks = [np.zeros((0, len(bits_of.places)), np.uint64)]
     left = len(places)

@@ -150,7 +150,9 @@ async def guest_pair(
         await host.send(PairVectors(len(other.levels), key_bits, asked.value_bits, asked.filled))
     # 3. The numbers to the first host, from there to the second.
     await relay_keys(hosts)
-    key = await asyncio.to_thread(generate_key, KeyParams(key_bits))
+    key = await asyncio.to_thread(
+        generate_key, KeyParams(key_bits), resources.randomness.at("Paillier key")
+    )
     values = np.array([*asked.digits, np.ones(rows, np.int64)])
     async with Workers(key, resources.machine, resources.operations, here=True) as pool:
         await send_key(hosts, key)
@@ -160,7 +162,9 @@ async def guest_pair(
                 yield tuple(values[:, start : start + CHUNK])
 
         numbers = partial(side_by_side, layout.slots.bits)
-        async for some in encrypt(pool, numbers, chunks(), OwnReserve(pool, 0)):
+        async for some in encrypt(
+            pool, numbers, chunks(), OwnReserve(pool, 0, resources.randomness.key_at("obfuscators"))
+        ):
             await first.send(TableValues(some.tobytes()))
         await relay(first, second)
         # 4. The sums.
@@ -259,7 +263,9 @@ async def host_pair(
     is_first = participant.hosts[0] == participant.name
     other = participant.hosts[is_first]
     peer = RelayedPeer(guest, participant.name, other, secrets_with[other], "table")
-    key = await receive_key(guest, KeyParams(asked.key_bits))
+    key = await receive_key(
+        guest, KeyParams(asked.key_bits), participant.resources.randomness.at("base")
+    )
     levels = len(cells.levels[0]) if is_first else asked.levels
     layout = Layout.of(number, asked.value_bits, asked.key_bits, len(asked.filled), levels)
     resources = participant.resources
@@ -294,7 +300,7 @@ async def _move_all(
     await other.send(PairLevels(layout.levels, cells.least))
     if (await other.recv(PairLevels)).levels != theirs:
         raise guest.breach("PairVectors of other levels than the other host has")
-    reserve = Reserve(pool, CHUNK)
+    reserve = Reserve(pool, CHUNK, None)
     for levels in layout.passes:
         shifts = layout.shifts(cells.codes, levels)
         for start in range(0, rows, CHUNK):
@@ -334,7 +340,7 @@ async def _add_all(
     least = max(cells.least, said.least)
     await other.send(PairLevels(size, cells.least))
     codes = np.where(cells.codes < 0, size, cells.codes)[np.newaxis].astype(np.uint16)
-    reserve, made = Reserve(pool, size), []
+    reserve, made = Reserve(pool, size, None), []
     sealed: list[Ciphertexts] = []
     store = pool.rows(rows, pool.key.width)
     try:

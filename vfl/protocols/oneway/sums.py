@@ -201,9 +201,7 @@ class _LatticeGuest:
             if outputs != self.cells:
                 raise host.breach("HintSums of another number than there are cells")
 
-        products, _ = await guest_meet(
-            [self.host], shape, operations=self.resources.operations, accept=accept
-        )
+        products, _ = await guest_meet([self.host], shape, resources=self.resources, accept=accept)
         kind = np.int32 if asked.value_bits <= 32 else np.int64
         values = np.array(asked.digits, kind)
         codes = np.zeros(asked.rows, np.int8) if asked.codes is None else asked.codes.astype(np.int8)
@@ -230,13 +228,15 @@ class _PaillierGuest:
     async def read(self) -> ReadSums:
         asked = self.asked
         slots = Slots.of(asked.rows, asked.value_bits, self.key_bits, asked.hidden)
-        key = await asyncio.to_thread(generate_key, KeyParams(self.key_bits))
+        key = await asyncio.to_thread(
+            generate_key, KeyParams(self.key_bits), self.resources.randomness.at("Paillier key")
+        )
         values = np.array(asked.digits)
         codes = np.zeros(asked.rows, np.int8) if asked.codes is None else asked.codes
         found = []
         async with Workers(key, self.resources.machine, self.resources.operations, here=True) as pool:
             await send_key([self.host], key)
-            reserve = OwnReserve(pool, 0)
+            reserve = OwnReserve(pool, 0, self.resources.randomness.key_at("obfuscators"))
             for places in in_turn(asked.vectors, slots.count):
 
                 def chunks(places: range = places) -> Iterator[tuple[Integers, ...]]:
@@ -417,8 +417,8 @@ async def _serve_lattice(
         lambda secret: matrix,
         cells.count,
         shape,
+        resources=resources,
         hints=_FreshHints(),
-        operations=resources.operations,
         progress=progress,
     )
     masks: list[Words] = []
@@ -451,13 +451,13 @@ async def _serve_paillier(
     resources: Resources,
 ) -> tuple[Words, int]:
     """As `_serve_lattice`."""
-    key = await receive_key(guest, KeyParams(key_bits))
+    key = await receive_key(guest, KeyParams(key_bits), resources.randomness.at("base"))
     slots = Slots.of(told.rows, told.value_bits, key_bits, told.hidden)
     codes = np.array([np.where(own < 0, size, own) for own, size in cells.columns], np.uint16)
     sizes = [size + 1 for _, size in cells.columns]
     made: list[Words] = []
     async with Workers(key, resources.machine, resources.operations, here=True) as pool:
-        reserve = Reserve(pool, cells.count)
+        reserve = Reserve(pool, cells.count, resources.randomness.key_at("obfuscators"))
         store = pool.rows(told.rows, key.width)
         try:
             for places in in_turn(told.count, slots.count):

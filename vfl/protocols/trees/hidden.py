@@ -47,7 +47,6 @@ one) by two-party computation would take the coordinator's place.
 """
 
 import asyncio
-import secrets
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Annotated, ClassVar, cast, get_args
 
@@ -55,6 +54,7 @@ import msgspec
 import numpy as np
 
 from vfl.arrays import Mask
+from vfl.crypto.randomness import Randomness
 from vfl.errors import PeerError, Refused
 from vfl.learn.params import BoostParams
 from vfl.learn.quantiser import Scales
@@ -226,7 +226,11 @@ class HiddenSums:
         self.coordinator, self._params, self._hosts = coordinator, params, hosts
         self.chosen: dict[int, Choice] = {}
         """The best of the guest's own columns in each node of the level."""
-        self._kept = [bytearray() for _ in range(hosts)]  # of the sums of a level, what is to be sent
+        # Of the sums of a level:
+        self._kept = [bytearray() for _ in range(hosts)]  # what is to be sent
+        self._ended = set[int]()  # of which hosts nothing follows
+        self._turn = 0  # whose piece is next
+        self._sending = asyncio.Lock()
         self._wide: set[int] = set()  # nodes of the level with rows enough for two children
         self.obstacle: Obstacle | None = None
         """Of the hosts' candidates at the root, where nothing was split."""
@@ -273,19 +277,34 @@ class HiddenSums:
     async def pass_on(self, place: int, data: bytes) -> None:
         """3. The plaintexts of a host's sums, those of the first node of each pair in turn, once the
         level is told."""
-        kept = self._kept[place]
-        kept += data
-        while len(kept) >= PIECE:
-            await self.coordinator.send(MaskedSums(place, bytes(kept[:PIECE])))
-            del kept[:PIECE]
+        self._kept[place] += data
+        await self._send_in_turn()
+
+    async def end_sums(self, place: int) -> None:
+        """3. All sums of a host in the level were passed on."""
+        self._ended.add(place)
+        await self._send_in_turn()
+
+    async def _send_in_turn(self) -> None:
+        """Send the pieces that are due: the first one of each host in turn, then the second ones, and so
+        on. The order does not depend on who answers first, so that it is the same in a replay."""
+        async with self._sending:
+            while any(self._kept) or len(self._ended) < self._hosts:
+                place = self._turn % self._hosts
+                piece = bytes(self._kept[place][:PIECE])
+                if len(piece) < PIECE and place not in self._ended:
+                    return
+                del self._kept[place][:PIECE]
+                self._turn += 1
+                if piece:
+                    await self.coordinator.send(MaskedSums(place, piece))
 
     async def split(self, growth: Growth, own: Sequence[OwnColumns], ask: "AskHost") -> dict[int, Taken]:
         """5. The best splits of a level whose sums were passed on; `ask` asks a host about nodes."""
         chosen = self.chosen
-        for place, kept in enumerate(self._kept):
-            if kept:
-                await self.coordinator.send(MaskedSums(place, bytes(kept)))
-                kept.clear()
+        self._ended |= {*range(self._hosts)}
+        await self._send_in_turn()
+        self._ended, self._turn = set(), 0
         taken: dict[int, Taken] = {}
         due = True  # another message
         while due:
@@ -369,9 +388,9 @@ def _finite(bound: float) -> float | None:
 class HiddenHost:
     """A host's part with the coordinator, under either engine."""
 
-    def __init__(self, coordinator: Peer) -> None:
+    def __init__(self, coordinator: Peer, randomness: Randomness) -> None:
         self._coordinator = coordinator
-        self._seed = secrets.token_bytes(SEED)
+        self._seed = randomness.at("seed of masks")(SEED)
         self.masks = MaskStream(self._seed)
 
     async def begin(self) -> None:

@@ -150,8 +150,8 @@ class _LatticeGrower(Grower):
         self.products, outputs = await guest_meet(
             self.hosts,
             shape,
+            resources=self._resources.part("trees"),
             shelf=self._course.hints,
-            operations=self._resources.operations,
             timed=self.clock.timed,
             progress=self._course.hint_progress,
             judge=None if self._hidden is None else self._judge_zeros,
@@ -330,7 +330,8 @@ async def lattice_host_train(
     coordinator: Peer | None = None,
 ) -> HostModel:
     """Play a host, as `host_train` of training.py says. Raises Refused for a table that is too large."""
-    records = Records(guest, params, shown, course)
+    resources = participant.resources.part("trees")
+    records = Records(guest, params, shown, course, resources.say)
 
     # 1. The hint.
     codes = await asyncio.to_thread(ENGINE.hold, binned.codes.reshape(-1, binned.rows))
@@ -340,7 +341,7 @@ async def lattice_host_train(
             f"{len(offered.candidates):,} split candidates are more than {MOST_OUTPUTS:,}, which "
             'encryption = "lattice" allows: lower max_bins'
         )
-    hidden = None if coordinator is None else HiddenHost(coordinator)
+    hidden = None if coordinator is None else HiddenHost(coordinator, resources.randomness)
     if hidden is not None:
         await hidden.begin()
     products = await host_meet(
@@ -348,8 +349,8 @@ async def lattice_host_train(
         lambda secret: offered.matrix(secret, codes),
         len(offered.candidates),
         lattice_shape(binned.rows, params),
+        resources=resources,
         hints=course.hints,
-        operations=participant.resources.operations,
         progress=course.hint_progress,
         masks=None if hidden is None else hidden.masks,
     )

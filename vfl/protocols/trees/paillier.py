@@ -39,7 +39,6 @@ that do not win go unnoticed; a check that fails ends the job, and its key is ne
 """
 
 import asyncio
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -86,8 +85,6 @@ from vfl.protocols.trees.quantisation import most_packed_sums, packing_of, quant
 from vfl.protocols.trees.records import Records
 from vfl.protocols.trees.withheld import Withheld
 
-_shuffle = secrets.SystemRandom().shuffle
-
 
 # --------------------------------------------------------------------------------------- guest
 async def paillier_guest_train(
@@ -101,11 +98,13 @@ async def paillier_guest_train(
     coordinator: Peer | None,
 ) -> tuple[GuestModel, Floats]:
     """Play the guest, as `guest_train` of training.py says. Without `key` one is made for the job."""
+    drawn = resources.randomness.part("trees")
     if key is None:
-        key = await asyncio.to_thread(generate_key, params)
+        key = await asyncio.to_thread(generate_key, params, drawn.at("Paillier key"))
     async with Workers(key, resources.machine, resources.operations) as pool:
         hidden = None if coordinator is None else HiddenSums(coordinator, params, len(hosts))
-        guest = _PaillierGrower(list(hosts), blocks, rows, params, pool, hidden)
+        reserve = OwnReserve(pool, int(rows.train.sum()), drawn.key_at("obfuscators"))
+        guest = _PaillierGrower(list(hosts), blocks, rows, params, reserve, hidden)
         try:
             return await guest.train(course.progress, course.checkpoints)
         finally:
@@ -121,14 +120,13 @@ class _PaillierGrower(Grower):
         blocks: Mapping[str, Binned],
         rows: Training,
         params: BoostParams,
-        workers: Workers[PrivateKey],
+        reserve: OwnReserve,
         hidden: HiddenSums | None,
     ) -> None:
         super().__init__(hosts, blocks, rows, params, quantisation_of(len(rows.label), params))
-        self.workers, self._hidden = workers, hidden
+        self.workers, self.reserve, self._hidden = reserve.workers, reserve, hidden
         self._to_coordinate = False  # whether hosts grow the tree
         self.packing = packing_of(len(rows.label), params)
-        self.reserve = OwnReserve(workers, int(rows.train.sum()))
 
     async def meet(self) -> None:
         # 1. The key, once.
@@ -192,6 +190,8 @@ class _PaillierGrower(Grower):
             plaintexts = await host.masked_sums(summed)
             await told
             await hidden.pass_on(place, plaintexts)
+        await told
+        await hidden.end_sums(place)
 
     async def split(
         self, growth: Growth, parties: Sequence[OwnColumns | HostColumns]
@@ -356,7 +356,6 @@ async def paillier_host_train(
     shown: Callable[[str], str],
     course: HostCourse[HostModel, HostTrees],
     coordinator: Peer | None = None,
-    shuffle: Callable[[list[int]], None] = _shuffle,
 ) -> HostModel:
     """Play a host, as `host_train` of training.py says.
 
@@ -364,23 +363,26 @@ async def paillier_host_train(
     Refused for trees of rows that differ in fewer. Where the guest sees sums, also of earlier jobs.
     """
     draws = Draws(participant.minimum, course.draws if coordinator is None else NO_MEMORY)
-    records = Records(guest, params, shown, course)
+    resources = participant.resources
+    records = Records(guest, params, shown, course, resources.say)
     if (last := course.checkpoints.last) is not None:
         draws.restore(last.drawn)
 
     # 1. The guest's key.
-    key = await receive_key(guest, params)
-    hidden = None if coordinator is None else HiddenHost(coordinator)
+    randomness = resources.randomness.part("trees")
+    key = await receive_key(guest, params, randomness.at("base"))
+    hidden = None if coordinator is None else HiddenHost(coordinator, randomness)
     if hidden is not None:
         await hidden.begin()
 
-    resources, candidates = participant.resources, len(Candidates.of(binned.columns))
+    candidates = len(Candidates.of(binned.columns))
     if hidden is None:
         check_candidates(candidates, packing_of(binned.rows, params), key.width)
     async with Workers(key, resources.machine, resources.operations) as pool:
         store = pool.rows(binned.rows, key.width)
         codes = ENGINE.hold(binned.codes.reshape(-1, binned.rows))
-        reserve = Reserve(pool, most_packed_sums(binned.rows, candidates, params))
+        most = most_packed_sums(binned.rows, candidates, params)
+        reserve = Reserve(pool, most, randomness.key_at("obfuscators"))
         try:
             while True:
                 reserve.begin()
@@ -391,7 +393,9 @@ async def paillier_host_train(
                 drawn = draw_columns(binned, participant.name, params, start.tree)
                 columns = drawn_columns(len(binned.columns), participant.name, params, start.tree)
                 rows = store_for(pool, store, codes, drawn.sizes, columns)
-                tree = _HostTree(guest, reserve, rows, params, drawn, records, shuffle, hidden)
+                order = list(range(len(Candidates.of(drawn.columns))))
+                randomness.at("order of candidates", start.tree).shuffle(order)
+                tree = _HostTree(guest, reserve, rows, params, drawn, records, order, hidden)
                 # 2. Encrypted gradients.
                 sums = await tree.receive_gradients(start, draws)
                 # 3 to 7.
@@ -416,9 +420,10 @@ class _HostTree:
         params: BoostParams,
         binned: Binned,
         records: Records,
-        shuffle: Callable[[list[int]], None],
+        order: Sequence[int],
         hidden: HiddenHost | None,
     ) -> None:
+        """`order`: the canonical candidate at each place on the wire."""
         self._hidden = hidden
         self._reserve, self._workers = reserve, reserve.workers
         self._guest, self._params, self._binned = guest, params, binned
@@ -427,8 +432,7 @@ class _HostTree:
         self._store = store  # the ciphertexts of the drawn rows, in their order
         self._candidates = Candidates.of(binned.columns)
         self._sizes = binned.sizes
-        shuffle(order := list(range(len(self._candidates))))
-        self._order = np.array(order, np.int64)  # canonical candidate at each place on the wire
+        self._order = np.array(order, np.int64)
         self._frontier = Frontier(np.zeros(binned.rows, np.int64), np.zeros(binned.rows, np.bool_))
         self._open = OpenNodes(guest, params, self._frontier)
         self._wins = HostWins(guest, params, binned, self._order, self._frontier)

@@ -9,7 +9,7 @@ from vfl.learn.splits import Split
 from vfl.net.peer import Peer
 from vfl.net.wire import Message
 from vfl.protocols.common.bits import pack_bits
-from vfl.protocols.common.clock import ToldTime
+from vfl.protocols.common.clock import Say, ToldTime
 from vfl.protocols.common.course import HostCourse
 from vfl.protocols.trees.columns import Direction, SplitRows
 from vfl.protocols.trees.grower import Finished, HostTrees, TreeKept
@@ -25,10 +25,11 @@ class Records:
         params: BoostParams,
         shown: Callable[[str], str],
         course: HostCourse[HostModel, HostTrees],
+        say: Say,
     ) -> None:
         """`shown` gives the name under which the guest may see a column."""
         self._guest, self._params, self._shown, self._course = guest, params, shown, course
-        self.time = ToldTime()
+        self.time = ToldTime(guest.name, say)
         """How long this host took for its sums."""
         last = course.checkpoints.last
         self._splits: list[Split] = [] if last is None else [*last.splits]
