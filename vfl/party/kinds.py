@@ -21,7 +21,7 @@ DocumentKind = Literal[
     "project",
     "screen",
 ]
-CountKind = Literal["usage", "labels", "fetched", "refusals", "correlated", "approved"]
+CountKind = Literal["usage", "labels", "fetched", "refusals", "correlated", "inferred", "approved"]
 FileKind = DocumentKind | CountKind
 
 FOLDERS: dict[DocumentKind, str] = {
@@ -49,6 +49,7 @@ COUNTS: dict[CountKind, str] = {
     "fetched": "fetched.json",
     "refusals": "refusals.json",
     "correlated": "correlated.json",
+    "inferred": "inferred.json",
     "approved": "approved.json",
 }
 """One file each, in the store's own folder."""
@@ -64,6 +65,7 @@ ENCRYPTED: frozenset[FileKind] = frozenset(
         "draw",
         "fetched",
         "hint",
+        "inferred",
         "kept",
         "labels",
         "project",
