@@ -22,7 +22,7 @@ DocumentKind = Literal[
     "screen",
     "evidence",
 ]
-CountKind = Literal["usage", "labels", "fetched", "refusals", "correlated", "approved"]
+CountKind = Literal["usage", "labels", "fetched", "refusals", "correlated", "inferred", "approved"]
 FileKind = DocumentKind | CountKind
 
 FOLDERS: dict[DocumentKind, str] = {
@@ -51,6 +51,7 @@ COUNTS: dict[CountKind, str] = {
     "fetched": "fetched.json",
     "refusals": "refusals.json",
     "correlated": "correlated.json",
+    "inferred": "inferred.json",
     "approved": "approved.json",
 }
 """One file each, in the store's own folder."""
@@ -67,6 +68,7 @@ ENCRYPTED: frozenset[FileKind] = frozenset(
         "evidence",
         "fetched",
         "hint",
+        "inferred",
         "kept",
         "labels",
         "project",
