@@ -295,7 +295,9 @@ def _products(x: Floats) -> Sequence[object]:
     table = x.reshape(1000, 40)
     left, right = table[:, :17], table[:, 17:]
     small = [table[:7, :n] @ table[:n, :3] for n in (1, 2, 3, 5, 8, 13)]
-    return [x @ x, table.T @ table, left.T @ right, table @ x[:40], x[:1000] @ table, *small]
+    # Vectors with tables too small for several threads, which here would wait for each other.
+    by_vectors = [table[:200] @ x[:40], x[:200] @ table[:200]]
+    return [x @ x, table.T @ table, left.T @ right, *by_vectors, *small]
 
 
 def _equations(x: Floats) -> Sequence[object]:
