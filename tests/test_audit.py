@@ -102,7 +102,10 @@ def replay_all(room: AuditedRoom, subject: str) -> None:
             assert checked.certificate.checked == ["secret", "settings", "table"]
 
 
-@pytest.mark.parametrize(("join", "engine"), [("inner", "ecdh"), pytest.param("left", "ot", marks=pytest.mark.slow), ("inner", "vole")])
+@pytest.mark.parametrize(
+    ("join", "engine"),
+    [("inner", "ecdh"), pytest.param("left", "ot", marks=pytest.mark.slow), ("inner", "vole")],
+)
 def test_alignments_replay(honest: AuditedRoom, join: str, engine: str) -> None:
     made = honest.align(join=join, engine=engine, name=f"{join}-{engine}").alignment
     replay_all(honest, made.name)
