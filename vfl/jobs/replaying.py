@@ -11,7 +11,14 @@ from dataclasses import dataclass
 
 from vfl.errors import ModelError, VflError
 from vfl.jobs import replay_alignment, replay_scoring, replay_training
-from vfl.jobs.arithmetic import computing_as, differing, present, threads_of, variables_for
+from vfl.jobs.arithmetic import (
+    Arithmetic,
+    computing_as,
+    differing,
+    present,
+    threads_of,
+    variables_for,
+)
 from vfl.jobs.certificate import Covered, Replayed
 from vfl.jobs.connect import Site
 from vfl.jobs.evidence import Evidence, find_evidence
@@ -81,7 +88,7 @@ def variables_of(store: Store, runs: Sequence[Evidence]) -> dict[str, str]:
     Raises ModelError for runs of machines of several kinds.
     """
     played = {one.run: one for run in runs for one in _attempts(store, run)}
-    kinds = [one.arithmetic for one in played.values() if one.arithmetic is not None]
+    kinds = [there for one in played.values() if (there := _arithmetic_of(one)) is not None]
     if not kinds:
         return {}
     if len(runs) > 1 and any(differing(one, kinds[0]) for one in kinds):
@@ -110,7 +117,7 @@ async def replay_runs(
             run = open_rerun(site, attempt, show)
             run.last = _state(states, attempt)
             named = f"run {attempt.run[:12]}"
-            with computing_as(attempt.arithmetic, named, show, any_machine=any_machine):
+            with computing_as(_arithmetic_of(attempt), named, show, any_machine=any_machine):
                 found = await _play(run)
             states += run.states
         yield found
@@ -126,6 +133,11 @@ async def replay(site: Site, evidence: Evidence, show: Show) -> Replay:
     """
     (done,) = [one async for one in replay_runs(site, [evidence], show)]
     return done
+
+
+def _arithmetic_of(evidence: Evidence) -> Arithmetic | None:
+    """In which arithmetic a run has to be played; None where its messages have no real numbers."""
+    return None if evidence.agreement.terms.task == "align" else evidence.arithmetic
 
 
 def _attempts(store: Store, evidence: Evidence) -> list[Evidence]:
