@@ -336,7 +336,8 @@ def test_a_basis_is_changed_under_encryption_and_back():
 @pytest.mark.parametrize("rows", [2, 3, 7, 15, 31, 63, 127, 255, 10**5])
 def test_weights_are_no_longer_than_a_column_of_so_many_rows_may_be(rows):
     information = np.full(rows, 1 - 2.0**-52)  # rounds up to a further bit
-    weights = np.rint(information * 2.0 ** inference._Scale.of(information, np.ones(rows)).weight)
+    given = inference.Curved(information, rows)
+    weights = inference._Scale.of(given).weights(given)
     column = weights.astype(np.int32)[np.newaxis]
     cut = BitMatrix.of(Matrix(np.zeros((0, rows), np.uint16), (), column))
     assert cut.bits[0] >= 25

@@ -1,19 +1,19 @@
 """A host's part of a screening (screening.py): what it lets in, and what its people are told of it."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
 import msgspec
 import numpy as np
 
-from vfl.arrays import Mask
+from vfl.arrays import Integers, Mask
 from vfl.blocks.scratch import Scratch
 from vfl.crypto.workers import Operations
 from vfl.errors import Refused
 from vfl.jobs.admission import accept, check_request
-from vfl.jobs.alignments import count_known_rows, host_alignment
+from vfl.jobs.alignments import count_known_rows, host_alignment, joined_rows
 from vfl.jobs.approval import approve
 from vfl.jobs.approval_view import Brought
 from vfl.jobs.columns_given import ColumnsGiven
@@ -131,7 +131,8 @@ async def serve_screen(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     )
     design, inferred = None, None
     if asked.vif:
-        design, inferred = await _inflation(site, peer, offer, features, asked.max_leverage, show)
+        about = joined_rows(alignment)
+        design, inferred = await _inflation(site, peer, offer, features, asked.max_leverage, about, show)
     correlated: list[Told] = []
     if asked.correlations:
         correlated = await _correlations(site, peer, offer, work, features)
@@ -249,13 +250,19 @@ async def _correlations(
 
 
 async def _inflation(
-    site: Site, peer: Peer, offer: Offer, features: Features, most: float, show: Show
+    site: Site,
+    peer: Peer,
+    offer: Offer,
+    features: Features,
+    most: float,
+    about: Sequence[Integers],
+    show: Show,
 ) -> tuple[InflationDesign, Inference | None]:
     """The party's part of variance inflation, over all its columns that may enter a model."""
     made: list[InflationDesign] = []
 
     def prepare(training: Mask) -> Whole:
-        design, whole = InflationDesign.of(features, training, least, most)
+        design, whole = InflationDesign.of(features, training, least, most, about)
         made.append(design)
         return whole
 
