@@ -171,6 +171,14 @@ def test_many_rows_to_one(room: Room, join: str) -> None:
     else:
         assert sorted(one[0] for one in found) == sorted(own)
     assert all(other in (None, one[0]) for one in found for other in one[1:])
+    # What a guest and a host know of which rows are joined to one.
+    at_guest = alignments.joined_rows(done.alignment)
+    for place, host in enumerate(sorted(HOSTS)):
+        of_host = [(plates[1 + HOSTS.index(host)] or number) for number, plates in enumerate(found)]
+        expected = [of_host.index(one) for one in of_host]
+        (at_host,) = alignments.joined_rows(kept(room, host, done.alignment.name))
+        for numbers in (at_guest[place if join == "left" else 0], at_host):
+            assert [*map(numbers.tolist().index, numbers.tolist())] == expected
 
     party = load_party(room.federation.guest.file)
     table = read_table(party.data, role="guest", need_label=True)

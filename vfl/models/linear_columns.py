@@ -38,11 +38,10 @@ def prepare_columns(
     """The design fitted to the rows that train, and the matrix of all rows, which goes into `scratch`
     where it is large.
 
-    `training`, `about` (as of `Training`) and `exposure` at the guest have an entry a row; `features` may
-    be none, as of a guest with a label alone. Raises DataError naming the table, the column and what to
-    do: for columns that no linear model can use, without a penalty for columns that are linear
-    combinations of others, and with inference for those by which single rows stand out. Peers are told no
-    name.
+    `training`, `about` (as of `Training`), and `exposure` at the guest have an entry a row; `features`
+    may be none, as of a guest with a label alone. Raises DataError naming the table, the column and what
+    to do: for columns that no linear model can use, without a penalty for columns that are linear
+    combinations of others, and for inference by columns by which rows stand out. Peers are told no name.
     """
     rules = Rules(**section.rules)
     if not params.credibility:
