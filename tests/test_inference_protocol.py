@@ -397,6 +397,7 @@ START = inference_messages.InferenceStart(["host1"], [2, 1], 10.0, 0.0, 200)
         ({"columns": [1000, 1]}, "more columns than there may be"),
         ({"unit": 0.0}, "without a unit"),
         ({"penalty": math.inf}, "a penalty that is none"),
+        ({"penalty": 2.0**150}, "a penalty that the job does not have"),
         ({"fraction": 5000}, "covariances that cannot be told"),
     ],
 )

@@ -240,9 +240,13 @@ async def _correlations(
     own = await asyncio.to_thread(Associated.of, of_rows, site.party.glm.min_level_rows)
     given, between = CorrelationsGiven(site.store, peer.name), policy.correlations_between_hosts
     shown = [places[one.name] for one in own.columns]
+    joined = None
+    for numbers in joined_rows(work.table.alignment):
+        _, place, counts = np.unique(numbers[chosen], return_inverse=True, return_counts=True)
+        joined = counts[place]
     return await host_correlations(
         peer,
-        HostColumns(own, shown, between),
+        HostColumns(own, shown, between, joined),
         rows,
         site.participant(offer.hosts, offer.run, policy.min_intersection),
         lambda many: given.count(policy, rows, many),
