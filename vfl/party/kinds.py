@@ -21,7 +21,7 @@ DocumentKind = Literal[
     "project",
     "screen",
 ]
-CountKind = Literal["usage", "labels", "fetched", "refusals", "correlated", "inferred"]
+CountKind = Literal["usage", "labels", "fetched", "refusals", "correlated", "inferred", "approved"]
 FileKind = DocumentKind | CountKind
 
 FOLDERS: dict[DocumentKind, str] = {
@@ -50,11 +50,13 @@ COUNTS: dict[CountKind, str] = {
     "refusals": "refusals.json",
     "correlated": "correlated.json",
     "inferred": "inferred.json",
+    "approved": "approved.json",
 }
 """One file each, in the store's own folder."""
 ENCRYPTED: frozenset[FileKind] = frozenset(
     {
         "alignment",
+        "approved",
         "batch",
         "cells",
         "checkpoint",
