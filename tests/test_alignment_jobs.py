@@ -21,7 +21,7 @@ from test_boost import resolved
 
 from vfl.cli import main
 from vfl.errors import ConfigError, DataError, ModelError, PeerStopped
-from vfl.jobs import alignment, alignments, own_table
+from vfl.jobs import alignment, alignment_host, alignments, own_table
 from vfl.jobs.alignments import (
     Alignment,
     guest_alignment,
@@ -672,14 +672,14 @@ def test_two_alignments_of_one_name_at_once_are_one(room: Room, monkeypatch: pyt
     """The later one neither overwrites the other nor begins before it is known how that ends."""
     monkeypatch.setattr(alignment, "stamp", lambda run: "same")
     kept_by_host: list[str] = []
-    save = alignment.save_alignment
+    save = alignment_host.save_alignment
 
     def keep(store: Store, made: Alignment) -> None:
         if store.root == room.federation.parties["registry"].store:
             kept_by_host.append(made.name)
         save(store, made)
 
-    monkeypatch.setattr(alignment, "save_alignment", keep)
+    monkeypatch.setattr(alignment_host, "save_alignment", keep)
 
     async def at_once() -> list[object]:
         plan, show = alignment.Plan(), room.said["insurer"]

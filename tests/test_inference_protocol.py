@@ -11,6 +11,7 @@ import pytest
 from memory import over_memory
 from test_glm import KEY, Job, make_job
 
+from vfl.crypto.randomness import Stream
 from vfl.crypto.workers import ONE_PROCESS, Workers
 from vfl.errors import PeerError
 from vfl.learn.glm import Block
@@ -144,13 +145,13 @@ def information(counts: list[int], rng: np.random.Generator) -> np.ndarray:
 
 def noise_of(size: int, bits: int) -> np.ndarray:
     return rotation.symmetric(
-        [inference_messages.noise(bits) for _ in range(size * (size + 1) // 2)], size
+        [inference_messages.noise(bits, Stream()) for _ in range(size * (size + 1) // 2)], size
     )
 
 
 def in_secret_basis(whole: np.ndarray, noise: bool = True) -> np.ndarray:
     finer, size = whole * (1 << inference_messages.FINER_BITS), len(whole)
-    basis = rotation.secret_basis(size)
+    basis = rotation.secret_basis(size, Stream())
     if not noise:
         return basis.T @ finer @ basis
     finer = finer + noise_of(size, inference_messages.FINER_BITS - 1)
@@ -314,7 +315,7 @@ def test_a_guest_and_the_first_host_do_not_open_the_sums_of_another_host(monkeyp
 def test_a_basis_is_changed_under_encryption_and_back():
     rng = np.random.default_rng(9)
     whole = rotation.symmetric([int(x) for x in rng.integers(-(10**9), 10**9, 6)], 3)
-    basis = rotation.secret_basis(3)
+    basis = rotation.secret_basis(3, Stream())
     encrypted = np.empty((3, 3), object)
     for place, number in np.ndenumerate(whole):
         encrypted[place] = KEY.public.integers(KEY.encrypt([int(number)]))[0]
@@ -352,7 +353,7 @@ def test_a_weight_is_split_in_two_parts_that_add_up_to_it():
 
     async def run():
         one, other = (Sink(name, asyncio.Queue()) for name in ("host1", "host2"))
-        guest = inference._Guest([one, other], None, weights, None, None)
+        guest = inference._Guest([one, other], None, weights, None, Resources())
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(inference, "relay", lambda *_: asyncio.sleep(0))
             await guest.split_weights(one, other)

@@ -3,6 +3,7 @@ variance inflation, with the bound that programs keep to and without."""
 
 import math
 from dataclasses import replace
+from secrets import token_bytes
 from types import SimpleNamespace
 
 import numpy as np
@@ -128,7 +129,7 @@ def seen(columns, host):
     guest = matrix_of(columns)
     sizes = [guest.columns, host.columns]
     form = TurnedForm(guest.rows, sizes)
-    own, theirs = Rotated.of(guest), Rotated.of(host)
+    own, theirs = Rotated.of(guest, token_bytes), Rotated.of(host, token_bytes)
     one, two = (of.numbers(form.bits).astype(np.int64) for of in (own, theirs))
     total = (one @ two.T) / (guest.rows * 4.0**form.bits)
     return np.linalg.solve(own.change.T, total) * guest.rows

@@ -32,12 +32,13 @@ class GuestRows:
     """The guest's rows of a training. Of millions of rows there is nothing in it that no step needs.
 
     table: without ids, label, weight and offset, of which `rows` has those of the aligned rows.
-    ids: the digest of the table's ids. held_out: (aligned rows,). judged: those of them that a model is
-    judged by, which have weight.
+    ids: the digest of the table's ids; aligned_ids: of those of the aligned rows. held_out: (aligned
+    rows,). judged: those of them that a model is judged by, which have weight.
     """
 
     table: Table
     ids: str
+    aligned_ids: str
     aligned: Alignment
     rows: Training
     held_out: NDArray[np.bool_]
@@ -91,6 +92,7 @@ def read_guest_rows(
     return GuestRows(
         table,
         digest,
+        named.digest_of_ids,
         aligned.stored(scratch),
         rows.stored(scratch),
         held_out,

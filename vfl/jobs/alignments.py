@@ -13,6 +13,7 @@ from vfl.blocks.scratch import Scratch, in_pieces, marked
 from vfl.crypto.randomness import Randomness
 from vfl.errors import ModelError, Refused
 from vfl.jobs.connect import Site
+from vfl.jobs.digests import add_array
 from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Offer
 from vfl.net.peer import Peer
@@ -69,6 +70,15 @@ class Alignment:
 
     def __repr__(self) -> str:
         return f"Alignment({self.name!r}, {len(self.rows):,} rows)"
+
+    @property
+    def digest_of_ids(self) -> str:
+        """In hex, of what the ids of its rows are found again by: of random numbers, without the key."""
+        digest = hashlib.sha256(f"{self.ids} {self.key}".encode() if self.digests is None else b"")
+        if self.digests is not None:
+            digest.update(self.key.encode())
+            add_array(digest, "ids", self.digests)
+        return digest.hexdigest()
 
     @property
     def without_ids(self) -> "Alignment":

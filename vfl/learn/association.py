@@ -27,7 +27,7 @@ from vfl.arrays import Floats
 from vfl.learn.binning import Features
 from vfl.learn.design import Design
 from vfl.learn.factors import Rules
-from vfl.learn.rotated import Rotated
+from vfl.learn.rotated import Entropy, Rotated
 
 HUNDREDTHS = 100
 """Figures are told in these."""
@@ -54,8 +54,9 @@ class Associated:
     left_out: dict[str, str]
 
     @classmethod
-    def of(cls, features: Features, least: int) -> "Associated":
-        """Numbers as they are, missing ones as their mean; categories by levels of `least` rows."""
+    def of(cls, features: Features, least: int, entropy: Entropy) -> "Associated":
+        """Numbers as they are, missing ones as their mean; categories by levels of `least` rows, turned
+        by `entropy` one after the other."""
         rules, columns, left_out = Rules(missing="mean", min_level_rows=least), [], {}
         for name, values in features.items():
             try:
@@ -68,7 +69,7 @@ class Associated:
             whole = design.matrix({name: values}, len(values))
             matrix = whole.take(np.ones(len(values), bool))
             is_number = not design.factors
-            rotated = Rotated.of(matrix, turned=not is_number)
+            rotated = Rotated.of(matrix, None if is_number else entropy)
             columns.append(AssociatedColumn(name, rotated, 0 if is_number else matrix.columns))
         return cls(columns, left_out)
 

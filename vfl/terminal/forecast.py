@@ -12,6 +12,8 @@ def put_forecast(found: Forecast) -> None:
     leakage = found.leakage
     of = f" of alignment {leakage.alignment}" if leakage.alignment else ""
     stdout.put(f"{leakage.job} over {counted(found.rows, 'row')}{of}: nothing was sent")
+    received = sum(traffic.received for traffic in found.traffic.values())
+    sent = max((traffic.sent for traffic in found.traffic.values()), default=0)
     for name, traffic in found.traffic.items():
         stdout.put(f"{name}: {_size(traffic.sent)} out, {_size(traffic.received)} in")
     stdout.put(
@@ -19,6 +21,7 @@ def put_forecast(found: Forecast) -> None:
         "together, and "
         f"{_seconds(found.line_seconds)} on a line of 100 Mbit/s",
         f"memory: {_size(found.memory)} here, {_size(found.host_memory)} at a host",
+        f"tape, where it is kept: up to {_size(received)} here, {_size(sent)} at a host",
         f"made by playing the job in memory on small drawn tables, {counted(found.columns, 'column')} "
         "at each "
         f"host: as a rule bytes are within a factor of {BYTES_OFF:g}, time within {TIME_OFF:g}",

@@ -14,7 +14,8 @@ What a figure is stands in vfl/learn/association.py. Each party turns each of it
 
 Learned by the guest: the figures, and about how large noise was. Learned by a host: of each two columns
 the products, under noise, turned by the other's secret rotation; of two numbers r, under noise. Both are
-held against columns of the other's choice; what these can tell of a row is in docs/security.md.
+held against columns of the other's choice; what these can tell of a row is in docs/security.md. Noise
+has a place for each two parties: the same on two tables would go when they are subtracted.
 """
 
 import asyncio
@@ -116,6 +117,7 @@ async def guest_correlations(
     Raises PeerError when a host breaks the protocol.
     """
     # 1. What there is.
+    resources = resources.part("correlations")
     found = await together([host.recv(CorrelationColumns) for host in hosts])
     for host, one in zip(hosts, found, strict=True):
         if len(one.names) != len(one.sizes):
@@ -180,6 +182,7 @@ async def host_correlations(
 
     Raises PeerError when the guest breaks the protocol.
     """
+    participant = participant.part("correlations")
     own, resources = columns.own, participant.resources
     # 1. What there is.
     await guest.send(CorrelationColumns([*columns.shown], own.sizes, columns.between))
@@ -282,11 +285,13 @@ class _Pair:
 async def _give(other: Peer, pair: _Pair, numbers: NDArray[np.int32], resources: Resources) -> None:
     """2. The giver's part."""
     sizes, form = pair.sizes[pair.giver], pair.form
+    resources = resources.part("pair", pair.giver, pair.teller)
     shares = await share_products(other, numbers, (pair.giver, pair.teller), form, resources)
     longest = longest_rows(numbers, sizes, form.bits)
     noise = [_sent(one / math.sqrt(form.rows)) for one in longest]
     spread = np.repeat(noise, [max(size, 1) for size in sizes])[:, np.newaxis]
-    noisy = form.noisy(pair.turned(shares), spread * normal(*pair.shape))
+    drawn = normal(resources.randomness.at("noise on shares"), *pair.shape)
+    noisy = form.noisy(pair.turned(shares), spread * drawn)
     sent = np.array(noise, "<f8").tobytes()
     await other.send(CorrelationShares(noisy.astype("<u8").tobytes(), sent))
 
@@ -300,7 +305,8 @@ async def _tell(
 ) -> Told:
     """3. The teller's part."""
     theirs, mine, form = pair.sizes[pair.giver], pair.sizes[pair.teller], pair.form
-    shares = await share_products(other, numbers, (pair.teller, pair.giver), form, participant.resources)
+    resources = participant.resources.part("pair", pair.giver, pair.teller)
+    shares = await share_products(other, numbers, (pair.teller, pair.giver), form, resources)
     given = await other.recv(CorrelationShares)
     if len(given.data) != 8 * math.prod(pair.shape) or len(given.noise) != 8 * len(theirs):
         raise other.breach("CorrelationShares of other columns than there are")
@@ -313,7 +319,8 @@ async def _tell(
     own = np.array(longest_rows(numbers, mine, form.bits)) / math.sqrt(form.rows)
     widths = [np.maximum(of, 1) for of in (theirs, mine)]
     hidden = own / np.sqrt(np.minimum.outer(*widths))
-    figures = hundredths(exact + hidden * normal(*hidden.shape), theirs, mine)
+    drawn = normal(resources.randomness.at("noise on figures"), *hidden.shape)
+    figures = hundredths(exact + hidden * drawn, theirs, mine)
     spread = np.hypot(reach(*widths) * noise[:, np.newaxis], 2 * hidden)
     errors = [[int(one) for one in row] for row in np.ceil(HUNDREDTHS * spread)]
     await other.send(_correlations(figures, errors))
