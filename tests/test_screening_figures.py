@@ -7,7 +7,7 @@ from memory import over_memory
 from paillier_key import quick_key
 
 from vfl.crypto.randomness import Randomness
-from vfl.learn.inflation import InflationDesign
+from vfl.learn.inflation import Inflation, InflationDesign
 from vfl.learn.losses import loss_of
 from vfl.learn.screening import Bin, Everything, is_weak, strength_of
 from vfl.protocols.common.participant import Participant, Resources
@@ -170,6 +170,20 @@ def test_each_party_knows_the_inflation_of_its_own_columns():
         assert 0.001 < seen[name].doubt < 0.5
         assert abs(seen[name].value / value - 1) < 2.5 * seen[name].doubt
     assert expected["years"] > 5 > 2 > expected["area"] > 1.05
+
+
+def test_an_inflation_is_said_as_far_as_noise_lets_it_be_known():
+    said = {
+        Inflation(1.5176): "1.52",
+        Inflation(1.5176, 0.0001): "1.52 ± 0.01",
+        Inflation(1.5176, 0.014): "1.52 ± 0.04",
+        Inflation(5.04, 0.03): "5.0 ± 0.3",
+        Inflation(12.2, 0.1): "12 ± 3",
+        Inflation(31.0, 0.5): "at least 15.5",
+        Inflation(np.inf): "no bound",
+    }
+    assert {one: one.said for one in said} == said
+    assert Inflation(12.0, 0.1).least == pytest.approx(10) and Inflation(12.0, 0.1).most == 15
 
 
 def test_columns_are_left_out_until_none_is_inflated():
