@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import re
+import shlex
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,12 +16,15 @@ import gmpy2
 import numpy as np
 import pytest
 from audited import AuditedRoom
+from click.testing import CliRunner
 from federation import GLM_JOB, JOB, Federation, write_table
+from paillier_key import one_key
 from room import HOSTS
 
+from vfl.cli import main
 from vfl.errors import ModelError, PeerLost, VflError
+from vfl.jobs import alignment, resume
 from vfl.jobs import evidence as kept_evidence
-from vfl.jobs import resume
 from vfl.jobs.certificate import check_certificate
 from vfl.jobs.evidence import find_evidence, load_evidence, save_evidence, tape_file, tapes_of
 from vfl.jobs.record import load_record
@@ -26,9 +32,11 @@ from vfl.jobs.rerun import EvidenceDiffers
 from vfl.learn.losses import LogisticLoss
 from vfl.net.replay import MessageDiffers
 from vfl.party import identity
+from vfl.party.at_rest import is_encrypted
 from vfl.party.documents import canonical_json, document
-from vfl.party.identity import load_certificate
+from vfl.party.identity import Identity, load_certificate
 from vfl.party.ledger import FOLDER, months
+from vfl.protocols.align.join import KeyIds
 from vfl.protocols.linear.encrypted_product import EncryptedProduct, Layout
 from vfl.protocols.linear.fitting import FitLoop
 
@@ -94,7 +102,10 @@ def replay_all(room: AuditedRoom, subject: str) -> None:
             assert checked.certificate.checked == ["secret", "settings", "table"]
 
 
-@pytest.mark.parametrize(("join", "engine"), [("inner", "ecdh"), ("left", "ot"), ("inner", "vole")])
+@pytest.mark.parametrize(
+    ("join", "engine"),
+    [("inner", "ecdh"), pytest.param("left", "ot", marks=pytest.mark.slow), ("inner", "vole")],
+)
 def test_alignments_replay(honest: AuditedRoom, join: str, engine: str) -> None:
     made = honest.align(join=join, engine=engine, name=f"{join}-{engine}").alignment
     replay_all(honest, made.name)
@@ -117,6 +128,7 @@ def test_a_linear_model_replays(honest: AuditedRoom) -> None:
     replay_all(honest, honest.train(GLM_JOB))
 
 
+@pytest.mark.slow
 def test_trees_replay_that_go_on_with_a_hint(honest: AuditedRoom) -> None:
     first, second = honest.train(LATTICE), honest.train(LATTICE)
     replay_all(honest, first)
@@ -130,6 +142,7 @@ def test_trees_replay_that_go_on_with_a_hint(honest: AuditedRoom) -> None:
         honest.replay("insurer", second)
 
 
+@pytest.mark.slow
 def test_a_linear_model_replays_under_the_lattice_engine(honest: AuditedRoom) -> None:
     replay_all(honest, honest.train(LATTICE_GLM))
 
@@ -270,6 +283,34 @@ def test_a_policy_that_has_changed_since_changes_nothing(spoilt: tuple[AuditedRo
         assert room.replay("registry", model).complete
 
 
+def test_what_the_store_answered_is_found_damaged(honest: AuditedRoom) -> None:
+    model = honest.train(LATTICE)
+    store, (found,) = honest.there("bureau").store, honest.runs("bureau", model)
+    path = tape_file(store, found.run, kept_evidence.OWN)
+    content = path.read_bytes()
+    path.write_bytes(flipped(content, len(content) - 1))
+    with pytest.raises(ModelError, match="what the run has asked of the store is damaged"):
+        honest.replay("bureau", model)
+
+
+def test_tapes_and_secrets_are_encrypted_where_the_store_is(
+    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Identity, "under_passphrase", True)
+    room = make_room(tmp_path / "room", keys)
+    room.patch(monkeypatch)
+    name = room.align().alignment.name
+    for party in ALL:
+        store, (found,) = room.there(party).store, room.runs(party, name)
+        files = [store.path("evidence", found.name), *tapes_of(store, found.run)]
+        assert len(files) >= 2 and all(is_encrypted(path) for path in files)
+    replay_all(room, name)
+    path = tape_file(store, found.run, "insurer")
+    path.write_bytes(flipped(path.read_bytes(), 900))
+    with pytest.raises(EvidenceDiffers, match="the tape of insurer is damaged"):
+        room.replay("bureau", name)
+
+
 # --- Certificates. ----------------------------------------------------------------------------------
 
 
@@ -377,6 +418,21 @@ def test_a_host_that_has_residuals_of_its_choice_opened_is_found(honest: Audited
     assert honest.replay("insurer", run).shown  # who was asked did as it should
 
 
+def test_a_guest_that_tries_an_id_that_it_does_not_hold_is_found(honest: AuditedRoom) -> None:
+    match = alignment.guest_match
+
+    async def guessed(hosts: Any, keys: Any, **more: Any) -> Any:
+        first = KeyIds([b"GUESSED", *list(keys[0].ids)[1:]], keys[0].of_row)
+        return await match(hosts, [first, *keys[1:]], **more)
+
+    with mock.patch.object(alignment, "guest_match", guessed), contextlib.suppress(VflError):
+        honest.align(name="guessed")
+    run = last_run(honest, "insurer")
+    with pytest.raises(MessageDiffers, match=r"^message \d+ to \w+ differs: it was \w+ of [\d,]+ bytes"):
+        honest.replay("insurer", run)
+    assert honest.replay("registry", run).shown
+
+
 # --- Runs that were broken off. ---------------------------------------------------------------------
 
 
@@ -467,3 +523,70 @@ def test_a_secret_is_removed_on_request(spoilt: tuple[AuditedRoom, str]) -> None
     assert load_evidence(store, found.name).agreement == runs[0].agreement
     with pytest.raises(ModelError, match=r"the secret of run .* was removed on .*: it cannot"):
         room.replay("bureau", model)
+
+
+def told(*words: str) -> dict[str, Any]:
+    result = CliRunner().invoke(main, [*words, "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_what_is_kept_is_listed_forgotten_and_removed(spoilt: tuple[AuditedRoom, str]) -> None:
+    room, model = spoilt
+    file = str(room.federation.parties["bureau"].file)
+    (run,) = [one for one in told("audit", "list", file)["runs"] if one["subject"] == model]
+    assert (run["task"], run["replay"]) == ("train", "yes")
+    assert sorted(run["commitments"]) == sorted(ALL)
+    gone = told("audit", "forget", file, "--run", run["run"][:12], "--yes")
+    assert len(gone["files"]) >= 2 and gone["bytes"] > 0
+    (after,) = [one for one in told("audit", "list", file)["runs"] if one["subject"] == model]
+    assert after["replay"] == "forgotten" and after["bytes"] < run["bytes"]
+    told("models", "remove", file, "--model", model, "--yes")
+    assert model not in {one["subject"] for one in told("audit", "list", file)["runs"]}
+    result = CliRunner().invoke(main, ["audit", "replay", file, "--run", "nothing"])
+    assert result.exit_code == 5 and "nothing is kept of a run nothing" in result.output
+
+
+# --- The walk of docs/audit.md. ---------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[1] / "docs" / "audit.md"
+
+
+def walks() -> list[tuple[str, str, list[str]]]:
+    """Who types which command, and the lines that the page shows of what it prints."""
+    found: list[tuple[str, str, list[str]]] = []
+    for block in re.findall(r"<!-- walk -->\n```console\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        for line in block.splitlines():
+            if (typed := re.match(r"(\w+)\$ (.*)", line)) is not None:
+                found.append((typed[1], typed[2], []))
+            else:
+                found[-1][2].append(line)
+    return found
+
+
+def shown(line: str) -> str:
+    """A line of the page as a pattern: runs and numbers are others each time."""
+    parts = (re.sub(r"\d+", r"[\\d,]+", re.escape(part)) for part in line.split("0123456789ab"))
+    return "[0-9a-f]{12}".join(parts)
+
+
+def test_the_walk_of_an_auditor(honest: AuditedRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest.train(JOB)
+    folders = {name: party.folder for name, party in honest.federation.parties.items()}
+    folders["auditor"] = honest.federation.folder / "auditor"
+    folders["auditor"].mkdir()
+    done = []
+    for who, typed, expected in walks():
+        monkeypatch.chdir(folders[who])
+        command, *words = shlex.split(typed)
+        words = [str(one) for word in words for one in (Path().glob(word) if "*" in word else [word])]
+        if command != "vfl":
+            subprocess.run([command, *words], check=True)
+            continue
+        with one_key():
+            result = CliRunner().invoke(main, words)
+        assert result.exit_code == 0, result.output
+        for line in expected:
+            assert re.search(f"^{shown(line)}$", result.output, re.MULTILINE), (line, result.output)
+        done.append(" ".join(words[:2]))
+    assert done[-2:] == ["audit replay", "audit check"]

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from commands import command
 from federation import JOB, WAIT, WIDE, Federation, ended, make_tables, toml
 
 LEAST = 20
@@ -224,6 +225,16 @@ def test_correlations_are_told_to_who_may_know_and_counted(parties: Federation) 
     refused = screen(parties, settings)
     assert refused.failed(9, "rule told_correlations = 25"), refused.err
     allow()
+
+
+def test_a_read_only_party_file_is_refused_before_hosts_are_asked(parties: Federation) -> None:
+    file = parties.guest.file
+    (file.parent / "screen.toml").write_text(toml({**JOB, "screen": {"vif": False, "min_iv": 5.0}}))
+    before = file.read_bytes()
+    file.chmod(0o444)
+    refused = command("screen", file.name, "screen.toml", "--write", folder=file.parent)
+    refused.failed(3, "read-only (mode 444); run chmod u+w")
+    assert "waiting" not in refused.err and file.read_bytes() == before
 
 
 def test_advice_is_taken_over_by_its_owner_alone(parties: Federation) -> None:

@@ -320,6 +320,8 @@ def verify_signatures(
             if not certificate.verify(said.signature, approval_statement(terms, said.decided)):
                 raise ModelError(f"{what} is damaged or forged: the approval of {name} does not hold")
             words[name] += f"; a person there approved it on {said.decided}"
+        if name in agreement.commitments:
+            words[name] += "; committed to its secret, table and settings"
     return words
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
+from pydantic import ValidationError
 
 from vfl.crypto.randomness import Randomness
 from vfl.errors import DataError, IdentityError, ModelError, VflError
@@ -31,6 +32,7 @@ from vfl.party.ledger import FOLDER, kept_beside
 from vfl.party.store import Store
 from vfl.party.tapes import read_tape
 from vfl.protocols.common.checkpoints import State
+from vfl.text import counted
 
 
 class EvidenceDiffers(VflError):
@@ -146,8 +148,16 @@ def open_rerun(site: Site, evidence: Evidence, show: Show) -> Rerun:
         for name, talk in talks.items()
     }
     own = _tape(store, evidence, OWN) if OWN in _there(store, evidence) else iter(())
-    settled = replace(site, party=with_settings(site.party, opening.settings))
-    return Rerun(settled, evidence, opening, talks, peers, Replayed(own), show)
+    try:
+        party = with_settings(site.party, opening.settings)
+    except (ValidationError, KeyError, TypeError):
+        raise ModelError(
+            f"the settings of run {run[:12]} are of vfl {evidence.version}, and this version does not "
+            "know all of them: replay it with that one"
+        ) from None
+    settled = replace(site, party=party)
+    answers = Replayed(own, evidence.tape.answers)
+    return Rerun(settled, evidence, opening, talks, peers, answers, show)
 
 
 def own_certificate(evidence: Evidence) -> Certificate:
@@ -242,9 +252,8 @@ def _received(store: Store, evidence: Evidence, talk: Conversation) -> Iterator[
         yield payload
     ended = evidence.tape is not None and evidence.tape.why_ended
     if count < len(talk.received) and evidence.whole and not ended:
-        raise EvidenceDiffers(
-            f"the tape of {talk.peer} has {count:,} of the {len(talk.received):,} messages that arrived"
-        )
+        arrived = counted(len(talk.received), "message")
+        raise EvidenceDiffers(f"the tape of {talk.peer} has {count:,} of {arrived} that arrived")
 
 
 def _tape(store: Store, evidence: Evidence, peer: str) -> Iterator[tuple[int, bytes]]:

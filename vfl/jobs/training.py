@@ -18,7 +18,7 @@ from vfl.jobs.admission import matching_of
 from vfl.jobs.agreement import Agreement, check_aligned, offer_to
 from vfl.jobs.aligned_rows import GuestRows, read_guest_rows
 from vfl.jobs.alignments import guest_alignment
-from vfl.jobs.answers import AnsweredGuestHints
+from vfl.jobs.answers import AnsweredGuestHints, AnsweredLabels
 from vfl.jobs.commitments import TableDigests, digest_table
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.coordinator import coordinator_of
@@ -237,7 +237,9 @@ class _GuestTraining:
 
                 self.unfinished.measure = account
                 try:
-                    with keeping(self.site, self.show, self.commits_to) as kept:
+                    # The label of a project's model is made of several columns: it is not replayed.
+                    table = None if self.of_project else self.commits_to
+                    with keeping(self.site, self.show, table) as kept:
                         trained, found = await self._with(hosts, wait, sessions, operations, kept)
                         parties = (*hosts, *self.others)
                         await together([tell_kept(party, found) for party in parties])
@@ -321,6 +323,7 @@ class _GuestTraining:
             )
             sessions.callback(stored.close)
             hints = stored
+        given = LabelsGiven.of(site.store, self.own.aligned.name, self.job)
         return GuestRun(
             Resources(site.party.party.machine, operations, kept.randomness_of(offer.run), kept.say),
             self._follow,
@@ -330,7 +333,7 @@ class _GuestTraining:
             coordinator,
             lambda done, of: show.progress("choosing alpha, fits", done, of),
             lambda done, of: show.progress("standard errors, %", done, of),
-            LabelsGiven.of(site.store, self.own.aligned.name, self.job),
+            AnsweredLabels(given, kept.answers),
         )
 
     def _follow(self, step: TrainingStep) -> None:
