@@ -173,7 +173,8 @@ class Federation(Learner):
         min_cell_rows: least rows of a host's level. fit_params: what else fit takes, but progress. Of
         the rows that all parties know; `attrs` has their number and, as "woe", a line a level; as
         "correlations", where they are asked for, a line each two columns of two parties, to two
-        decimals and without the noise of a federation. With engine="protocol" sums are added up under encryption.
+        decimals and without the noise of a federation. With engine="protocol" sums are
+        added up under encryption.
 
         Raises ConfigError and DataError as fit, and Refused where a host's rows are too few.
         """
