@@ -46,7 +46,7 @@ class Inflation:
     @property
     def least(self) -> float:
         """Noise on 1 / value makes as large a figure of less 2.5 times in a hundred."""
-        return self.value / (1 + _WITHIN * self.doubt)
+        return max(1.0, self.value / (1 + _WITHIN * self.doubt))
 
     @property
     def most(self) -> float:
@@ -146,7 +146,7 @@ class InflationDesign:
         if covariance is not None and found.noise is not None:
             doubt = doubts(covariance, self.gram, self.places, found.noise)
         return {
-            name: Inflation(value, doubt.get(name, 0.0))
+            name: Inflation(max(value, 1.0), doubt.get(name, 0.0))  # by noise it may be less
             for name, value in self.inflations(found, columns).items()
             if value is not None
         }
