@@ -30,6 +30,8 @@ from vfl.jobs.evidence import find_evidence, load_evidence, save_evidence, tape_
 from vfl.jobs.record import load_record
 from vfl.jobs.rerun import EvidenceDiffers
 from vfl.learn.losses import LogisticLoss
+from vfl.net import wire
+from vfl.net.peer import HEADER, MemoryPeer
 from vfl.net.replay import MessageDiffers
 from vfl.party import identity
 from vfl.party.at_rest import is_encrypted
@@ -39,6 +41,7 @@ from vfl.party.ledger import FOLDER, months
 from vfl.protocols.align.join import KeyIds
 from vfl.protocols.linear.encrypted_product import EncryptedProduct, Layout
 from vfl.protocols.linear.fitting import FitLoop
+from vfl.protocols.linear.products import Residuals
 
 ALL = ("insurer", *HOSTS)
 OTHERS = {"insurer": HOSTS, **dict.fromkeys(HOSTS, ("insurer",))}
@@ -416,6 +419,31 @@ def test_a_host_that_has_residuals_of_its_choice_opened_is_found(honest: Audited
     with pytest.raises(MessageDiffers, match=r"to insurer differs: it was MaskedProducts of [\d,]+"):
         honest.replay("registry", run)
     assert honest.replay("insurer", run).shown  # who was asked did as it should
+
+
+def test_a_host_that_was_played_against_messages_of_its_own_making_is_found(honest: AuditedRoom) -> None:
+    """Its ledger and its tape have what it puts in the place of what came, and all follows from that."""
+    get = MemoryPeer._get
+
+    async def turned(self: MemoryPeer) -> bytes:
+        frame = await get(self)
+        with contextlib.suppress(wire.WireError):
+            found = wire.decode(frame[HEADER:], (Residuals,))
+            half = len(found.ciphertexts) // 2
+            other = found.ciphertexts[half:] + found.ciphertexts[:half]
+            frame = frame[:HEADER] + wire.encode(Residuals(other))
+        return frame
+
+    cheat(honest, GLM_JOB, mock.patch.object(MemoryPeer, "_get", turned))
+    run = last_run(honest, "registry")
+    done = honest.replay("registry", run)
+    theirs = honest.certify("registry", done, "insurer")
+    why = r"message \d+ of insurer, against which registry was replayed, is not the one that left here"
+    with pytest.raises(EvidenceDiffers, match=why):
+        honest.check("insurer", theirs)
+    mine = honest.replay("insurer", run)
+    with pytest.raises(EvidenceDiffers, match=r"message \d+ of insurer in the run is not the one of"):
+        honest.check("registry", honest.certify("insurer", mine, "registry"))
 
 
 def test_a_guest_that_tries_an_id_that_it_does_not_hold_is_found(honest: AuditedRoom) -> None:

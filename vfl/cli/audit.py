@@ -230,6 +230,8 @@ def audit_check(party: Path, certificate: Path, auditor: Path | None, as_json: b
                 "received": found.received,
                 "covered": found.received - len(found.uncovered),
                 "uncovered": [{"number": number, "type": kind} for number, kind in found.uncovered],
+                "replay": made.replay,
+                "went_on_from": made.went_on_from,
                 "checked": made.checked,
                 "relies": made.relies,
             }

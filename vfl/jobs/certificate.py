@@ -62,6 +62,11 @@ class ReplayCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     checked: list[str]
     """What the replay has held against the commitments."""
     went_on_after: int  # steps of an earlier attempt
+    went_on_from: list[str]  # these attempts, in hex, the newest last
+    replay: str
+    """A salted digest of the messages with all peers, in hex: the same in the certificates for all of
+    them, unless the party has shown one auditor other messages of a peer than another."""
+    received: list[Covered]  # from the peer after the agreement, which the replay was played against
     messages: list[Covered]  # to the peer after the agreement
     of: int  # how many there were by the party's ledger
     relies: list[str]
@@ -98,6 +103,9 @@ class Replayed:
     of: int  # how many there were
     checked: Sequence[str]  # against the commitments
     relies: Sequence[str]
+    received: Sequence[Covered]  # from the peer, against which it was played
+    before: Sequence[str]  # the attempts that the run went on from, in hex
+    replay: str  # a digest of the messages with all peers, in hex
 
 
 def make_certificate(evidence: Evidence, shown: Replayed, by: Identity) -> bytes:
@@ -117,6 +125,9 @@ def make_certificate(evidence: Evidence, shown: Replayed, by: Identity) -> bytes
         evidence.commitments,
         list(shown.checked),
         terms.done,
+        list(shown.before),
+        shown.replay,
+        list(shown.received),
         list(shown.messages),
         shown.of,
         list(shown.relies),
@@ -171,7 +182,9 @@ def check_certificate(site: Site, path: Path, auditor: Certificate | None = None
     found = verify(ledger, site.identity.certificate, earlier=site.formerly[site.party.name])
     if found.damage:
         raise EvidenceDiffers(f"this party's own ledger is not whole: {found.damage[0]}")
+    _check_attempts(site, made)
     talk = conversations(ledger, made.run).get(made.party)
+    _check_played([] if talk is None else talk.sent, made, site.party.name)
     received = [] if talk is None else talk.received
     for number, (mine, theirs) in enumerate(zip(received, made.messages, strict=False), 1):
         if Covered.of(mine) != theirs:
@@ -211,6 +224,38 @@ def _check_agreement(agreement: Agreement, made: ReplayCertificate) -> None:
         raise EvidenceDiffers(f"the certificate is about other commitments than {made.party} has signed")
     if made.statement != agreement.statement_of(made.party).hex():
         raise EvidenceDiffers(f"the certificate is about another agreement than {made.party} has signed")
+
+
+def _check_attempts(site: Site, made: ReplayCertificate) -> None:
+    """Raises EvidenceDiffers unless the attempts that the run went on from are attempts at it that this
+    party knows, too: a party could make up others."""
+    kept = {one.run: one for one in find_evidence(site.store)}
+    here = kept[made.run].agreement.terms
+    if made.went_on_after and not made.went_on_from and made.party in here.signers:
+        raise EvidenceDiffers("the certificate does not name the attempt that its run went on from")
+    for run in made.went_on_from:
+        one = kept.get(run)
+        if one is None or (one.agreement.terms.model, one.agreement.terms.task) != (
+            here.model,
+            here.task,
+        ):
+            raise EvidenceDiffers(
+                f"the run goes on from attempt {run[:12]}, which is none that this party had a part in"
+            )
+
+
+def _check_played(sent: Sequence[Sent], made: ReplayCertificate, own: str) -> None:
+    """Raises EvidenceDiffers unless the replay was played against what this party has sent: what its
+    ledger has of a peer's messages, a party writes itself."""
+    for number, played in enumerate(made.received, 1):
+        mine = sent[number - 1] if number <= len(sent) else None
+        if mine is None or Covered.of(mine) != played:
+            was = "there was none" if mine is None else f"it was {mine}"
+            raise EvidenceDiffers(
+                f"message {number:,} of {own}, against which {made.party} was replayed, is not the one "
+                f"that left here: {was}, and the replay had {played.type} of "
+                f"{counted(played.bytes, 'byte')}"
+            )
 
 
 def _signed(content: object) -> bytes:

@@ -42,6 +42,8 @@ async def replay_guest(run: Rerun) -> None:
     own = await asyncio.to_thread(read_guest_rows, site, job, named, show)
     run.check_table(guest_commits_to(own), own.table.path.name)
     kind = guest_kind(site, job, own)
+    if kind.init_model is not None:
+        run.relies.append(f"on the half of {kind.init_model} that an earlier run has left")
     role = kind.guest(guest_columns(site, own), own.rows)
     curve: list[dict[str, float | None]] = []
 

@@ -5,6 +5,7 @@ committed in the agreement, and from what came to it, message by message. What c
 certificate for each peer (certificate.py).
 """
 
+import hashlib
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from vfl.jobs.names import resolve_model
 from vfl.jobs.rerun import EvidenceDiffers, Rerun, open_rerun
 from vfl.jobs.show import Show
 from vfl.net.replay import MessageDiffers, TapeEnds
+from vfl.party.audit.conversations import STOP
+from vfl.party.documents import canonical_json
 from vfl.party.store import Store
 from vfl.protocols.common.checkpoints import State
 from vfl.text import nearest_name
@@ -108,18 +111,21 @@ async def replay_runs(
     `any_machine`: also where this process computes otherwise than that of the run. Raises as `replay`.
     """
     states: list[State] = []
+    before: list[str] = []  # the attempts that have left them
     for evidence in runs:
         done = evidence.agreement.terms.done
         known = bool(done) and any(state.done == done for state in states)
         attempts = [evidence] if known else _attempts(site.store, evidence)
-        states = states if known else []
+        states, before = (states, before) if known else ([], [])
         for attempt in attempts:
             run = open_rerun(site, attempt, show)
             run.last = _state(states, attempt)
+            run.before = [] if run.last is None else [*before]
             named = f"run {attempt.run[:12]}"
             with computing_as(_arithmetic_of(attempt), named, show, any_machine=any_machine):
                 found = await _play(run)
             states += run.states
+            before.append(attempt.run)
         yield found
 
 
@@ -205,9 +211,23 @@ async def _play(run: Rerun) -> Replay:
         if evidence.whole:
             raise EvidenceDiffers(f"the run went on to its end, and the replay ends: {error}") from None
         ended = str(error)
-    shown = {}
+    shown, whole = {}, _all_of(run)
     for name, peer in run.peers.items():
-        sent = run.talks[name].sent
-        covered = [Covered.of(one) for one in sent[: peer.compared]]
-        shown[name] = Replayed(name, covered, len(sent), run.checked, run.relies)
+        talk = run.talks[name]
+        sent = [Covered.of(one) for one in talk.sent if one.kind != STOP][: peer.compared]
+        played = [Covered.of(one) for one in talk.received[: peer.played]]
+        shown[name] = Replayed(
+            name, sent, len(talk.sent), run.checked, run.relies, played, run.before, whole
+        )
     return Replay(evidence, shown, ended)
+
+
+def _all_of(run: Rerun) -> str:
+    """A digest of the messages of the replay with all peers, of which none can be guessed by it."""
+    content = {
+        name: [[[one.kind, one.size, one.digest.hex()] for one in several] for several in both]
+        for name, peer in run.peers.items()
+        for both in [(run.talks[name].sent[: peer.compared], run.talks[name].received[: peer.played])]
+    }
+    salt = hashlib.sha256(b"vfl salt of a replay\0" + run.opening.salts["secret"]).digest()
+    return hashlib.sha256(b"vfl replay\0" + salt + canonical_json(content)).hexdigest()

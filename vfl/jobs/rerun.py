@@ -32,7 +32,10 @@ from vfl.party.ledger import FOLDER, kept_beside
 from vfl.party.store import Store
 from vfl.party.tapes import read_tape
 from vfl.protocols.common.checkpoints import State
+from vfl.protocols.common.clock import STEP
 from vfl.text import counted
+
+_LONGEST = 7 * 86400  # seconds that a party tells of one piece of work
 
 
 class EvidenceDiffers(VflError):
@@ -54,6 +57,7 @@ class Rerun:
     answers: Answers
     show: Show
     last: State | None = None  # the state that an attempt before this has kept, from which it went on
+    before: Sequence[str] = ()  # the attempts that have led to it, in hex
     states: list[State] = field(default_factory=list)  # that this one keeps
     checked: list[str] = field(default_factory=lambda: ["secret", "settings"])
     """What was held against the commitments."""
@@ -103,8 +107,14 @@ class Rerun:
                 )
 
     def say(self, peer: str, seconds: float) -> float:
-        """What the run has told a peer of the time that something took."""
-        return self.answers.ask(f"seconds told to {peer}", float, lambda: seconds)
+        """What the run has told a peer of the time that something took, in whole steps.
+
+        Raises EvidenceDiffers for what no program tells: a number has room for much else.
+        """
+        told = self.answers.ask(f"seconds told to {peer}", float, lambda: seconds)
+        if not 0 <= told <= _LONGEST or told % STEP:
+            raise EvidenceDiffers(f"the run has told {peer} a time that the program does not tell")
+        return told
 
     def sign(self, data: bytes) -> bytes:
         """What was signed in the run, which has to be a signature of this very data."""
@@ -112,6 +122,15 @@ class Rerun:
         certificate = own_certificate(self.evidence)
         if not certificate.verify(signature, data):
             raise EvidenceDiffers("a signature that the run has made is of something else")
+        identity = self.site.identity
+        if identity.certificate.fingerprint != certificate.fingerprint:
+            self.relies.append(
+                "on a signature under a key that was rotated: it holds, among others that would"
+            )
+        elif identity.sign(data) != signature:
+            raise EvidenceDiffers(
+                "a signature that the run has made is not the one that the program makes"
+            )
         return signature
 
     def keep(self, state: State) -> None:

@@ -65,6 +65,7 @@ class ReplayedPeer(Peer):
         self._tape: Iterator[bytes] = iter(received)
         self._expected: Iterator[Sent] = iter(sent)
         self.compared = 0  # messages to the peer that were those of the run
+        self.played = 0  # messages of the peer that the role has had
 
     async def send(self, message: Message) -> None:
         """Compare a message with the one that left in its place. Raises MessageDiffers."""
@@ -91,6 +92,7 @@ class ReplayedPeer(Peer):
         payload = next(self._tape, None)
         if payload is None:
             raise TapeEnds(f"the tape of {self.name} ends here")
+        self.played += 1
         return self._session + self._received.to_bytes(8, "big") + payload
 
     async def close(self) -> None:

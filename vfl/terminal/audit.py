@@ -66,7 +66,9 @@ def put_checked(found: "Checked") -> None:
         stdout.put(f"note: {head}: {counted(found.on_the_way, 'message')} had not arrived")
     if made.went_on_after:
         steps = counted(made.went_on_after, "step")
-        stdout.put(f"note: {head} went on after {steps} of an earlier attempt: check that one, too")
+        runs = ", ".join(one[:_DIGITS] for one in made.went_on_from) or "an earlier attempt"
+        stdout.put(f"note: {head} went on after {steps} of {runs}: check the certificates of those, too")
+    stdout.put(f"{head}: replay {made.replay[:_DIGITS]}, the same for all its peers")
     if found.complete:
         stdout.put("complete")
         return
