@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from federation import Federation
+from federation import JOB, Federation
 from paillier_key import one_key
-from room import Room, Said
+from room import HOSTS, Room, Said
 
 from vfl.errors import VflError
 from vfl.jobs.certificate import Checked, check_certificate, make_certificate
@@ -19,6 +19,12 @@ from vfl.jobs.offer import Offer
 from vfl.jobs.replaying import Replay, replay, runs_named
 from vfl.net.peer import Peer, stop_all
 from vfl.party.config import load_party
+
+LATTICE = {
+    **JOB,
+    "job": {**JOB["job"], "name": "lattice"},
+    "secureboost": {**JOB["secureboost"], "encryption": "lattice"},
+}
 
 
 class AuditedRoom(Room):
@@ -89,3 +95,12 @@ class AuditedRoom(Room):
 
     def check(self, name: str, path: Path) -> Checked:
         return check_certificate(self.there(name), path)
+
+
+def make_room(folder: Path, keys: Path) -> AuditedRoom:
+    folder.mkdir(exist_ok=True)
+    room = AuditedRoom(Federation(folder, keys, guest_listens=True))
+    for name in HOSTS:
+        more = {"encryptions": ["paillier", "lattice"], "engines": ["ecdh", "ot", "vole"]}
+        room.federation.parties[name].settings["policy"] |= more
+    return room

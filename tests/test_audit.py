@@ -1,6 +1,5 @@
 """Runs of jobs that are replayed by their parties, and what is found where one did something else."""
 
-import contextlib
 import json
 import re
 import shlex
@@ -12,58 +11,35 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import gmpy2
-import numpy as np
+import msgspec
 import pytest
-from audited import AuditedRoom
+from audited import LATTICE, AuditedRoom, make_room
 from click.testing import CliRunner
-from federation import GLM_JOB, JOB, Federation, write_table
+from federation import GLM_JOB, JOB, write_table
 from paillier_key import one_key
 from room import HOSTS
 
 from vfl.cli import main
-from vfl.errors import ModelError, PeerLost, VflError
-from vfl.jobs import alignment, resume
+from vfl.errors import ModelError, PeerLost
 from vfl.jobs import evidence as kept_evidence
+from vfl.jobs import resume
 from vfl.jobs.certificate import check_certificate
 from vfl.jobs.evidence import find_evidence, load_evidence, save_evidence, tape_file, tapes_of
 from vfl.jobs.record import load_record
 from vfl.jobs.rerun import EvidenceDiffers
-from vfl.learn.losses import LogisticLoss
-from vfl.net import wire
-from vfl.net.peer import HEADER, MemoryPeer
-from vfl.net.replay import MessageDiffers
 from vfl.party import identity
 from vfl.party.at_rest import is_encrypted
 from vfl.party.documents import canonical_json, document
 from vfl.party.identity import Identity, load_certificate
 from vfl.party.ledger import FOLDER, months
-from vfl.protocols.align.join import KeyIds
-from vfl.protocols.linear.encrypted_product import EncryptedProduct, Layout
-from vfl.protocols.linear.fitting import FitLoop
-from vfl.protocols.linear.products import Residuals
 
 ALL = ("insurer", *HOSTS)
 OTHERS = {"insurer": HOSTS, **dict.fromkeys(HOSTS, ("insurer",))}
-LATTICE = {
-    **JOB,
-    "job": {**JOB["job"], "name": "lattice"},
-    "secureboost": {**JOB["secureboost"], "encryption": "lattice"},
-}
 LATTICE_GLM = {
     **GLM_JOB,
     "job": {**GLM_JOB["job"], "name": "lattice-glm"},
     "glm": {**GLM_JOB["glm"], "encryption": "lattice"},
 }
-
-
-def make_room(folder: Path, keys: Path) -> AuditedRoom:
-    folder.mkdir(exist_ok=True)
-    room = AuditedRoom(Federation(folder, keys, guest_listens=True))
-    for name in HOSTS:
-        more = {"encryptions": ["paillier", "lattice"], "engines": ["ecdh", "ot", "vole"]}
-        room.federation.parties[name].settings["policy"] |= more
-    return room
 
 
 @pytest.fixture(scope="module")
@@ -208,7 +184,6 @@ def spoil_ledger(room: AuditedRoom, model: str) -> None:
 
 def spoil_secret(room: AuditedRoom, model: str) -> None:
     def how(found: Any) -> Any:
-        import msgspec
 
         secret = flipped(found.opening.secret, 31)
         return replace(found, opening=msgspec.structs.replace(found.opening, secret=secret))
@@ -228,7 +203,6 @@ def forge_all(room: AuditedRoom, model: str) -> None:
     """Another secret with commitments that fit it: they are not those that were signed."""
 
     def how(found: Any) -> Any:
-        import msgspec
 
         secret = flipped(found.opening.secret, 31)
         opening = msgspec.structs.replace(found.opening, secret=secret)
@@ -358,109 +332,6 @@ def test_an_auditors_own_key(honest: AuditedRoom, trees: str, tmp_path: Path) ->
         check_certificate(site, path, other.certificate)
 
 
-# --- Parties that do something else. ----------------------------------------------------------------
-
-
-def last_run(room: AuditedRoom, name: str) -> str:
-    return find_evidence(room.there(name).store)[-1].run
-
-
-def cheat(room: AuditedRoom, job: dict[str, Any], *patches: Any) -> None:
-    """A run of which one party has another program, however it ends."""
-    with contextlib.ExitStack() as stack, contextlib.suppress(VflError):
-        for patch in patches:
-            stack.enter_context(patch)
-        room.train(job)
-
-
-def one_row(self: LogisticLoss, score: Any, label: Any, weight: Any) -> Any:
-    """Gradients that tell in which bins of a host one row is."""
-    gradient = np.zeros(score.shape)
-    gradient[..., 3] = 1.0
-    return gradient, np.full(score.shape, 0.25)
-
-
-@pytest.mark.parametrize(("job", "message"), [(JOB, "Gradients"), (LATTICE, "Vectors")])
-def test_a_guest_that_encrypts_numbers_of_its_own_is_found(
-    honest: AuditedRoom, job: dict[str, Any], message: str
-) -> None:
-    cheat(honest, job, mock.patch.object(LogisticLoss, "damped_gradients", one_row))
-    with pytest.raises(
-        MessageDiffers, match=rf"^message \d+ to \w+ differs: it was {message} of [\d,]+"
-    ):
-        honest.replay("insurer", last_run(honest, "insurer"))
-
-
-def test_a_guest_of_a_linear_model_that_sends_other_residuals_is_found(honest: AuditedRoom) -> None:
-    rounded = FitLoop._rounded
-
-    def one(self: FitLoop, residuals: Any) -> Any:
-        return rounded(self, (np.arange(len(residuals)) == 3).astype(float))
-
-    job = {**GLM_JOB, "glm": {**GLM_JOB["glm"], "max_iterations": 2}}
-    cheat(honest, job, mock.patch.object(FitLoop, "_rounded", one))
-    with pytest.raises(MessageDiffers, match=r"to \w+ differs: it was FitNext of [\d,]+ bytes"):
-        honest.replay("insurer", last_run(honest, "insurer"))
-
-
-def test_a_host_that_has_residuals_of_its_choice_opened_is_found(honest: AuditedRoom) -> None:
-    mask = EncryptedProduct.mask
-
-    async def packed(self: EncryptedProduct, layout: Layout, places: Any = None) -> Any:
-        _, masks = await mask(self, layout)
-        key = self._workers.key
-        total = gmpy2.mpz(1)
-        for row in reversed(key.integers(self.sums._store.array[:64])):
-            total = total * total * row % key.n_squared
-        return key.add(key.array([total]), key.unsafe_encrypt(masks)), masks
-
-    cheat(honest, GLM_JOB, mock.patch.object(EncryptedProduct, "mask", packed))
-    run = last_run(honest, "registry")
-    with pytest.raises(MessageDiffers, match=r"to insurer differs: it was MaskedProducts of [\d,]+"):
-        honest.replay("registry", run)
-    assert honest.replay("insurer", run).shown  # who was asked did as it should
-
-
-def test_a_host_that_was_played_against_messages_of_its_own_making_is_found(honest: AuditedRoom) -> None:
-    """Its ledger and its tape have what it puts in the place of what came, and all follows from that."""
-    get = MemoryPeer._get
-
-    async def turned(self: MemoryPeer) -> bytes:
-        frame = await get(self)
-        with contextlib.suppress(wire.WireError):
-            found = wire.decode(frame[HEADER:], (Residuals,))
-            half = len(found.ciphertexts) // 2
-            other = found.ciphertexts[half:] + found.ciphertexts[:half]
-            frame = frame[:HEADER] + wire.encode(Residuals(other))
-        return frame
-
-    cheat(honest, GLM_JOB, mock.patch.object(MemoryPeer, "_get", turned))
-    run = last_run(honest, "registry")
-    done = honest.replay("registry", run)
-    theirs = honest.certify("registry", done, "insurer")
-    why = r"message \d+ of insurer, against which registry was replayed, is not the one that left here"
-    with pytest.raises(EvidenceDiffers, match=why):
-        honest.check("insurer", theirs)
-    mine = honest.replay("insurer", run)
-    with pytest.raises(EvidenceDiffers, match=r"message \d+ of insurer in the run is not the one of"):
-        honest.check("registry", honest.certify("insurer", mine, "registry"))
-
-
-def test_a_guest_that_tries_an_id_that_it_does_not_hold_is_found(honest: AuditedRoom) -> None:
-    match = alignment.guest_match
-
-    async def guessed(hosts: Any, keys: Any, **more: Any) -> Any:
-        first = KeyIds([b"GUESSED", *list(keys[0].ids)[1:]], keys[0].of_row)
-        return await match(hosts, [first, *keys[1:]], **more)
-
-    with mock.patch.object(alignment, "guest_match", guessed), contextlib.suppress(VflError):
-        honest.align(name="guessed")
-    run = last_run(honest, "insurer")
-    with pytest.raises(MessageDiffers, match=r"^message \d+ to \w+ differs: it was \w+ of [\d,]+ bytes"):
-        honest.replay("insurer", run)
-    assert honest.replay("registry", run).shown
-
-
 # --- Runs that were broken off. ---------------------------------------------------------------------
 
 
@@ -493,6 +364,12 @@ def test_a_run_that_goes_on_replays_by_attempt(
             for peer in OTHERS[name]:
                 checked = honest.check(peer, honest.certify(name, done, peer))
                 assert {kind for _, kind in checked.uncovered} <= {"Stop"}
+                before = [] if done is first else [first.evidence.run]
+                assert checked.certificate.went_on_from == before
+        made_up = replace(second.shown[peer], before=["ab" * 32])
+        path = honest.certify(name, replace(second, shown={peer: made_up}), peer)
+        with pytest.raises(EvidenceDiffers, match="attempt abababababab, which is none that this party"):
+            honest.check(peer, path)
     assert len({run.opening.secret for name in ALL for run in honest.runs(name, model)}) == 6
 
 

@@ -1,0 +1,208 @@
+"""Parties that do something else than the program in a run, and what a replay or a peer finds of it."""
+
+import contextlib
+import hashlib
+import math
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import gmpy2
+import msgspec
+import numpy as np
+import pytest
+from audited import LATTICE, AuditedRoom, make_room
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from federation import GLM_JOB, JOB
+
+from vfl.errors import VflError
+from vfl.jobs import alignment
+from vfl.jobs import evidence as kept_evidence
+from vfl.jobs.evidence import find_evidence, save_evidence, tape_file
+from vfl.jobs.rerun import EvidenceDiffers
+from vfl.learn.losses import LogisticLoss
+from vfl.net import wire
+from vfl.net.peer import HEADER, MemoryPeer
+from vfl.net.replay import MessageDiffers
+from vfl.party.identity import Identity
+from vfl.party.tapes import TapeWriter, read_tape
+from vfl.protocols.align.join import KeyIds
+from vfl.protocols.linear.encrypted_product import EncryptedProduct, Layout
+from vfl.protocols.linear.fitting import FitLoop
+from vfl.protocols.linear.products import Residuals
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Iterator[AuditedRoom]:
+    """Parties that have aligned, in which tests train."""
+    patch = pytest.MonkeyPatch()
+    room = make_room(tmp_path_factory.mktemp("audit") / "room", keys)
+    room.patch(patch)
+    room.align(name="first")
+    yield room
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def trees(honest: AuditedRoom) -> str:
+    """The name of a model."""
+    return honest.train(JOB)
+
+
+@pytest.fixture
+def spoilt(honest: AuditedRoom, trees: str, tmp_path: Path) -> Iterator[tuple[AuditedRoom, str]]:
+    """The same parties, of which a test may spoil what they keep."""
+    before = tmp_path / "before"
+    shutil.copytree(honest.federation.folder, before)
+    yield honest, trees
+    for party in honest.federation.parties.values():
+        shutil.rmtree(party.folder)
+        shutil.copytree(before / party.folder.relative_to(honest.federation.folder), party.folder)
+
+
+def last_run(room: AuditedRoom, name: str) -> str:
+    return find_evidence(room.there(name).store)[-1].run
+
+
+def cheat(room: AuditedRoom, job: dict[str, Any], *patches: Any) -> None:
+    """A run of which one party has another program, however it ends."""
+    with contextlib.ExitStack() as stack, contextlib.suppress(VflError):
+        for patch in patches:
+            stack.enter_context(patch)
+        room.train(job)
+
+
+def one_row(self: LogisticLoss, score: Any, label: Any, weight: Any) -> Any:
+    """Gradients that tell in which bins of a host one row is."""
+    gradient = np.zeros(score.shape)
+    gradient[..., 3] = 1.0
+    return gradient, np.full(score.shape, 0.25)
+
+
+@pytest.mark.parametrize(("job", "message"), [(JOB, "Gradients"), (LATTICE, "Vectors")])
+def test_a_guest_that_encrypts_numbers_of_its_own_is_found(
+    honest: AuditedRoom, job: dict[str, Any], message: str
+) -> None:
+    cheat(honest, job, mock.patch.object(LogisticLoss, "damped_gradients", one_row))
+    with pytest.raises(
+        MessageDiffers, match=rf"^message \d+ to \w+ differs: it was {message} of [\d,]+"
+    ):
+        honest.replay("insurer", last_run(honest, "insurer"))
+
+
+def test_a_guest_of_a_linear_model_that_sends_other_residuals_is_found(honest: AuditedRoom) -> None:
+    rounded = FitLoop._rounded
+
+    def one(self: FitLoop, residuals: Any) -> Any:
+        return rounded(self, (np.arange(len(residuals)) == 3).astype(float))
+
+    job = {**GLM_JOB, "glm": {**GLM_JOB["glm"], "max_iterations": 2}}
+    cheat(honest, job, mock.patch.object(FitLoop, "_rounded", one))
+    with pytest.raises(MessageDiffers, match=r"to \w+ differs: it was FitNext of [\d,]+ bytes"):
+        honest.replay("insurer", last_run(honest, "insurer"))
+
+
+def test_a_host_that_has_residuals_of_its_choice_opened_is_found(honest: AuditedRoom) -> None:
+    mask = EncryptedProduct.mask
+
+    async def packed(self: EncryptedProduct, layout: Layout, places: Any = None) -> Any:
+        _, masks = await mask(self, layout)
+        key = self._workers.key
+        total = gmpy2.mpz(1)
+        for row in reversed(key.integers(self.sums._store.array[:64])):
+            total = total * total * row % key.n_squared
+        return key.add(key.array([total]), key.unsafe_encrypt(masks)), masks
+
+    cheat(honest, GLM_JOB, mock.patch.object(EncryptedProduct, "mask", packed))
+    run = last_run(honest, "registry")
+    with pytest.raises(MessageDiffers, match=r"to insurer differs: it was MaskedProducts of [\d,]+"):
+        honest.replay("registry", run)
+    assert honest.replay("insurer", run).shown  # who was asked did as it should
+
+
+def test_a_host_that_was_played_against_messages_of_its_own_making_is_found(honest: AuditedRoom) -> None:
+    """Its ledger and its tape have what it puts in the place of what came, and all follows from that."""
+    get = MemoryPeer._get
+
+    async def turned(self: MemoryPeer) -> bytes:
+        frame = await get(self)
+        with contextlib.suppress(wire.WireError):
+            found = wire.decode(frame[HEADER:], (Residuals,))
+            half = len(found.ciphertexts) // 2
+            other = found.ciphertexts[half:] + found.ciphertexts[:half]
+            frame = frame[:HEADER] + wire.encode(Residuals(other))
+        return frame
+
+    cheat(honest, GLM_JOB, mock.patch.object(MemoryPeer, "_get", turned))
+    run = last_run(honest, "registry")
+    done = honest.replay("registry", run)
+    theirs = honest.certify("registry", done, "insurer")
+    why = r"message \d+ of insurer, against which registry was replayed, is not the one that left here"
+    with pytest.raises(EvidenceDiffers, match=why):
+        honest.check("insurer", theirs)
+    mine = honest.replay("insurer", run)
+    with pytest.raises(EvidenceDiffers, match=r"message \d+ of insurer in the run is not the one of"):
+        honest.check("registry", honest.certify("insurer", mine, "registry"))
+
+
+def answer_otherwise(
+    room: AuditedRoom, name: str, run: str, what: str, change: Callable[[Any], Any]
+) -> int:
+    """Rewrite what a party's store is said to have answered; how many answers were others."""
+    store, (found,) = room.there(name).store, room.runs(name, run)
+    path = tape_file(store, found.run, kept_evidence.OWN)
+    with store.open("evidence", path) as source:
+        entries = [msgspec.msgpack.decode(entry) for _, entry in read_tape(source)]
+    changed = sum(said[0].startswith(what) for said in entries)
+    entries = [(said, change(given) if said.startswith(what) else given) for said, given in entries]
+    path.unlink()
+    digest = hashlib.sha256()
+    with store.writing("evidence", path) as sink:
+        writer = TapeWriter(sink)
+        for number, entry in enumerate(map(msgspec.msgpack.encode, entries)):
+            writer.add(number, entry)
+            digest.update(entry)
+    tape = msgspec.structs.replace(found.tape, answers=digest.hexdigest())
+    save_evidence(store, replace(found, tape=tape))
+    return changed
+
+
+@pytest.mark.parametrize("told", [-1.0, 0.5, 1e9, math.inf, math.nan])
+def test_a_time_that_no_program_tells_is_found(spoilt: tuple[AuditedRoom, str], told: float) -> None:
+    room, model = spoilt
+    assert answer_otherwise(room, "registry", model, "seconds", lambda _: told)
+    with pytest.raises(EvidenceDiffers, match="has told insurer a time that the program does not tell"):
+        room.replay("registry", model)
+
+
+def test_a_signature_by_other_random_numbers_is_found(
+    honest: AuditedRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def free(self: Identity, data: bytes) -> bytes:
+        return self._key.sign(data, ec.ECDSA(hashes.SHA256()))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Identity, "sign", free)
+        name = honest.align(name="signed").alignment.name
+    why = "a signature that the run has made is not the one that the program makes"
+    with pytest.raises(EvidenceDiffers, match=why):
+        honest.replay("registry", name)
+
+
+def test_a_guest_that_tries_an_id_that_it_does_not_hold_is_found(honest: AuditedRoom) -> None:
+    match = alignment.guest_match
+
+    async def guessed(hosts: Any, keys: Any, **more: Any) -> Any:
+        first = KeyIds([b"GUESSED", *list(keys[0].ids)[1:]], keys[0].of_row)
+        return await match(hosts, [first, *keys[1:]], **more)
+
+    with mock.patch.object(alignment, "guest_match", guessed), contextlib.suppress(VflError):
+        honest.align(name="guessed")
+    run = last_run(honest, "insurer")
+    with pytest.raises(MessageDiffers, match=r"^message \d+ to \w+ differs: it was \w+ of [\d,]+ bytes"):
+        honest.replay("insurer", run)
+    assert honest.replay("registry", run).shown
