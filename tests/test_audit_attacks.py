@@ -1,5 +1,6 @@
 """Parties that do something else than the program in a run, and what a replay or a peer finds of it."""
 
+import base64
 import contextlib
 import hashlib
 import math
@@ -22,7 +23,15 @@ from federation import GLM_JOB, JOB
 from vfl.errors import VflError
 from vfl.jobs import alignment
 from vfl.jobs import evidence as kept_evidence
-from vfl.jobs.evidence import find_evidence, save_evidence, tape_file
+from vfl.jobs.evidence import (
+    Evidence,
+    find_evidence,
+    remove_evidence,
+    save_evidence,
+    tape_file,
+    tapes_of,
+)
+from vfl.jobs.kept_evidence import forget
 from vfl.jobs.rerun import EvidenceDiffers
 from vfl.learn.losses import LogisticLoss
 from vfl.net import wire
@@ -206,3 +215,90 @@ def test_a_guest_that_tries_an_id_that_it_does_not_hold_is_found(honest: Audited
     with pytest.raises(MessageDiffers, match=r"^message \d+ to \w+ differs: it was \w+ of [\d,]+ bytes"):
         honest.replay("insurer", run)
     assert honest.replay("registry", run).shown
+
+
+# --- What is left of a secret, and what a replay leaves. ---------------------------------------------
+
+
+def holding(folder: Path, secret: bytes) -> list[Path]:
+    """The files in which a secret is, as documents write bytes."""
+    written = base64.b64encode(secret)
+    return [path for path in folder.rglob("*") if path.is_file() and written in path.read_bytes()]
+
+
+def test_a_secret_that_is_removed_is_in_no_file(spoilt: tuple[AuditedRoom, str]) -> None:
+    room, model = spoilt
+    store, (found,) = room.there("bureau").store, room.runs("bureau", model)
+    document = store.path("evidence", found.name)
+    document.with_name(f".{document.name}.abcdefgh.tmp").write_bytes(document.read_bytes())
+    assert len(holding(store.root, found.opening.secret)) == 2
+    forget(store, [found])
+    assert not holding(store.root, found.opening.secret)
+
+
+@pytest.mark.parametrize("remove", [True, False])
+def test_a_secret_that_is_removed_in_its_run_does_not_come_back(
+    honest: AuditedRoom, remove: bool
+) -> None:
+    store = honest.there("insurer").store
+    taken: list[Evidence] = []
+
+    def take(kind: str) -> None:
+        if kind == "TreeKept" and not taken:
+            taken.append(find_evidence(store)[-1])
+            if remove:
+                remove_evidence(store, taken[0].run)
+            else:
+                forget(store, taken)
+
+    honest.on_message = take
+    try:
+        honest.train(JOB)
+    finally:
+        honest.on_message = None
+    (found,) = taken
+    assert found.opening is not None and not holding(store.root, found.opening.secret)
+    assert not tapes_of(store, found.run)
+    kept = [one for one in find_evidence(store) if one.run == found.run]
+    assert len(kept) == (not remove) and all(one.forgotten and one.opening is None for one in kept)
+
+
+def test_a_replay_changes_no_file(honest: AuditedRoom) -> None:
+    def files() -> dict[Path, bytes]:
+        every = [path for path in honest.federation.folder.rglob("*") if path.is_file()]
+        return {path: hashlib.sha256(path.read_bytes()).digest() for path in every}
+
+    names = [honest.align(name="still").alignment.name, honest.train(LATTICE), honest.train(GLM_JOB)]
+    honest.there("insurer")  # writes the party file
+    before = files()
+    for name in names:
+        for party in ("insurer", "registry"):
+            assert honest.replay(party, name).shown
+    assert files() == before
+
+
+def test_a_version_that_was_not_committed_to_is_found(spoilt: tuple[AuditedRoom, str]) -> None:
+    room, model = spoilt
+    store, (found,) = room.there("bureau").store, room.runs("bureau", model)
+    save_evidence(store, replace(found, version="0.0.9"))
+    with pytest.raises(EvidenceDiffers, match="is said to be of another version than the party"):
+        room.replay("bureau", model)
+
+
+def test_both_name_the_half_of_a_model_that_a_training_goes_on_from(
+    honest: AuditedRoom, trees: str
+) -> None:
+    model = honest.train({**JOB, "secureboost": {**JOB["secureboost"], "init_model": trees}})
+    for party, peer in (("insurer", "registry"), ("registry", "insurer")):
+        relies = honest.replay(party, model).shown[peer].relies
+        assert relies == [f"on the half of {trees} that an earlier run has left"]
+
+
+def test_certificates_of_one_replay_can_be_told_from_those_of_two(
+    honest: AuditedRoom, trees: str
+) -> None:
+    once, again = honest.replay("insurer", trees), honest.replay("insurer", trees)
+    shown = [*once.shown.values(), *again.shown.values()]
+    assert len(shown) == 4 and len({one.replay for one in shown}) == 1
+    others = {honest.replay(name, trees).shown["insurer"].replay for name in ("registry", "bureau")}
+    assert len({shown[0].replay, *others}) == 3

@@ -171,6 +171,7 @@ class Keeping:
         self._site, self._show, self._opening = site, show, opening
         self._evidence: Evidence | None = None
         self._tapes: _Tapes | None = None
+        self._kept = False
 
     @property
     def commitment(self) -> bytes:
@@ -207,7 +208,8 @@ class Keeping:
             tape,
             arithmetic=None if opening is None else present(),
         )
-        if self._save(self._evidence) and opening is not None:
+        self._kept = self._save(self._evidence)
+        if self._kept and opening is not None:
             self._tapes = _Tapes(self._site.store, run, self._show)
         self.watch(*peers)
 
@@ -220,7 +222,7 @@ class Keeping:
     def joined(self, *peers: Peer) -> None:
         """A coordinator has signed, too, and these send something from now on."""
         if self._evidence is not None:
-            self._save(self._evidence)
+            self._save_again(self._evidence)
         self.watch(*peers)
 
     def say(self, peer: str, seconds: float) -> float:
@@ -237,7 +239,20 @@ class Keeping:
         if self._evidence is None:
             return
         tape = None if self._tapes is None else self._tapes.close()
-        self._save(replace(self._evidence, tape=tape, ended=now(), whole=whole))
+        self._save_again(replace(self._evidence, tape=tape, ended=now(), whole=whole))
+
+    def _save_again(self, evidence: Evidence) -> None:
+        """Keep the document as it is now, unless its secret was removed while the run went on."""
+        store = self._site.store
+        removed = self._kept and not store.path(_KIND, evidence.name).exists()
+        with contextlib.suppress(ModelError):
+            if forgotten := load_evidence(store, evidence.name).forgotten:
+                evidence = replace(evidence, opening=None, tape=None, forgotten=forgotten)
+        if removed or evidence.forgotten:
+            for path in tapes_of(store, evidence.run):
+                path.unlink(missing_ok=True)
+        if not removed:
+            self._save(evidence)
 
     def _save(self, evidence: Evidence) -> bool:
         """Keep the document; whether that went well. No job is lost for the sake of its evidence."""

@@ -92,6 +92,7 @@ def forget(store: Store, runs: Sequence[Evidence]) -> None:
         if one.opening is None:
             continue
         save_evidence(store, replace(one, opening=None, tape=None, forgotten=now()))
+        store.remove_unfinished("evidence", one.name)  # they have the secret, too
         for path in tapes_of(store, one.run):
             path.unlink(missing_ok=True)
 

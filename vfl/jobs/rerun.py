@@ -232,6 +232,9 @@ def _check_kept(evidence: Evidence) -> Opening:
         if getattr(opened, what) != getattr(evidence.commitments, what):
             kept = {"table": "digests of the table"}.get(what, what)
             raise EvidenceDiffers(f"the {kept} that {run} keeps is not what the party committed to")
+    settings = evidence.opening.settings
+    if (settings.get("version"), settings.get("protocol")) != (evidence.version, evidence.protocol):
+        raise EvidenceDiffers(f"{run} is said to be of another version than the party committed to")
     return evidence.opening
 
 
