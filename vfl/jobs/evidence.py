@@ -100,9 +100,9 @@ class Evidence:
 
     @property
     def subject(self) -> str:
-        """The model that it is about, or the alignment."""
+        """The model that it is about, or the alignment where no model is kept."""
         terms = self.agreement.terms
-        return (terms.alignment if terms.task == "align" else terms.model) or ""
+        return terms.model or terms.alignment or ""
 
 
 def save_evidence(store: Store, evidence: Evidence) -> None:

@@ -19,7 +19,7 @@ from vfl.jobs.removal import Removal, size_of
 from vfl.party.store import Store
 
 OF_MODEL: Sequence[Task] = ("train", "score")
-OF_ALIGNMENT: Sequence[Task] = ("align",)
+OF_ALIGNMENT: Sequence[Task] = ("align", "worth", "tune")
 
 
 @dataclass(frozen=True)

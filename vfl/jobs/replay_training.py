@@ -69,7 +69,7 @@ async def replay_guest(run: Rerun) -> None:
 async def replay_host(run: Rerun) -> None:
     """A host's part of a training."""
     site, job, offer = run.site, run.job, run.offer
-    own = await _host_columns(run)
+    own = await host_columns(run)
     run.check_table(host_commits_to(own), own.table.path.name)
     kind = kept_kind(site, job)
     if kind.init_model is not None:
@@ -107,7 +107,7 @@ async def replay_coordinator(run: Rerun) -> None:
     await parties[0].recv(Kept)
 
 
-async def _host_columns(run: Rerun) -> HostColumns:
+async def host_columns(run: Rerun) -> HostColumns:
     """The host's columns as the run had them, whatever its policy allows by now."""
     site, offer, job = run.site, run.offer, run.job
     table, ids = await table_of(site, offer)

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 
 from vfl.errors import ModelError, VflError
-from vfl.jobs import replay_alignment, replay_scoring, replay_training
+from vfl.jobs import replay_alignment, replay_scoring, replay_training, replay_worth
 from vfl.jobs.certificate import Covered, Replayed
 from vfl.jobs.connect import Site
 from vfl.jobs.evidence import Evidence, find_evidence
@@ -28,6 +28,8 @@ _PLAYERS: Mapping[tuple[str, str], Callable[[Rerun], Awaitable[None]]] = {
     ("guest", "train"): replay_training.replay_guest,
     ("host", "train"): replay_training.replay_host,
     ("coordinator", "train"): replay_training.replay_coordinator,
+    ("guest", "worth"): replay_worth.replay_guest,
+    ("host", "worth"): replay_worth.replay_host,
 }
 """By role and task. A kind of run that is new is played by one function of a `Rerun`."""
 

@@ -54,6 +54,7 @@ class Rerun:
     answers: Answers
     show: Show
     last: State | None = None  # the state that an attempt before this has kept, from which it went on
+    earlier: Sequence[State] = ()  # all that the attempts before it have kept, by age
     states: list[State] = field(default_factory=list)  # that this one keeps
     checked: list[str] = field(default_factory=lambda: ["secret", "settings"])
     """What was held against the commitments."""

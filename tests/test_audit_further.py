@@ -1,0 +1,140 @@
+"""Runs beside alignments and trainings over columns that are replayed: what data is worth, searches."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import msgspec
+import numpy as np
+import pytest
+from audited import AuditedRoom
+from federation import JOB, Federation, make_tables
+from paillier_key import one_key
+from room import HOSTS
+from test_worth_jobs import known_to_both
+
+from vfl.errors import VflError
+from vfl.jobs import worth
+from vfl.jobs.rerun import EvidenceDiffers
+from vfl.learn.losses import LogisticLoss
+from vfl.net.replay import MessageDiffers
+from vfl.party.config import Job
+
+SMALL = {"trees": 1, "depth": 2, "max_bins": 6, "min_child_rows": 10}
+TREES = {**JOB, "secureboost": SMALL}
+LATTICE = {**JOB, "secureboost": {**SMALL, "encryption": "lattice"}}
+OTHERS = {"insurer": HOSTS, **dict.fromkeys(HOSTS, ("insurer",))}
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Iterator[AuditedRoom]:
+    """Parties that have aligned, in which tests work."""
+    patch = pytest.MonkeyPatch()
+    tables = known_to_both(make_tables(300))
+    paid = [f"{100 + 7 * (place % 13)}" for place in range(300)]
+    tables["insurer"] = {**tables["insurer"], "count": paid}
+    federation = Federation(tmp_path_factory.mktemp("further"), keys, tables=tables, guest_listens=True)
+    federation.guest.settings["data"]["current_premium"] = "count"
+    made = AuditedRoom(federation)
+    rules = {"encryptions": ["paillier", "lattice"], "worth": True, "tune_trials": 9}
+    for name in HOSTS:
+        federation.parties[name].settings["policy"] |= rules
+    made.patch(patch)
+    patch.setattr(worth, "hosts_of", made.hosts_of)
+    made.align(name="first")
+    yield made
+    patch.undo()
+
+
+def find_worth(room: AuditedRoom, job: dict[str, Any], **options: Any) -> str:
+    """As `vfl worth`; the run."""
+    site = room.site("insurer")
+    out = room.folder / "worth"
+    with one_key():
+        asyncio.run(
+            worth.worth(
+                site,
+                Job.model_validate(job),
+                out=out,
+                force=True,
+                wait=1,
+                show=room.said["insurer"],
+                **options,
+            )
+        )
+    return last_run(room)
+
+
+def last_run(room: AuditedRoom, name: str = "insurer") -> str:
+    return room.runs(name, "first")[-1].run
+
+
+def replay_all(room: AuditedRoom, run: str) -> None:
+    for name in ("insurer", *HOSTS):
+        done = room.replay(name, run, workers=2)
+        assert done.complete and not done.ended
+        for peer in OTHERS[name]:
+            checked = room.check(peer, room.certify(name, done, peer))
+            assert checked.complete and checked.received == done.shown[peer].of > 0
+            assert checked.certificate.checked == ["secret", "settings", "table"]
+
+
+@pytest.mark.parametrize(("job", "rows"), [(TREES, 200), (LATTICE, None)])
+def test_what_data_is_worth_replays(room: AuditedRoom, job: dict[str, Any], rows: int | None) -> None:
+    run = find_worth(room, job, rows=rows)
+    assert room.runs("insurer", run)[0].agreement.terms.task == "worth"
+    replay_all(room, run)
+
+
+def one_row(self: LogisticLoss, score: Any, label: Any, weight: Any) -> Any:
+    """Gradients that tell in which bins of a host one row is."""
+    gradient = np.zeros(score.shape)
+    gradient[..., 3] = 1.0
+    return gradient, np.full(score.shape, 0.25)
+
+
+def test_a_guest_that_has_data_judged_by_numbers_of_its_own_is_found(room: AuditedRoom) -> None:
+    with (
+        mock.patch.object(LogisticLoss, "damped_gradients", one_row),
+        contextlib.suppress(VflError),
+    ):
+        find_worth(room, LATTICE)
+    with pytest.raises(MessageDiffers, match=r"to \w+ differs: it was Vectors of"):
+        room.replay("insurer", last_run(room))
+
+
+def test_figures_that_are_made_up_are_found(room: AuditedRoom) -> None:
+    figures = worth._figures
+
+    def better(*given: Any) -> Any:
+        told = figures(*given)
+        first, *others = told.figures
+        first = msgspec.structs.replace(first, value=first.value + 0.1)
+        return msgspec.structs.replace(told, figures=[first, *others])
+
+    with mock.patch.object(worth, "_figures", better):
+        run = find_worth(room, TREES)
+    with pytest.raises(MessageDiffers, match="differs: it was WorthFigures of"):
+        room.replay("insurer", run)
+    assert room.replay("registry", run).complete
+
+
+def test_a_premium_that_was_changed_is_found(room: AuditedRoom) -> None:
+    run = find_worth(room, TREES)
+    before = room.federation.guest.table.read_bytes()
+    lines = before.decode().splitlines()
+    place = lines[0].split(",").index("count")
+    lines[1:] = [
+        ",".join([*cells[:place], "1", *cells[place + 1 :]])
+        for cells in (line.split(",") for line in lines[1:])
+    ]
+    room.federation.guest.table.write_text("\n".join(lines) + "\n")
+    try:
+        with pytest.raises(EvidenceDiffers, match=r"committed to: its premium is another$"):
+            room.replay("insurer", run)
+    finally:
+        room.federation.guest.table.write_bytes(before)
+    assert room.replay("insurer", run).complete
