@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -12,10 +13,11 @@ import numpy as np
 import pytest
 from quotes import batch, client, made, named, online, some_rows
 
-from vfl.errors import ConfigError, ModelError, PeerLost, PeerUnreachable, Refused
+from vfl.errors import ConfigError, DataError, ModelError, PeerLost, PeerUnreachable, Refused
 from vfl.jobs.host_lookups import LOST
 from vfl.models.kinds import save_half
 from vfl.online import lookups
+from vfl.online.metrics import FIGURES
 from vfl.online.service import Online
 from vfl.party.tokens import add_token
 
@@ -311,6 +313,19 @@ def test_tokens_scopes_and_rates(tmp_path: Path) -> None:
     run(service, ask)
 
 
+def test_a_file_of_tokens_that_is_read_only_stays(tmp_path: Path) -> None:
+    path = tmp_path / "online-tokens.toml"
+    add_token(path, "quotes", ["score"])
+    path.chmod(0o400)
+    before = path.read_bytes()
+    with pytest.raises(DataError, match=r"read-only \(mode 400\); run chmod u\+w"):
+        add_token(path, "more", ["score"])
+    assert path.read_bytes() == before
+    path.chmod(0o640)
+    add_token(path, "more", ["score"])
+    assert path.stat().st_mode & 0o777 == 0o640 and b"[more]" in path.read_bytes()
+
+
 def test_a_service_whose_tokens_explain_nothing_says_so(tmp_path: Path) -> None:
     service, *_ = online(tmp_path, [made()], without_tokens=False)
     add_token(tmp_path / "online-tokens.toml", "quotes", ["models"])
@@ -352,6 +367,8 @@ def test_models_columns_health_and_figures(tmp_path: Path) -> None:
     assert by_name[glm.half.name]["unit"] == "per unit of exposure"
     assert (health.status_code, health.json()["status"], ready.json()["ready"]) == (200, "ok", True)
     text = metrics.text
+    named = set(re.findall(r"^# HELP (\w+) ", text, re.MULTILINE))
+    assert {name for name in named if not name.endswith("_created")} == FIGURES.keys()
     assert f'vfl_online_rows_total{{model="{trees.half.name}",outcome="scored"}} 2.0' in text
     assert f'vfl_online_unknown_rows_total{{host="registry",model="{trees.half.name}"}} 1.0' in text
     assert f'vfl_online_host_here{{host="bureau",model="{glm.half.name}"}} 1.0' in text

@@ -70,6 +70,7 @@ HIDDEN = {
     "seed",
     "max_labels",
     "inference",
+    "max_leverage",
     *SEVERAL,
     *OWN,
     *ENCRYPTED,
@@ -110,12 +111,12 @@ def section(kind: type, title: str) -> dict[str, str]:
         (
             vfl.FederatedGLM,
             {**LINEAR, "family": "gaussian"},
-            defaults(GlmParams, {"scores", "coordinator", "seed", "across_names"}),
+            defaults(GlmParams, {"scores", "coordinator", "seed", "across_names", "max_leverage"}),
         ),
         (
             vfl.FederatedLogisticRegression,
             LINEAR,
-            defaults(GlmParams, {"scores", "coordinator", "seed", "across_names"}),
+            defaults(GlmParams, {"scores", "coordinator", "seed", "across_names", "max_leverage"}),
         ),
         (vfl.PooledBoost, POOLED_TREES, defaults(BoostParams, BY_COLUMNS)),
         (
@@ -276,7 +277,7 @@ def test_a_class_of_its_own_may_have_parameters_of_its_own():
         ({"guest_trees": "all"}, "guest_trees='all': must be a whole number from 0 to 5000"),
         ({"guest_trees": 60}, "guest_trees = 60 is more than trees = "),
         ({"encryption": "rsa"}, 'encryption=\'rsa\': must be "paillier" or "lattice"'),
-        ({"key_bits": "2048"}, "key_bits='2048': must be 2048 or 3072 or 4096"),
+        ({"key_bits": "2048"}, "key_bits='2048': must be 2048, 3072 or 4096"),
         ({"seed": -1}, "seed=-1: must be a whole number of at least 0"),
         ({"workers": 0}, "workers must be a whole number of at least 1, not 0"),
         ({"workers": True}, "workers must be a whole number of at least 1, not True"),

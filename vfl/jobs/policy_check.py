@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from vfl.errors import ConfigError, Refused
 from vfl.jobs.alignments import Alignment, count_known_rows, find_alignment, made_on, most_joined
+from vfl.jobs.columns_given import ColumnsGiven
 from vfl.jobs.connect import store_of
 from vfl.jobs.sums_given import SumsGiven, WeighedSums
-from vfl.learn.params import BoostParams
+from vfl.learn.params import BoostParams, GlmParams
 from vfl.learn.told_sums import equations_a_tree
 from vfl.models.kinds import expected_share
 from vfl.party.config import Job, Party
@@ -29,7 +30,7 @@ from vfl.party.policy import (
 )
 from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
-from vfl.text import counted
+from vfl.text import counted, shown_value
 
 _LATER = {
     "an alignment": (
@@ -62,8 +63,14 @@ _LATER = {
     "what data is worth": ("worth",),
     "a search for settings": ("tune_trials",),
     "a job over rows": ("min_parties", "min_pooled_rows", "without"),
-    "a person's decision": ("approve", "approve_within"),
-    "columns": ("columns", "min_bin_rows", "show_names", "explain", "diagnose", "inference"),
+    "a person's decision": (
+        "approve",
+        "approve_within",
+        "max_approved_lookups",
+        "approved_lookup_days",
+    ),
+    "columns": ("columns", "min_bin_rows", "show_names", "explain", "diagnose"),
+    "standard errors and variance inflation": ("inference", "max_leverage", "told_columns"),
 }
 """Rules that are held against a job when it runs, by what they are about."""
 
@@ -80,11 +87,17 @@ class PolicyCheck:
 
 
 def examine_policy(
-    party: Party, job: Job, guest: str | None, alignment: str | None, store: Store | None = None
+    party: Party,
+    job: Job,
+    guest: str | None,
+    alignment: str | None,
+    store: Store | None = None,
+    weighed: WeighedSums | None = None,
 ) -> PolicyCheck:
     """Hold a job against a host's policy, on an alignment of its store: the latest, if none is named.
 
-    `store`: the party's, where it is open.
+    `store`: the party's, where it is open; `weighed`: what the job's sums come to, where that is known
+    better than by its file.
 
     Raises ModelError for an alignment that is not there, or damaged, and for damaged counts.
     """
@@ -104,12 +117,14 @@ def examine_policy(
     params = job.params
     if isinstance(params, BoostParams):
         if aligned is not None:
-            sums = SumsGiven(store, aligned).weigh(policy, params, expected_share(job))
+            sums = weighed or SumsGiven(store, aligned).weigh(policy, params, expected_share(job))
             broken += [] if sums.broken is None else [sums.broken]
         notes.append(_sums_note(policy, params, aligned, sums))
     if guest is not None:
         used = Usage(store).of(guest, on)
         broken += _broken_today(policy, guest, used)
+        if isinstance(params, GlmParams) and params.inference:
+            broken += _broken_by(lambda: ColumnsGiven(store).check_room(policy, guest))
     notes += [_later(policy, about, rules, used) for about, rules in _LATER.items()]
     return PolicyCheck(broken, None if aligned is None else aligned.name, sums, used, notes)
 
@@ -145,13 +160,16 @@ def _broken_on(policy: PolicySection, store: Store, alignment: Alignment) -> lis
         lambda: check_intersection(policy, count_known_rows(alignment.rows)),
         lambda: check_repeats(policy, most_joined(alignment.rows)),
     ]
-    broken = []
-    for check in checks:
-        try:
-            check()
-        except Refused as refused:
-            broken.append(str(refused))
-    return broken
+    return [text for check in checks for text in _broken_by(check)]
+
+
+def _broken_by(check: Callable[[], None]) -> list[str]:
+    """What a check refuses."""
+    try:
+        check()
+    except Refused as refused:
+        return [str(refused)]
+    return []
 
 
 def _sums_note(
@@ -180,7 +198,7 @@ def _later(policy: PolicySection, about: str, rules: Iterable[str], used: Mappin
     """The rules that are held against a job when it runs, and what a guest has used up of them."""
     spent = {rule: used[what] for what, rule in LIMITS.items() if what in used}
     said = [
-        f"{rule} = {rule_text(getattr(policy, rule))}"
+        f"{rule} = {shown_value(getattr(policy, rule))}"
         + (f" ({spent[rule]:,} today)" if rule in spent else "")
         for rule in rules
         if getattr(policy, rule) is not None

@@ -11,7 +11,7 @@ from vfl.crypto.randomness import Randomness
 from vfl.crypto.workers import Operations
 from vfl.errors import PeerStopped, Refused
 from vfl.jobs.account import Account
-from vfl.jobs.admission import accept, check_project, check_request, fresh_name
+from vfl.jobs.admission import accept, admit_job, check_project, check_request, fresh_name
 from vfl.jobs.agreement import Agreement
 from vfl.jobs.alignments import Alignment, count_known_rows, known_rows
 from vfl.jobs.answers import AnsweredHostHints, AnsweredSums
@@ -54,7 +54,7 @@ from vfl.models.kinds import kind_of_job, save_half
 from vfl.net.peer import Peer
 from vfl.party.config import Job
 from vfl.party.kept_query import KeptQuery
-from vfl.party.policy import check_coordinator, check_intersection, check_job, today
+from vfl.party.policy import check_coordinator, check_intersection
 from vfl.party.table import Table
 from vfl.protocols.common.checkpoints import to_the_end
 from vfl.protocols.common.course import UNCOUNTED, SumsCount
@@ -251,7 +251,7 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
         raise Refused("it has columns of its own: no job over rows")
     check_request(site, peer, offer, show, f"train {job.name} ({job.job.purpose})")
     check_project(site, peer.name, job, show)
-    check_job(party.policy, job, peer.name, today())
+    admit_job(site, peer.name, job)
     kind, store = kind_of_job(job), site.store
     name = (offer.done and offer.model) or fresh_name(store, "model", offer.model)
     own = await read_host_columns(site, peer, offer, job)

@@ -22,7 +22,7 @@ DocumentKind = Literal[
     "screen",
     "evidence",
 ]
-CountKind = Literal["usage", "labels", "fetched", "refusals", "correlated"]
+CountKind = Literal["usage", "labels", "fetched", "refusals", "correlated", "inferred", "approved"]
 FileKind = DocumentKind | CountKind
 
 FOLDERS: dict[DocumentKind, str] = {
@@ -51,11 +51,14 @@ COUNTS: dict[CountKind, str] = {
     "fetched": "fetched.json",
     "refusals": "refusals.json",
     "correlated": "correlated.json",
+    "inferred": "inferred.json",
+    "approved": "approved.json",
 }
 """One file each, in the store's own folder."""
 ENCRYPTED: frozenset[FileKind] = frozenset(
     {
         "alignment",
+        "approved",
         "batch",
         "cells",
         "checkpoint",
@@ -65,6 +68,7 @@ ENCRYPTED: frozenset[FileKind] = frozenset(
         "evidence",
         "fetched",
         "hint",
+        "inferred",
         "kept",
         "labels",
         "project",

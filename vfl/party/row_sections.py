@@ -32,8 +32,7 @@ class SharedColumnSection(Section):
     )
     monotone: Monotone | None = Field(
         default=None,
-        description='of a number, "increasing" or "decreasing": how the score of trees may change with '
-        "its known values",
+        description="of a number, how the score of trees may change with its known values",
     )
     unit: Annotated[str, AfterValidator(one_line)] = Field(
         default="", max_length=100, description="what it is measured in, for people"
@@ -76,7 +75,7 @@ class JobGlmSection(GlmParams, GlmSection):
         later = (
             *("inference", "shrink_to", "alphas", "one_standard_error"),
             *("theta", "profile", "dispersion", "l1_ratio", "l1_on", "credibility"),
-            *("across", "across_rows", "across_names"),
+            *("across", "across_rows", "across_names", "max_leverage"),
         )
         found = {key for key in later if getattr(self, key) == fields[key].default}
         return found | (set() if self.alphas else {"folds"})
