@@ -197,9 +197,7 @@ class _Leading:
         return Led(name, stayed, self.totals, account)
 
 
-async def add_for(
-    clients: Sequence[Peer], course: ServerCourse, keep: Callable[[list[str]], T]
-) -> T:
+async def add_for(clients: Sequence[Peer], course: ServerCourse, keep: Callable[[list[str]], T]) -> T:
     """The server's part after the agreement, in a job and in its replay. `keep`: once the clients that
     stayed have kept the model."""
     stayed = await serve_totals(clients, course)

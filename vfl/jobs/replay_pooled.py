@@ -22,14 +22,20 @@ from vfl.protocols.pooled.adding_server import ServerCourse
 async def replay_server(run: Rerun) -> None:
     """The server's part. A client that was gone is gone where what came from it ends."""
     run.check_table({}, "what a server has")
+    gone = set[str]()
     for client in run.hosts:
         with contextlib.suppress(TapeEnds):  # one that stayed
             client.loses_last = run.answers.ask(lost_by(client.name), bool, lambda: False)
+            gone.add(client.name)
 
     def follow(totals: int) -> None:
         run.show.progress("replaying: adding up totals", totals, None)
 
-    await add_for(run.hosts, ServerCourse(absences(run.job), follow), len)
+    def left(name: str) -> None:
+        if name not in gone:
+            raise TapeEnds(f"the tape of {name} ends here")
+
+    await add_for(run.hosts, ServerCourse(absences(run.job), follow, left), len)
 
 
 async def replay_client(run: Rerun) -> None:

@@ -9,7 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 
 from vfl.errors import ModelError, VflError
-from vfl.jobs import replay_alignment, replay_scoring, replay_training, replay_worth
+from vfl.jobs import (
+    replay_alignment,
+    replay_pooled,
+    replay_scoring,
+    replay_training,
+    replay_worth,
+)
 from vfl.jobs.certificate import Covered, Replayed
 from vfl.jobs.connect import Site
 from vfl.jobs.evidence import Evidence, find_evidence
@@ -30,8 +36,10 @@ _PLAYERS: Mapping[tuple[str, str], Callable[[Rerun], Awaitable[None]]] = {
     ("coordinator", "train"): replay_training.replay_coordinator,
     ("guest", "worth"): replay_worth.replay_guest,
     ("host", "worth"): replay_worth.replay_host,
+    ("server", "train"): replay_pooled.replay_server,
+    ("client", "train"): replay_pooled.replay_client,
 }
-"""By role and task. A kind of run that is new is played by one function of a `Rerun`."""
+"""By part and task. A kind of run that is new is played by one function of a `Rerun`."""
 
 
 _OF = (
@@ -77,17 +85,17 @@ def _is_digits_of(name: str, run: str) -> bool:
 async def replay_runs(site: Site, runs: Sequence[Evidence], show: Show) -> AsyncIterator[Replay]:
     """Play this party's part of some runs again, each with those that it went on from. Raises as
     `replay`."""
-    states: list[State] = []
+    kept: dict[str, list[State]] = {}  # by run
     for evidence in runs:
-        done = evidence.agreement.terms.done
-        known = bool(done) and any(state.done == done for state in states)
-        attempts = [evidence] if known else _attempts(site.store, evidence)
-        states = states if known else []
-        for attempt in attempts:
+        before = _attempts_before(site, evidence)
+        for number, attempt in enumerate([*before, evidence]):
+            if attempt.run in kept and attempt is not evidence:
+                continue
             run = open_rerun(site, attempt, show)
-            run.last = _state(states, attempt)
+            run.earlier = [state for one in before[:number] for state in kept[one.run]]
+            run.last = _state(run.earlier, attempt) if _goes_on_at_once(site, attempt) else None
             found = await _play(run)
-            states += run.states
+            kept[attempt.run] = run.states
         yield found
 
 
@@ -102,18 +110,34 @@ async def replay(site: Site, evidence: Evidence, show: Show) -> Replay:
     return done
 
 
-def _attempts(store: Store, evidence: Evidence) -> list[Evidence]:
-    """The attempts that have to be played, the last of them last."""
+def _part(site: Site, evidence: Evidence) -> str:
+    """What a party is in a run: by its role, and by whether it leads."""
+    leads = evidence.agreement.terms.guest == evidence.party
+    over_rows = {"coordinator": leads, "guest": not leads}.get(site.party.role, False)
+    return (
+        {"coordinator": "server", "guest": "client"}[site.party.role] if over_rows else site.party.role
+    )
+
+
+def _goes_on_at_once(site: Site, evidence: Evidence) -> bool:
+    """Whether the terms say from which state of the party's own the run goes on."""
+    part, terms = _part(site, evidence), evidence.agreement.terms
+    return bool(terms.done) and terms.task == "train" and part in ("guest", "host")
+
+
+def _attempts_before(site: Site, evidence: Evidence) -> list[Evidence]:
+    """The attempts that have to be played before, the oldest first."""
     line = [evidence]
-    while line[0].agreement.terms.done and evidence.party != _coordinator_of(evidence):
+    rows = _part(site, evidence) == "client"  # which may go on from a state of any attempt before
+    while line[0].agreement.terms.done and (rows or _goes_on_at_once(site, evidence)):
         terms, first = line[0].agreement.terms, line[0]
         before = [
             one
-            for one in find_evidence(store)
+            for one in find_evidence(site.store)
             if one.agreement.terms.model == terms.model
             and one.agreement.terms.task == terms.task
             and (one.begun, one.run) < (first.begun, first.run)
-            and one.agreement.terms.done < terms.done
+            and (rows or one.agreement.terms.done < terms.done)
         ]
         if not before:
             raise ModelError(
@@ -121,20 +145,12 @@ def _attempts(store: Store, evidence: Evidence) -> list[Evidence]:
                 "nothing is kept: it cannot be replayed"
             )
         line.insert(0, before[-1])
-    return line
+    return line[:-1]
 
 
-def _coordinator_of(evidence: Evidence) -> str | None:
-    terms = evidence.agreement.terms
-    others = terms.fingerprints.keys() - set(terms.signers)
-    return next(iter(others), None)
-
-
-def _state(states: list[State], attempt: Evidence) -> State | None:
+def _state(states: Sequence[State], attempt: Evidence) -> State:
     """What an attempt went on from."""
     done = attempt.agreement.terms.done
-    if not done or attempt.party == _coordinator_of(attempt):
-        return None
     found = [state for state in states if state.done == done]
     if not found:
         raise ModelError(
@@ -147,10 +163,10 @@ def _state(states: list[State], attempt: Evidence) -> State | None:
 async def _play(run: Rerun) -> Replay:
     """Play the role to its end, or to that of its tape."""
     evidence, terms = run.evidence, run.evidence.agreement.terms
-    role = run.site.party.role
-    player = _PLAYERS.get((role, terms.task))
-    if player is None or (role == "guest" and terms.guest != evidence.party):
-        raise ModelError(f"a {role}'s part of a run of task {terms.task} cannot be replayed yet")
+    part = _part(run.site, evidence)
+    player = _PLAYERS.get((part, terms.task))
+    if player is None:
+        raise ModelError(f"a {part}'s part of a run of task {terms.task} cannot be replayed yet")
     ended = ""
     try:
         await player(run)
