@@ -108,12 +108,12 @@ def last_run(pool: Pool, name: str) -> str:
     return find_evidence(there(pool, name).store)[-1].run
 
 
-def interrupted(patch: pytest.MonkeyPatch, at: int) -> None:
-    """The south hangs up, once, at this total."""
-    left, whole = {"calls": at}, MaskingAdder.total
+def interrupted(patch: pytest.MonkeyPatch, at: str, calls: int) -> None:
+    """The south hangs up, once, at so many totals of a kind."""
+    left, whole = {"calls": calls}, MaskingAdder.total
 
     async def total(adder: MaskingAdder, values: Any, what: str) -> Any:
-        if adder.name == "south":
+        if adder.name == "south" and what.startswith(at):
             left["calls"] -= 1
             if left["calls"] == 0:
                 adder._server.drop()  # type: ignore[attr-defined]
@@ -130,8 +130,7 @@ def test_attempts_that_go_on_replay(
     monkeypatch.setattr(resume, "_PAUSE", 0.0)
     for name in ALL:
         fresh.settings[name]["party"]["reconnect"] = 20
-    late = 16 if settings is TREES else 24
-    interrupted(monkeypatch, late)
+    interrupted(monkeypatch, *(("level 1 of tree 2", 1) if settings is TREES else ("step", 3)))
     model = fresh.train(settings).model
     assert fresh.said["north"].has("going on after")
     steps = set()
@@ -157,7 +156,7 @@ def test_a_job_replays_that_went_on_without_a_client(
 ) -> None:
     for name in CLIENTS:
         fresh.settings[name]["policy"] |= {"min_parties": 2, "without": True}
-    interrupted(monkeypatch, 9)
+    interrupted(monkeypatch, "level 1 of tree 1", 1)
     led = fresh.train(TREES | {"rows": {"min_parties": 2, "without": True}})
     assert led.clients == ["north", "west"]
     for name in ALL:
