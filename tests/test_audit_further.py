@@ -11,21 +11,23 @@ import msgspec
 import numpy as np
 import pytest
 from audited import AuditedRoom
-from federation import JOB, Federation, make_tables
+from federation import GLM_JOB, JOB, Federation, make_tables
 from paillier_key import one_key
 from room import HOSTS
 from test_worth_jobs import known_to_both
 
-from vfl.errors import VflError
-from vfl.jobs import worth
+from vfl.errors import PeerLost, VflError
+from vfl.jobs import resume, tuning, worth
 from vfl.jobs.rerun import EvidenceDiffers
+from vfl.jobs.tuned_folder import TunedFolder
 from vfl.learn.losses import LogisticLoss
 from vfl.net.replay import MessageDiffers
-from vfl.party.config import Job
+from vfl.party.config import Job, load_party
 
 SMALL = {"trees": 1, "depth": 2, "max_bins": 6, "min_child_rows": 10}
 TREES = {**JOB, "secureboost": SMALL}
 LATTICE = {**JOB, "secureboost": {**SMALL, "encryption": "lattice"}}
+LINEAR = {**GLM_JOB, "glm": {"alpha": 0.01, "max_iterations": 1}}
 OTHERS = {"insurer": HOSTS, **dict.fromkeys(HOSTS, ("insurer",))}
 
 
@@ -43,7 +45,8 @@ def room(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Iterator[Audit
     for name in HOSTS:
         federation.parties[name].settings["policy"] |= rules
     made.patch(patch)
-    patch.setattr(worth, "hosts_of", made.hosts_of)
+    for module in (worth, tuning):
+        patch.setattr(module, "hosts_of", made.hosts_of)
     made.align(name="first")
     yield made
     patch.undo()
@@ -138,3 +141,75 @@ def test_a_premium_that_was_changed_is_found(room: AuditedRoom) -> None:
     finally:
         room.federation.guest.table.write_bytes(before)
     assert room.replay("insurer", run).complete
+
+
+# --- Searches for settings. -------------------------------------------------------------------------
+
+
+def search(room: AuditedRoom, job: dict[str, Any], **tune: Any) -> str:
+    """As `vfl tune`; the run."""
+    made = Job.model_validate(job | {"tune": tune})
+    out = room.folder / f"found-{made.job.name}"
+    folder = TunedFolder.of(load_party(room.federation.guest.file), made, out, force=True)
+    work = tuning.tune(room.site("insurer"), made, folder, fresh=True, wait=1, show=room.said["insurer"])
+    with one_key():
+        asyncio.run(work)
+    return last_run(room)
+
+
+SPACE = {"learning_rate": {"low": 0.1, "high": 0.5}, "depth": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("job", "tune"),
+    [
+        (TREES, {"trials": 2, "space": SPACE}),
+        (LATTICE, {"trials": 2, "folds": 2, "space": {"learning_rate": {"low": 0.1, "high": 0.5}}}),
+        (LINEAR, {"trials": 2, "space": {"alpha": {"low": 0.01, "high": 1.0, "log": True}}}),
+    ],
+    ids=["trees", "lattice", "linear"],
+)
+def test_a_search_replays(room: AuditedRoom, job: dict[str, Any], tune: dict[str, Any]) -> None:
+    run = search(room, job, **tune)
+    assert room.runs("insurer", run)[0].agreement.terms.task == "tune"
+    replay_all(room, run)
+    assert not room.replay("bureau", run).shown["insurer"].relies
+    assert not room.replay("insurer", run).shown["bureau"].relies
+
+
+def test_a_search_that_ends_poor_trials_and_goes_on_replays(
+    room: AuditedRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resume, "_PAUSE", 0.0)
+    monkeypatch.setitem(room.federation.guest.settings["party"], "reconnect", 60)
+    monkeypatch.setattr(tuning.AskedTrial, "is_poor", lambda self, loss: self.number == 2)
+    left = {"trees": 3}
+
+    def lose(kind: str) -> None:
+        left["trees"] -= kind == "TreeKept"
+        if left["trees"] == 0:
+            left["trees"] = -1
+            raise PeerLost("the connection to registry broke")
+
+    room.on_message = lose
+    try:
+        run = search(room, {**TREES, "secureboost": {**SMALL, "trees": 2}}, trials=3, space=SPACE)
+    finally:
+        room.on_message = None
+    first, second = (one.run for one in room.runs("insurer", "first")[-2:])
+    assert second == run
+    assert room.runs("insurer", second)[0].agreement.terms.done > 0
+    replay_all(room, second)
+    for name in ("insurer", *HOSTS):
+        done = room.replay(name, first, workers=2)
+        assert done.ended and not done.evidence.whole
+
+
+def test_a_guest_that_searches_with_numbers_of_its_own_is_found(room: AuditedRoom) -> None:
+    with (
+        mock.patch.object(LogisticLoss, "damped_gradients", one_row),
+        contextlib.suppress(VflError),
+    ):
+        search(room, TREES, trials=1, space=SPACE)
+    with pytest.raises(MessageDiffers, match=r"to \w+ differs: it was Gradients of"):
+        room.replay("insurer", last_run(room))

@@ -53,20 +53,23 @@ class AnsweredHostHints:
 
     def __init__(self, hints: HostHints, answers: Answers) -> None:
         self._hints, self._answers = hints, answers
+        self._made = set[bytes]()
         self.promised = False
-        """Whether a kept hint had room for the run."""
+        """Whether a hint of an earlier run had room for this one."""
 
     def known(self) -> HostHint | None:
         return self._answers.ask("a kept hint", HostHint | None, self._hints.known)
 
     def keep(self, hint: HostHint) -> None:
+        self._made.add(hint.name)
         self._hints.keep(hint)
 
     def promise(self, name: bytes, vectors: int, life: int) -> bool:
-        self.promised = self._answers.ask(
+        has_room = self._answers.ask(
             "room for a kept hint", bool, lambda: self._hints.promise(name, vectors, life)
         )
-        return self.promised
+        self.promised |= has_room and name not in self._made
+        return has_room
 
 
 class AnsweredGuestHints:

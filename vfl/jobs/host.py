@@ -27,7 +27,7 @@ from vfl.jobs.show import Once, Show
 from vfl.jobs.storage import serving
 from vfl.jobs.telling import attending, first_message, while_here
 from vfl.jobs.training_host import serve_train
-from vfl.jobs.tuning import serve_tune
+from vfl.jobs.tuning_host import serve_tune
 from vfl.jobs.worth import serve_worth
 from vfl.models.halves import HostHalf
 from vfl.models.kinds import check_rules_of, kind_of_model, load_half

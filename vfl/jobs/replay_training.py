@@ -52,7 +52,7 @@ async def replay_guest(run: Rerun) -> None:
         show.progress(f"replaying {report.what}", report.step, report.of)
 
     with lock_hints(site.store, named.name):
-        hints = _GuestHints(run, f"{named.name} {kind.name}")
+        hints = GuestHints(run, f"{named.name} {kind.name}")
         try:
             given = GuestRun(
                 Resources(site.party.party.machine, Counter(), run.randomness, run.say),
@@ -126,7 +126,7 @@ async def host_columns(run: Rerun) -> HostColumns:
     return HostColumns(table, alignment.stored(scratch), kept.digest_of_ids, columns, None)
 
 
-class _GuestHints:
+class GuestHints:
     """The hints of a replay: those that came in the run anew, or the ones that an earlier run has kept
     and that are still there, copied. `KeptHints`."""
 
@@ -138,7 +138,8 @@ class _GuestHints:
         self._asked = AnsweredGuestHints(NoKeptHints(), run.answers)
 
     def known(self, host: str) -> KnownHint | None:
-        if (hint := self._asked.known(host)) is not None:
+        hint = self._asked.known(host)
+        if hint is not None and hint != self._new.known(host):
             self._earlier[host] = hint
         return hint
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from vfl.jobs.aligned_rows import read_guest_rows
 from vfl.jobs.alignments import load_alignment
-from vfl.jobs.answers import AnsweredSums
+from vfl.jobs.answers import AnsweredLabels, AnsweredSums
 from vfl.jobs.hints import PassingGuestHints
 from vfl.jobs.offer import Kept
 from vfl.jobs.replay_training import host_columns
@@ -16,6 +16,7 @@ from vfl.jobs.training_host import commits_to as host_commits_to
 from vfl.jobs.worth import GuestWorth, HostWorth, commits_to, read_beside, sample_of
 from vfl.models.kind import AnyHostModel, HostRun
 from vfl.protocols.common.course import UNCOUNTED
+from vfl.protocols.common.label_count import OneAttempt
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.worth import hear_worth
 
@@ -32,7 +33,7 @@ async def replay_guest(run: Rerun) -> None:
     resources = Resources(site.party.party.machine, Counter(), run.randomness, run.say)
     hints = PassingGuestHints(site.store, f"replay of {run.evidence.run}")
     with contextlib.closing(hints):
-        await work.find(run.hosts, resources, hints)
+        await work.find(run.hosts, resources, hints, AnsweredLabels(OneAttempt(), run.answers))
 
 
 async def replay_host(run: Rerun) -> None:

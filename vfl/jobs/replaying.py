@@ -14,6 +14,7 @@ from vfl.jobs import (
     replay_pooled,
     replay_scoring,
     replay_training,
+    replay_tuning,
     replay_worth,
 )
 from vfl.jobs.certificate import Covered, Replayed
@@ -36,6 +37,8 @@ _PLAYERS: Mapping[tuple[str, str], Callable[[Rerun], Awaitable[None]]] = {
     ("coordinator", "train"): replay_training.replay_coordinator,
     ("guest", "worth"): replay_worth.replay_guest,
     ("host", "worth"): replay_worth.replay_host,
+    ("guest", "tune"): replay_tuning.replay_guest,
+    ("host", "tune"): replay_tuning.replay_host,
     ("server", "train"): replay_pooled.replay_server,
     ("client", "train"): replay_pooled.replay_client,
 }
@@ -43,8 +46,8 @@ _PLAYERS: Mapping[tuple[str, str], Callable[[Rerun], Awaitable[None]]] = {
 
 
 _OF = (
-    'with tape = "all" in [party] tapes are kept of alignments, of trainings over columns and, at a '
-    "host, of batches"
+    'with tape = "all" in [party] tapes are kept of alignments, trainings, what data is worth, searches '
+    "for settings and, at a host, of batches"
 )
 
 

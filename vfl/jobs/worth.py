@@ -30,7 +30,7 @@ from vfl.jobs.admission import accept, check_request, matching_of
 from vfl.jobs.agreement import check_aligned, offer_to
 from vfl.jobs.aligned_rows import GuestRows, read_guest_rows
 from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment
-from vfl.jobs.answers import AnsweredSums
+from vfl.jobs.answers import AnsweredLabels, AnsweredSums
 from vfl.jobs.approval import approve
 from vfl.jobs.commitments import TableDigests, digest_table
 from vfl.jobs.connect import Site, hosts_of
@@ -158,7 +158,7 @@ async def worth(
             )
             hints = PassingGuestHints(site.store, offer.run.hex())
             ends.callback(hints.close)
-            labels = LabelsGiven.of(site.store, named.name, job)
+            labels = AnsweredLabels(LabelsGiven.of(site.store, named.name, job), kept.answers)
             told = await work.find(hosts, resources, hints, labels)
         account = Account.of(started, hosts, operations)
     of = WorthOf(
@@ -345,7 +345,7 @@ class GuestWorth:
         hosts: Sequence[Peer],
         resources: Resources,
         hints: KeptHints,
-        labels: LabelCount | None = None,
+        labels: LabelCount,
     ) -> WorthFigures:
         """Train with all sets of hosts; what that comes to, of which all of them hear."""
         names = [host.name for host in hosts]
