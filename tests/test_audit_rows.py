@@ -12,8 +12,8 @@ from federation import toml
 from pool import CLIENTS, SERVER, Pool, job, patients, split
 from room import Said
 
-from vfl.errors import ModelError, PeerLost, VflError
-from vfl.jobs import resume
+from vfl.errors import DataError, ModelError, PeerLost, VflError
+from vfl.jobs import evidence, resume
 from vfl.jobs.certificate import check_certificate, make_certificate
 from vfl.jobs.connect import Site
 from vfl.jobs.evidence import find_evidence, remove_evidence
@@ -108,13 +108,15 @@ def last_run(pool: Pool, name: str) -> str:
     return find_evidence(there(pool, name).store)[-1].run
 
 
-def interrupted(patch: pytest.MonkeyPatch, at: str, calls: int) -> None:
-    """The south hangs up, once, at so many totals of a kind."""
+def interrupted(patch: pytest.MonkeyPatch, at: str, calls: int, *, silent: bool = True) -> None:
+    """The south hangs up, once, at so many totals of a kind; or it says why it leaves."""
     left, whole = {"calls": calls}, MaskingAdder.total
 
     async def total(adder: MaskingAdder, values: Any, what: str) -> Any:
         if adder.name == "south" and what.startswith(at):
             left["calls"] -= 1
+            if left["calls"] == 0 and not silent:
+                raise DataError("its disk is full")
             if left["calls"] == 0:
                 adder._server.drop()  # type: ignore[attr-defined]
                 raise PeerLost("the connection to the server broke", passing=True)
@@ -151,12 +153,13 @@ def test_attempts_that_go_on_replay(
     assert replayed(fresh, "west", model).complete
 
 
+@pytest.mark.parametrize("silent", [True, False])
 def test_a_job_replays_that_went_on_without_a_client(
-    fresh: Pool, monkeypatch: pytest.MonkeyPatch
+    fresh: Pool, silent: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in CLIENTS:
         fresh.settings[name]["policy"] |= {"min_parties": 2, "without": True}
-    interrupted(monkeypatch, "level 1 of tree 1", 1)
+    interrupted(monkeypatch, "level 1 of tree 1", 1, silent=silent)
     led = fresh.train(TREES | {"rows": {"min_parties": 2, "without": True}})
     assert led.clients == ["north", "west"]
     for name in ALL:
@@ -164,6 +167,21 @@ def test_a_job_replays_that_went_on_without_a_client(
         assert bool(done.ended) == (name == "south")
         assert done.complete or name == "south"
         check_covered(fresh, name, done)
+
+
+def test_a_client_whose_tape_ended_is_not_taken_for_one_that_left(
+    pool: Pool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(evidence, "SPARE", 1 << 62)
+        for name in CLIENTS:
+            rules = pool.settings[name]["policy"]
+            patch.setitem(pool.settings[name], "policy", {**rules, "min_parties": 2, "without": True})
+        model = pool.train(TREES | {"rows": {"min_parties": 2, "without": True}}).model
+    assert pool.said[SERVER].has("note: the tape of this run ends here")
+    done = replayed(pool, SERVER, model)
+    assert done.ended and not done.complete
+    assert {len(one.messages) for one in done.shown.values()} == {1}  # AddingBegin
 
 
 def test_a_peer_that_was_lost_by_a_message_is_lost_by_it_again() -> None:
