@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from federation import toml
 from pool import CLIENTS, SERVER, Pool, job, patients, split
 from room import Said
 
+from vfl.cli import main
 from vfl.errors import DataError, ModelError, PeerLost, VflError
 from vfl.jobs import evidence, resume
 from vfl.jobs.certificate import check_certificate, make_certificate
@@ -244,3 +246,19 @@ def test_a_clients_table_that_was_changed_is_found(pool: Pool, trees: str) -> No
     finally:
         path.write_bytes(before)
     assert load_half(pool.store("west"), trees, GuestHalf).name == trees
+
+
+def test_the_commands_of_a_server_and_of_a_client(pool: Pool, trees: str) -> None:
+    for name in (SERVER, "north"):
+        there(pool, name)  # writes its file
+    files = {name: str(pool.home(name) / f"{name}.toml") for name in (SERVER, "north")}
+    out = pool.folder / "certificates"
+    run = ["audit", "replay", files[SERVER], "--run", trees, "--out", str(out)]
+    said = CliRunner().invoke(main, run)
+    assert said.exit_code == 0, said.output
+    assert "messages to north are the program's" in said.output
+    (found,) = out.glob("*-for-north.json")
+    checked = CliRunner().invoke(main, ["audit", "check", files["north"], str(found)])
+    assert checked.exit_code == 0 and checked.output.rstrip().endswith("complete"), checked.output
+    listed = CliRunner().invoke(main, ["audit", "list", files["north"]])
+    assert trees in listed.output
