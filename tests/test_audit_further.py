@@ -173,6 +173,12 @@ def test_a_search_replays(room: AuditedRoom, job: dict[str, Any], tune: dict[str
     replay_all(room, run)
     assert not room.replay("bureau", run).shown["insurer"].relies
     assert not room.replay("insurer", run).shown["bureau"].relies
+    if job is LATTICE:
+        again = search(room, job, **tune)
+        relies = room.replay("insurer", again).shown["bureau"].relies
+        assert relies == [f"on a hint of {host} that came in an earlier run" for host in HOSTS]
+        relies = room.replay("bureau", again).shown["insurer"].relies
+        assert relies == ["on a hint that this host has made in an earlier run"]
 
 
 def test_a_search_that_ends_poor_trials_and_goes_on_replays(

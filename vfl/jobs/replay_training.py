@@ -155,7 +155,9 @@ class GuestHints:
                 "no more: it cannot be replayed"
             )
         shutil.copy(there, file)
-        self._run.relies.append(f"on a hint of {host} that came in an earlier run")
+        relies = f"on a hint of {host} that came in an earlier run"
+        if relies not in self._run.relies:  # the trials of a search share it
+            self._run.relies.append(relies)
         return file
 
     def keep(self, host: str, hint: KnownHint) -> None:
