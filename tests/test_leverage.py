@@ -3,6 +3,7 @@ variance inflation, with the bound that programs keep to and without."""
 
 import math
 from dataclasses import replace
+from secrets import token_bytes
 from types import SimpleNamespace
 
 import numpy as np
@@ -26,7 +27,8 @@ from vfl.party.linear_rules import GlmSection
 from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 from vfl.protocols.common.participant import Participant, Resources
-from vfl.protocols.linear.inflation import guest_inflation, host_inflation
+from vfl.protocols.linear.inference_messages import coarse, number_bits
+from vfl.protocols.linear.inflation import NOISE, guest_inflation, host_inflation
 from vfl.protocols.linear.turned_products import TurnedForm
 
 RNG = np.random.default_rng(7)
@@ -58,6 +60,28 @@ def test_leverages_are_the_projections(monkeypatch, constant, weighted):
     basis, _ = np.linalg.qr(dense)
     found = leverages(matrix, weight, constant=constant)
     np.testing.assert_allclose(found.rows, np.sum(basis**2, axis=1), atol=1e-12)
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_rows_that_are_joined_to_one_are_looked_at_together(constant):
+    rng = np.random.default_rng(4)
+    who = rng.integers(0, 120, 1000)
+    matrix, weight = matrix_of(rng.gamma(1, 1, (2, 1000)), rng.integers(0, 4, 1000), 3), rng.random(1000)
+    dense = np.hstack([np.ones((1000, int(constant))), matrix.dense()]) * weight[:, np.newaxis]
+    basis, _ = np.linalg.qr(np.array([dense[who == one].sum(axis=0) for one in np.unique(who)]))
+    largest = float(np.sum(basis**2, axis=1).max())
+    given = {"weight": weight, "constant": constant, "about": [who]}
+    assert standing_out(matrix, largest + 1e-9, **given) is None
+    found = standing_out(matrix, largest - 1e-9, **given)
+    assert found.leverage == pytest.approx(largest)
+    # One of ten rows, and by differences within each ten one alone of which something is left.
+    ten, sign = np.repeat(np.arange(100), 10), np.where(np.arange(1000) % 2, 1.0, -1.0)
+    one = (ten == 3).astype(float)
+    assert standing_out(matrix_of(one), MAX_LEVERAGE) is None
+    assert standing_out(matrix_of(one), MAX_LEVERAGE, about=[ten]).leverage == pytest.approx(1)
+    assert standing_out(matrix_of(sign), 0.02, about=[ten]) is None
+    sign[35] += 2.0**-20
+    assert standing_out(matrix_of(sign), MAX_LEVERAGE, about=[ten]).leverage == pytest.approx(1)
 
 
 @pytest.mark.parametrize("difference", [1.0, 1e-4, 2.0**-24])
@@ -97,6 +121,51 @@ def test_the_owner_is_told_which_column_it_is():
         prepare_columns("t", {"one": rows}, given[2], GlmSection(), GlmParams(inference=True))
 
 
+def test_rows_joined_to_one_are_refused_where_columns_are_prepared():
+    rng = np.random.default_rng(5)
+    who, train = np.repeat(np.arange(60), 10), np.arange(600) % 10 < 8
+    features = {"age": rng.normal(size=600), "one": (who == 7).astype(float)}
+    given, params = ("t", features, train, GlmSection()), GlmParams(inference=True)
+    prepare_columns(*given, params)
+    with pytest.raises(DataError, match=r"column 'one' .* leverage of 1"):
+        prepare_columns(*given, params, about=[who])
+    design, _ = InflationDesign.of(features, train, 20, MAX_LEVERAGE, [who])
+    assert {*design.places} == {"age"} and {*design.left_out} == {"one"}
+
+
+def test_columns_are_looked_at_as_inference_rounds_them():
+    """Two columns that differ a little in all rows, and rounded in a single one."""
+    rng, unit = np.random.default_rng(8), 2.0 ** -number_bits(ROWS)
+    one = np.rint(standard(rng.normal(size=ROWS)) / unit) * unit
+    other = one + rng.uniform(-0.4, 0.4, ROWS) * unit
+    other[17] = one[17] + 0.6 * unit
+    matrix = matrix_of([one, other])
+    assert standing_out(matrix, MAX_LEVERAGE) is None
+    assert standing_out(coarse(matrix), MAX_LEVERAGE).leverage == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_weights_are_looked_at_as_they_are_sent(joined):
+    """Of six rows about alike one is rounded up to a unit of the weights, and five to none; and of ten
+    rows that are joined to one, each as any other."""
+    rng = np.random.default_rng(6)
+    rows = rng.permutation(240)[:100].reshape(10, 10)[:, : 10 if joined else 6]
+    made = {f"g{place}": np.isin(np.arange(240), own).astype(float) for place, own in enumerate(rows)}
+    tables = {"guest": made, "host1": {"age": rng.normal(size=240)}}
+    job = make_job("gaussian", tables, rows=240, held_out=0.0)
+    job = job.with_params(inference=True, encryption="lattice")
+    weight, about = np.ones(240), np.arange(240)
+    if joined:
+        for own in rows:
+            about[own] = own[0]
+    else:
+        weight[rows], weight[rows[:, 0]] = 0.95 * 2.0**-28, 1.05 * 2.0**-28
+        assert standing_out(job.matrices["guest"], MAX_LEVERAGE, weight, share=0.25) is None
+    found, _ = inferred(replace(job, rows=replace(job.rows, weight=weight, about=(about,))))
+    own = found["guest"]
+    assert own.covariance is None and found["host1"] is None and own.standing_out.leverage > 0.99
+
+
 def test_rows_that_the_fit_weighs_more_are_not_inferred_by():
     """Groups of six, in each of which one row counts for all: weights at the optimum are known at the
     end, and nothing is told then. Real fits have few such rows."""
@@ -122,15 +191,18 @@ def test_rows_that_the_fit_weighs_more_are_not_inferred_by():
 # --- What a guest reads that makes its columns up. --------------------------------------------------
 
 
-def seen(columns, host):
+def seen(columns, host, noise=0.0):
     """By column of the guest's what it makes of the products of variance inflation: the sums over its
-    rows of the host's columns, turned by the host's secret basis."""
+    rows of the host's columns, turned by the host's secret basis. Without noise they are as exact as
+    those of inference, or more."""
     guest = matrix_of(columns)
     sizes = [guest.columns, host.columns]
     form = TurnedForm(guest.rows, sizes)
-    own, theirs = Rotated.of(guest), Rotated.of(host)
+    own, theirs = Rotated.of(guest, token_bytes), Rotated.of(host, token_bytes)
     one, two = (of.numbers(form.bits).astype(np.int64) for of in (own, theirs))
     total = (one @ two.T) / (guest.rows * 4.0**form.bits)
+    if noise:
+        total += noise / math.sqrt(guest.rows) * RNG.normal(size=total.shape)
     return np.linalg.solve(own.change.T, total) * guest.rows
 
 
@@ -250,6 +322,43 @@ def test_exact_sums_name_values_of_a_column_of_two_unless_of_many_rows(rows, bou
         sums = both[ways] @ column[some]
         fits = ways[np.minimum(abs(sums - told), abs(sums + told)).argmin()]
         assert (fits == x[some]).all()
+
+
+POWERS = 2.0 ** np.arange(8)
+
+
+def named_of_eight(jobs, noise, weights=None):
+    """The share of eight rows whose value of two a guest names, that is told the sum of these rows, each
+    times another number, in so many jobs; by the likeliest values, as if it knew a host's sign."""
+    right = []
+    ways = (np.arange(1 << 8)[:, np.newaxis] >> np.arange(8)) & 1
+    for _ in range(120):
+        x = (RNG.random(ROWS) < 0.5).astype(float)
+        some = RNG.choice(ROWS, 8, replace=False)
+        chance = np.zeros(len(ways))
+        for _ in range(jobs):
+            times = POWERS if weights is None else weights(8)
+            column = np.zeros(ROWS)
+            column[some] = times
+            told = standard(column) @ standard(x) / ROWS + noise / math.sqrt(ROWS) * RNG.normal()
+            sums = ((ways - x.mean()) / x.std()) @ times / column.std() / ROWS
+            chance -= ((sums - told) * math.sqrt(ROWS) / max(noise, 1e-3)) ** 2 / 2
+        likely = np.exp(chance - chance.max())
+        right.append(np.mean((likely @ ways / likely.sum() > 0.5) == x[some]))
+    return np.mean(right)
+
+
+def test_noise_hides_which_of_two_values_eight_rows_have_from_a_sum_of_them():
+    """What noise adds to a sum of length 1 is a quarter of its standard deviation: so it tells at most
+    log2(17) / 2 bits, whatever it is of, and the same again little more. Others tell as much anew."""
+    assert named_of_eight(1, 0.0) == 1
+    assert named_of_eight(1, NOISE) < 0.68
+    assert named_of_eight(16, NOISE) < 0.79
+    assert named_of_eight(8, NOISE, lambda rows: RNG.normal(size=rows)) > 0.9
+    x = standard(RNG.gamma(2, 1, ROWS))
+    single, rows = groups(300, 1)
+    found = correlations(seen(single, matrix_of(x), NOISE), x[rows])[0, 0]
+    assert found == pytest.approx(1 / math.sqrt(1 + NOISE**2), abs=0.02)
 
 
 # --- The other way round. ---------------------------------------------------------------------------

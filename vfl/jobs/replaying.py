@@ -5,6 +5,7 @@ committed in the agreement, and from what came to it, message by message. What c
 certificate for each peer (certificate.py).
 """
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,14 @@ from vfl.jobs import (
     replay_training,
     replay_tuning,
     replay_worth,
+)
+from vfl.jobs.arithmetic import (
+    Arithmetic,
+    computing_as,
+    differing,
+    present,
+    threads_of,
+    variables_for,
 )
 from vfl.jobs.certificate import Covered, Replayed
 from vfl.jobs.connect import Site
@@ -85,19 +94,44 @@ def _is_digits_of(name: str, run: str) -> bool:
     return len(name) >= 6 and run.startswith(name)
 
 
-async def replay_runs(site: Site, runs: Sequence[Evidence], show: Show) -> AsyncIterator[Replay]:
-    """Play this party's part of some runs again, each with those that it went on from. Raises as
-    `replay`."""
+def variables_of(store: Store, runs: Sequence[Evidence]) -> dict[str, str]:
+    """With which variables of the environment a process of this machine computes as the machine of these
+    runs, if it does not already and can be told to (arithmetic.py).
+
+    Raises ModelError for runs of machines of several kinds.
+    """
+    played = {one.run: one for run in runs for one in [*_attempts_before(store, run), run]}
+    kinds = [there for one in played.values() if (there := _arithmetic_of(one)) is not None]
+    if not kinds:
+        return {}
+    if len(runs) > 1 and any(differing(one, kinds[0]) for one in kinds):
+        raise ModelError(
+            "these runs were computed on machines of several kinds: replay them one by one, each by its "
+            "first digits, which `vfl audit list` shows"
+        )
+    with threads_of(kinds[0]):
+        return variables_for(kinds[0], present(), os.environ)
+
+
+async def replay_runs(
+    site: Site, runs: Sequence[Evidence], show: Show, *, any_machine: bool = False
+) -> AsyncIterator[Replay]:
+    """Play this party's part of some runs again, each with those that it went on from.
+
+    `any_machine`: also where this process computes otherwise than that of the run. Raises as `replay`.
+    """
     kept: dict[str, list[State]] = {}  # by run
     for evidence in runs:
-        before = _attempts_before(site, evidence)
+        before = _attempts_before(site.store, evidence)
         for number, attempt in enumerate([*before, evidence]):
             if attempt.run in kept and attempt is not evidence:
                 continue
             run = open_rerun(site, attempt, show)
             run.earlier = [state for one in before[:number] for state in kept[one.run]]
-            run.last = _state(run.earlier, attempt) if _goes_on_at_once(site, attempt) else None
-            found = await _play(run)
+            run.last = _state(run.earlier, attempt) if _goes_on_at_once(attempt) else None
+            named = f"run {attempt.run[:12]}"
+            with computing_as(_arithmetic_of(attempt), named, show, any_machine=any_machine):
+                found = await _play(run)
             kept[attempt.run] = run.states
         yield found
 
@@ -107,36 +141,44 @@ async def replay(site: Site, evidence: Evidence, show: Show) -> Replay:
 
     A run that went on from an earlier attempt needs that one, which is played first. Raises
     MessageDiffers with the first message that is not the one that left, EvidenceDiffers where what is
-    kept is not what was signed or what the ledger says, ModelError for a run that cannot be replayed.
+    kept is not what was signed or what the ledger says, ModelError for a run that cannot be replayed,
+    or not by a process that computes as this one.
     """
     (done,) = [one async for one in replay_runs(site, [evidence], show)]
     return done
 
 
-def _part(site: Site, evidence: Evidence) -> str:
-    """What a party is in a run: by its role, and by whether it leads."""
-    leads = evidence.agreement.terms.guest == evidence.party
-    over_rows = {"coordinator": leads, "guest": not leads}.get(site.party.role, False)
-    return (
-        {"coordinator": "server", "guest": "client"}[site.party.role] if over_rows else site.party.role
-    )
+def _arithmetic_of(evidence: Evidence) -> Arithmetic | None:
+    """In which arithmetic a run has to be played; None where its messages have no real numbers."""
+    return None if evidence.agreement.terms.task == "align" else evidence.arithmetic
 
 
-def _goes_on_at_once(site: Site, evidence: Evidence) -> bool:
+def _part(evidence: Evidence) -> str:
+    """What the party was in a run."""
+    terms = evidence.agreement.terms
+    leads = terms.guest == evidence.party
+    if terms.task == "train" and terms.alignment is None:  # over rows
+        return "server" if leads else "client"
+    if leads:
+        return "guest"
+    return "host" if evidence.party in terms.signers else "coordinator"
+
+
+def _goes_on_at_once(evidence: Evidence) -> bool:
     """Whether the terms say from which state of the party's own the run goes on."""
-    part, terms = _part(site, evidence), evidence.agreement.terms
-    return bool(terms.done) and terms.task == "train" and part in ("guest", "host")
+    terms = evidence.agreement.terms
+    return bool(terms.done) and terms.task == "train" and _part(evidence) in ("guest", "host")
 
 
-def _attempts_before(site: Site, evidence: Evidence) -> list[Evidence]:
+def _attempts_before(store: Store, evidence: Evidence) -> list[Evidence]:
     """The attempts that have to be played before, the oldest first."""
     line = [evidence]
-    rows = _part(site, evidence) == "client"  # which may go on from a state of any attempt before
-    while line[0].agreement.terms.done and (rows or _goes_on_at_once(site, evidence)):
+    rows = _part(evidence) == "client"  # which may go on from a state of any attempt before
+    while line[0].agreement.terms.done and (rows or _goes_on_at_once(evidence)):
         terms, first = line[0].agreement.terms, line[0]
         before = [
             one
-            for one in find_evidence(site.store)
+            for one in find_evidence(store)
             if one.agreement.terms.model == terms.model
             and one.agreement.terms.task == terms.task
             and (one.begun, one.run) < (first.begun, first.run)
@@ -166,7 +208,7 @@ def _state(states: Sequence[State], attempt: Evidence) -> State:
 async def _play(run: Rerun) -> Replay:
     """Play the role to its end, or to that of its tape."""
     evidence, terms = run.evidence, run.evidence.agreement.terms
-    part = _part(run.site, evidence)
+    part = _part(evidence)
     player = _PLAYERS.get((part, terms.task))
     if player is None:
         raise ModelError(f"a {part}'s part of a run of task {terms.task} cannot be replayed yet")
