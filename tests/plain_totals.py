@@ -18,6 +18,7 @@ class Written:
 
     def __init__(self, adder: Adder, change: Change = lambda what, total: total) -> None:
         self._adder, self._change, self.name = adder, change, adder.name
+        self.entropy = adder.entropy
         self.totals: list[tuple[str, np.ndarray]] = []
 
     @property

@@ -1,71 +1,115 @@
-"""A protocol of a guest and its hosts, played live from secrets, and each role once more alone."""
+"""A scenario of roles.py, its parties' random numbers from secrets of theirs: all parties over memory,
+then each by itself against what its peers sent."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+import hashlib
+from collections import defaultdict
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, cast
 
-from drawn import seeded
-from replays import Tape, replay
+from dealt_transfers import dealt_transfers
+from hostile import Peers, Scenario
+from lattice_batches import small_batches
+from paillier_key import one_key
+from replays import Tape
+from roles import Lent
 
 from vfl.crypto.randomness import Randomness
-from vfl.net.peer import MemoryPeer, Peer, together
+from vfl.crypto.workers import ONE_PROCESS, Machine
+from vfl.net.peer import together
+from vfl.net.replay import ReplayedPeer
+from vfl.protocols.common.clock import Say, SecondsNoted, SecondsSaid
+from vfl.protocols.common.participant import Resources
 
-GUEST = "insurer"
-GuestRole = Callable[[Sequence[Peer], Randomness], Awaitable[Any]]
-HostRole = Callable[[str, Peer, Randomness], Awaitable[Any]]
+Make = Callable[[Lent], Scenario]
+"""The scenario, of what each party lends."""
+
+_LEAST = 48  # bytes of a message that may hold random numbers
 
 
-class Played:
-    """A run: its tapes, what each party came to, and what it sent, by kind."""
+@dataclass(frozen=True)
+class Run:
+    """A run that is over."""
 
-    def __init__(
-        self, hosts: Sequence[str], guest_role: GuestRole, host_role: HostRole, first_seed: int = 1
-    ) -> None:
-        self._guest_role, self._host_role = guest_role, host_role
-        self._secrets = {name: first_seed + k for k, name in enumerate((GUEST, *hosts))}
-        self.tapes: dict[str, list[Tape]] = {GUEST: [], **{host: [] for host in hosts}}
-        self.sent: dict[tuple[str, str], list[bytes]] = {}
-        self.found: Mapping[str, Any] = asyncio.run(self._play(hosts))
+    make: Make
+    seed: int
+    tapes: Mapping[str, Mapping[str, Tape]]  # by party and its peer
+    said: Mapping[str, SecondsNoted]
 
-    async def _play(self, hosts: Sequence[str]) -> dict[str, Any]:
-        to_hosts, roles = [], []
-        for host in hosts:
-            to_host, to_guest = MemoryPeer.pair(GUEST, host)
-            self._watch(GUEST, to_host)
-            self._watch(host, to_guest)
-            to_hosts.append(to_host)
-            roles.append(self._host_role(host, to_guest, self._randomness(host)))
-        found = await together([self._guest_role(to_hosts, self._randomness(GUEST)), *roles])
-        return dict(zip((GUEST, *hosts), found, strict=True))
+    @property
+    def sent(self) -> Mapping[str, set[bytes]]:
+        """The digests of all messages, by kind, but for those of a few bytes."""
+        found: dict[str, set[bytes]] = defaultdict(set)
+        for peers in self.tapes.values():
+            for tape in peers.values():
+                for message in tape.sent:
+                    if message.size >= _LEAST:
+                        found[message.kind].add(message.digest)
+        return found
 
-    def _watch(self, name: str, peer: MemoryPeer) -> None:
-        self.tapes[name].append(Tape(peer))
 
-        def note(direction: str, kind: str, payload: bytes) -> None:
-            if direction == "sent":
-                self.sent.setdefault((name, kind), []).append(bytes(payload))
+@contextmanager
+def quick() -> Iterator[None]:
+    """What takes long takes less, and still draws all that it draws but for the primes of keys."""
+    with one_key(), small_batches(2), dealt_transfers():
+        yield
 
-        peer.observers.append(note)
 
-    def _randomness(self, name: str) -> Randomness:
-        return seeded(self._secrets[name])
+def _lends(seed: int, machine: Machine, said: Mapping[str, Say]) -> Lent:
+    """The same secret of a party for the same `seed`."""
 
-    def again(self, name: str) -> Any:
-        """What a role comes to that is played from the tapes. Raises MessageDiffers unless it sends what
-        it sent."""
-        randomness = self._randomness(name)
+    def of(party: str) -> Resources:
+        secret = hashlib.sha256(f"{seed} {party}".encode()).digest()
+        return Resources(machine, None, Randomness(secret), said[party])
 
-        def role(peers: Sequence[Peer]) -> Awaitable[Any]:
-            if name == GUEST:
-                return self._guest_role(peers, randomness)
-            return self._host_role(name, peers[0], randomness)
+    return of
 
-        return asyncio.run(replay(self.tapes[name], role))
 
-    def same_as(self, other: "Played") -> set[str]:
-        """The kinds of messages of which another run has one to the last byte."""
-        return {
-            kind
-            for (name, kind), payloads in self.sent.items()
-            if set(payloads) & set(other.sent.get((name, kind), []))
+def live(make: Make, seed: int = 1, machine: Machine = ONE_PROCESS) -> Run:
+    """All parties."""
+    said: Mapping[str, SecondsNoted] = defaultdict(SecondsNoted)
+    scenario = make(_lends(seed, machine, said))
+
+    async def run() -> Run:
+        ends = scenario.open()
+        tapes = {
+            party: {name: Tape(peer) for name, peer in peers.items()} for party, peers in ends.items()
         }
+        await together([*scenario.roles(ends).values()])
+        return Run(make, seed, tapes, said)
+
+    return asyncio.run(run())
+
+
+def again(run: Run, party: str, machine: Machine = ONE_PROCESS) -> int:
+    """Play a party once more; how many messages it sent, all of them those of the run. Raises
+    MessageDiffers."""
+    tapes = run.tapes[party]
+    said: dict[str, Say] = {name: SecondsSaid(run.said[name].said) for name in run.tapes}
+    scenario = run.make(_lends(run.seed, machine, said))
+
+    async def play() -> int:
+        played = {name: ReplayedPeer(name, tape.received, tape.sent) for name, tape in tapes.items()}
+        roles = scenario.roles({**scenario.open(), party: cast(Peers, played)})
+        for name, role in roles.items():
+            if name != party:
+                cast(Coroutine[Any, Any, Any], role).close()
+        await roles[party]
+        for peer in played.values():
+            peer.check_end()
+        return sum(peer.compared for peer in played.values())
+
+    return asyncio.run(play())
+
+
+def check_replays(make: Make, random: set[str]) -> None:
+    """Each party sends again what it sent, and under another secret no such message of these kinds."""
+    run, other = live(make), live(make, seed=2)
+    for party, tapes in run.tapes.items():
+        assert again(run, party) == sum(len(tape.sent) for tape in tapes.values())
+    once, twice = run.sent, other.sent
+    assert once.keys() == twice.keys() and {*once} >= random
+    for kind in random:
+        assert not once[kind] & twice[kind], kind

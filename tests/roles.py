@@ -91,7 +91,7 @@ from vfl.protocols.lookup.directory import (
 from vfl.protocols.lookup.lookup import LookupSession, host_lookups
 from vfl.protocols.lookup.sealing import OpenTable, Sealed, Sealing, seal
 from vfl.protocols.oneway.host_cells import HostCells
-from vfl.protocols.oneway.messages import TableShared
+from vfl.protocols.oneway.messages import TableEncryption, TableShared
 from vfl.protocols.oneway.pairs import guest_pair, host_pair
 from vfl.protocols.oneway.screening import (
     HostColumn,
@@ -112,6 +112,8 @@ from vfl.protocols.tuning import hear_trial, tell_end, tell_trial
 from vfl.protocols.worth import WorthFigure, WorthFigures, hear_worth, tell_worth
 
 T = TypeVar("T")
+Lent = Callable[[str], Resources]
+"""What a party lends to its role, by its name."""
 GUEST, HOSTS, LEAD = "insurer", ("bureau", "registry"), "umpire"
 ROWS = 40
 N, WIDTH = KEY.public.n, KEY.public.width
@@ -203,6 +205,11 @@ def training(objective: str) -> Training:
     if loss.classes > 1:
         label = np.digitize(noisy, np.quantile(noisy, [0.3, 0.7])).astype(np.float64)
     return Training(label, np.ones(ROWS), ~held, np.zeros(ROWS, np.bool_), loss)
+
+
+def nothing(party: str) -> Resources:
+    """No more than a process, and the operating system's random numbers."""
+    return Resources()
 
 
 def star(hosts: tuple[str, ...] = HOSTS) -> tuple[tuple[str, str], ...]:
@@ -520,6 +527,7 @@ def fitting(
     infers: bool = False,
     several: bool = False,
     few: bool = False,
+    lent: Lent = nothing,
     **settings: Any,
 ) -> Scenario:
     """few: rows, no more than there are coefficients, of which nothing can be inferred."""
@@ -535,14 +543,15 @@ def fitting(
 
     def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
         matrix = {GUEST: _matrix(GUEST, rows.train, 7 if few else 0)}
-        guest = guest_fit(list(peers[GUEST].values()), matrix, rows, params, key=KEY)
+        own = list(peers[GUEST].values())
+        guest = guest_fit(own, matrix, rows, params, key=KEY, resources=lent(GUEST))
         return {GUEST: guest} | {
             host: host_fit(
                 peers[host][GUEST],
                 ROWS,
                 lambda train, host=host: _matrix(host, train),
                 params,
-                Participant(host, HOSTS, b"run", minimum=10),
+                Participant(host, HOSTS, b"run", minimum=10, resources=lent(host)),
             )
             for host in HOSTS
         }
@@ -551,7 +560,7 @@ def fitting(
     return Scenario(f"fitting under {encryption}", star(), roles, PATTERNS, blind)
 
 
-def fitting_across(encryption: str) -> Scenario:
+def fitting_across(encryption: str, lent: Lent = nothing) -> Scenario:
     """Pairs of the guest's column with one of each host's."""
     pairs = tuple(("kind0", f"{host}:kind{k}") for k, host in enumerate(HOSTS, start=1))
     params = GlmParams.model_validate(
@@ -571,6 +580,7 @@ def fitting_across(encryption: str) -> Scenario:
             rows,
             params,
             key=KEY,
+            resources=lent(GUEST),
             across=[levels],
         )
         return {GUEST: guest} | {
@@ -579,7 +589,7 @@ def fitting_across(encryption: str) -> Scenario:
                 ROWS,
                 lambda train, host=host: _matrix(host, train),
                 params,
-                Participant(host, HOSTS, b"run", minimum=10),
+                Participant(host, HOSTS, b"run", minimum=10, resources=lent(host)),
                 crossed=lambda: [PairOfParties(0, OwnFactor(0, 0, 1), 3)],
             )
             for host in HOSTS
@@ -588,17 +598,16 @@ def fitting_across(encryption: str) -> Scenario:
     return Scenario(f"fitting across under {encryption}", star(), roles, PATTERNS, RELAYED)
 
 
-def hidden_fitting(family: str) -> Scenario:
+def hidden_fitting(family: str, lent: Lent = nothing) -> Scenario:
     steps = 2 if family == "logistic" else 1  # poisson takes several gradients a step
     params = GlmParams(max_iterations=steps, alpha=0.01, scores="hidden", coordinator=LEAD)
     rows = training(family)
 
     def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
-        own = peers[GUEST]
-        guest = hidden_guest_fit(
-            own[LEAD], [own[host] for host in HOSTS], _matrix(GUEST, rows.train), rows, params
-        )
-        lead = coordinator_fit(list(peers[LEAD].values()), params, family == "logistic", KEY)
+        own, parties = peers[GUEST], list(peers[LEAD].values())
+        matrix, theirs = _matrix(GUEST, rows.train), [own[host] for host in HOSTS]
+        guest = hidden_guest_fit(own[LEAD], theirs, matrix, rows, params, lent(GUEST))
+        lead = coordinator_fit(parties, params, family == "logistic", KEY, lent(LEAD))
         return {LEAD: lead, GUEST: guest} | {
             host: hidden_host_fit(
                 peers[host][GUEST],
@@ -607,7 +616,7 @@ def hidden_fitting(family: str) -> Scenario:
                 lambda train, host=host: _matrix(host, train),
                 params,
                 family,
-                Participant(host, HOSTS, b"run"),
+                Participant(host, HOSTS, b"run", resources=lent(host)),
             )
             for host in HOSTS
         }
@@ -711,11 +720,11 @@ def linear_scoring(*, across: bool = False) -> Scenario:
     return Scenario("scoring with a linear model", star(), roles, PATTERNS)
 
 
-def adding() -> Scenario:
+def adding(lent: Lent = nothing) -> Scenario:
     clients = (GUEST, *HOSTS)
 
     async def client(name: str, server: Peer) -> np.ndarray:
-        adder = MaskingAdder(server, Participant(name, clients, b"run"))
+        adder = MaskingAdder(server, Participant(name, clients, b"run", resources=lent(name)))
         total = await adder.total(np.arange(3), "counts")
         await adder.end()
         return total
@@ -811,7 +820,7 @@ def looking_up() -> Scenario:
     return Scenario("looking up", star(("registry",)), roles, PATTERNS)
 
 
-def table() -> Scenario:
+def table(encryption: TableEncryption = "paillier", lent: Lent = nothing) -> Scenario:
     """A table by a factor of the host's and one of the guest's."""
     halves, thirds = np.arange(ROWS) % 2, np.arange(ROWS) * 3 // ROWS
     measures = [FixedPoint(np.arange(ROWS), 0)]
@@ -825,12 +834,12 @@ def table() -> Scenario:
             return Factor(("a", "b", "c"), thirds)
 
         async def guest(peer: Peer) -> None:
-            await guest_table(peer, np.ones(ROWS, np.bool_), measures, group, Resources())
+            await guest_table(peer, np.ones(ROWS, np.bool_), measures, group, lent(GUEST))
             await peer.send(TableShared([[1.0, None]]))
 
         async def host(peer: Peer) -> None:
-            terms = HostTerms("paillier", 2048)
-            await host_table(peer, ROWS, cells, terms, lambda sums: None, Resources())
+            terms = HostTerms(encryption, 2048)
+            await host_table(peer, ROWS, cells, terms, lambda sums: None, lent(HOSTS[0]))
             await peer.recv(TableShared)
 
         return {GUEST: guest(peers[GUEST][HOSTS[0]]), HOSTS[0]: host(peers[HOSTS[0]][GUEST])}
@@ -838,7 +847,7 @@ def table() -> Scenario:
     return Scenario("table", star(HOSTS[:1]), roles, PATTERNS)
 
 
-def pair() -> Scenario:
+def pair(lent: Lent = nothing) -> Scenario:
     """A table by a factor of each of two hosts."""
     codes = {HOSTS[0]: np.arange(ROWS) % 2, HOSTS[1]: np.arange(ROWS) * 3 // ROWS}
     measures = [FixedPoint(np.arange(ROWS), 0)]
@@ -850,18 +859,19 @@ def pair() -> Scenario:
 
     def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
         def host(name: str) -> Awaitable[None]:
-            terms, own = HostTerms("paillier", 2048), Participant(name, HOSTS, b"pair")
+            own = Participant(name, HOSTS, b"pair", resources=lent(name))
+            terms = HostTerms("paillier", 2048)
             return host_pair(peers[name][GUEST], ROWS, cells(name), terms, lambda sums: None, own)
 
         first, second = (peers[GUEST][name] for name in HOSTS)
-        table = guest_pair((first, second), None, measures, Resources())
+        table = guest_pair((first, second), None, measures, lent(GUEST))
         return {GUEST: table, **{name: host(name) for name in HOSTS}}
 
     relayed = frozenset({"FellowKey", "Relayed"})
     return Scenario("pair", star(HOSTS), roles, PATTERNS, relayed=relayed)
 
 
-def screening() -> Scenario:
+def screening(lent: Lent = nothing) -> Scenario:
     """Two columns of a host's, one of which it gives away, and the guest tells it all sums."""
     halves, thirds = np.arange(ROWS) % 2, np.arange(ROWS) * 3 // ROWS
     label = (np.arange(ROWS) % 3 > 1).astype(np.float64)
@@ -878,27 +888,27 @@ def screening() -> Scenario:
         guest, host = peers[GUEST][HOSTS[0]], peers[HOSTS[0]][GUEST]
         rules = ScreenRules(HostTerms("paillier", 2048), 5, True, LogisticLoss())
         return {
-            GUEST: guest_screen(guest, None, numbers, everything, True, Resources()),
-            HOSTS[0]: host_screen(host, ROWS, columns, rules, lambda sums: None, Resources()),
+            GUEST: guest_screen(guest, None, numbers, everything, True, lent(GUEST)),
+            HOSTS[0]: host_screen(host, ROWS, columns, rules, lambda sums: None, lent(HOSTS[0])),
         }
 
     return Scenario("screening", star(HOSTS[:1]), roles, PATTERNS)
 
 
-def inflating() -> Scenario:
+def inflating(lent: Lent = nothing) -> Scenario:
     """Variance inflation with two hosts."""
 
     def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
         train = np.ones(ROWS, bool)
         guest = guest_inflation(
-            list(peers[GUEST].values()), train, _matrix(GUEST, train).take(train), Resources()
+            list(peers[GUEST].values()), train, _matrix(GUEST, train).take(train), lent(GUEST)
         )
         return {GUEST: guest} | {
             host: host_inflation(
                 peers[host][GUEST],
                 ROWS,
                 lambda training, host=host: _matrix(host, training),
-                Participant(host, HOSTS, b"screening", minimum=10),
+                Participant(host, HOSTS, b"screening", minimum=10, resources=lent(host)),
             )
             for host in HOSTS
         }
@@ -907,18 +917,22 @@ def inflating() -> Scenario:
     return Scenario("inflating", star(HOSTS), roles, PATTERNS, relayed=relayed)
 
 
-def correlating() -> Scenario:
+def correlating(lent: Lent = nothing) -> Scenario:
     """Correlations of a guest and two hosts, which are held against each other as well."""
 
     def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
-        own = {party: Associated.of(FEATURES[party], 1) for party in (GUEST, *HOSTS)}
-        guest = guest_correlations(list(peers[GUEST].values()), GUEST, own[GUEST], ROWS, Resources())
+        of = {party: lent(party) for party in (GUEST, *HOSTS)}
+        own = {
+            party: Associated.of(FEATURES[party], 1, resources.randomness.at("turned columns"))
+            for party, resources in of.items()
+        }
+        guest = guest_correlations(list(peers[GUEST].values()), GUEST, own[GUEST], ROWS, of[GUEST])
         return {GUEST: guest} | {
             host: host_correlations(
                 peers[host][GUEST],
                 HostColumns(own[host], [f"{at}" for at, _ in enumerate(own[host].columns)], True),
                 ROWS,
-                Participant(host, HOSTS, b"correlations", minimum=10),
+                Participant(host, HOSTS, b"correlations", minimum=10, resources=of[host]),
                 lambda many: None,
             )
             for host in HOSTS

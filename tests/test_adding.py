@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from clients import CONTEXT, in_plain, over_server
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from drawn import Drawn
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
@@ -14,7 +15,7 @@ from scipy.stats import chisquare
 from vfl.errors import ModelError, PeerError, VflError
 from vfl.net.peer import HEADER, MemoryPeer
 from vfl.net.wire import decode, encode
-from vfl.protocols.common.participant import Participant
+from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.pooled import adding, adding_server
 from vfl.protocols.pooled.adding import (
     TAGS,
@@ -167,12 +168,15 @@ def test_no_secret_is_on_the_wire():
     over_server(
         adding_all({name: [np.arange(9)] for name in NAMES[:3]}),
         opened=opened,
-        made=lambda name, peer: MaskingAdder(
-            peer, Participant(name, NAMES[:3], CONTEXT), entropy=entropy
-        ),
+        made=lambda name, peer: MaskingAdder(peer, drawing(name, NAMES[:3], entropy)),
     )
     assert len(drawn) == 4  # a key each, and the group's secret
     assert not any(secret in b"".join(wire) for secret in drawn)
+
+
+def drawing(name, names, entropy):
+    """A client that draws from this."""
+    return Participant(name, names, CONTEXT, resources=Resources(randomness=Drawn(entropy)))
 
 
 def received_by(client, parts):
@@ -187,7 +191,7 @@ def received_by(client, parts):
 
     def made(name, peer):
         drawn = np.random.default_rng(NAMES.index(name))
-        return MaskingAdder(peer, Participant(name, tuple(parts), CONTEXT), entropy=drawn.bytes)
+        return MaskingAdder(peer, drawing(name, tuple(parts), drawn.bytes))
 
     over_server(adding_all(parts), opened=opened, made=made)
     return received

@@ -53,6 +53,7 @@ def run(
     *,
     change: dict[type, Change] | None = None,
     queries: dict[str, bytes] | None = None,
+    commitments: dict[str, bytes] | None = None,
 ) -> list[Agreement]:
     """Offer and answers, with messages from or to the registry changed on their way."""
     changes = change or {}
@@ -72,7 +73,8 @@ def run(
             guest = pairs[name][1]
             received = await guest.recv(Offer)
             check_offer(sites[name], guest, received)
-            return await accept_offer(sites[name], guest, received, 7, (queries or {}).get(name, b""))
+            query, commitment = ((of or {}).get(name, b"") for of in (queries, commitments))
+            return await accept_offer(sites[name], guest, received, 7, query, commitment=commitment)
 
         hosts = [asyncio.create_task(host(name)) for name in offer.hosts]
         guest = asyncio.create_task(
@@ -409,3 +411,58 @@ def test_a_coordinator_checks_the_digests(sites: dict[str, Site]) -> None:
     ):
         with pytest.raises(PeerError, match=f"it sent a Join with {said}"):
             _check_join(sites["umpire"], peer, msgspec.structs.replace(join, queries=queries))
+
+
+MADE = bytes(range(64, 96))
+
+
+def committed(sites: dict[str, Site], **more: Any) -> list[Agreement]:
+    return run(sites, msgspec.structs.replace(OFFER, query=QUERY, commitment=MADE), **more)
+
+
+def test_each_signs_its_own_commitment(sites: dict[str, Site]) -> None:
+    agreements = committed(sites, commitments={"bureau": MADE[::-1]})
+    for one in agreements:
+        assert one.commitments == {"insurer": MADE.hex(), "bureau": MADE[::-1].hex()}
+        for name, signature in one.signatures.items():
+            certificate = sites[name].identity.certificate
+            assert certificate.verify(signature, one.statement_of(name))
+            assert certificate.verify(signature, one.terms.statement) == (name == "registry")
+        forged = replace(one, commitments={**one.commitments, "bureau": MADE.hex()})
+        with pytest.raises(ModelError, match="the signature of bureau does not hold"):
+            verify_signatures(forged, JOB.settings, sites["insurer"].party, "run")
+    join = Join(
+        agreements[0].terms,
+        list(agreements[0].signatures.values()),
+        JOB.canonical,
+        agreements[0].told_queries,
+        agreements[0].told_commitments,
+    )
+    peer, _ = MemoryPeer.pair("umpire", "registry")
+    assert _check_join(sites["umpire"], peer, join) == JOB
+    for changed, said in (
+        (msgspec.UNSET, "a signature of insurer that does not hold"),
+        ([MADE], "commitments that are none"),
+        ([MADE, b"", b"short"], "commitments that are none"),
+    ):
+        with pytest.raises(PeerError, match=f"it sent a Join with {said}"):
+            _check_join(sites["umpire"], peer, msgspec.structs.replace(join, commitments=changed))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({Offer: setting(commitment=MADE[::-1])}, "an Offer with a signature that does not hold"),
+        ({Offer: setting(commitment=msgspec.UNSET)}, "an Offer with a signature that does not hold"),
+        ({Accept: setting(commitment=MADE)}, "Accept with a signature that does not hold"),
+        ({Agreed: setting(commitments=msgspec.UNSET)}, "Agreed with another signature than was given"),
+        ({Agreed: setting(commitments=[MADE])}, "Agreed with commitments that are none"),
+        ({Agreed: setting(commitments=[MADE, b"", b"x"])}, "Agreed with commitments that are none"),
+        ({Agreed: setting(commitments=[MADE, b"", MADE])}, "Agreed with a signature of bureau that"),
+    ],
+)
+def test_commitments_that_were_changed(
+    sites: dict[str, Site], change: dict[type, Change], said: str
+) -> None:
+    with pytest.raises(PeerError, match=said):
+        committed(sites, change=change)

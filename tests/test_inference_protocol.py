@@ -11,6 +11,7 @@ import pytest
 from memory import over_memory
 from test_glm import KEY, Job, make_job
 
+from vfl.crypto.randomness import Stream
 from vfl.crypto.workers import ONE_PROCESS, Workers
 from vfl.errors import PeerError
 from vfl.learn.glm import Block
@@ -144,13 +145,13 @@ def information(counts: list[int], rng: np.random.Generator) -> np.ndarray:
 
 def noise_of(size: int, bits: int) -> np.ndarray:
     return rotation.symmetric(
-        [inference_messages.noise(bits) for _ in range(size * (size + 1) // 2)], size
+        [inference_messages.noise(bits, Stream()) for _ in range(size * (size + 1) // 2)], size
     )
 
 
 def in_secret_basis(whole: np.ndarray, noise: bool = True) -> np.ndarray:
     finer, size = whole * (1 << inference_messages.FINER_BITS), len(whole)
-    basis = rotation.secret_basis(size)
+    basis = rotation.secret_basis(size, Stream())
     if not noise:
         return basis.T @ finer @ basis
     finer = finer + noise_of(size, inference_messages.FINER_BITS - 1)
@@ -314,7 +315,7 @@ def test_a_guest_and_the_first_host_do_not_open_the_sums_of_another_host(monkeyp
 def test_a_basis_is_changed_under_encryption_and_back():
     rng = np.random.default_rng(9)
     whole = rotation.symmetric([int(x) for x in rng.integers(-(10**9), 10**9, 6)], 3)
-    basis = rotation.secret_basis(3)
+    basis = rotation.secret_basis(3, Stream())
     encrypted = np.empty((3, 3), object)
     for place, number in np.ndenumerate(whole):
         encrypted[place] = KEY.public.integers(KEY.encrypt([int(number)]))[0]
@@ -336,7 +337,8 @@ def test_a_basis_is_changed_under_encryption_and_back():
 @pytest.mark.parametrize("rows", [2, 3, 7, 15, 31, 63, 127, 255, 10**5])
 def test_weights_are_no_longer_than_a_column_of_so_many_rows_may_be(rows):
     information = np.full(rows, 1 - 2.0**-52)  # rounds up to a further bit
-    weights = np.rint(information * 2.0 ** inference._Scale.of(information, np.ones(rows)).weight)
+    given = inference.Curved(information, rows)
+    weights = inference._Scale.of(given).weights(given)
     column = weights.astype(np.int32)[np.newaxis]
     cut = BitMatrix.of(Matrix(np.zeros((0, rows), np.uint16), (), column))
     assert cut.bits[0] >= 25
@@ -352,7 +354,7 @@ def test_a_weight_is_split_in_two_parts_that_add_up_to_it():
 
     async def run():
         one, other = (Sink(name, asyncio.Queue()) for name in ("host1", "host2"))
-        guest = inference._Guest([one, other], None, weights, None, None)
+        guest = inference._Guest([one, other], None, weights, None, Resources())
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(inference, "relay", lambda *_: asyncio.sleep(0))
             await guest.split_weights(one, other)
@@ -396,6 +398,7 @@ START = inference_messages.InferenceStart(["host1"], [2, 1], 10.0, 0.0, 200)
         ({"columns": [1000, 1]}, "more columns than there may be"),
         ({"unit": 0.0}, "without a unit"),
         ({"penalty": math.inf}, "a penalty that is none"),
+        ({"penalty": 2.0**150}, "a penalty that the job does not have"),
         ({"fraction": 5000}, "covariances that cannot be told"),
     ],
 )

@@ -1,5 +1,7 @@
 """Variance inflation over memory: shares that tell nothing, what the guest sees, breaches."""
 
+from secrets import token_bytes
+
 import numpy as np
 import pytest
 from memory import over_memory
@@ -116,7 +118,7 @@ def test_shares_alone_are_uniform_and_together_the_products(monkeypatch):
         grams.append((gram.copy(), form.cut.modulus_bits))
 
     monkeypatch.setattr(turned_products.TurnedForm, "put", kept)
-    monkeypatch.setattr("vfl.learn.rotated._orthogonal", np.eye)
+    monkeypatch.setattr("vfl.learn.rotated._orthogonal", lambda size, _: np.eye(size))
     run(tables, changed)
     run(tables, changed)
     # Of the same products other shares, over all that there may be.
@@ -133,7 +135,7 @@ def test_a_turn_leaves_only_what_the_outcome_tells():
         design[name], whole = InflationDesign.of(own, np.ones(ROWS, bool), 10)
         design[name] = whole.take(np.ones(ROWS, bool))
     ones, twos = (
-        [Rotated.of(design[name]).numbers(20).astype(float) / 2**20 for _ in range(2)]
+        [Rotated.of(design[name], token_bytes).numbers(20).astype(float) / 2**20 for _ in range(2)]
         for name in ("guest", "b")
     )
     mine = ones[0]

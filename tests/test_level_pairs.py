@@ -7,6 +7,7 @@ import pytest
 from gmpy2 import mpz
 from test_glm import KEY
 
+from vfl.crypto.randomness import Stream
 from vfl.crypto.workers import ONE_PROCESS, Workers
 from vfl.learn.matrix import Matrix
 from vfl.protocols.linear import level_pairs, rotation
@@ -60,7 +61,7 @@ def test_an_encrypted_matrix_changes_its_basis_as_one_in_the_clear(turned):
     rng = np.random.default_rng(4)
     numbers = rng.integers(-1000, 1000, (6, 6)).astype(object)
     numbers = numbers + numbers.T
-    basis = rotation.secret_basis(6)
+    basis = rotation.secret_basis(6, Stream())
     basis[2] = 0  # nothing but zeros in a row or column
     basis[:, 4] = 0
     basis[0, 0] = (1 << rotation.BASIS_BITS) - 1  # of no common factor, as long as there is any

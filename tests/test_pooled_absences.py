@@ -144,7 +144,7 @@ class Lying:
 
     def __init__(self, adder, kind, change):
         self._adder, self._kind, self._change = adder, kind, change
-        self.name, self.clients = adder.name, adder.clients
+        self.name, self.clients, self.entropy = adder.name, adder.clients, adder.entropy
 
     async def total(self, values, what):
         return await self._adder.total(

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from paillier_key import KEY
 from scipy.stats import kstest
 
+from vfl.crypto.randomness import OF_SYSTEM
 from vfl.crypto.sums import positional_sums
 from vfl.crypto.workers import Machine, Workers
 from vfl.learn.design import FRACTION_BITS, Matrix
@@ -72,7 +73,7 @@ def multiply(matrix, residuals, encrypt=KEY.encrypt, times=1):
         async with Workers(KEY.public, Machine()) as workers:
             store = workers.rows(matrix.rows, KEY.public.width)
             store.array[:] = encrypt([int(x) for x in residuals])
-            product = EncryptedProduct(workers, store, matrix)
+            product = EncryptedProduct(workers, store, matrix, OF_SYSTEM)
             product.group()
             opened = []
             for _ in range(times):

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from replayed_roles import GUEST, GuestRole, HostRole, Played
+from played import GUEST, GuestRole, HostRole, Played
 from test_join import table
 from test_kept_extensions import InMemory
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from replayed_roles import GUEST, GuestRole, HostRole, Played
+from played import GUEST, GuestRole, HostRole, Played
 from test_directory import KEY
 from test_glm_scoring import FEATURES, MISSING, PARTS, SIZES, THEIRS
 from test_lookup_attacks import PUBLIC, Served

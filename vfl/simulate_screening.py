@@ -8,6 +8,7 @@ from typing import NamedTuple
 import numpy as np
 
 from vfl.arrays import Mask
+from vfl.crypto.randomness import OF_SYSTEM
 from vfl.errors import ConfigError, DataError, Refused
 from vfl.frames.features import FrameTable
 from vfl.learn.advice import Reason, Thresholds, advise
@@ -224,7 +225,7 @@ class _Work:
         known, rows = {}, self._numbers.rows
         for party in self._aligned.parties:
             features = {name: values[self._train] for name, values in party.features.items()}
-            own = Associated.of(features, _least(party))
+            own = Associated.of(features, _least(party), OF_SYSTEM.at("turned columns"))
             if own.columns:
                 known[party.party] = own, own.numbers(_CORRELATED_BITS) / 2.0**_CORRELATED_BITS
         found = []

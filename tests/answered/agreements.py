@@ -33,9 +33,9 @@ def _(given: Given) -> object:
     fields = dict(given["terms"])
     fields.update({name: bytes.fromhex(fields[name]) for name in ("run", "job")})
     fields["matching"] = Matching(**fields.get("matching", {}))
-    query = bytes.fromhex(fields.pop("query", ""))
+    query, commitment = (bytes.fromhex(fields.pop(name, "")) for name in ("query", "commitment"))
     assert query or Terms(**fields).statement == Terms(**fields).statement_of(query)
-    return {"statement": Terms(**fields).statement_of(query).hex()}
+    return {"statement": Terms(**fields).statement_of(query, commitment).hex()}
 
 
 @ANSWERS.of("digest of a query")

@@ -4,12 +4,13 @@ from typing import Any
 
 import numpy as np
 from clients import over_server
+from drawn import Drawn
 from reference.data import Stream, data
 
 from answered.given import Answers, Given, fixed
 from vfl.net.peer import MemoryPeer
 from vfl.net.wire import decode
-from vfl.protocols.common.participant import Participant
+from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.pooled.adding import (
     Adder,
     MaskedPart,
@@ -36,8 +37,9 @@ def _(given: Given) -> object:
 
     def made(name: str, server: Any) -> MaskingAdder:
         drawn = [data(given["keys"][name]), *([data(given["group"])] if name == names[0] else [])]
-        own = Participant(name, names, data(given["context"]))
-        return MaskingAdder(server, own, entropy=fixed(*drawn))
+        resources = Resources(randomness=Drawn(fixed(*drawn)))
+        own = Participant(name, names, data(given["context"]), resources=resources)
+        return MaskingAdder(server, own)
 
     def role(name: str) -> Any:
         async def add(adder: Adder) -> list[list[int]]:

@@ -33,7 +33,8 @@ def _escaped(c: str) -> str:
 
 def statement(terms: dict) -> bytes:
     """What the parties of a job sign: `job` and `run` in hex, `matching` only where it is not plain; a
-    party whose table is of a query with `query`, its digest in hex."""
+    party whose table is of a query with `query`, its digest in hex, one that keeps a tape with
+    `commitment`."""
     kept = {name: value for name, value in terms.items() if name != "matching" or value}
     return b"vfl agreement\0" + hashlib.sha256(canonical(kept).encode()).digest()
 
@@ -235,6 +236,8 @@ CASES = [
         },
     ),
     ("statement of an agreement", {"terms": {**_TERMS, "query": "4d" * 32}}),
+    ("statement of an agreement", {"terms": {**_TERMS, "commitment": "5e" * 32}}),
+    ("statement of an agreement", {"terms": {**_TERMS, "query": "4d" * 32, "commitment": "5e" * 32}}),
     ("digest of a query", {"text": "select *\nfrom data -- \u00e9", "over": "files", "salt": "5e" * 32}),
     ("digest of a query", {"text": "", "over": "database", "salt": "00" * 32}),
     ("signature", {"private": _PRIVATE, "message": b"sample".hex()}),

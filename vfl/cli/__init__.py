@@ -2,6 +2,7 @@
 
 from vfl.cli import (  # noqa: F401 - of `main`
     approvals,
+    audit,
     completion,
     console,
     directories,

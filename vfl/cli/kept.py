@@ -113,7 +113,7 @@ def remove_model(party: Path, model: str, yes: bool, as_json: bool) -> None:
     settings = load_party(party)
     store = store_of(settings)
     plan = plan_removal(store, settings, model)
-    _remove(plan, yes, as_json, lambda: remove_kept_model(store, plan.name))
+    ask_and_remove(plan, yes, as_json, lambda: remove_kept_model(store, plan.name))
 
 
 def _refuse_renaming(group: click.Group, why: str) -> None:
@@ -207,7 +207,7 @@ def remove_run(party: Path, run: str, yes: bool, as_json: bool) -> None:
     settings = load_party(party)
     store = store_of(settings)
     plan = plan_removal(store, settings, run)
-    _remove(plan, yes, as_json, lambda: remove_kept(store, plan.name))
+    ask_and_remove(plan, yes, as_json, lambda: remove_kept(store, plan.name))
 
 
 @main.group(
@@ -301,10 +301,10 @@ def remove_alignment(party: Path, alignment: str, yes: bool, as_json: bool) -> N
     settings = load_party(party)
     store = store_of(settings)
     plan = plan_removal(store, settings, alignment)
-    _remove(plan, yes, as_json, lambda: remove_kept(store, settings, plan.name))
+    ask_and_remove(plan, yes, as_json, lambda: remove_kept(store, settings, plan.name))
 
 
-def _remove(plan: "Removal", yes: bool, as_json: bool, remove: Callable[[], None]) -> None:
+def ask_and_remove(plan: "Removal", yes: bool, as_json: bool, remove: Callable[[], None]) -> None:
     """Name what goes, ask, and remove it."""
     from vfl.terminal.kept import put_plan, room
 

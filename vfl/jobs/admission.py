@@ -131,17 +131,19 @@ async def accept(
     query: KeptQuery | None = None,
     jobs: int = 1,
     approved: Approved | None = None,
+    commitment: bytes = b"",
 ) -> Agreement:
     """Count the job, which starts here, and tell who started it that this party takes part.
 
     A job that goes on counts again: each attempt may ask this party anew. `jobs`: as how many it counts.
-    `approved`: what `approval.approve` gave, which has to be asked before. Returns the agreement.
+    `approved`: what `approval.approve` gave, which has to be asked before. `commitment`: this one's, if
+    it keeps a tape. Returns the agreement.
     """
     Usage(site.store, sides_of(site.party)).count(site.party.policy, peer.name, "jobs", jobs, today())
     if rows is not None:
         site.activity.count(rows)
     digest = b"" if query is None else query.digest
-    return await accept_offer(site, peer, offer, rows, digest, approved)
+    return await accept_offer(site, peer, offer, rows, digest, approved, commitment)
 
 
 def fresh_name(store: Store, kind: DocumentKind, name: str | None, sides: Sides = OVER_COLUMNS) -> str:

@@ -50,6 +50,9 @@ class Agreement:
     approvals: dict[str, Approved] = field(default_factory=dict)
     """When a person approved the job, by party, of those where one was asked: at the guest of all hosts,
     at a host its own."""
+    commitments: dict[str, str] = field(default_factory=dict)
+    """In hex, what a party has committed to (commitments.py), of those who keep a tape; each signed its
+    own with the terms."""
 
     @classmethod
     def of(
@@ -60,34 +63,45 @@ class Agreement:
         ledgers: Mapping[str, bytes] | None = None,
         queries: Sequence[bytes] | UnsetType = UNSET,
         approvals: Mapping[str, Approved | UnsetType | None] | None = None,
+        commitments: Sequence[bytes] | UnsetType = UNSET,
     ) -> "Agreement":
-        """From signatures, and digests of queries, in the order of `terms.signers`."""
+        """From signatures, digests of queries, and commitments, in the order of `terms.signers`."""
         known = {**site.pinned, site.party.name: site.identity.certificate}
         return cls(
             terms,
             dict(zip(terms.signers, signatures, strict=True)),
             {name: known[name].pem.decode() for name in terms.fingerprints if name in known},
             {name: seal.hex() for name, seal in (ledgers or {}).items() if seal},
-            {}
-            if isinstance(queries, UnsetType)
-            else {n: query.hex() for n, query in zip(terms.signers, queries, strict=True) if query},
+            _by_signer(terms, queries),
             {name: one for name, one in (approvals or {}).items() if isinstance(one, Approved)},
+            _by_signer(terms, commitments),
         )
 
     def statement_of(self, name: str) -> bytes:
         """What a party has signed."""
-        return self.terms.statement_of(bytes.fromhex(self.queries.get(name, "")))
+        query, commitment = (of.get(name, "") for of in (self.queries, self.commitments))
+        return self.terms.statement_of(bytes.fromhex(query), bytes.fromhex(commitment))
 
     @property
     def told_queries(self) -> list[bytes] | UnsetType:
         """The digests of all, as messages have them."""
-        if not self.queries:
-            return UNSET
-        return [bytes.fromhex(self.queries.get(name, "")) for name in self.terms.signers]
+        return self._told(self.queries)
 
-    def add(self, name: str, signature: bytes) -> None:
-        """A coordinator's signature, which has been checked."""
+    @property
+    def told_commitments(self) -> list[bytes] | UnsetType:
+        """The same of commitments."""
+        return self._told(self.commitments)
+
+    def _told(self, of: Mapping[str, str]) -> list[bytes] | UnsetType:
+        signers = self.terms.signers
+        told = [bytes.fromhex(of.get(name, "")) for name in signers]
+        return told if any(told) else UNSET
+
+    def add(self, name: str, signature: bytes, commitment: bytes = b"") -> None:
+        """A coordinator's signature, which has been checked, and its commitment, if it has one."""
         self.signatures[name] = signature
+        if commitment:
+            self.commitments[name] = commitment.hex()
 
 
 async def offer_to(
@@ -105,25 +119,26 @@ async def offer_to(
     offer = msgspec.structs.replace(offer, fingerprints={name: known[name] for name in named})
     site.activity.offered(offer.run, leads=True)
     terms = offer.terms(site.party.name)
-    own_signature = site.identity.sign(terms.statement_of(_given(offer.query)))
+    own_signature = site.identity.sign(_statement(terms, offer))
     offer = msgspec.structs.replace(
         offer, signature=own_signature, ledger=site.journal.ledger.newest_seal
     )
     await together([host.send(offer) for host in hosts])
     answers = await answers_of(hosts, show)
     for host, answer in zip(hosts, answers, strict=True):
-        if not site.pinned[host.name].verify(answer.signature, terms.statement_of(_given(answer.query))):
+        if not site.pinned[host.name].verify(answer.signature, _statement(terms, answer)):
             raise host.breach("Accept with a signature that does not hold")
         _check_seal(host, answer)
         _check_approval(site, host, terms, answer)
         bind(host, offer)
     signatures = [own_signature, *(answer.signature for answer in answers)]
-    queries = [_given(offer.query), *(_given(answer.query) for answer in answers)]
+    said: list[Offer | Accept] = [offer, *answers]
+    queries, commitments = [given(one.query) for one in said], [given(one.commitment) for one in said]
     seals = {host.name: answer.ledger for host, answer in zip(hosts, answers, strict=True)}
     ledgers = {site.party.name: offer.ledger, **seals}
     approvals = {host.name: answer.approved for host, answer in zip(hosts, answers, strict=True)}
-    agreement = Agreement.of(site, terms, signatures, ledgers, queries, approvals)
-    agreed = Agreed(signatures, agreement.told_queries)
+    agreement = Agreement.of(site, terms, signatures, ledgers, queries, approvals, commitments)
+    agreed = Agreed(signatures, agreement.told_queries, agreement.told_commitments)
     await together([host.send(agreed) for host in hosts])
     return answers, agreement
 
@@ -151,7 +166,7 @@ def check_offer(site: Site, guest: Peer, offer: Offer) -> None:
     known = site.fingerprints
     if any(offer.fingerprints[one] != known[one] for one in (name, guest.name)):
         raise guest.breach("an Offer with other certificates than those of this session")
-    if not site.pinned[guest.name].verify(offer.signature, terms.statement_of(_given(offer.query))):
+    if not site.pinned[guest.name].verify(offer.signature, _statement(terms, offer)):
         raise guest.breach("an Offer with a signature that does not hold")
     _check_seal(guest, offer)
     check_certificates(site, terms)
@@ -164,32 +179,39 @@ async def accept_offer(
     rows: int | None = None,
     query: bytes = b"",
     approved: Approved | None = None,
+    commitment: bytes = b"",
 ) -> Agreement:
     """A host's part, after `check_offer`: sign, and receive what all have signed.
 
     `rows` is the number of aligned rows, for training; `query` the digest of the query that made the
-    table, empty without one; `approved` what `approval.approve` gave. Raises PeerError for a signature
-    that does not hold, and what sessions raise.
+    table, `commitment` this host's, empty without one; `approved` what `approval.approve` gave. Raises
+    PeerError for a signature that does not hold, and what sessions raise.
     """
     if approved is None and site.party.policy.approve == "person":
         raise AssertionError("a job on which nobody was asked")
     terms = offer.terms(guest.name)
-    own_signature = site.identity.sign(terms.statement_of(query))
+    own_signature = site.identity.sign(terms.statement_of(query, commitment))
     seal = site.journal.ledger.newest_seal
-    await guest.send(Accept(rows, own_signature, seal, query or UNSET, approved or UNSET))
+    accept = Accept(rows, own_signature, seal, query or UNSET, approved or UNSET, commitment or UNSET)
+    await guest.send(accept)
     bind(guest, offer)
     agreed = await guest.recv(Agreed)
     if len(agreed.signatures) != len(terms.signers):
         raise guest.breach("Agreed with another number of signatures than parties")
     check_queries(guest, "Agreed", terms, agreed.queries)
+    check_commitments(guest, "Agreed", terms, agreed.commitments)
     ledgers = {guest.name: offer.ledger, site.party.name: seal}
     own = {site.party.name: approved}
-    agreement = Agreement.of(site, terms, agreed.signatures, ledgers, agreed.queries, own)
-    given = {guest.name: (offer.signature, _given(offer.query)), site.party.name: (own_signature, query)}
-    if any(
-        (agreement.signatures[name], agreement.queries.get(name, "")) != (signature, digest.hex())
-        for name, (signature, digest) in given.items()
+    agreement = Agreement.of(
+        site, terms, agreed.signatures, ledgers, agreed.queries, own, agreed.commitments
+    )
+    for name, signature, one in (
+        (guest.name, offer.signature, offer),
+        (site.party.name, own_signature, accept),
     ):
+        found = agreement.signatures[name], agreement.queries.get(name), agreement.commitments.get(name)
+        if found == (signature, given(one.query).hex() or None, given(one.commitment).hex() or None):
+            continue
         raise guest.breach("Agreed with another signature than was given")
     check_signatures(site, guest, "Agreed", agreement)
     return agreement
@@ -203,9 +225,31 @@ def check_queries(peer: Peer, message: str, terms: Terms, queries: Sequence[byte
         raise peer.breach(f"{message} with digests of queries that are none")
 
 
-def _given(query: bytes | UnsetType) -> bytes:
+def check_commitments(
+    peer: Peer, message: str, terms: Terms, commitments: Sequence[bytes] | UnsetType
+) -> None:
+    """Raises PeerError for another number of commitments than parties, and for what is none."""
+    if isinstance(commitments, UnsetType):
+        return
+    if len(commitments) != len(terms.signers) or any(len(one) not in (0, 32) for one in commitments):
+        raise peer.breach(f"{message} with commitments that are none")
+
+
+def given(digest: bytes | UnsetType) -> bytes:
     """The digest of a message, empty without one."""
-    return b"" if isinstance(query, UnsetType) else query
+    return b"" if isinstance(digest, UnsetType) else digest
+
+
+def _statement(terms: Terms, message: Offer | Accept) -> bytes:
+    """What the sender of a message has signed with it."""
+    return terms.statement_of(given(message.query), given(message.commitment))
+
+
+def _by_signer(terms: Terms, digests: Sequence[bytes] | UnsetType) -> dict[str, str]:
+    """Digests in hex by who has one, from those of all."""
+    if isinstance(digests, UnsetType):
+        return {}
+    return {n: one.hex() for n, one in zip(terms.signers, digests, strict=True) if one}
 
 
 def _check_seal(peer: Peer, message: Offer | Accept) -> None:
@@ -276,6 +320,8 @@ def verify_signatures(
             if not certificate.verify(said.signature, approval_statement(terms, said.decided)):
                 raise ModelError(f"{what} is damaged or forged: the approval of {name} does not hold")
             words[name] += f"; a person there approved it on {said.decided}"
+        if name in agreement.commitments:
+            words[name] += "; committed to its secret, table and settings"
     return words
 
 

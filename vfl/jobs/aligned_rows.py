@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from vfl.blocks.scratch import Scratch
 from vfl.errors import DataError
-from vfl.jobs.alignments import Alignment, refresh
+from vfl.jobs.alignments import Alignment, joined_rows, refresh
 from vfl.jobs.cluster import say_if_slower
 from vfl.jobs.connect import Site
 from vfl.jobs.evaluation import RowParts, split_rows
@@ -32,12 +32,13 @@ class GuestRows:
     """The guest's rows of a training. Of millions of rows there is nothing in it that no step needs.
 
     table: without ids, label, weight and offset, of which `rows` has those of the aligned rows.
-    ids: the digest of the table's ids. held_out: (aligned rows,). judged: those of them that a model is
-    judged by, which have weight.
+    ids: the digest of the table's ids; aligned_ids: of those of the aligned rows. held_out: (aligned
+    rows,). judged: those of them that a model is judged by, which have weight.
     """
 
     table: Table
     ids: str
+    aligned_ids: str
     aligned: Alignment
     rows: Training
     held_out: NDArray[np.bool_]
@@ -78,6 +79,7 @@ def read_guest_rows(
     kind.check_rules(rules_of(site.party), table.features, table.path.name)
     aligned = refresh(named, ids, table.path.name)
     rows, held_out = split_rows(table, aligned.rows, job, ids.entities, scratch)
+    rows = replace(rows, about=joined_rows(aligned))
     parts = RowParts.of(table, aligned.rows, rows, held_out, job.job.holdout)
     for text in parts.sentences:
         show.say(text)
@@ -91,6 +93,7 @@ def read_guest_rows(
     return GuestRows(
         table,
         digest,
+        named.digest_of_ids,
         aligned.stored(scratch),
         rows.stored(scratch),
         held_out,

@@ -1,4 +1,5 @@
-"""The alignment job, guest and host side by side: which rows belong together, kept under a name.
+"""The alignment job at the guest: which rows belong together, kept under a name. A host's side is in
+alignment_host.py.
 
 An alignment is kept by each party with what finds its rows again in a table that has changed since
 (party/keys.py: identities). It may be extended: what is matched stays, the rest is matched anew, under
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from msgspec import UNSET
 
 from vfl.arrays import Integers
 from vfl.blocks.scratch import Scratch
@@ -20,12 +22,6 @@ from vfl.crypto.randomness import Randomness
 from vfl.errors import ConfigError, DataError, ModelError
 from vfl.jobs.account import Account
 from vfl.jobs.admission import (
-    accept,
-    check_request,
-    fresh_name,
-    host_psi_settings,
-    id_counter,
-    lone_participant,
     matching_of,
     psi_settings,
 )
@@ -36,27 +32,22 @@ from vfl.jobs.alignments import (
     check_parties,
     find_alignment,
     key_of_identities,
-    load_shared,
-    made_on,
-    most_joined,
-    origin_of,
     save_alignment,
 )
-from vfl.jobs.approval import approve
+from vfl.jobs.answers_of_ids import with_answers
+from vfl.jobs.commitments import TableDigests
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.diagnosis import (
-    Answering,
     Diagnosis,
-    answer_diagnoses,
     are_few,
     diagnosis_context,
     guest_diagnosis,
-    why_undiagnosed,
 )
+from vfl.jobs.evidence import Answers, Keeping, keeping
 from vfl.jobs.memory import release_memory
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Accept, Kept, Offer, new_run, stamp
-from vfl.jobs.own_table import read_guest, table_of
+from vfl.jobs.own_table import read_guest
 from vfl.jobs.record import now
 from vfl.jobs.resume import persevere
 from vfl.jobs.show import Show
@@ -67,15 +58,6 @@ from vfl.party.config_words import JOB_NAME
 from vfl.party.id_report import find_unmended
 from vfl.party.id_trials import OwnKey
 from vfl.party.keys import TableIds, find_rows, identities
-from vfl.party.policy import (
-    Usage,
-    check_age,
-    check_align,
-    check_intersection,
-    check_repeats,
-    today,
-)
-from vfl.party.row_sums import RowSumsFile
 from vfl.party.store import Store
 from vfl.party.table import Table
 from vfl.protocols.align.join import (
@@ -84,10 +66,6 @@ from vfl.protocols.align.join import (
     guest_inner,
     guest_left,
     guest_match,
-    host_drop,
-    host_inner,
-    host_left,
-    host_match,
     number_values,
 )
 from vfl.text import counted
@@ -147,7 +125,7 @@ async def align(site: Site, plan: Plan, *, wait: float, show: Show) -> Aligned:
     for note in (*ids.notes, *find_unmended(party.data, table.by_key(party.data))):
         show.say(f"note: {table.path.name}: {note}")
     release_memory(table.rows)
-    work = _GuestAlignment(site, table, ids, settled, show, plan.diagnose)
+    work = GuestAlignment(site, table, ids, settled, show, plan.diagnose)
     spent = Account.nothing()
 
     async def attempt(wait: float) -> Aligned:
@@ -202,7 +180,7 @@ def say_matches(done: Aligned, show: Show) -> None:
 
 
 @dataclass(frozen=True)
-class _SettledPlan:
+class SettledPlan:
     """A plan that leaves nothing open."""
 
     base: str | None  # of the name
@@ -211,7 +189,7 @@ class _SettledPlan:
     earlier: Alignment | None
 
 
-def _settle(site: Site, store: Store, plan: Plan) -> _SettledPlan:
+def _settle(site: Site, store: Store, plan: Plan) -> SettledPlan:
     data, own = site.party.data, site.party.align
     earlier, base = None, plan.name
     join = plan.join or own.join
@@ -235,7 +213,7 @@ def _settle(site: Site, store: Store, plan: Plan) -> _SettledPlan:
                 "without --extend"
             )
         join, base = earlier.join, base or _base(earlier.name)
-    return _SettledPlan(base, join, plan.engine or own.engine, earlier)
+    return SettledPlan(base, join, plan.engine or own.engine, earlier)
 
 
 def _base(name: str) -> str | None:
@@ -244,22 +222,44 @@ def _base(name: str) -> str | None:
     return base or None
 
 
+def commits_to(ids: TableIds) -> TableDigests:
+    """What an alignment has of a party's table, for its commitment."""
+    return {"ids": ids.digest}
+
+
+@dataclass(frozen=True)
+class Joined:
+    """What was matched with the hosts, before it is kept."""
+
+    matched: list[Matched]  # by channel
+    with_host: list[Matched]
+    rows: Integers
+    have: dict[str, list[int]]
+    asked: list[int]
+    diagnoses: dict[str, list[Diagnosis]]
+    days: int | None
+
+
 @dataclass
-class _GuestAlignment:
+class GuestAlignment:
     """The guest's part of an alignment, an attempt after another."""
 
     site: Site
     table: Table
     ids: TableIds
-    plan: _SettledPlan
+    plan: SettledPlan
     show: Show
     diagnose: bool = False
+    replayed: bool = False  # whether nothing is asked of the store
 
     async def run(self, hosts: Sequence[Peer]) -> Aligned:
         """Match, join and keep."""
+        with keeping(self.site, self.show, lambda: commits_to(self.ids)) as kept:
+            return await self._run(hosts, kept)
+
+    async def _run(self, hosts: Sequence[Peer], kept: Keeping) -> Aligned:
         site, plan, data = self.site, self.plan, self.site.party.data
         run = new_run()
-        randomness = site.randomness_of(run)
         name = f"{plan.base}-{stamp(run)}" if plan.base else stamp(run)
         many = data.duplicates == "keep"
         offer = Offer(
@@ -275,21 +275,54 @@ class _GuestAlignment:
                 many=many,
                 extends=None if plan.earlier is None else plan.earlier.name,
             ),
+            commitment=kept.commitment or UNSET,
         )
-        await offer_to(site, hosts, offer, self.show)
+        _, agreement = await offer_to(site, hosts, offer, self.show)
+        kept.agreed(agreement, offer.job, hosts)
+        randomness = kept.randomness_of(run)
+        joined = await self.match(hosts, offer, randomness, kept.answers)
+        who = [host.name for host in hosts] if plan.join == "left" else [""]
+        by = dict(zip(who, joined.matched, strict=True))
+        alignment = replace(
+            await asyncio.to_thread(self._alignment, offer, joined.rows, by, randomness),
+            days=joined.days,
+        )
+        await asyncio.to_thread(save_alignment, site.store, alignment)
+        known = {
+            host.name: int((one.of_row[joined.rows] >= 0).sum())
+            for host, one in zip(hosts, joined.with_host, strict=True)
+        }
+        return Aligned(
+            alignment,
+            Account.nothing(),
+            self.table.rows,
+            known,
+            joined.asked,
+            joined.have,
+            ambiguities(joined.matched),
+            joined.diagnoses,
+            {name: one.earlier for name, one in by.items()},
+        )
+
+    async def match(
+        self, hosts: Sequence[Peer], offer: Offer, randomness: Randomness, answers: Answers
+    ) -> Joined:
+        """The part after the agreement, in a job and in its replay: match and join."""
+        plan, many = self.plan, self.site.party.data.duplicates == "keep"
         channels = [list(hosts)] if plan.join == "inner" else [[host] for host in hosts]
-        matched = await together([self._match(offer, one, randomness) for one in channels])
+        matched = await together([self._match(offer, one, randomness, answers) for one in channels])
         have = {
             host.name: [asked_of[host.name] for asked_of in one.asked_of]
             for channel, one in zip(channels, matched, strict=True)
             for host in channel
         }
         asked = list(matched[0].asked)
+        diagnose = answers.ask("whether to diagnose", bool, lambda: self.diagnose)
         poor = [
             host
             for channel, one in zip(channels, matched, strict=True)
             for host in channel
-            if self.diagnose
+            if diagnose
             or are_few(
                 one.ids, *(one.earlier + ids[0] for ids in (asked, *(have[h.name] for h in channel)))
             )
@@ -310,28 +343,7 @@ class _GuestAlignment:
             rows = await guest_inner(hosts, matched[0], many=many)
         kept = await together([host.recv(Kept) for host in hosts])
         days = [one.days for one in kept if one.days is not None]
-        who = [host.name for host in hosts] if plan.join == "left" else [""]
-        by = dict(zip(who, matched, strict=True))
-        alignment = replace(
-            await asyncio.to_thread(self._alignment, offer, rows, by, randomness),
-            days=min(days, default=None),
-        )
-        await asyncio.to_thread(save_alignment, site.store, alignment)
-        known = {
-            host.name: int((one.of_row[rows] >= 0).sum())
-            for host, one in zip(hosts, with_host, strict=True)
-        }
-        return Aligned(
-            alignment,
-            Account.nothing(),
-            self.table.rows,
-            known,
-            asked,
-            have,
-            ambiguities(matched),
-            diagnoses,
-            {name: one.earlier for name, one in by.items()},
-        )
+        return Joined(matched, with_host, rows, have, asked, diagnoses, min(days, default=None))
 
     async def _diagnose(
         self, offer: Offer, hosts: Sequence[Peer], randomness: Randomness
@@ -355,7 +367,9 @@ class _GuestAlignment:
                 break
         return diagnoses
 
-    async def _match(self, offer: Offer, hosts: Sequence[Peer], randomness: Randomness) -> Matched:
+    async def _match(
+        self, offer: Offer, hosts: Sequence[Peer], randomness: Randomness, answers: Answers
+    ) -> Matched:
         """The rows matched with all hosts of a channel."""
         data, earlier, left = self.site.party.data, self.plan.earlier, self.plan.join == "left"
         apart = hosts[0].name.encode() if left else b""
@@ -363,15 +377,15 @@ class _GuestAlignment:
         start = None
         if earlier is not None:
             start = await guest_drop(
-                hosts, await asyncio.to_thread(_matched_before, earlier, number, self.ids)
+                hosts, await asyncio.to_thread(matched_before, earlier, number, self.ids)
             )
+        part = randomness.part("matched ids", apart)
+        settings = psi_settings(self.site, offer, self.show, hosts, part)
         return await guest_match(
             hosts,
             self.ids.keys,
             context=offer.run + apart,
-            settings=psi_settings(
-                self.site, offer, self.show, hosts, randomness.part("matched ids", apart)
-            ),
+            settings=with_answers(settings, answers, replayed=self.replayed),
             start=start,
             many=data.duplicates == "keep",
         )
@@ -407,119 +421,7 @@ class _GuestAlignment:
         )
 
 
-async def serve_align(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
-    """A host's part; what it came to, in words."""
-    policy, matching = site.party.policy, offer.matching
-    check_request(
-        site, peer, offer, show, f"extend {matching.extends}" if matching.extends else "align ids"
-    )
-    check_align(policy, peer.name, today(), matching.engine, matching.join)
-    table, ids = await table_of(site, offer)
-    store = site.store
-    name = fresh_name(store, "alignment", offer.alignment)
-    with store.locked("alignment", name, f"alignment {name}"):
-        fresh_name(store, "alignment", name)  # another one of the name may have ended meanwhile
-        return await _serve_alignment(site, peer, offer, name, table, ids, show)
-
-
-async def _serve_alignment(
-    site: Site, peer: Peer, offer: Offer, name: str, table: Table, ids: TableIds, show: Show
-) -> str:
-    """The alignment of that name, which nobody else makes meanwhile."""
-    policy, matching, store = site.party.policy, offer.matching, site.store
-    earlier = None
-    if matching.extends is not None:
-        earlier = load_shared(site, store, peer, offer, matching.extends)
-        check_age(policy, earlier.name, made_on(store, earlier), today())
-    usage = Usage(store)
-    usage.check_room(policy, peer.name, "alignments", 1, today())
-    approved = await approve(site, peer, offer, show)
-    usage.count(policy, peer.name, "alignments", 1, today())
-    admit = id_counter(policy, usage)
-    await accept(site, peer, offer, approved=approved)
-    randomness = site.randomness_of(offer.run)
-    start = None
-    if earlier is not None:
-        start = await host_drop(peer, await asyncio.to_thread(_matched_before, earlier, 0, ids))
-    left = matching.join == "left"
-    matched = await host_match(
-        peer,
-        ids.keys,
-        lone_participant(site, offer) if left else site.participant(offer.hosts, offer.run),
-        settings=host_psi_settings(
-            site,
-            offer,
-            show,
-            peer,
-            admit,
-            randomness.part("matched ids"),
-            alone=left or len(offer.hosts) == 1,
-        ),
-        start=start,
-    )
-    answering = Answering(peer, admit, why_undiagnosed(policy, matched), randomness, show)
-    agreed = await answer_diagnoses(site, peer, offer, table, answering)
-    if agreed.rows != matched.ids:
-        raise peer.breach("another number of common rows than this party has")
-    check_intersection(policy, matched.ids)
-    site.activity.count(matched.ids)
-    rows = await (host_left if left else host_inner)(peer, matched, many=matching.many)
-    check_repeats(policy, most_joined(rows))
-    secret = key_of_identities(randomness)
-    alignment = await asyncio.to_thread(
-        _alignment_of_host, site, peer, offer, name, rows, matched, ids, secret
-    )
-    if earlier is not None:
-        alignment = replace(alignment, origin=origin_of(store, earlier))
-    await asyncio.to_thread(save_alignment, store, alignment)
-    del alignment
-    release_memory(table.rows)
-    written = await asyncio.to_thread(find_unmended, site.party.data, table.by_key(site.party.data))
-    for note in (*ids.notes, *written, *ambiguities([matched])):
-        show.say(f"note: {table.path.name}: {note}")
-    await peer.send(Kept(policy.days_of_use))  # with it the guest is done, and may be gone
-    joined = f" ({(rows >= 0).sum():,} joined)" if left or matching.many else ""
-    rows_here = counted(len(ids.rows), "row")
-    return f"aligned {matched.ids:,} of {rows_here}{joined} with {peer.name}"
-
-
-def _alignment_of_host(
-    site: Site,
-    peer: Peer,
-    offer: Offer,
-    name: str,
-    rows: Integers,
-    matched: Matched,
-    ids: TableIds,
-    secret: bytes,
-) -> Alignment:
-    known, matching = site.fingerprints, offer.matching
-    repeats = matching.join == "left" or matching.many
-    own_rows = rows[number_values(rows)[1]] if repeats else rows
-    keys = matched.key_of_row[own_rows]
-    return Alignment(
-        name,
-        known[peer.name],
-        {name: known.get(name, "") for name in (peer.name, *offer.hosts)},
-        tuple(offer.normalise),
-        ids.digest,
-        rows,
-        now(),
-        matching.join,
-        matching.engine,
-        tuple(map(tuple, matching.fallback)),
-        matching.many,
-        matching.extends,
-        site.party.policy.days_of_use,
-        {site.party.name if matching.join == "left" else "": matched.by_key},
-        secret.hex(),
-        identities(ids, secret, own_rows, keys),
-        keys=keys[np.newaxis],
-        counted_as=RowSumsFile(site.store, peer.name).identify(ids, own_rows),
-    )
-
-
-def _matched_before(earlier: Alignment, channel: int, ids: TableIds) -> Matched:
+def matched_before(earlier: Alignment, channel: int, ids: TableIds) -> Matched:
     """What an alignment says of a table as it is now, for `guest_drop` and `host_drop`."""
     if earlier.digests is None or earlier.keys is None:
         raise ModelError(f"alignment {earlier.name} is damaged: it has no identities")

@@ -13,6 +13,7 @@ from vfl.blocks.scratch import Scratch, in_pieces, marked
 from vfl.crypto.randomness import Randomness
 from vfl.errors import ModelError, Refused
 from vfl.jobs.connect import Site
+from vfl.jobs.digests import add_array
 from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Offer
 from vfl.net.peer import Peer
@@ -69,6 +70,15 @@ class Alignment:
 
     def __repr__(self) -> str:
         return f"Alignment({self.name!r}, {len(self.rows):,} rows)"
+
+    @property
+    def digest_of_ids(self) -> str:
+        """In hex, of what the ids of its rows are found again by: of random numbers, without the key."""
+        digest = hashlib.sha256(f"{self.ids} {self.key}".encode() if self.digests is None else b"")
+        if self.digests is not None:
+            digest.update(self.key.encode())
+            add_array(digest, "ids", self.digests)
+        return digest.hexdigest()
 
     @property
     def without_ids(self) -> "Alignment":
@@ -328,6 +338,20 @@ def most_joined(rows: Integers) -> int:
         own = rows[some]
         np.add.at(joined, own[own >= 0], 1)
     return int(joined.max(initial=1))
+
+
+def joined_rows(alignment: Alignment) -> tuple[Integers, ...]:
+    """By whom the rows are joined with, at a host by itself, the same number for those that are joined
+    to one row; nothing where none is joined to several."""
+    if not alignment.many:
+        return ()
+    found = []
+    for numbers in (alignment.rows,) if alignment.matched is None else alignment.matched:
+        alone = numbers < 0
+        apart = np.arange(int(np.count_nonzero(alone)), dtype=np.int64)
+        found.append(numbers.astype(np.int64))
+        found[-1][alone] = apart + int(numbers.max(initial=-1)) + 1
+    return tuple(found)
 
 
 def known_rows(rows: Integers, scratch: Scratch) -> Integers:

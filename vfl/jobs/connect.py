@@ -107,10 +107,11 @@ class Site:
         context: bytes,
         minimum: int = 1,
         operations: Operations | None = None,
+        randomness: Randomness = OF_SYSTEM,
     ) -> Participant:
         """This party as a host of a run with these hosts; it signs as the party of its certificate."""
         party, own = self.party, self.identity
-        resources = Resources(party.party.machine, operations)
+        resources = Resources(party.party.machine, operations, randomness)
         count = partial(ColumnsGiven(self.store).count, party.policy)
         return Participant(party.name, hosts, context, own.sign, self.verify, minimum, resources, count)
 

@@ -12,6 +12,8 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from msgspec import UNSET
+
 from vfl.errors import (
     PeerLost,
     PeerUnreachable,
@@ -19,8 +21,16 @@ from vfl.errors import (
     VflError,
 )
 from vfl.jobs.account import Account
-from vfl.jobs.agreement import Agreement, check_certificates, check_queries, check_signatures
+from vfl.jobs.agreement import (
+    Agreement,
+    check_certificates,
+    check_commitments,
+    check_queries,
+    check_signatures,
+    given,
+)
 from vfl.jobs.connect import Site, check_role, warn_daily
+from vfl.jobs.evidence import Keeping, keeping
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Gathered, Join, Kept, Terms, stamp
 from vfl.jobs.record import Record, now, save_record
@@ -63,16 +73,17 @@ async def coordinator_of(
     address = check_coordinator(site.party, name)
     terms = agreement.terms
     signatures = [agreement.signatures[signer] for signer in terms.signers]
-    join = Join(terms, signatures, job, agreement.told_queries)
+    join = Join(terms, signatures, job, agreement.told_queries, agreement.told_commitments)
     session = await while_here(hosts, site.dial(name, address, wait, show))
     cancelled = VflError("", for_peer="its part of the job was cancelled", passing=True)
     async with telling([session], cancelled), site.while_not_revoked([name]):
         check_role(session, "coordinator")
         await session.send(join)
         gathered = await while_here(hosts, session.recv(Gathered))
-        if not site.pinned[name].verify(gathered.signature, terms.statement):
+        commitment = given(gathered.commitment)
+        if not site.pinned[name].verify(gathered.signature, terms.statement_of(b"", commitment)):
             raise session.breach("Gathered with a signature that does not hold")
-        agreement.add(name, gathered.signature)
+        agreement.add(name, gathered.signature, commitment)
         _bind(session, join)
         yield session
     await session.close()
@@ -192,7 +203,10 @@ def _check_terms(site: Site, peer: Peer, join: Join) -> None:
     if len(join.signatures) != len(join.parties):
         raise peer.breach("a Join with another number of signatures than parties")
     check_queries(peer, "a Join", terms, join.queries)
-    agreement = Agreement.of(site, terms, join.signatures, queries=join.queries)
+    check_commitments(peer, "a Join", terms, join.commitments)
+    agreement = Agreement.of(
+        site, terms, join.signatures, queries=join.queries, commitments=join.commitments
+    )
     check_signatures(site, peer, "a Join", agreement)
 
 
@@ -230,21 +244,40 @@ async def _lead(site: Site, gathering: _Gathering, job: Job, show: Show) -> None
 
 
 async def _fit(site: Site, join: Join, parties: Sequence[WebSocketPeer], job: Job, show: Show) -> None:
-    started, operations = time.monotonic(), Counter[str]()
-    store = site.store
     asked = f"{join.terms.guest} asks to coordinate {job.name} ({job.job.purpose})"
     show.say(News(asked, "asked", join.terms.guest))
-    agreement = Agreement.of(site, join.terms, join.signatures, queries=join.queries)
-    own = site.identity.sign(join.terms.statement)
-    agreement.add(site.party.name, own)
-    await together([party.send(Gathered(own)) for party in parties])
+    agreement = Agreement.of(
+        site, join.terms, join.signatures, queries=join.queries, commitments=join.commitments
+    )
+    with keeping(site, show, dict) as kept:
+        await _fit_on(site, join, agreement, parties, job, show, kept)
+
+
+async def _fit_on(
+    site: Site,
+    join: Join,
+    agreement: Agreement,
+    parties: Sequence[WebSocketPeer],
+    job: Job,
+    show: Show,
+    kept: Keeping,
+) -> None:
+    """Sign, and have the job done."""
+    started, operations, store = time.monotonic(), Counter[str](), site.store
+    own = site.identity.sign(join.terms.statement_of(b"", kept.commitment))
+    agreement.add(site.party.name, own, kept.commitment)
+    await together([party.send(Gathered(own, kept.commitment or UNSET)) for party in parties])
     for party in parties:
         _bind(party, join)
+    kept.agreed(agreement, join.job, parties)
 
     def follow(what: str, done: int, of: int | None) -> None:
         show.progress(f"{job.name}: {what}", done, of)
 
-    run = CoordinatorRun(Resources(site.party.party.machine, operations), follow, join.terms.done)
+    resources = Resources(
+        site.party.party.machine, operations, kept.randomness_of(join.terms.run), kept.say
+    )
+    run = CoordinatorRun(resources, follow, join.terms.done)
     outcome = await kind_of_job(job).coordinator_role().train(parties, run)
     # A model that says the same of every row is none: the guest finds that out, and others do.
     (guest,) = (party for party in parties if party.name == join.terms.guest)

@@ -5,6 +5,7 @@ Nothing is made or changed, but for the lines of the ledger about peers that are
 
 import asyncio
 import contextlib
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,7 +16,9 @@ from vfl.jobs.check_result import CheckResult, Reporter
 from vfl.jobs.cluster import check_cluster
 from vfl.jobs.connect import OPENING, PERIOD, Site, faults_of_keys
 from vfl.jobs.directory_check import check_directories
+from vfl.jobs.evidence import SPARE
 from vfl.jobs.pooled import check_pool
+from vfl.jobs.removal import size_of
 from vfl.jobs.source_check import check_source
 from vfl.jobs.storage import who_is_online, who_serves
 from vfl.jobs.table_check import check_table
@@ -56,6 +59,8 @@ async def examine(party: Party, wait: float, report: Reporter, job: Job | None =
     healthy = _check_online(party, report) and healthy
     healthy = _check_metrics(party, report) and healthy
     stored = _check_store(party, report)
+    if stored:
+        _report_tapes(party, report)
     try:
         check_keys(party)
         site = Site.open(party)
@@ -221,6 +226,22 @@ def _check_store(party: Party, report: Reporter) -> bool:
         report(CheckResult("FAIL", "store", f"store: {error}"))
         return False
     return True
+
+
+def _report_tapes(party: Party, report: Reporter) -> None:
+    """Say what tapes there are, and whether the disk has room for more. They end where it has none: no
+    job does."""
+    if party.party.tape == "none":
+        return
+    store = Store(party.party.store)
+    folder = store.folder("evidence")
+    taken = size_of(folder.glob("*")) if folder.is_dir() else 0
+    at = next(one for one in (folder, store.root, store.root.parent) if one.is_dir())
+    free = shutil.disk_usage(at).free
+    text = f"tapes: {taken / 1e6:,.0f} MB so far, {free / 1e9:,.1f} GB free"
+    if free < 4 * SPARE:
+        text += f": a run's tape ends where less than {SPARE >> 20} MB are free; make room"
+    report(CheckResult("ok" if free >= 4 * SPARE else "note", "tapes", text))
 
 
 def _store(party: Party) -> str:

@@ -12,7 +12,7 @@ from vfl.errors import (
     Refused,
     VflError,
 )
-from vfl.jobs.alignment import serve_align
+from vfl.jobs.alignment_host import serve_align
 from vfl.jobs.connect import Site, check_role, warn_daily
 from vfl.jobs.lookups import ready_for_lookups, serve_lookup
 from vfl.jobs.memory import release_memory
@@ -20,13 +20,13 @@ from vfl.jobs.offer import Offer
 from vfl.jobs.oneway_host import serve_oneway
 from vfl.jobs.own_table import read_guest, read_host
 from vfl.jobs.pooled import serve_pooled
-from vfl.jobs.scoring import serve_score
+from vfl.jobs.scoring_host import serve_score
 from vfl.jobs.screening_host import serve_screen
 from vfl.jobs.shared_table import without_features
 from vfl.jobs.show import Once, Show
 from vfl.jobs.storage import serving
 from vfl.jobs.telling import attending, first_message, while_here
-from vfl.jobs.training import serve_train
+from vfl.jobs.training_host import serve_train
 from vfl.jobs.tuning import serve_tune
 from vfl.jobs.worth import serve_worth
 from vfl.models.halves import HostHalf

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from vfl.blocks.scratch import Scratch
 from vfl.errors import ConfigError
-from vfl.jobs.alignments import Alignment, count_known_rows, host_alignment
+from vfl.jobs.alignments import Alignment, count_known_rows, host_alignment, joined_rows
 from vfl.jobs.approval_view import Brought
 from vfl.jobs.connect import Site
 from vfl.jobs.memory import release_memory
@@ -30,6 +30,7 @@ class HostColumns:
 
     table: Table
     alignment: Alignment
+    alignment_ids: str  # digest of the ids of the aligned rows
     columns: PartyColumns
     given: SumsGiven | None
 
@@ -56,6 +57,7 @@ async def read_host_columns(site: Site, peer: Peer, offer: Offer, job: Job) -> H
     kind.check_rules(columns.rules, table.features, table.path.name)
     alignment = await asyncio.to_thread(host_alignment, site, store, peer, offer, ids)
     del ids  # of millions of rows they take as much as some columns
+    digest = alignment.digest_of_ids
     table, alignment = replace(table, ids=[]), alignment.stored(scratch)
     release_memory(table.rows)
     known_rows = await asyncio.to_thread(count_known_rows, alignment.rows)
@@ -67,4 +69,5 @@ async def read_host_columns(site: Site, peer: Peer, offer: Offer, job: Job) -> H
         await asyncio.to_thread(given.check, party.policy, told, share, offer.done)
         alignment = given.alignment
     features = tidy_levels(table.take(alignment.rows))
-    return HostColumns(table, alignment, replace(columns, features=features), given)
+    columns = replace(columns, features=features, about=joined_rows(alignment))
+    return HostColumns(table, alignment, digest, columns, given)

@@ -6,6 +6,7 @@ from pathlib import Path
 from vfl.errors import ModelError, Refused
 from vfl.jobs.alignments import list_alignments, load_alignment, origins
 from vfl.jobs.hints import files_of_hint, hints_of, lock_hints
+from vfl.jobs.kept_evidence import OF_ALIGNMENT, files_about, remove_about
 from vfl.jobs.kept_models import list_models
 from vfl.jobs.names import resolve_model
 from vfl.jobs.removal import Removal, check_in_full, check_unused, size_of, while_unused
@@ -72,6 +73,7 @@ def plan_removal(store: Store, party: Party, given: str) -> Removal:
     parts = [
         ("its rows", store.files("alignment", name)),
         ("hints of it", _hint_files(store, name)),
+        ("the secrets and tapes of its run", files_about(store, OF_ALIGNMENT, name)),
     ]
     return Removal(name, "alignment", [part for part in parts if part[1]], notes)
 
@@ -89,6 +91,7 @@ def remove_alignment(store: Store, party: Party, name: str) -> None:
         _check_counts(store, party, name)
         for path in _hint_files(store, name):
             path.unlink(missing_ok=True)
+        remove_about(store, OF_ALIGNMENT, name)
         store.remove("alignment", name)
 
 

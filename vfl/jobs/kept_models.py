@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from vfl.errors import ModelError
+from vfl.jobs.kept_evidence import OF_MODEL, files_about, remove_about
 from vfl.jobs.kept_tables import names_of_tables
 from vfl.jobs.names import began, resolve_model
 from vfl.jobs.record import Record, read_record
@@ -119,6 +120,7 @@ def plan_removal(store: Store, party: Party, model: str) -> Removal:
         ("the half of the model", store.files("model", name)),
         ("the record of its run, with what all parties signed", store.files("run", name)),
         ("its tables by factors", _table_files(store, name)),
+        ("the secrets and tapes of its runs", files_about(store, OF_MODEL, name)),
     ]
     for one in _ending_directories(store, kept):
         fetched = one.document != name
@@ -137,6 +139,7 @@ def remove_kept_model(store: Store, name: str) -> None:
             remove_directory(store, one.document)
         for table in names_of_tables(store, name):
             store.remove("table", table)
+        remove_about(store, OF_MODEL, name)
         remove_model(store, name)
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 
 from vfl.errors import ModelError
+from vfl.jobs.kept_evidence import OF_MODEL, files_about, remove_about
 from vfl.jobs.removal import Removal, size_of
 from vfl.jobs.resume import KeptRun, kept_runs
 from vfl.party import locks
@@ -54,18 +55,22 @@ def plan_removal(store: Store, party: Party, name: str) -> Removal:
     name, Refused while a training is at it."""
     run = show_run(store, name)
     with store.locked("checkpoint", name, f"the training of {name}"):
-        files = store.files("checkpoint", name)
+        parts = [
+            ("its checkpoint", store.files("checkpoint", name)),
+            ("the secrets and tapes of its attempts", files_about(store, OF_MODEL, name)),
+        ]
     if party.role == "host":
         notes = ["its guest cannot go on with it: it has to start the job anew (--fresh)"]
     else:
         notes = ["the same job begins anew, or goes on with an older unfinished run of it"]
-    return Removal(run.name, "run", [("its checkpoint", files)], notes)
+    return Removal(run.name, "run", [part for part in parts if part[1]], notes)
 
 
 def remove_run(store: Store, name: str) -> None:
     """Remove an unfinished run. Raises Refused while a training is at it, DataError where it cannot be
     locked."""
     with store.locked("checkpoint", name, f"the training of {name}"):
+        remove_about(store, OF_MODEL, name)
         store.remove("checkpoint", name)
 
 

@@ -30,6 +30,8 @@ Steps = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 ShortText = Annotated[str, msgspec.Meta(pattern=r"^[a-z_]{1,32}\Z")]
 QueryDigest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 QueryDigests = list[Annotated[bytes, msgspec.Meta(max_length=32)]]
+Commitment = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]  # jobs/commitments.py
+Commitments = list[Annotated[bytes, msgspec.Meta(max_length=32)]]
 Sealed = Annotated[bytes, msgspec.Meta(max_length=32)]  # the hash of a ledger's newest seal, or nothing
 
 
@@ -67,8 +69,9 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         before there was such a thing can still be verified."""
         return self.statement_of(b"")
 
-    def statement_of(self, query: bytes) -> bytes:
-        """What a party signs whose table was made by a query of this digest; empty: by none."""
+    def statement_of(self, query: bytes, commitment: bytes = b"") -> bytes:
+        """What a party signs whose table was made by a query of this digest, and which commits to what
+        it brings to the run; empty: by none, and to nothing."""
         fields = {**msgspec.structs.asdict(self), "run": self.run.hex(), "job": self.job.hex()}
         plain = Matching()
         matching = msgspec.structs.asdict(fields.pop("matching"))
@@ -79,6 +82,8 @@ class Terms(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             del fields["training"]
         if query:
             fields["query"] = query.hex()
+        if commitment:
+            fields["commitment"] = commitment.hex()
         return b"vfl agreement\0" + hashlib.sha256(canonical_json(fields)).digest()
 
     @property
@@ -94,7 +99,8 @@ class Offer(Message, frozen=True):
     how rows are matched, which alignment or model it is about; how many of the aligned rows train; how
     many steps of an interrupted run the guest has kept; the fingerprints of all parties' certificates;
     the hash of the newest seal of the guest's ledger, random to who does not have the ledger; a salted
-    digest of its query, if any. Signed by the guest but for the hash."""
+    digest of its query, if any; where it keeps a tape, a salted digest of its secret of the run, its
+    table and its settings. Signed by the guest but for the hash."""
 
     task: Task
     run: Run  # random, names this run
@@ -110,6 +116,7 @@ class Offer(Message, frozen=True):
     signature: Signature = b""
     ledger: Sealed = b""
     query: QueryDigest | UnsetType = UNSET
+    commitment: Commitment | UnsetType = UNSET
     limit: ClassVar[int] = 96 * KIB
 
     def terms(self, guest: str) -> Terms:
@@ -147,7 +154,8 @@ class Waiting(Message, frozen=True):
 class Accept(Message, frozen=True):
     """Either -> either. Reveals: that the host takes part; for training, the number of aligned rows; the
     hash of the newest seal of the host's ledger, which is random to who does not have the ledger; a
-    salted digest of the query that made the host's table, if one did; when a person there approved the
+    salted digest of the query that made the host's table, if one did; where the host keeps a tape, a
+    salted digest of its secret of the run, its table and its settings; when a person there approved the
     job, if one did. The guest's own, once ids are matched, repeats the number of matched ids."""
 
     rows: int | None = None
@@ -155,15 +163,17 @@ class Accept(Message, frozen=True):
     ledger: Sealed = b""  # the host's
     query: QueryDigest | UnsetType = UNSET  # the host's
     approved: Approved | UnsetType = UNSET
+    commitment: Commitment | UnsetType = UNSET  # the host's
     per_row = ("rows", 1)
 
 
 class Agreed(Message, frozen=True):
     """guest -> host. Reveals: that all hosts take part, with the signatures of all, and the digests of
-    queries that some of them signed."""
+    queries and the commitments that some of them signed."""
 
     signatures: list[Signature]  # in the order of Terms.signers
     queries: QueryDigests | UnsetType = UNSET  # in that order, empty for who has none
+    commitments: Commitments | UnsetType = UNSET  # the same
     limit: ClassVar[int] = 64 * KIB
 
 
@@ -181,12 +191,13 @@ class Kept(Message, frozen=True):
 class Join(Message, frozen=True):
     """party -> coordinator. Reveals: what is asked for: the whole job file with its purpose; the names
     of the guest and the hosts, the fingerprints of their certificates, and which alignment and model it
-    is about, as all of them have signed it, some with the digest of a query."""
+    is about, as all of them have signed it, some with the digest of a query or with a commitment."""
 
     terms: Terms
     signatures: list[Signature]  # in the order of Terms.signers
     job: bytes  # canonical
     queries: QueryDigests | UnsetType = UNSET  # as of Agreed
+    commitments: Commitments | UnsetType = UNSET  # the same
     limit: ClassVar[int] = 128 * KIB
 
     @property
@@ -197,9 +208,10 @@ class Join(Message, frozen=True):
 
 class Gathered(Message, frozen=True):
     """coordinator -> party. Reveals: that all parties of the job have come; the coordinator has signed
-    what they agreed to."""
+    what they agreed to; where it keeps a tape, a salted digest of its secret of the run."""
 
     signature: Signature
+    commitment: Commitment | UnsetType = UNSET
 
 
 def bind(peer: Peer, offer: Offer) -> None:

@@ -85,6 +85,8 @@ def save_record(store: Store, record: Record, evaluation: Evaluation | None = No
         del body["agreement"]["queries"]
     if record.agreement is not None and not record.agreement.approvals:
         del body["agreement"]["approvals"]
+    if record.agreement is not None and not record.agreement.commitments:
+        del body["agreement"]["commitments"]
     if evaluation is not None:
         arrays = {name: getattr(evaluation, name) for name in _ARRAYS}
         body["held_out"] = {

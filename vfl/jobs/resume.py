@@ -18,9 +18,9 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.blocks.scratch import in_pieces
 from vfl.errors import ModelError, PeerLost, Refused, VflError
 from vfl.jobs.account import Account
+from vfl.jobs.digests import add_array
 from vfl.jobs.show import Show
 from vfl.jobs.states import EncodedState, array_of
 from vfl.learn.binning import Features
@@ -65,10 +65,10 @@ class RunSubject:
         """`features` are those of the aligned rows, `others` what else the party has of them."""
         digest = hashlib.sha256()
         for name, values in features.items():
-            _add(digest, name, values)
+            add_array(digest, name, values)
         for number, array in enumerate(others):
             if array is not None:
-                _add(digest, str(number), array)
+                add_array(digest, str(number), array)
         rules = {
             "version": __version__,
             "monotone": dict(party.data.monotone),
@@ -78,25 +78,6 @@ class RunSubject:
         }
         digest.update(canonical_json(rules))
         return cls(job.digest, job.name, alignment, guest, list(hosts), digest.hexdigest())
-
-
-def _add(digest: "hashlib._Hash", name: str, values: NDArray[np.generic]) -> None:
-    if values.dtype == object:
-        content = msgspec.msgpack.encode(values.tolist())
-        _add_parts(digest, name, values, len(content))
-        digest.update(content)
-        return
-    _add_parts(digest, name, values, values.nbytes)
-    for some in in_pieces(len(values), values):
-        digest.update(np.ascontiguousarray(values[some]).reshape(-1).view(np.uint8).data)
-
-
-def _add_parts(digest: "hashlib._Hash", name: str, values: NDArray[np.generic], size: int) -> None:
-    """What comes before an array of so many bytes."""
-    for part in (name.encode(), values.dtype.str.encode()):
-        digest.update(len(part).to_bytes(8, "big"))
-        digest.update(part)
-    digest.update(size.to_bytes(8, "big"))
 
 
 @dataclass

@@ -1,4 +1,5 @@
-"""A batch, the guest and a host side by side: scored in parts, and gone on with after a run ended."""
+"""A batch at the guest: scored in parts, and gone on with after a run ended. A host's side is in
+scoring_host.py."""
 
 import asyncio
 import time
@@ -14,32 +15,22 @@ from vfl.blocks.scratch import Scratch
 from vfl.crypto.randomness import OF_SYSTEM, Randomness
 from vfl.errors import (
     ConfigError,
-    DataError,
     ModelError,
     PeerError,
-    Refused,
     VflError,
 )
 from vfl.jobs.account import Account
 from vfl.jobs.admission import (
-    accept,
-    check_request,
-    host_psi_settings,
-    id_counter,
-    lone_participant,
     matching_of,
     psi_settings,
 )
 from vfl.jobs.agreement import offer_to
-from vfl.jobs.approval import approve
-from vfl.jobs.approval_view import Brought
 from vfl.jobs.batch import Batch, batch_key, batch_name
 from vfl.jobs.batch_rows import check_batch_levels, read_batch
 from vfl.jobs.connect import Site, hosts_of
-from vfl.jobs.memory import release_memory
+from vfl.jobs.evidence import keeping
 from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Offer, new_run
-from vfl.jobs.own_table import table_of
 from vfl.jobs.queries import with_query_of
 from vfl.jobs.resume import persevere
 from vfl.jobs.score_places import place_of, target_of
@@ -47,28 +38,20 @@ from vfl.jobs.scored_columns import BatchRows, ScoredColumns, check_names
 from vfl.jobs.sealed_host import fault_of, unknown_rows
 from vfl.jobs.sealed_scores import SealedBatch
 from vfl.jobs.shared_table import as_trained
-from vfl.jobs.show import Show, drift_of_columns, say_unknown_levels, say_unseen
+from vfl.jobs.show import Show, drift_of_columns, say_unseen
 from vfl.jobs.storage import in_store
-from vfl.learn.levels import match_levels
 from vfl.models.across import not_by_parts
-from vfl.models.halves import AnyGuestHalf, GuestHalf, HostHalf
-from vfl.models.kind import GuestBatch, HostBatch
+from vfl.models.halves import AnyGuestHalf, GuestHalf
+from vfl.models.kind import GuestBatch
 from vfl.models.kinds import kind_of_model, load_half
 from vfl.net.peer import Peer, together
 from vfl.party.keys import TableIds
-from vfl.party.policy import (
-    Usage,
-    check_batch,
-    check_columns,
-    check_score,
-    today,
-)
 from vfl.party.sections import DataSection, Lookup
 from vfl.party.sources.places import Place
 from vfl.party.table import Table
 from vfl.party.unknown_levels import check_host_levels, describe_host_levels
-from vfl.protocols.align.join import KeyIds, guest_match, host_match
-from vfl.protocols.common.batches import ROWS, ScoredPart, ScoringCourse, UnknownLevels
+from vfl.protocols.align.join import KeyIds, guest_match
+from vfl.protocols.common.batches import ROWS, ScoredPart, UnknownLevels
 from vfl.protocols.common.checkpoints import to_the_end
 from vfl.text import counted
 
@@ -338,12 +321,14 @@ class BatchJob:
             looked_up = [host for host in hosts if host.name in sealed]
             await self._by_both(hosts, (looked_up, lookup), (asked, offer))
             return
-        await offer_to(self.site, hosts, offer, self.show)
-        self.clock.add(None)
-        randomness = self.site.randomness_of(offer.run)
-        places, known = await self._align(hosts, offer, randomness)
-        self.clock.add("alignment")
-        await self._score(hosts, places, known, randomness)
+        with keeping(self.site, self.show, None) as kept:
+            _, agreement = await offer_to(self.site, hosts, offer, self.show)
+            kept.agreed(agreement, offer.job, hosts)
+            self.clock.add(None)
+            randomness = kept.randomness_of(offer.run)
+            places, known = await self._align(hosts, offer, randomness)
+            self.clock.add("alignment")
+            await self._score(hosts, places, known, randomness)
 
     async def _by_both(
         self,
@@ -354,7 +339,9 @@ class BatchJob:
         """Score what is left by lookups in some hosts' directories and an alignment with each of the
         others, who are named no row before all have agreed."""
         for some, offer in (looked_up, asked):
-            await offer_to(self.site, some, offer, self.show)
+            _, agreement = await offer_to(self.site, some, offer, self.show)
+            with keeping(self.site, self.show, None) as kept:
+                kept.agreed(agreement, offer.job, some)
         self.clock.add(None)
         batch, first = self._sealed_batch(looked_up[1]), self.batch.rows
         randomness = self.site.randomness_of(asked[1].run)
@@ -535,64 +522,3 @@ def check_parties(site: Site, half: AnyGuestHalf) -> None:
                 f"model {half.name} was trained with another {name} (its certificate differs from the "
                 "one in the party file)"
             )
-
-
-_NOT_AS_IN_TRAINING = "one of its columns is not as it was in training (its log has the details)"
-
-
-async def serve_score(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
-    """A host's part; what it came to, in words."""
-    policy, usage = site.party.policy, Usage(site.store)
-    check_request(site, peer, offer, show, f"score a batch with {offer.model}")
-    check_score(policy, peer.name, today(), offer.matching.engine)
-    half = load_half(site.store, offer.model or "", HostHalf)
-    kind = kind_of_model(half.model)
-    if not site.same_party(peer.name, half.guest):
-        raise Refused(f"model {half.name} was not trained with this {peer.name}")
-    check_columns(policy, half.name, half.columns)
-    try:
-        data = with_query_of(site.party.data, half, show)
-        table, ids = await table_of(site, offer, half.columns, kind.needed(half.model), data)
-    except DataError as error:
-        raise DataError(f"{error} (for model {half.name})", for_peer=_NOT_AS_IN_TRAINING) from None
-    for column in table.faults:
-        show.say(f"note: {table.path.name}: column '{column}' cannot be used; {half.name} needs it not")
-    approved = await approve(site, peer, offer, show, Brought(half.columns))
-    await accept(site, peer, offer, approved=approved)
-    counter, randomness = id_counter(policy, usage), site.randomness_of(offer.run)
-    settings = host_psi_settings(
-        site, offer, show, peer, counter, randomness.part("matched ids"), alone=True
-    )
-    matched = await host_match(peer, ids.keys, lone_participant(site, offer), settings=settings)
-    rows = await asyncio.to_thread(matched.rows_in, ids.scratch)
-    del ids, matched  # of millions of rows they take as much as some columns
-    table = replace(table, ids=[])
-    release_memory(table.rows)
-    check_batch(policy, len(rows))
-    site.activity.count(len(rows))
-    # These are the rows that it will be asked for.
-    features, unknown = await asyncio.to_thread(match_levels, table.take(rows), half.levels)
-    strange = say_unknown_levels(show, unknown, half.levels)
-    moved = await asyncio.to_thread(drift_of_columns, show, half.profiles, table.path.name, features)
-    site.activity.drifted(half.name, moved.values())
-
-    def follow(done: int, of: int) -> None:
-        show.progress("scoring", done, of)
-
-    def admit(many: int) -> None:
-        usage.count(policy, peer.name, "scored_rows", many, today())
-
-    own_scores = await asyncio.to_thread(
-        kind.own_scores, half.model, table.path.name, features, len(rows)
-    )
-    say_unseen(show, own_scores.unseen, half.levels)
-    batch = HostBatch(
-        features,
-        len(rows),
-        own_scores,
-        ScoringCourse(follow, admit, randomness.part("batch")),
-        shows_columns=policy.show_names and policy.explain,
-        unknown_levels=strange,
-    )
-    scored = await kind.host_parts(peer, half.model, batch)
-    return f"scored {counted(scored, 'row')} for {peer.name}"

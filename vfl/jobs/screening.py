@@ -90,9 +90,9 @@ async def screen(
     own = await asyncio.to_thread(read_guest_rows, site, job, named, show)
     work = await asyncio.to_thread(_GuestWork.of, site, own)
     operations = Operations()
-    resources = Resources(party.party.machine, operations)
     async with hosts_of(site, wait, show, names) as hosts:
-        await _offer(site, hosts, own, job, show)
+        randomness = site.randomness_of(await _offer(site, hosts, own, job, show))
+        resources = Resources(party.party.machine, operations, randomness)
         chosen = None if own.rows.train.all() else own.rows.train
         given = work.numbers, work.everything, settings.tell_hosts, resources
         found = await together([guest_screen(host, chosen, *given) for host in hosts])
@@ -133,8 +133,8 @@ def _check(job: Job) -> None:
         )
 
 
-async def _offer(site: Site, hosts: Sequence[Peer], own: GuestRows, job: Job, show: Show) -> None:
-    """Agree with the hosts. Raises PeerError for another alignment, and what sessions raise."""
+async def _offer(site: Site, hosts: Sequence[Peer], own: GuestRows, job: Job, show: Show) -> bytes:
+    """Agree with the hosts on a run. Raises PeerError for another alignment, and what sessions raise."""
     aligned, settings = own.aligned, job.screen
     asked = AskedScreen(
         ScreenJob(job.job.purpose, job.name),
@@ -160,6 +160,7 @@ async def _offer(site: Site, hosts: Sequence[Peer], own: GuestRows, job: Job, sh
     )
     answers, _ = await offer_to(site, hosts, offer, show)
     check_aligned(hosts, answers, aligned.name, len(aligned.rows))
+    return offer.run
 
 
 @dataclass(frozen=True)
@@ -204,7 +205,7 @@ class _GuestWork:
     ) -> tuple[InflationDesign, Inference | None]:
         """The guest's part of variance inflation."""
         train, least = self.own.rows.train, self.rules.min_level_rows
-        given = self.features, train, least, most
+        given = self.features, train, least, most, self.own.rows.about
         design, whole = await asyncio.to_thread(InflationDesign.of, *given)
         found = await guest_inflation(
             hosts,
@@ -221,7 +222,8 @@ class _GuestWork:
         """The guest's part of correlations."""
         train = self.own.rows.train
         of_rows = {name: values[train] for name, values in self.features.items()}
-        own = await asyncio.to_thread(Associated.of, of_rows, self.rules.min_level_rows)
+        turn = resources.randomness.at("turned columns")
+        own = await asyncio.to_thread(Associated.of, of_rows, self.rules.min_level_rows, turn)
         for why in own.left_out.values():
             show.say(f"note: no correlations: {why}")
         name = self.site.party.name

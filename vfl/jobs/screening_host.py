@@ -1,19 +1,19 @@
 """A host's part of a screening (screening.py): what it lets in, and what its people are told of it."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
 import msgspec
 import numpy as np
 
-from vfl.arrays import Mask
+from vfl.arrays import Integers, Mask
 from vfl.blocks.scratch import Scratch
 from vfl.crypto.workers import Operations
 from vfl.errors import Refused
 from vfl.jobs.admission import accept, check_request
-from vfl.jobs.alignments import count_known_rows, host_alignment
+from vfl.jobs.alignments import count_known_rows, host_alignment, joined_rows
 from vfl.jobs.approval import approve
 from vfl.jobs.approval_view import Brought
 from vfl.jobs.columns_given import ColumnsGiven
@@ -48,7 +48,7 @@ from vfl.party.documents import canonical_json
 from vfl.party.policy import check_intersection, today
 from vfl.party.table import feature_names
 from vfl.party.told_rules import check_screen
-from vfl.protocols.common.participant import Resources
+from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.linear.correlations import HostColumns, Told, host_correlations
 from vfl.protocols.linear.inflation import host_inflation
 from vfl.protocols.oneway.messages import TableEncryption
@@ -119,22 +119,25 @@ async def serve_screen(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     approved = await approve(site, peer, offer, show, Brought([*columns], alignment=alignment))
     await accept(site, peer, offer, rows, approved=approved)
     loss = loss_of(asked.label, asked.tweedie_power, asked.theta)
-    terms = HostTerms(encryption, policy.key_bits)
+    terms, randomness = HostTerms(encryption, policy.key_bits), site.randomness_of(offer.run)
     found = await host_screen(
         peer,
         rows,
         work.of_rows,
         ScreenRules(terms, policy.min_cell_rows, asked.tell_hosts, loss),
         work.table.count,
-        Resources(party.party.machine, operations),
+        Resources(party.party.machine, operations, randomness),
         hint_progress=lambda done, of: show.progress("making a hint", done, of),
     )
+    minimum = policy.min_intersection
+    participant = site.participant(offer.hosts, offer.run, minimum, randomness=randomness)
     design, inferred = None, None
     if asked.vif:
-        design, inferred = await _inflation(site, peer, offer, features, asked.max_leverage, show)
+        most, about = asked.max_leverage, joined_rows(alignment)
+        design, inferred = await _inflation(site, peer, participant, features, most, about, show)
     correlated: list[Told] = []
     if asked.correlations:
-        correlated = await _correlations(site, peer, offer, work, features)
+        correlated = await _correlations(site, peer, participant, work, features)
     strengths = {
         name: Strength(None, figure.information, figure.share)
         for name, figure in zip(columns, found.figures, strict=True)
@@ -226,7 +229,7 @@ class _Columns:
 
 
 async def _correlations(
-    site: Site, peer: Peer, offer: Offer, work: "_Columns", features: Features
+    site: Site, peer: Peer, participant: Participant, work: "_Columns", features: Features
 ) -> list[Told]:
     """The party's part of correlations, over all its columns that may enter a model."""
     policy, chosen = site.party.policy, work.chosen
@@ -236,36 +239,46 @@ async def _correlations(
         names = [one for one in names if one in policy.columns]
     places = {name: name if policy.show_names else f"{at}" for at, name in enumerate(names, 1)}
     of_rows = {name: features[name][chosen] for name in names}
-    own = await asyncio.to_thread(Associated.of, of_rows, site.party.glm.min_level_rows)
+    turn = participant.resources.randomness.at("turned columns")
+    own = await asyncio.to_thread(Associated.of, of_rows, site.party.glm.min_level_rows, turn)
     given, between = CorrelationsGiven(site.store, peer.name), policy.correlations_between_hosts
     shown = [places[one.name] for one in own.columns]
+    joined = None
+    for numbers in joined_rows(work.table.alignment):
+        _, place, counts = np.unique(numbers[chosen], return_inverse=True, return_counts=True)
+        joined = counts[place]
     return await host_correlations(
         peer,
-        HostColumns(own, shown, between),
+        HostColumns(own, shown, between, joined),
         rows,
-        site.participant(offer.hosts, offer.run, policy.min_intersection),
+        participant,
         lambda many: given.count(policy, rows, many),
     )
 
 
 async def _inflation(
-    site: Site, peer: Peer, offer: Offer, features: Features, most: float, show: Show
+    site: Site,
+    peer: Peer,
+    participant: Participant,
+    features: Features,
+    most: float,
+    about: Sequence[Integers],
+    show: Show,
 ) -> tuple[InflationDesign, Inference | None]:
     """The party's part of variance inflation, over all its columns that may enter a model."""
     made: list[InflationDesign] = []
 
     def prepare(training: Mask) -> Whole:
-        design, whole = InflationDesign.of(features, training, least, most)
+        design, whole = InflationDesign.of(features, training, least, most, about)
         made.append(design)
         return whole
 
     rows, least = len(next(iter(features.values()))), site.party.glm.min_level_rows
-    minimum = site.party.policy.min_intersection
     found = await host_inflation(
         peer,
         rows,
         prepare,
-        site.participant(offer.hosts, offer.run, minimum),
+        participant,
         lambda done, of: show.progress("variance inflation, %", done, of),
     )
     for why in made[-1].left_out.values():

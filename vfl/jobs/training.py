@@ -1,6 +1,5 @@
-"""A training, the guest and a host side by side: rows, the protocol, what each keeps of it."""
+"""A training at the guest: rows, the protocol, what it keeps of it. A host's is in training_host.py."""
 
-import asyncio
 import contextlib
 import time
 from collections import Counter
@@ -12,56 +11,47 @@ import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
 
-from vfl.arrays import Mask
 from vfl.crypto.workers import Operations
-from vfl.errors import PeerLost, PeerStopped, Refused, VflError
+from vfl.errors import PeerLost, PeerStopped, VflError
 from vfl.jobs.account import Account
-from vfl.jobs.admission import accept, admit_job, check_project, check_request, fresh_name, matching_of
+from vfl.jobs.admission import matching_of
 from vfl.jobs.agreement import Agreement, check_aligned, offer_to
 from vfl.jobs.aligned_rows import GuestRows, read_guest_rows
-from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment, known_rows
-from vfl.jobs.approval import approve
+from vfl.jobs.alignments import guest_alignment
+from vfl.jobs.answers import AnsweredGuestHints, AnsweredLabels
+from vfl.jobs.commitments import TableDigests, digest_table
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.coordinator import coordinator_of
-from vfl.jobs.drawn_rows import StoredDraws
 from vfl.jobs.evaluation import evaluate, held_out_rows, score_profile
-from vfl.jobs.hints import StoredGuestHints, StoredHostHints, hold_hints
-from vfl.jobs.host_columns import read_host_columns
+from vfl.jobs.evidence import Keeping, keeping
+from vfl.jobs.hints import StoredGuestHints, hold_hints
 from vfl.jobs.labels_given import LabelsGiven
 from vfl.jobs.memory import release_memory
 from vfl.jobs.names import JOB_LENGTH
-from vfl.jobs.offer import Approved, Kept, Offer, new_run, stamp
-from vfl.jobs.own_table import names_shown, say_uses
+from vfl.jobs.offer import Offer, new_run, stamp
+from vfl.jobs.own_table import say_uses
 from vfl.jobs.project_rows import Outcome
 from vfl.jobs.record import Evaluation, Record, now, save_record
 from vfl.jobs.relativities import save_relativities
 from vfl.jobs.resume import (
-    Replaceable,
     RunSubject,
     Unfinished,
     begin_run,
-    limit_runs,
-    open_run,
     persevere,
-    remove_model,
 )
 from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
-from vfl.jobs.sums_given import SumsGiven, training_share
 from vfl.jobs.telling import tell_kept
-from vfl.jobs.warm_start import guest_kind, host_kind
-from vfl.learn.drift import Profile, profiles
-from vfl.learn.levels import Levels, levels_of, tidy_levels
-from vfl.models.findings import Finding, NothingTrained, check_held_out, judge_quality, words_of
-from vfl.models.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf
+from vfl.jobs.warm_start import guest_kind
+from vfl.learn.drift import profiles
+from vfl.learn.levels import levels_of
+from vfl.models.findings import Finding, NothingTrained, check_held_out, judge_quality
+from vfl.models.halves import AnyGuestHalf, GuestHalf
 from vfl.models.kind import (
     AnyGuestModel,
-    AnyHostModel,
     AnyKind,
     GuestRole,
     GuestRun,
-    HostOutcome,
-    HostRun,
     PartyColumns,
     TrainingStep,
 )
@@ -69,10 +59,7 @@ from vfl.models.kinds import kind_of_job, rules_of, save_half
 from vfl.net.peer import Peer, together
 from vfl.party.config import Job
 from vfl.party.kept_query import KeptQuery
-from vfl.party.policy import check_coordinator, check_intersection
-from vfl.party.table import Table
-from vfl.protocols.common.checkpoints import to_the_end
-from vfl.protocols.common.course import UNCOUNTED, SumsCount
+from vfl.party.policy import check_coordinator
 from vfl.protocols.common.lattice_hints import KeptHints, NoKeptHints
 from vfl.protocols.common.participant import Resources
 
@@ -159,12 +146,34 @@ async def train(
         )
 
 
+def commits_to(own: GuestRows) -> TableDigests:
+    """What a run has of the guest's table, for its commitment."""
+    rows = own.rows
+    return digest_table(
+        own.features,
+        ids=own.aligned_ids,
+        label=rows.label,
+        weight=rows.weight,
+        offset=rows.offset,
+        training=rows.train,
+        validation=rows.validation,
+        **{"rows held out": own.held_out},
+    )
+
+
+def guest_columns(site: Site, own: GuestRows) -> PartyColumns:
+    """The guest's columns of the aligned rows."""
+    party = site.party
+    return PartyColumns(party.name, own.table.path.name, own.features, rules_of(party), own.scratch)
+
+
 def _prepare(
     site: Site, job: Job, own: GuestRows, kind: AnyKind
 ) -> tuple[GuestRole[AnyGuestModel], RunSubject]:
     """The guest's role, and what its run is about."""
-    party, aligned, rows, features = site.party, own.aligned, own.rows, own.features
-    columns = PartyColumns(party.name, own.table.path.name, features, rules_of(party), own.scratch)
+    party, aligned, rows = site.party, own.aligned, own.rows
+    columns = guest_columns(site, own)
+    features = columns.features
     role = kind.guest(columns, rows)
     # In the party file's order, which decides between equal gains.
     hosts = [name for name in party.partners if name in aligned.parties]
@@ -172,6 +181,23 @@ def _prepare(
     by = own.held_out if job.splits(party.data) else None
     subject = RunSubject.of(party, job, aligned.name, aligned.guest, hosts, features, *brought, by)
     return role, subject
+
+
+async def lead(
+    role: GuestRole[AnyGuestModel],
+    kind: AnyKind,
+    job: Job,
+    own: GuestRows,
+    hosts: Sequence[Peer],
+    run: GuestRun,
+) -> tuple[AnyGuestModel, NDArray[np.float64], list[Finding]]:
+    """The guest's part after the agreement, in a job and in its replay: its half, every aligned row's
+    score, and what the settings did to the model, of which all hear. Raises NothingTrained."""
+    role.check_rows()
+    model, score = await role.train(hosts, run)
+    role.check_model(model)
+    found = kind.check_learnt(model, score, own.rows)
+    return model, score, found + check_held_out(job.job.holdout, own.held_out)
 
 
 @dataclass
@@ -191,6 +217,10 @@ class _GuestTraining:
     query: KeptQuery | None = None  # that made the table
     of_project: bool = False
 
+    def commits_to(self) -> TableDigests:
+        """What the run has of the guest's table."""
+        return commits_to(self.own)
+
     async def attempt(self, wait: float) -> Trained:
         """Connect to all parties, go on where they are, to the end."""
         trained = None
@@ -207,9 +237,12 @@ class _GuestTraining:
 
                 self.unfinished.measure = account
                 try:
-                    trained, found = await self._with(hosts, wait, sessions, operations)
-                    parties = (*hosts, *self.others)
-                    await together([tell_kept(party, found) for party in parties])
+                    # The label of a project's model is made of several columns: it is not replayed.
+                    table = None if self.of_project else self.commits_to
+                    with keeping(self.site, self.show, table) as kept:
+                        trained, found = await self._with(hosts, wait, sessions, operations, kept)
+                        parties = (*hosts, *self.others)
+                        await together([tell_kept(party, found) for party in parties])
                 except VflError:
                     self.unfinished.history.account += account()
                     self.started = time.monotonic()
@@ -227,6 +260,7 @@ class _GuestTraining:
         wait: float,
         sessions: contextlib.AsyncExitStack,
         operations: Operations,
+        kept: Keeping,
     ) -> tuple[Trained, list[Finding]]:
         """What training came to, and what the job's settings did to it."""
         site, aligned, rows = self.site, self.own.aligned, self.own.rows
@@ -242,63 +276,65 @@ class _GuestTraining:
             done=self.unfinished.done,
             matching=matching_of(site.party.data, join=aligned.join, many=aligned.many),
             query=UNSET if self.query is None else self.query.digest,
+            commitment=kept.commitment or UNSET,
         )
         answers, agreement = await offer_to(site, hosts, offer, self.show)
+        kept.agreed(agreement, offer.job, hosts)
         check_aligned(hosts, answers, aligned.name, len(aligned.rows))
         alone = f"{site.party.name} alone"
         try:
-            model, score = await self._train(hosts, offer, agreement, wait, sessions, operations)
-            found = self.kind.check_learnt(model, score, rows)
+            self.role.check_rows()
+            run = await self._run(offer, agreement, wait, sessions, operations, kept, hosts)
+            model, score, found = await lead(self.role, self.kind, self.job, self.own, hosts, run)
         except NothingTrained:
             self.unfinished.finish()  # there is nothing to go on with
             raise
-        found += check_held_out(self.job.job.holdout, self.own.held_out)
+        if (ending := self.role.ending(model)) is not None:
+            self.show.say(ending)
         metrics, evaluation, part = await self._evaluate(score)
         warnings = [one.text for one in found]
         warnings += judge_quality(metrics, rows, self.own.judged, alone, self.kind.advice)
-        kept = self._keep_run(model, score, metrics, evaluation, agreement, warnings)
-        return replace(kept, of_project=part), found
+        trained = self._keep_run(model, score, metrics, evaluation, agreement, warnings)
+        return replace(trained, of_project=part), found
 
-    async def _train(
+    async def _run(
         self,
-        hosts: Sequence[Peer],
         offer: Offer,
         agreement: Agreement,
         wait: float,
         sessions: contextlib.AsyncExitStack,
         operations: Operations,
-    ) -> tuple[AnyGuestModel, NDArray[np.float64]]:
-        """The guest's half and every aligned row's score."""
-        site, kind, role, show = self.site, self.kind, self.role, self.show
-        role.check_rows()
+        kept: Keeping,
+        hosts: Sequence[Peer],
+    ) -> GuestRun:
+        """What the guest's role works with; the coordinator has come, if there is one."""
+        site, kind, show = self.site, self.kind, self.show
         checkpoints = self.unfinished.checkpoints(kind.guest_state, offer.done)
         coordinator = None
         if kind.coordinator is not None:
             meeting = coordinator_of(site, agreement, offer.job, kind.coordinator, wait, show, hosts)
             coordinator = await sessions.enter_async_context(meeting)
             self.others.append(coordinator)
+            kept.joined(coordinator)
         hints: KeptHints = NoKeptHints()
         if self.keeps_hints:
-            hints = StoredGuestHints(
+            stored = StoredGuestHints(
                 site.store, f"{self.own.aligned.name} {kind.name}", site.fingerprints
             )
-            sessions.callback(hints.close)
-        run = GuestRun(
-            Resources(site.party.party.machine, operations),
+            sessions.callback(stored.close)
+            hints = stored
+        given = LabelsGiven.of(site.store, self.own.aligned.name, self.job)
+        return GuestRun(
+            Resources(site.party.party.machine, operations, kept.randomness_of(offer.run), kept.say),
             self._follow,
             checkpoints,
-            hints,
+            AnsweredGuestHints(hints, kept.answers),
             lambda done, of: show.progress("receiving hints", done, of),
             coordinator,
             lambda done, of: show.progress("choosing alpha, fits", done, of),
             lambda done, of: show.progress("standard errors, %", done, of),
-            LabelsGiven.of(site.store, self.own.aligned.name, self.job),
+            AnsweredLabels(given, kept.answers),
         )
-        model, score = await role.train(hosts, run)
-        role.check_model(model)
-        if (ending := role.ending(model)) is not None:
-            show.say(ending)
-        return model, score
 
     def _follow(self, step: TrainingStep) -> None:
         """Keep what the record says of a step, and show it. Raises NothingTrained."""
@@ -393,208 +429,3 @@ class _GuestTraining:
         self.unfinished.finish()
         path = store.path("model", half.name)
         return Trained(half, path, own.parts.counts, account, history.phases, relativities, warnings)
-
-
-_REACH = 60.0  # seconds to reach a coordinator
-_TRAINING = Replaceable()
-
-
-@dataclass
-class _HostTraining:
-    """A training that this host has agreed to, whatever the kind of model."""
-
-    site: Site
-    peer: Peer
-    offer: Offer
-    job: Job
-    kind: AnyKind
-    unfinished: Unfinished
-    alignment: Alignment
-    table: Table
-    columns: PartyColumns  # of the aligned rows
-    show: Show
-    given: SumsGiven | None = None  # of a kind that tells sums
-    operations: Operations = field(default_factory=Counter)
-    others: list[Peer] = field(default_factory=list)  # sessions beside that with the guest
-    agreement: Agreement | None = None  # once the job is accepted
-    profiles: dict[str, Profile] = field(default_factory=dict)  # of the aligned rows that it knows
-    levels: dict[str, Levels] = field(default_factory=dict)  # of these rows
-    query: KeptQuery | None = None  # that made the table
-    approved: Approved | None = None
-
-    async def train(self) -> HostOutcome:
-        """Prepare the columns, accept the job, train; what this host has kept, in words."""
-        site, kind, policy, show = self.site, self.kind, self.site.party.policy, self.show
-        if kind.coordinator is not None:
-            check_coordinator(site.party, kind.coordinator)
-        role = await asyncio.to_thread(kind.host, self.columns)
-        self.columns = replace(self.columns, features={})  # the role has what it needs of them
-        release_memory(self.table.rows)
-        checkpoints = self.unfinished.checkpoints(kind.host_state, self.offer.done)
-        rows, minimum = len(self.alignment.rows), kind.least_rows(policy)
-        async with contextlib.AsyncExitStack() as sessions:
-            sums = await self._reserve_sums(sessions)
-            self.agreement = await accept(
-                site, self.peer, self.offer, rows, self.query, 1, self.approved
-            )
-            coordinator = None
-            if kind.coordinator is not None:
-                coordinator = await sessions.enter_async_context(
-                    self._coordinator(self.agreement, kind.coordinator)
-                )
-                self.others.append(coordinator)
-            run = HostRun[AnyHostModel](
-                site.participant(self.offer.hosts, self.offer.run, minimum, self.operations),
-                rows,
-                self._keep,
-                job=self.job.name,
-                progress=show.progress,
-                checkpoints=checkpoints,
-                hints=StoredHostHints(
-                    self.site.store, f"{self.alignment.name} {kind.name}", self.alignment.guest
-                ),
-                draws=StoredDraws(self.site.store, self.alignment.name),
-                sums=sums,
-                hint_progress=lambda done, of: show.progress("making a hint", done, of),
-                coordinator=coordinator,
-                shown=names_shown(site, self.table),
-                admit=self._admit,
-            )
-            return await role.train(self.peer, run)
-
-    async def _reserve_sums(self, ends: contextlib.AsyncExitStack) -> SumsCount:
-        """Reserve what the job may tell until `ends`; returns what counts a tree. Raises Refused."""
-        told, given = self.kind.tells_sums, self.given
-        if told is None or given is None:
-            return UNCOUNTED
-        policy, name = self.site.party.policy, self.unfinished.name
-        share = training_share(self.peer, self.offer, self.alignment, self.job)
-        budgets = []
-
-        def reserve() -> None:
-            budget = given.reserve(policy, name, told, share, self.offer.done)
-            ends.callback(budget.close)
-            budgets.append(budget)
-
-        await to_the_end(reserve)
-        return budgets[0]
-
-    def _coordinator(
-        self, agreement: Agreement, name: str
-    ) -> contextlib.AbstractAsyncContextManager[Peer]:
-        """The session with the coordinator; one of a job that goes on may be about to come back."""
-        again = self.site.party.party.reconnect if self.offer.done else 0.0
-        reach = max(_REACH, again)
-        return coordinator_of(self.site, agreement, self.offer.job, name, reach, self.show)
-
-    def record(self) -> Record:
-        """What is kept of the run, which has ended."""
-        offer, alignment, unfinished = self.offer, self.alignment, self.unfinished
-        rows = {"known": count_known_rows(alignment.rows)}
-        if offer.training is not None:
-            rows["train"] = offer.training
-        return Record(
-            model=unfinished.name,
-            party=self.site.party.name,
-            role=self.site.party.role,
-            parties=[self.peer.name, *offer.hosts],
-            job=self.job.settings,
-            alignment=alignment.name,
-            aligned_rows=len(alignment.rows),
-            ended=now(),
-            rows=rows,
-            account=unfinished.history.account + unfinished.measure(),
-            monotone=dict(self.kind.recorded_rules(self.columns.rules)),
-            agreement=self.agreement,
-        )
-
-    def _admit(self, training: Mask) -> None:
-        known = count_known_rows(self.alignment.rows, training)
-        check_intersection(self.site.party.policy, known, most=False)
-
-    def _keep(self, model: AnyHostModel) -> None:
-        """Store this host's half."""
-        half: AnyHostHalf = HostHalf(
-            name=self.unfinished.name,
-            job=self.job.settings,
-            columns=tuple(self.table.features),
-            normalise=self.alignment.normalise,
-            guest=self.alignment.guest,
-            host=self.site.identity.certificate.fingerprint,
-            model=model,
-            profiles=self.profiles,
-            levels=self.levels,
-            query=self.query,
-        )
-        save_half(self.site.store, half)
-        if self.kind.has_relativities:
-            path = save_relativities(self.site.store, half, self.site.party.glm.step)
-            self.show.say(f"relativities are in {path}")
-        if (remark := self.kind.remark(model, self.peer.name)) is not None:
-            self.show.say(remark)
-
-
-async def serve_train(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
-    """Train; in place of an attempt at the same model that waits for its guest to come back."""
-    which = f"{site.party.name} {peer.name} {offer.model}"
-    return await _TRAINING.run(which, lambda: _train_on(site, peer, offer, show))
-
-
-async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
-    party = site.party
-    job = await asyncio.to_thread(Job.from_canonical, offer.job)
-    if job.over_rows:
-        raise Refused("it has columns of its own: no job over rows")
-    check_request(site, peer, offer, show, f"train {job.name} ({job.job.purpose})")
-    check_project(site, peer.name, job, show)
-    admit_job(site, peer.name, job)
-    kind, store = kind_of_job(job), site.store
-    name = (offer.done and offer.model) or fresh_name(store, "model", offer.model)
-    own = await read_host_columns(site, peer, offer, job)
-    approved = await approve(site, peer, offer, show, own.brought(job))
-    table, alignment, started = own.table, own.alignment, time.monotonic()
-    kind = host_kind(site, peer, job, table, None if offer.done else count_known_rows(alignment.rows))
-    subject = await asyncio.to_thread(
-        RunSubject.of, party, job, alignment.name, alignment.guest, offer.hosts, own.columns.features
-    )
-    limit_runs(store, alignment.guest)
-    with open_run(store, name, subject, new=not offer.done) as unfinished:
-        if not offer.done:  # another run of the name may have ended meanwhile
-            fresh_name(store, "model", name)
-        work = _HostTraining(
-            site=site,
-            peer=peer,
-            offer=offer,
-            job=job,
-            kind=kind,
-            unfinished=unfinished,
-            alignment=alignment,
-            table=table,
-            columns=own.columns,
-            show=show,
-            given=own.given,
-            query=KeptQuery.of(party.data),
-            approved=approved,
-        )
-        # Of the rows it knows: in a batch there are no others.
-        of_host = known_rows(alignment.rows, own.columns.scratch)
-        known_features = tidy_levels(table.take(of_host))
-        work.profiles = await asyncio.to_thread(profiles, known_features)
-        work.levels = await asyncio.to_thread(levels_of, known_features)
-        del own, known_features, of_host
-        unfinished.measure = lambda: Account.of(started, [peer, *work.others], work.operations)
-        outcome = await work.train()
-        record = await asyncio.to_thread(work.record)
-        save_record(store, record)
-        try:
-            found = words_of((await peer.recv(Kept)).found)
-        except PeerStopped as error:
-            if not error.passing:  # the guest keeps no half either: this one would be of no use
-                remove_model(store, name)
-            raise
-        for text in (warnings := [*found, *([] if outcome.remark is None else [outcome.remark])]):
-            show.say(f"note: {text}")
-        if warnings:
-            save_record(store, replace(record, warnings=warnings))
-        unfinished.finish()
-    return f"trained {name} with {peer.name}: {outcome.kept} are of this party's columns"

@@ -90,6 +90,15 @@ def host_kind(site: Site, peer: Peer, job: Job, table: Table, rows: int | None) 
     return kind.begun_with(None, {party.name: half.model}, _training(store, name))
 
 
+def kept_kind(site: Site, job: Job) -> AnyKind:
+    """The same in a replay, in which nothing is asked of the policy or counted."""
+    kind = kind_of_job(job)
+    if (name := kind.init_model) is None:
+        return kind
+    half = load_half(site.store, name, HostHalf)
+    return kind.begun_with(None, {site.party.name: half.model}, _training(site.store, name))
+
+
 def _training(store: Store, name: str) -> bytes:
     """The digest of what the parties of a model's training signed. Raises ModelError without it."""
     agreement = load_record(store, name)[0].agreement

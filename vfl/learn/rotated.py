@@ -7,8 +7,7 @@ to Q is known of the space that the columns span, and of no column.
 """
 
 import math
-import secrets
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +16,9 @@ from numpy.typing import NDArray
 from vfl.arrays import Floats
 from vfl.blocks.engine import ENGINE
 from vfl.learn.matrix import Matrix
+
+Entropy = Callable[[int], bytes]
+"""So many random bytes."""
 
 _BLOCK = 1 << 14  # rows at once
 
@@ -30,9 +32,9 @@ class Rotated:
     mean: Floats
 
     @classmethod
-    def of(cls, matrix: Matrix, *, turned: bool = True) -> "Rotated":
-        """In a new basis; Q is the identity where it is not `turned`. Raises numpy.linalg.LinAlgError
-        for columns that make each other up."""
+    def of(cls, matrix: Matrix, entropy: Entropy | None) -> "Rotated":
+        """In a new basis; None: Q is the identity. Raises numpy.linalg.LinAlgError for columns that make
+        each other up."""
         rows, columns = matrix.rows, matrix.columns
         total, gram = np.zeros(columns), np.zeros((columns, columns))
         for block in _blocks(matrix):
@@ -43,7 +45,7 @@ class Rotated:
             gram += centred @ centred.T
         length = np.sqrt(np.diag(gram))
         root = np.linalg.cholesky(gram / np.outer(length, length))
-        basis = _orthogonal(columns) if turned else np.eye(columns)
+        basis = np.eye(columns) if entropy is None else _orthogonal(columns, entropy)
         change = math.sqrt(rows) * np.linalg.solve(root.T, basis)
         return cls(matrix, change / length[:, np.newaxis], mean)
 
@@ -62,16 +64,16 @@ class Rotated:
         return np.asarray(self.change @ block @ self.change.T, np.float64) / self.matrix.rows
 
 
-def normal(*shape: int) -> Floats:
-    """Normal numbers from a secure source (Box and Muller)."""
-    words = np.frombuffer(secrets.token_bytes(16 * math.prod(shape)), "<u8").reshape(2, *shape)
+def normal(entropy: Entropy, *shape: int) -> Floats:
+    """Normal numbers of random bytes (Box and Muller)."""
+    words = np.frombuffer(entropy(16 * math.prod(shape)), "<u8").reshape(2, *shape)
     radius, angle = (words >> np.uint64(11)).astype(np.float64) * 2.0**-53
     return np.asarray(np.sqrt(-2 * np.log1p(-radius)) * np.cos(2 * np.pi * angle))
 
 
-def _orthogonal(size: int) -> Floats:
+def _orthogonal(size: int, entropy: Entropy) -> Floats:
     """Uniform among orthogonal matrices."""
-    basis, triangle = np.linalg.qr(normal(size, size))
+    basis, triangle = np.linalg.qr(normal(entropy, size, size))
     return np.asarray(basis * np.sign(np.diag(triangle)))
 
 

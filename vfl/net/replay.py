@@ -55,9 +55,13 @@ class TapeEnds(PeerLost):
 class ReplayedPeer(Peer):
     """The other end of a session of a run that is over."""
 
-    def __init__(self, name: str, received: Iterable[bytes], sent: Iterable[Sent]) -> None:
-        """`received`: the payloads that came from the peer, in order; `sent`: what went to it."""
+    def __init__(
+        self, name: str, received: Iterable[bytes], sent: Iterable[Sent], *, cut: bool = False
+    ) -> None:
+        """`received`: the payloads that came from the peer, in order; `sent`: what went to it. `cut`:
+        whether the run was broken off, so that after the last message nothing can be compared."""
         super().__init__(name)
+        self._cut = cut
         self._tape: Iterator[bytes] = iter(received)
         self._expected: Iterator[Sent] = iter(sent)
         self.compared = 0  # messages to the peer that were those of the run
@@ -68,7 +72,10 @@ class ReplayedPeer(Peer):
         sent = Sent.of(type(message).__name__, payload)
         self._record("sent", sent.kind, payload, HEADER + len(payload))
         self._sent += 1
-        if (was := next(self._expected, None)) != sent:
+        was = next(self._expected, None)
+        if was is None and self._cut:
+            raise TapeEnds(f"the run was broken off before another message went to {self.name}")
+        if was != sent:
             raise MessageDiffers(self.name, self.compared + 1, was, sent)
         self.compared += 1
 

@@ -20,6 +20,7 @@ DocumentKind = Literal[
     "search",
     "project",
     "screen",
+    "evidence",
 ]
 CountKind = Literal["usage", "labels", "fetched", "refusals", "correlated", "inferred", "approved"]
 FileKind = DocumentKind | CountKind
@@ -42,6 +43,7 @@ FOLDERS: dict[DocumentKind, str] = {
     "search": "searches",
     "project": "projects",
     "screen": "screens",
+    "evidence": "evidence",
 }
 COUNTS: dict[CountKind, str] = {
     "usage": "usage.json",
@@ -63,6 +65,7 @@ ENCRYPTED: frozenset[FileKind] = frozenset(
         "correlated",
         "directory",
         "draw",
+        "evidence",
         "fetched",
         "hint",
         "inferred",

@@ -88,6 +88,10 @@ class PartySection(Section):
         validate_default=True,
         description="folder of models, alignments and runs",
     )
+    tape: Literal["none", "all"] = Field(
+        default="none",
+        description="what is kept of the messages that arrive in a run, so that it can be replayed",
+    )
     others_may_write: bool = Field(
         default=False,
         description="the folders of store, keys and certificates may be writable by other accounts: "

@@ -201,6 +201,19 @@ class Store:
                 yield file
 
     @contextmanager
+    def writing(self, kind: DocumentKind, path: Path) -> Iterator[Sink]:
+        """A new file that grows while a job runs, encrypted if files of this kind are; what there is of
+        it stays if the process is killed. Raises DataError and OSError."""
+        self.make(kind)
+        opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(opened, "wb") as file:
+            if self._key is not None and self.encrypts(kind):
+                with self._key.encrypting(file, kind, path.name) as sink:
+                    yield sink
+            else:
+                yield file
+
+    @contextmanager
     def open(self, kind: FileKind, path: Path) -> Iterator[Source]:
         """The content of a file of the store, be it encrypted or not.
 

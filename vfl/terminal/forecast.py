@@ -15,6 +15,8 @@ def put_forecast(found: Forecast) -> None:
     leakage = found.leakage
     of = f" of alignment {leakage.alignment}" if leakage.alignment else ""
     stdout.put(f"{leakage.job} over {counted(found.rows, 'row')}{of}: nothing was sent")
+    received = sum(traffic.received for traffic in found.traffic.values())
+    sent = max((traffic.sent for traffic in found.traffic.values()), default=0)
     for name, traffic in found.traffic.items():
         known = f", {_columns(name, found.columns[name])}" if name in found.columns else ""
         stdout.put(f"{name}: {_size(traffic.sent)} out, {_size(traffic.received)} in{known}")
@@ -26,6 +28,7 @@ def put_forecast(found: Forecast) -> None:
         "together, and "
         f"{_seconds(found.line_seconds)} on a line of 100 Mbit/s",
         f"memory: {_size(found.memory)} here, {_size(found.host_memory)} at a host",
+        f"tape, where it is kept: up to {_size(received)} here, {_size(sent)} at a host",
         "made by playing the job in memory on small drawn tables: as a rule bytes are within a factor "
         f"of {BYTES_OFF:g} where a host's number of columns is known, time within {TIME_OFF:g}",
     )

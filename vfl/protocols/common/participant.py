@@ -51,3 +51,11 @@ class Participant:
     count_columns: Callable[[str, int], None] = _uncounted
     """Counts columns of a guest, by its name, before figures of them tell it of this host's rows. Raises
     Refused for too many."""
+
+    def part(self, purpose: str, *place: Place) -> "Participant":
+        """The same for a part of the run, as of Resources."""
+        return replace(self, resources=self.resources.part(purpose, *place))
+
+    def asking(self, sign: Sign, say: Say) -> "Participant":
+        """The same, which signs, and says how long it took, as these do."""
+        return replace(self, sign=sign, resources=replace(self.resources, say=say))

@@ -31,10 +31,11 @@ level: hosts are trusted to follow the protocol, as with what they have opened.
 
 Messages by which the guest tells hosts different things are not among those that masks are drawn from
 (heard.py): a guest that lies in them lies about its own levels.
+
+Transfers are drawn by host and column; words and what covers them follow from the transfers' keys.
 """
 
 import asyncio
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar
@@ -44,7 +45,6 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Bytes, Floats, Integers, Mask, Words
 from vfl.blocks.engine import ENGINE
-from vfl.crypto.randomness import Entropy
 from vfl.errors import DataError
 from vfl.learn.across import (
     Cells,
@@ -60,6 +60,7 @@ from vfl.net.peer import Peer, one_line, together
 from vfl.net.wire import KIB, Message
 from vfl.protocols.common.chosen_words import MOST_LEVELS, Chosen, ChosenWords, OfferedWords
 from vfl.protocols.common.fellows import Masks, keyed_hash
+from vfl.protocols.common.participant import Resources
 from vfl.protocols.linear.masked_numbers import divergence
 from vfl.protocols.linear.masked_scores import HeldOutScores, ScoreChange, send_scores
 from vfl.protocols.linear.products import Gradient, GuestGradients, LevelSums
@@ -124,11 +125,11 @@ class GuestAcross:
         columns: Sequence[GuestLevels],
         train: Mask,
         params: GlmParams,
-        entropy: Entropy = secrets.token_bytes,
+        resources: Resources,
     ) -> None:
         """`columns`: those of the job's pairs, in their order; without pairs nothing is said."""
         self._hosts, self._columns, self._params = hosts, columns, params
-        self._train, self._entropy = train, entropy
+        self._train, self._randomness = train, resources.randomness.part("pairs of parties")
         self._codes = [column.codes[train] for column in columns]
         self._pairs: dict[str, list[_OnePair]] = {}
         self._words: dict[tuple[str, int], tuple[ChosenWords, Chosen]] = {}
@@ -186,8 +187,9 @@ class GuestAcross:
             own = self._columns[column]
             rows = np.bincount(self._codes[column], minlength=len(own.levels)).tolist()
             await host.send(AcrossLevels(rows, [*own.levels] if self._params.across_names else []))
-            given = host, len(own.levels) - 1, bound_of(host.name, column), self._entropy
-            words = await ChosenWords.meet(*given)
+            stream = self._randomness.at("transfers", host.name, column)
+            bound = bound_of(host.name, column)
+            words = await ChosenWords.meet(host, len(own.levels) - 1, bound, stream)
             self._words[host.name, column] = words, await words.choose(own.codes)
 
     async def _chosen(self, host: Peer) -> list[_OnePair]:
@@ -277,11 +279,12 @@ class HostAcross:
         gradient: Gradient,
         begun: HostStart,
         params: GlmParams,
-        entropy: Entropy = secrets.token_bytes,
+        resources: Resources,
     ) -> HostStart:
         """1. to 4.; returns the start of a fit of the cells, too. Raises PeerError, DataError for a pair
         without any cell."""
         guest, own = self._guest, begun.block.matrix
+        randomness = resources.randomness.part("pairs of parties")
         said: dict[int, AcrossLevels] = {}
         if self._pairs:
             factors = [pair.factor for pair in self._pairs]
@@ -289,8 +292,9 @@ class HostAcross:
             await guest.send(AcrossFactors(firsts, levels))
         for column in dict.fromkeys(pair.column for pair in self._pairs):
             said[column] = await self._levels(column, own.rows, params)
-            given = guest, self.levels[column], bound_of(self._name, column), entropy
-            words = await OfferedWords.meet(*given)
+            stream = randomness.at("transfers", column)
+            bound = bound_of(self._name, column)
+            words = await OfferedWords.meet(guest, self.levels[column], bound, stream)
             self._words[column] = words, await words.await_choice(len(begun.training))
         counts = await self._counts(gradient, own.rows)
         for pair, inner in zip(self._pairs, counts, strict=True):

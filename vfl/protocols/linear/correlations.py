@@ -7,14 +7,15 @@ What a figure is stands in vfl/learn/association.py. Each party turns each of it
     this will tell, and refuses more than it allows.
  2. A guest and a host share the products of their columns (turned_products.py). The guest adds noise to
     its shares that hides any single row of its own, and sends them.
- 3. The host puts both together, adds noise that hides any single row of its own, rounds to two decimals
-    and tells the guest.
+ 3. The host puts both together, adds noise that hides any single row of its own, with all that are
+    joined to it, rounds to two decimals and tells the guest.
  4. Two hosts do the same through the guest, sealed: the earlier one in the guest's place. The later one
     tells both, where both allow it.
 
 Learned by the guest: the figures, and about how large noise was. Learned by a host: of each two columns
 the products, under noise, turned by the other's secret rotation; of two numbers r, under noise. Both are
-held against columns of the other's choice; what these can tell of a row is in docs/security.md.
+held against columns of the other's choice; what these can tell of a row is in docs/security.md. Noise
+has a place for each two parties: the same on two tables would go when they are subtracted.
 """
 
 import asyncio
@@ -116,6 +117,7 @@ async def guest_correlations(
     Raises PeerError when a host breaks the protocol.
     """
     # 1. What there is.
+    resources = resources.part("correlations")
     found = await together([host.recv(CorrelationColumns) for host in hosts])
     for host, one in zip(hosts, found, strict=True):
         if len(one.names) != len(one.sizes):
@@ -161,11 +163,12 @@ async def guest_correlations(
 @dataclass(frozen=True)
 class HostColumns:
     """A host's columns as it tells of them. shown: what each is called; between: whether they may be
-    held against other hosts'."""
+    held against other hosts'; joined: as of `longest_rows`."""
 
     own: Associated
     shown: Sequence[str]
     between: bool
+    joined: Integers | None = None
 
 
 async def host_correlations(
@@ -180,6 +183,7 @@ async def host_correlations(
 
     Raises PeerError when the guest breaks the protocol.
     """
+    participant = participant.part("correlations")
     own, resources = columns.own, participant.resources
     # 1. What there is.
     await guest.send(CorrelationColumns([*columns.shown], own.sizes, columns.between))
@@ -205,7 +209,7 @@ async def host_correlations(
         conversation = f"correlations {pair[0]} {pair[1]}"
         peer = RelayedPeer(guest, participant.name, fellow, fellows[fellow], conversation)
         if place == pair[0]:
-            await _give(peer, both, numbers, resources)
+            await _give(peer, both, numbers, resources, columns.joined)
             given = await peer.recv(Correlations)
             tables = both.read(peer, given)
             await peer.close()
@@ -279,14 +283,22 @@ class _Pair:
         return figures.tolist(), errors.tolist()
 
 
-async def _give(other: Peer, pair: _Pair, numbers: NDArray[np.int32], resources: Resources) -> None:
+async def _give(
+    other: Peer,
+    pair: _Pair,
+    numbers: NDArray[np.int32],
+    resources: Resources,
+    joined: Integers | None = None,
+) -> None:
     """2. The giver's part."""
     sizes, form = pair.sizes[pair.giver], pair.form
+    resources = resources.part("pair", pair.giver, pair.teller)
     shares = await share_products(other, numbers, (pair.giver, pair.teller), form, resources)
-    longest = longest_rows(numbers, sizes, form.bits)
+    longest = longest_rows(numbers, sizes, form.bits, joined)
     noise = [_sent(one / math.sqrt(form.rows)) for one in longest]
     spread = np.repeat(noise, [max(size, 1) for size in sizes])[:, np.newaxis]
-    noisy = form.noisy(pair.turned(shares), spread * normal(*pair.shape))
+    drawn = normal(resources.randomness.at("noise on shares"), *pair.shape)
+    noisy = form.noisy(pair.turned(shares), spread * drawn)
     sent = np.array(noise, "<f8").tobytes()
     await other.send(CorrelationShares(noisy.astype("<u8").tobytes(), sent))
 
@@ -300,7 +312,8 @@ async def _tell(
 ) -> Told:
     """3. The teller's part."""
     theirs, mine, form = pair.sizes[pair.giver], pair.sizes[pair.teller], pair.form
-    shares = await share_products(other, numbers, (pair.teller, pair.giver), form, participant.resources)
+    resources = participant.resources.part("pair", pair.giver, pair.teller)
+    shares = await share_products(other, numbers, (pair.teller, pair.giver), form, resources)
     given = await other.recv(CorrelationShares)
     if len(given.data) != 8 * math.prod(pair.shape) or len(given.noise) != 8 * len(theirs):
         raise other.breach("CorrelationShares of other columns than there are")
@@ -310,10 +323,12 @@ async def _tell(
     both = np.frombuffer(given.data, "<u8").astype(np.uint64).reshape(pair.shape)
     products = form.products(both + pair.turned(shares))
     exact = associations(products, theirs, mine, noise.tolist())
-    own = np.array(longest_rows(numbers, mine, form.bits)) / math.sqrt(form.rows)
+    longest = longest_rows(numbers, mine, form.bits, columns.joined)
+    own = np.array(longest) / math.sqrt(form.rows)
     widths = [np.maximum(of, 1) for of in (theirs, mine)]
     hidden = own / np.sqrt(np.minimum.outer(*widths))
-    figures = hundredths(exact + hidden * normal(*hidden.shape), theirs, mine)
+    drawn = normal(resources.randomness.at("noise on figures"), *hidden.shape)
+    figures = hundredths(exact + hidden * drawn, theirs, mine)
     spread = np.hypot(reach(*widths) * noise[:, np.newaxis], 2 * hidden)
     errors = [[int(one) for one in row] for row in np.ceil(HUNDREDTHS * spread)]
     await other.send(_correlations(figures, errors))

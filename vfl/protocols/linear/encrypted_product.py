@@ -7,7 +7,6 @@ sum. So a number costs a product a row and digit, fewer where columns share join
 (learn/grouping.py), instead of a power a row.
 """
 
-import secrets
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 from vfl.arrays import Floats, Integers
 from vfl.blocks.engine import ENGINE, Array
 from vfl.crypto.paillier import Ciphertexts, PublicKey
+from vfl.crypto.randomness import Randomness, Stream
 from vfl.crypto.reserve import Reserve
 from vfl.crypto.sums import pack_and_mask, positional_sums
 from vfl.crypto.workers import SharedRows, Workers
@@ -64,9 +64,9 @@ class Layout:
             for plaintext, length in zip(plaintexts, self.lengths, strict=True)
         )
 
-    def masks(self, n: int) -> list[int]:
+    def masks(self, n: int, stream: Stream) -> list[int]:
         """A mask for each plaintext, with which no product wraps; all products then look positive."""
-        return [self._positive(length) + secrets.randbelow(n - (1 << length)) for length in self.lengths]
+        return [self._positive(length) + stream.below(n - (1 << length)) for length in self.lengths]
 
     def whole(self, data: bytes, masks: Sequence[int]) -> list[int]:
         """The masked plaintexts, from what was given back and the masks of `masks`.
@@ -104,13 +104,16 @@ class EncryptedProduct:
         workers: Workers[PublicKey],
         store: SharedRows,
         matrix: Matrix,
+        randomness: Randomness,
         row_bits: int = ROW_BITS,
     ) -> None:
-        """`matrix` has a column at least. `row_bits`: of a row's residual, sign not counted.
+        """`matrix` has a column at least. `randomness`: of this X alone; a place in it is the number of
+        an r, of which one comes after the other. `row_bits`: of a row's residual, sign not counted.
 
         Raises ValueError, with the numbers, when a product would not fit in a plaintext.
         """
         self._workers, self._matrix = workers, matrix
+        self._randomness, self._masked = randomness, 0
         if max(matrix.bits, default=0) > _MOST_BITS:
             raise ValueError(f"a number of {max(matrix.bits)} bits, more than {_MOST_BITS}")
         self._numbers: list[_NumericColumn] = []
@@ -133,7 +136,8 @@ class EncryptedProduct:
         else:
             self.sums = HeldSums(workers, store, self._codes, sizes)
         self._slot_bits, self._slots = _slots(workers.key.bits, matrix, row_bits)
-        self._reserve = Reserve(workers, -(-matrix.columns // self._slots), None)
+        secret = randomness.key_at("obfuscators")
+        self._reserve = Reserve(workers, -(-matrix.columns // self._slots), secret)
 
     def group(self) -> None:
         """Find the joint cells: once, before the first rows are added to `sums`."""
@@ -169,10 +173,12 @@ class EncryptedProduct:
         if places is not None:
             products = products[list(places)]
         n, (slot_bits, slots) = int(self._workers.key.n), self._slots_of(layout)
+        stream = self._randomness.at("masks", self._masked)
+        self._masked += 1
         if layout is None:
-            masks = [secrets.randbelow(n) for _ in range(-(-len(products) // slots))]
+            masks = [stream.below(n) for _ in range(-(-len(products) // slots))]
         else:
-            masks = layout.masks(n)
+            masks = layout.masks(n, stream)
         masked = await pack_and_mask(self._reserve, products, slot_bits, slots, masks)
         self._reserve.begin()
         return masked, masks

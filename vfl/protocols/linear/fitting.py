@@ -173,7 +173,7 @@ async def guest_fit(
     if not hosts:
         return await guest.fit(course.progress, Checkpoints())
     if params.across:
-        guest.across = GuestAcross(hosts, across, rows.train, params)
+        guest.across = GuestAcross(hosts, across, rows.train, params, resources)
     made: AbstractAsyncContextManager[GuestGradients]
     if params.encryption == "lattice":
         made = lattice_guest(
@@ -229,7 +229,7 @@ class FitLoop:
             for name, matrix in blocks.items()
         }
         self.clock = Clock()
-        self.across = GuestAcross([], (), rows.train, params)
+        self.across = GuestAcross([], (), rows.train, params, self.resources)
         self.fit_progress: Callable[[int, int], None] = lambda done, of: None
         self.inference_progress: Callable[[int, int], None] = lambda done, of: None
         self.choice: PenaltyChoice | None = None
@@ -556,7 +556,7 @@ class FitLoop:
     def ended(self) -> FitEnded:
         """What is inferred from."""
         own = sum(block.matrix.columns for block in self.own.values())
-        return FitEnded(self.scores, self._columns, own, self._null, self._alone)
+        return FitEnded(self.scores, self._columns, own, self._null, self._alone, self.rows.joined)
 
     async def end(self, converged: bool, held_out: int, precision: float) -> Floats:
         """The hosts' part of the scores of so many rows held out, shape (held_out,)."""

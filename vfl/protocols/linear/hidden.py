@@ -48,7 +48,6 @@ residuals, which tell the labels. All follow the protocol: the coordinator canno
 
 import asyncio
 import math
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -58,6 +57,7 @@ import numpy as np
 
 from vfl.arrays import Floats, Mask
 from vfl.crypto.paillier import InvalidCiphertext, PrivateKey
+from vfl.crypto.randomness import Randomness
 from vfl.crypto.sums import decrypt
 from vfl.crypto.workers import Workers
 from vfl.errors import DataError, ModelError
@@ -358,7 +358,7 @@ class _Party:
         self._start, self._leads = start or "", start is None
         try:
             self._product = EncryptedProduct(
-                residuals.pool, residuals.store, block.matrix, residuals.row_bits
+                residuals.pool, residuals.store, block.matrix, residuals.of_products, residuals.row_bits
             )
         except ValueError as error:
             raise DataError(f"a numeric column cannot be used under this key: {error}") from None
@@ -495,7 +495,7 @@ async def hidden_guest_fit(
     if not matrix.columns and not any(columns.values()):
         raise no_column()
     await relay_keys(hosts)
-    masks = await _share_secrets(hosts, heard)
+    masks = await _share_secrets(hosts, heard, resources.randomness)
     whole = matrix.with_intercept() if params.fit_intercept else matrix
     if not whole.columns:
         raise DataError(
@@ -510,7 +510,7 @@ async def hidden_guest_fit(
     async with Workers(key, resources.machine, resources.operations, here=True) as pool:
         store = pool.rows(own.rows, key.width)
         try:
-            residuals = GuestResiduals(pool, store, hosts, rows, log_odds)
+            residuals = GuestResiduals(pool, store, hosts, rows, log_odds, resources.randomness)
             fit = await _Party(coordinator, block, residuals, masks, heard, params, course).follow()
         finally:
             store.close()
@@ -553,7 +553,8 @@ async def hidden_host_fit(
                 lambda done: course.progress(done.iteration, done.of), course.checkpoints
             )
             quadratic, fellows = family == "logistic", len(participant.hosts)
-            residuals = HostResiduals(pool, store, guest, quadratic, fellows)
+            own = resources.randomness
+            residuals = HostResiduals(pool, store, guest, quadratic, fellows, own)
             block, start = begun.block, begun.digest
             party = _Party(coordinator, block, residuals, masks, heard, params, followed, start)
             fit = await party.follow()
@@ -566,9 +567,9 @@ async def hidden_host_fit(
     return fit
 
 
-async def _share_secrets(hosts: Sequence[Peer], heard: Transcript) -> Masks:
+async def _share_secrets(hosts: Sequence[Peer], heard: Transcript, randomness: Randomness) -> Masks:
     """The guest's masks against the coordinator, by fresh secrets with the hosts."""
-    fresh = {host.name: secrets.token_bytes(_SECRET) for host in hosts}
+    fresh = {host.name: randomness.at("secret with a host", host.name)(_SECRET) for host in hosts}
     await together([host.send(MaskSecret(fresh[host.name])) for host in hosts])
     return Masks(_GUEST, fresh, heard, _DOMAIN)
 

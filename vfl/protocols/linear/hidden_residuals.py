@@ -7,7 +7,8 @@ Steps 2 and 3 of hidden.py, guest and hosts side by side, chunk of rows by chunk
 Then the guest sends the encrypted residuals to the hosts.
 
 Whoever multiplies or adds to another's ciphertexts conceals them anew, since their maker could divide
-and find what was done.
+and find what was done. What conceals them has a place for each gradient and chunk: of two ciphertexts
+under one obfuscator anybody could tell the difference of what is in them.
 """
 
 import math
@@ -18,6 +19,7 @@ import numpy as np
 
 from vfl.arrays import Floats
 from vfl.crypto.paillier import Ciphertexts, InvalidCiphertext, PublicKey
+from vfl.crypto.randomness import Randomness
 from vfl.crypto.sums import conceal, times_and_conceal
 from vfl.crypto.workers import SharedRows, Workers
 from vfl.net.peer import Peer, together
@@ -54,10 +56,21 @@ class HiddenResiduals(Message, frozen=True):
 class _UnderKey:
     """What both sides know of the residuals."""
 
-    def __init__(self, pool: Workers[PublicKey], store: SharedRows, quadratic: bool, hosts: int) -> None:
+    def __init__(
+        self,
+        pool: Workers[PublicKey],
+        store: SharedRows,
+        quadratic: bool,
+        hosts: int,
+        randomness: Randomness,
+    ) -> None:
         """`store`: where the ciphertexts of the rows that train go. `quadratic`: logistic, whose loss
         is approximated by a quadratic one; else poisson."""
         self.pool, self.store, self.quadratic, self._hosts = pool, store, quadratic, hosts
+        self._randomness = randomness.part("residuals")
+        self.of_products = randomness.part("products")
+        """Of the products of the party's columns with these residuals."""
+        self._formed = 0  # residuals of all rows, of which the coordinator leads one after the other
 
     @property
     def row_bits(self) -> int:
@@ -67,6 +80,10 @@ class _UnderKey:
         if self.quadratic:
             return part + (self._hosts + 1).bit_length() + _WEIGHT_BITS
         return (self._hosts + 1) * part
+
+    def _secret(self, purpose: str, part: slice) -> bytes | None:
+        """What obfuscators of a part of the rows are drawn from, in the present residuals."""
+        return self._randomness.key_at(purpose, self._formed, part.start)
 
     def _parse(self, peer: Peer, message: ScorePart | HiddenResiduals, rows: int) -> Ciphertexts:
         """The ciphertexts of a message, which must be of so many rows."""
@@ -89,9 +106,10 @@ class GuestResiduals(_UnderKey):
         hosts: Sequence[Peer],
         rows: Training,
         log_odds: float | None,
+        randomness: Randomness,
     ) -> None:
         """`log_odds`: where the log loss's Taylor series is; None for poisson."""
-        super().__init__(pool, store, log_odds is not None, len(hosts))
+        super().__init__(pool, store, log_odds is not None, len(hosts), randomness)
         self._peers = hosts
         train = rows.train
         self._offset = np.zeros(train.sum()) if rows.offset is None else rows.offset[train]
@@ -108,6 +126,7 @@ class GuestResiduals(_UnderKey):
 
     async def form(self, score: Floats) -> float:
         """The residuals, at this own part of the scores, go into the store; returns what scales them."""
+        self._formed += 1
         score = score + self._offset
         form = self._logistic if self.quadratic else self._poisson
         if self.quadratic:
@@ -130,24 +149,26 @@ class GuestResiduals(_UnderKey):
         total = self._parse(self._peers[0], parts[0], rows)
         for host, more in zip(self._peers[1:], parts[1:], strict=True):
             total = self.pool.key.add(total, self._parse(host, more, rows))
-        own = _fixed_point(score + self._residual[part])
+        own, secret = _fixed_point(score + self._residual[part]), self._secret("residuals", part)
         if self._weights is None:
-            return await times_and_conceal(self.pool, total, None, own, None)
+            return await times_and_conceal(self.pool, total, None, own, secret)
         weights = self._weights[part].tolist()
         return await times_and_conceal(
-            self.pool, total, weights, [w * s for w, s in zip(weights, own, strict=True)], None
+            self.pool, total, weights, [w * s for w, s in zip(weights, own, strict=True)], secret
         )
 
     async def _poisson(self, part: slice, score: Floats) -> Ciphertexts:
         """w (e^score - y) in fixed point; each host multiplies its part in."""
         share, label = self._share[part], self._label[part]
-        ciphertexts = await conceal(self.pool, _fixed_point(share * np.exp(score)), None)
+        secret = self._secret("own scores", part)
+        ciphertexts = await conceal(self.pool, _fixed_point(share * np.exp(score)), secret)
         for host in self._peers:
             await host.send(ScorePart(ciphertexts.tobytes()))
             ciphertexts = self._parse(host, await host.recv(ScorePart), len(score))
         scale = 1 << _FIXED_BITS * self._hosts
         paid = [-scale * y for y in _fixed_point(share * label)]
-        return await times_and_conceal(self.pool, ciphertexts, None, paid, None)
+        secret = self._secret("residuals", part)
+        return await times_and_conceal(self.pool, ciphertexts, None, paid, secret)
 
 
 class HostResiduals(_UnderKey):
@@ -160,22 +181,24 @@ class HostResiduals(_UnderKey):
         guest: Peer,
         quadratic: bool,
         hosts: int,
+        randomness: Randomness,
     ) -> None:
-        super().__init__(pool, store, quadratic, hosts)
+        super().__init__(pool, store, quadratic, hosts, randomness)
         self._guest = guest
 
     async def form(self, score: Floats) -> float:
         """The residuals that the guest has formed go into the store; returns what scales them."""
+        self._formed += 1
         scale = None
         for first in range(0, len(score), CHUNK):
             part = slice(first, min(first + CHUNK, len(score)))
-            rows = part.stop - first
+            rows, secret = part.stop - first, self._secret("own scores", part)
             if self.quadratic:
-                ciphertexts = await conceal(self.pool, _fixed_point(score[part]), None)
+                ciphertexts = await conceal(self.pool, _fixed_point(score[part]), secret)
             else:
                 came = self._parse(self._guest, await self._guest.recv(ScorePart), rows)
                 factors = _fixed_point(np.exp(score[part]))
-                ciphertexts = await times_and_conceal(self.pool, came, factors, [0] * rows, None)
+                ciphertexts = await times_and_conceal(self.pool, came, factors, [0] * rows, secret)
             await self._guest.send(ScorePart(ciphertexts.tobytes()))
             message = await self._guest.recv(HiddenResiduals)
             self.store.array[part] = self._parse(self._guest, message, rows)

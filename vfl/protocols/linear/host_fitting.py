@@ -79,7 +79,7 @@ async def host_fit(
     fixed = begun.block.matrix, key, params, participant, course, levels
     async with _gradients(guest, *fixed) as gradient:
         if across is not None:
-            begun = await across.meet(gradient, begun, params)
+            begun = await across.meet(gradient, begun, params, participant.resources)
         block = begun.block
         penalties = _Penalties(guest, params, block)
         if params.several:

@@ -49,13 +49,16 @@ claims its levels have.
 All follow the protocol, and nobody works with others: two hosts that do know w, which is the guest's
 prediction; the guest with a host knows that host's blocks with the hosts before it, and with the first
 host, where all are gathered, what follows from its columns and the first host's as if it had both.
+
+Bases, noise and masks have places of their own, by the block that they are for: noise that lay on two
+blocks would go in their difference.
 """
 
 import asyncio
 import math
-import secrets
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import combinations
 
 import gmpy2
@@ -63,6 +66,7 @@ import numpy as np
 
 from vfl.arrays import Floats, Integers
 from vfl.crypto.paillier import Ciphertexts, PrivateKey
+from vfl.crypto.randomness import Stream
 from vfl.crypto.sums import decrypt
 from vfl.crypto.workers import Workers
 from vfl.learn.glm import Block
@@ -96,6 +100,7 @@ from vfl.protocols.linear.inference_messages import (
     coarse,
     coarse_penalty,
     information_bits,
+    keys_of,
     receive_encrypted,
     send_encrypted,
     uniform_parts,
@@ -134,11 +139,16 @@ class _Scale:
     sums: float  # the sum of weights
 
     @classmethod
-    def of(cls, information: Floats, total: float) -> "_Scale":
+    def of(cls, rows: "Curved") -> "_Scale":
+        information, total = rows.information, rows.total
         most = float(information.max(initial=0.0))
         # As long as a number of so many rows may be, for whom the weights are a column.
         bits = min(WEIGHT_BITS, FEW_ROWS_BITS + len(information).bit_length() // 2)
         return cls(bits - (math.frexp(most)[1] if most > 0 else 0), total)
+
+    def weights(self, rows: "Curved") -> Integers:
+        """What each row counts, as a whole number."""
+        return np.rint(rows.information * 2.0**self.weight).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -175,8 +185,12 @@ async def guest_inference(
         return NOTHING
     rows = Curved(ended.rows.information, weight, summary.dispersion, summary.residuals)
     most, free = params.max_leverage, int(params.fit_intercept)
-    given = block.matrix, most, rows.information
-    outlier = await asyncio.to_thread(standing_out, *given, constant=bool(free), share=FEW)
+    # As hosts' columns are multiplied by them: what is rounded away makes others stand out.
+    sent = await asyncio.to_thread(coarse, block.matrix)
+    weights = _Scale.of(rows).weights(rows).astype(np.float64)
+    outlier = await asyncio.to_thread(
+        standing_out, sent, most, weights, constant=bool(free), share=FEW, about=ended.about
+    )
     if outlier is not None:
         await together([host.send(NoInference()) for host in hosts])
         nothing = Inference(None, rows.freedom, constants=free, standing_out=outlier)
@@ -201,9 +215,9 @@ async def guest_covariance(
 
     Raises PeerError when a host breaks the protocol.
     """
-    free = int(params.fit_intercept)
+    free, resources = int(params.fit_intercept), resources.part("inference")
     with_columns = [host for host in hosts if columns[host.name]]
-    scale, unit, fraction = _Scale.of(rows.information, rows.total), 0.0, MOST_FRACTION
+    scale, unit, fraction = _Scale.of(rows), 0.0, MOST_FRACTION
     few = matrix.columns + sum(columns.values()) + free <= MOST_COLUMNS
     if rows.dispersion > 0 and with_columns and few:
         unit = rows.total / rows.dispersion
@@ -219,11 +233,9 @@ async def guest_covariance(
     # 1. Key, columns.
     await together([host.send(start) for host in hosts])
     if key is None:
-        key = await asyncio.to_thread(
-            generate_key, params, resources.randomness.at("inference: Paillier key")
-        )
+        key = await asyncio.to_thread(generate_key, params, resources.randomness.at("Paillier key"))
     await send_key(with_columns, key)
-    weights = np.rint(rows.information * 2.0**scale.weight).astype(np.int64)
+    weights = scale.weights(rows)
     async with Workers(key, resources.machine, resources.operations) as workers:
         follow = InferenceProgress(progress, sizes, mine.rows)
         guest = _Guest(with_columns, mine, weights, workers, resources)
@@ -322,45 +334,50 @@ class _Guest:
         own = self._matrix
         terms = [(column, 0) for column in range(own.columns)]
         vectors = RowProducts(own, [Factor.of(self._weights, WEIGHT_BITS)], terms)
-        allowed = [(count,) for count in theirs]
-        return await share_vectors(self._hosts, vectors, self._resources, allowed)
+        allowed, alone = [(count,) for count in theirs], self._resources.part("own columns")
+        return await share_vectors(self._hosts, vectors, alone, allowed)
 
     async def share_with(self, host: Peer, theirs: int, across: SharedSums) -> None:
         """2. The block of the guest's columns and the host's, which are so many, and that of the
         host's own."""
-        rows, weights, resources = self._matrix.rows, self._weights, self._resources
-        await self._send_shares(host, across)
+        rows, weights = self._matrix.rows, self._weights
+        resources = self._resources.part("with a host", host.name)
+        key_at = partial(resources.randomness.key_at, "shares")
+        await self._send_shares(host, across, key_at("own columns"))
         follow = await host.recv(OwnProductsFollow)
         if follow.matrices > most_matrices(theirs):
             raise host.breach("OwnProductsFollow of more pairs than its columns have")
         left, no_numbers = most_pairs(theirs), np.zeros((0, rows), np.int32)
         every = Matrix(np.ones((1, rows), np.uint16), (1,), no_numbers)  # a level of all rows
         vector = RowProducts(every, [Factor.of(weights, WEIGHT_BITS)], [(0, 0)])
-        for _ in range(follow.matrices):
+        for number in range(follow.matrices):
             some = range(1, 1 + min(left, MOST_CELLS))
-            (found,) = await share_vectors([host], vector, resources, [some])
+            alone = resources.part("pairs of levels", number)
+            (found,) = await share_vectors([host], vector, alone, [some])
             left -= found.columns[1]
-            await self._send_shares(host, found)
+            await self._send_shares(host, found, key_at("pairs of levels", number))
         if follow.numbers:
             column = weights.astype(np.int32)[np.newaxis]
             own = Matrix(np.zeros((0, rows), np.uint16), (), column)
-            products = await share_columns(host, own, resources, range(1, 1 + left))
-            await self._send_shares(host, products)
+            alone = resources.part("numbers")
+            products = await share_columns(host, own, alone, range(1, 1 + left))
+            await self._send_shares(host, products, key_at("numbers"))
 
-    async def _send_shares(self, host: Peer, sums: SharedSums) -> None:
+    async def _send_shares(self, host: Peer, sums: SharedSums, secret: bytes | None) -> None:
         total = await asyncio.to_thread(lambda: sums.total)
         numbers = [*total.ravel().tolist(), *sums.low.ravel().astype(int).tolist()]
-        await send_encrypted(host, await self._encrypted(numbers))
+        await send_encrypted(host, await self._encrypted(numbers, secret))
 
-    async def _encrypted(self, numbers: Sequence[int]) -> Ciphertexts:
-        tasks = [([*numbers[i : i + 256]],) for i in range(0, len(numbers), 256)]
+    async def _encrypted(self, numbers: Sequence[int], secret: bytes | None) -> Ciphertexts:
+        """`secret`: what obfuscators are drawn from, for these numbers alone."""
+        tasks = [([*numbers[i : i + 256]], key) for i, key in keys_of(secret, len(numbers), 256)]
         return np.concatenate(
             [self._workers.key.public.array([]), *await self._workers.map(_encrypt, tasks)]
         )
 
     async def split_weights(self, one: Peer, other: Peer) -> None:
         """3. A part of each row's weight for either, whose conversation is passed on."""
-        seed = secrets.token_bytes(32)
+        seed = self._resources.randomness.at("part of the weights", one.name, other.name)(32)
         rest = self._weights
         parts = uniform_parts(seed, len(rest))
         left = np.empty((PARTS, len(rest)), np.int32)
@@ -436,7 +453,8 @@ class _Guest:
                 return [int(gmpy2.rint(entry * size)) for entry in upper(block)]
 
         numbers = await asyncio.to_thread(whole)
-        await send_encrypted(self._hosts[0], await self._encrypted(numbers))
+        secret = self._resources.randomness.key_at("shares", "inverse")
+        await send_encrypted(self._hosts[0], await self._encrypted(numbers, secret))
         for host in self._hosts[1:]:
             await relay(self._hosts[0], host)
         follow.done("back")
@@ -453,5 +471,5 @@ class _Guest:
             follow.done("opened", number)
 
 
-def _encrypt(key: PrivateKey, numbers: Sequence[int]) -> Ciphertexts:
-    return key.encrypt(numbers)
+def _encrypt(key: PrivateKey, numbers: Sequence[int], secret: bytes | None) -> Ciphertexts:
+    return key.encrypt(numbers, key.obfuscators(len(numbers), Stream(secret)))

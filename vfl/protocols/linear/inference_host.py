@@ -2,8 +2,8 @@
 
 import asyncio
 import math
-import secrets
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import gmpy2
 import numpy as np
@@ -12,6 +12,7 @@ from gmpy2 import mpz
 from vfl.arrays import Floats, Integers
 from vfl.blocks.engine import ENGINE
 from vfl.crypto.paillier import Ciphertexts, PublicKey
+from vfl.crypto.randomness import Place, Stream
 from vfl.crypto.workers import Workers
 from vfl.learn.inference import Alias, Inference
 from vfl.learn.matrix import Matrix
@@ -40,6 +41,7 @@ from vfl.protocols.linear.inference_messages import (
     coarse_penalty,
     drowning_bits,
     information_bits,
+    keys_of,
     noise,
     receive_encrypted,
     send_encrypted,
@@ -88,12 +90,12 @@ async def host_inference(
         return None
     if not block.matrix.columns:
         return Inference.of(np.zeros((0, 0)), start.freedom)
-    _check_start(guest, start, block.matrix.columns, participant)
+    _check_start(guest, start, block.matrix.columns, participant, params.penalty_unit)
     await asyncio.to_thread(participant.count_columns, guest.name, start.columns[0])
-    key = await receive_key(guest, params, participant.resources.randomness.at("inference: base"))
+    resources = participant.resources.part("inference")
+    key = await receive_key(guest, params, resources.randomness.at("base"))
     matrix = block.matrix.under(params.alpha) if params.credibility else block.matrix
     mine = await asyncio.to_thread(coarse, matrix)
-    resources = participant.resources
     async with Workers(key, resources.machine, resources.operations) as workers:
         follow = InferenceProgress(progress, start.columns, mine.rows)
         host = _Host(guest, participant.name, start, mine, workers, fellows, resources)
@@ -123,7 +125,11 @@ async def host_inference(
     return Inference(None, start.freedom, (Alias(places, named),) if places else ())
 
 
-def _check_start(guest: Peer, start: InferenceStart, own: int, participant: Participant) -> None:
+def _check_start(
+    guest: Peer, start: InferenceStart, own: int, participant: Participant, unit: float
+) -> None:
+    """Raises PeerError. `unit`: the job's penalty. By another one a guest would see the basis that hides
+    the hosts' columns: T'T beside T'AT."""
     named = dict(zip(start.hosts, start.columns[1:], strict=False))
     if len(start.columns) != len(start.hosts) + 1 or named.get(participant.name) != own:
         raise guest.breach("an InferenceStart of other columns than this host's")
@@ -133,6 +139,8 @@ def _check_start(guest: Peer, start: InferenceStart, own: int, participant: Part
         raise guest.breach("an InferenceStart of more columns than there may be")
     if not (start.unit > 0 and math.isfinite(start.unit) and 0 <= start.penalty < 2.0**200):
         raise guest.breach("an InferenceStart without a unit, or with a penalty that is none")
+    if start.penalty and not unit:
+        raise guest.breach("an InferenceStart with a penalty that the job does not have")
     if not 0 < start.fraction < MOST_FRACTION:
         raise guest.breach("an InferenceStart of covariances that cannot be told")
 
@@ -151,9 +159,11 @@ class _Host:
         self._guest, self._name, self._start = guest, name, start
         self._matrix, self._workers, self._key = matrix, workers, workers.key
         self._fellows, self._resources = fellows, resources
+        self._randomness = drawn = resources.randomness
         self._place = start.hosts.index(name)
-        self._basis = secret_basis(0 if self._place else sum(start.columns[1:]))  # of all hosts' columns
-        self._own_basis = secret_basis(matrix.columns)  # of a host after the first
+        every = 0 if self._place else sum(start.columns[1:])
+        self._basis = secret_basis(every, drawn.at("basis of all hosts' columns"))
+        self._own_basis = secret_basis(matrix.columns, drawn.at("basis"))  # of a host after the first
         self._blocks: dict[tuple[int, int], Table] = {}  # by parties, the guest's 0; encrypted
         self._across = self._own = np.zeros((0, 0), object)  # of all hosts, at who has them
 
@@ -164,23 +174,24 @@ class _Host:
     async def share_with_guest(self) -> None:
         """2. The blocks of the guest's columns and this host's, and of this host's own."""
         guest, party = self._guest, self._place + 1
-        theirs = (self._start.columns[0],)
-        across = await share_columns(guest, self._matrix, self._resources, theirs)
+        theirs, resources = (self._start.columns[0],), self._resources.part("with the guest")
+        across = await share_columns(guest, self._matrix, resources.part("columns"), theirs)
         self._blocks[0, party] = await self._put_together(guest, across)
 
         size = self._matrix.columns
         self._blocks[party, party] = own = np.full((size, size), mpz(1), object)
         matrices, numbers = level_pairs(self._matrix), number_pairs(self._matrix)
         await guest.send(OwnProductsFollow(len(matrices), bool(numbers)))
-        for pairs in matrices:
+        for number, pairs in enumerate(matrices):
             cells = await asyncio.to_thread(pairs.matrix, self._matrix)
-            sums = await share_columns(guest, cells, self._resources, (1,))
+            alone = resources.part("pairs of levels", number)
+            sums = await share_columns(guest, cells, alone, (1,))
             (weights,) = await self._put_together(guest, sums)
             for (i, j), found in zip(pairs.columns, weights, strict=True):
                 own[i, j] = own[j, i] = found
         if numbers:
             vectors = self._products(numbers)
-            (sums,) = await share_vectors([guest], vectors, self._resources, [(1,)])
+            (sums,) = await share_vectors([guest], vectors, resources.part("numbers"), [(1,)])
             products = await self._put_together(guest, sums)
             for (i, j), found in zip(numbers, products[:, 0], strict=True):
                 own[i, j] = own[j, i] = found
@@ -210,11 +221,14 @@ class _Host:
             raise self._guest.breach("a WeightPart that is no seed")
         fellow = self._with(second, f"products {self._place} {second}")
         parts = await asyncio.to_thread(uniform_parts, message.data, self._matrix.rows)
-        resources, theirs = self._resources, (self._start.columns[second + 1],)
-        (vectors,) = await share_vectors([fellow], self._weighted(parts), resources, [theirs])
-        await self._send_shares(fellow, vectors)
-        columns = await share_columns(fellow, self._matrix, resources, theirs)
-        await self._send_shares(fellow, columns)
+        theirs = (self._start.columns[second + 1],)
+        resources = self._resources.part("with a host", second)
+        given, key_at = [theirs], partial(resources.randomness.key_at, "shares")
+        weighted = self._weighted(parts)
+        (vectors,) = await share_vectors([fellow], weighted, resources.part("vectors"), given)
+        await self._send_shares(fellow, vectors, key_at("vectors"))
+        columns = await share_columns(fellow, self._matrix, resources.part("columns"), theirs)
+        await self._send_shares(fellow, columns, key_at("columns"))
         await fellow.close()
 
     async def _share_second(self, first: int) -> None:
@@ -229,9 +243,11 @@ class _Host:
         parts = [part.astype(np.int64) for part in np.frombuffer(data, "<i4").reshape(PARTS, rows)]
         fellow = self._with(first, f"products {first} {self._place}")
         columns = (self._start.columns[first + 1],)
-        theirs = await share_columns(fellow, self._matrix, self._resources, columns)
+        resources = self._resources.part("with a host", first)
+        theirs = await share_columns(fellow, self._matrix, resources.part("columns"), columns)
         one = await self._put_together(fellow, theirs)
-        (mine,) = await share_vectors([fellow], self._weighted(parts), self._resources, [columns])
+        weighted = self._weighted(parts)
+        (mine,) = await share_vectors([fellow], weighted, resources.part("vectors"), [columns])
         other = await self._put_together(fellow, mine)
         self._blocks[first + 1, self._place + 1] = one * other.T % self._key.n_squared
         await fellow.close()
@@ -241,10 +257,10 @@ class _Host:
         terms = [(column, 0) for column in range(self._matrix.columns)]
         return RowProducts(self._matrix, [Factor(parts, PART_BITS * PARTS)], terms)
 
-    async def _send_shares(self, fellow: Peer, sums: SharedSums) -> None:
+    async def _send_shares(self, fellow: Peer, sums: SharedSums, secret: bytes | None) -> None:
         total = await asyncio.to_thread(lambda: sums.total)
         numbers = [*total.ravel().tolist(), *sums.low.ravel().astype(int).tolist()]
-        tasks = [([*numbers[i : i + 256]],) for i in range(0, len(numbers), 256)]
+        tasks = [([*numbers[i : i + 256]], key) for i, key in keys_of(secret, len(numbers), 256)]
         made = await self._workers.map(_conceal_numbers, tasks)
         await send_encrypted(fellow, np.concatenate([self._key.array([]), *made]))
 
@@ -263,7 +279,7 @@ class _Host:
             mine = await self._hidden(mine)
             first = self._with(0, f"gather {self._place}")
             flat = [entry for pair in self._gathered(self._place) for entry in _flat(mine, pair)]
-            await send_encrypted(first, await self._concealed(flat))
+            await send_encrypted(first, await self._concealed(flat, "gathered"))
             await first.close()
             return
         hosts, sizes = len(self._start.hosts), self._start.columns
@@ -295,16 +311,18 @@ class _Host:
         for pair, block in blocks.items():
             if pair == (own, own):
                 whole = upper(await congruent(self._workers, block, basis))
-                found[pair] = symmetric(self._drowned(whole, len(basis), 2), len(basis))
+                drowned = self._drowned(whole, len(basis), 2, self._noise_at(*pair))
+                found[pair] = symmetric(drowned, len(basis))
             else:
-                found[pair] = await self._changed(block)
+                found[pair] = await self._changed(block, pair)
         for first in range(1, len(self._start.hosts)):
             for second in range(first + 1, len(self._start.hosts)):
                 conversation = f"hide {first} {second}"
                 if self._place == second:
                     fellow = self._with(first, conversation)
                     block = found.pop((first + 1, own))
-                    await send_encrypted(fellow, await self._concealed([*block.ravel()]))
+                    hidden = await self._concealed([*block.ravel()], "hidden", first)
+                    await send_encrypted(fellow, hidden)
                     await fellow.close()
                 elif self._place == first:
                     fellow = self._with(second, conversation)
@@ -312,24 +330,31 @@ class _Host:
                     cts = await receive_encrypted(fellow, self._key, shape[0] * shape[1])
                     await fellow.close()
                     block = _shaped(cts, shape)
-                    found[own, second + 1] = (await self._changed(block.T)).T
+                    pair = own, second + 1
+                    found[pair] = (await self._changed(block.T, pair)).T
         return found
 
-    async def _changed(self, block: Table) -> Table:
-        """A block whose columns are this host's, in its own basis."""
+    async def _changed(self, block: Table, pair: tuple[int, int]) -> Table:
+        """The block of a pair, of which the columns are this host's, in its own basis."""
         changed = await times(self._workers, block, self._own_basis)
-        return _shaped(self._drowned([*changed.ravel()], len(self._own_basis), 1), changed.shape)
+        noise, size = self._noise_at(*pair), len(self._own_basis)
+        return _shaped(self._drowned([*changed.ravel()], size, 1, noise), changed.shape)
+
+    def _noise_at(self, *place: int | str) -> Stream:
+        """The noise on a block in another basis."""
+        return self._randomness.at("noise in a basis", *place)
 
     def _noisy(self, pair: tuple[int, int], block: Table) -> Table:
         """A block in finer units, with noise and, if it is of this host's own columns, the penalty."""
         n, square = self._key.n, self._key.n_squared
         found = np.empty(block.shape, object)
         own = coarse_penalty(self._matrix, self._start.penalty) if pair[0] == pair[1] else None
+        stream = self._randomness.at("noise", *pair)
         for (i, j), c in np.ndenumerate(block):
             if own is not None and j < i:
                 found[i, j] = found[j, i]
                 continue
-            added = noise(FINER_BITS - 1)
+            added = noise(FINER_BITS - 1, stream)
             if own is not None:
                 added += int(own[i, j]) * (1 << FINER_BITS)
             finer = gmpy2.powmod(c, 1 << FINER_BITS, square)
@@ -348,16 +373,19 @@ class _Host:
         packed = await self._packed_rows(self._across, slot, slots)
         across = await times(self._workers, packed, self._basis)
         counts = [min(slots, len(self._across) - i * slots) for i in range(len(packed))]
+        stream = self._noise_at("across")
         sent = [
-            self._drowned([*row], size, 1, [slot * i for i in range(count)])
+            self._drowned([*row], size, 1, stream, [slot * i for i in range(count)])
             for row, count in zip(across, counts, strict=True)
         ]
         flat = self._key.array([entry for row in sent for entry in row])
-        tasks = [(flat[i : i + 16],) for i in range(0, len(flat), 16)]
+        secret = self._randomness.key_at("rerandomised")
+        tasks = [(flat[i : i + 16], key) for i, key in keys_of(secret, len(flat), 16)]
         made = await self._workers.map(_rerandomise, tasks)
         own = await congruent(self._workers, self._own, self._basis)
         slot = information_bits(rows, hosts, size, 2)
-        made.append(await self._packed(self._drowned(upper(own), size, 2), slot))
+        drowned = self._drowned(upper(own), size, 2, self._noise_at("own"))
+        made.append(await self._packed(drowned, slot, "rotated"))
         await send_encrypted(self._guest, np.concatenate([flat[:0], *made]), RotatedInformation)
 
     async def _packed_rows(self, table: Table, slot: int, slots: int) -> Table:
@@ -371,7 +399,12 @@ class _Host:
         return found
 
     def _drowned(
-        self, entries: Sequence[mpz], columns: int, changes: int, places: Sequence[int] = (0,)
+        self,
+        entries: Sequence[mpz],
+        columns: int,
+        changes: int,
+        stream: Stream,
+        places: Sequence[int] = (0,),
     ) -> list[mpz]:
         """With noise, in which no step of the lattice is left that so many changes of basis make, of so
         many columns. places: the bits at which numbers begin in an entry."""
@@ -379,7 +412,7 @@ class _Host:
         bits = drowning_bits(columns, changes)
 
         def added() -> int:
-            return sum(noise(bits) << place for place in places)
+            return sum(noise(bits, stream) << place for place in places)
 
         return [c * (1 + added() % n * n) % square for c in entries]
 
@@ -400,7 +433,8 @@ class _Host:
         for place in range(1, len(sizes)):
             part = slice(ends[place - 1], ends[place])
             fellow = self._with(place, f"own {place}")
-            await send_encrypted(fellow, await self._concealed(upper(whole[part, part])))
+            own = await self._concealed(upper(whole[part, part]), "own", place)
+            await send_encrypted(fellow, own)
             await fellow.close()
         return await self._opened(upper(whole[: ends[0], : ends[0]]))
 
@@ -409,8 +443,9 @@ class _Host:
         n, square = self._key.n, self._key.n_squared
         slot = self._start.fraction + COVARIANCE_BITS
         slots = max(1, (self._key.bits - 2) // slot)
-        packed = self._key.integers(await self._packed(flat, slot))
-        masks = [secrets.randbelow(int(n)) for _ in packed]
+        packed = self._key.integers(await self._packed(flat, slot, "covariance"))
+        stream = self._randomness.at("masks of the covariance")
+        masks = [stream.below(int(n)) for _ in packed]
         masked = [c * (1 + mask * n) % square for c, mask in zip(packed, masks, strict=True)]
         await self._guest.send(MaskedCovariance(self._key.array(masked).tobytes()))
         opened = (await self._guest.recv(OpenedCovariance)).plaintexts
@@ -429,18 +464,21 @@ class _Host:
         entries = [float(gmpy2.mpq(number, 1 << fraction)) for number in numbers]
         return symmetric(entries, self._matrix.columns).astype(np.float64)
 
-    async def _concealed(self, entries: Sequence[mpz]) -> Ciphertexts:
+    async def _concealed(self, entries: Sequence[mpz], *place: Place) -> Ciphertexts:
         """For another host."""
+        secret = self._randomness.key_at("concealed", *place)
         whole = self._key.array([*entries])
-        tasks = [(whole[i : i + 256],) for i in range(0, len(whole), 256)]
+        tasks = [(whole[i : i + 256], key) for i, key in keys_of(secret, len(whole), 256)]
         return np.concatenate([whole[:0], *await self._workers.map(_conceal, tasks)])
 
-    async def _packed(self, entries: Sequence[mpz], slot: int) -> Ciphertexts:
+    async def _packed(self, entries: Sequence[mpz], slot: int, what: str) -> Ciphertexts:
         """For the guest, who cannot tell where they come from."""
+        secret = self._randomness.key_at("packed", what)
         slots = max(1, (self._key.bits - 2) // slot)
         whole = self._key.array([*entries])
         size = slots * 16
-        tasks = [(whole[i : i + size], slot, slots) for i in range(0, len(whole), size)]
+        keys = keys_of(secret, len(whole), size)
+        tasks = [(whole[i : i + size], slot, slots, key) for i, key in keys]
         return np.concatenate([whole[:0], *await self._workers.map(_pack, tasks)])
 
 
@@ -461,21 +499,24 @@ def _flat(blocks: Mapping[tuple[int, int], Table], pair: tuple[int, int]) -> lis
     return upper(blocks[pair]) if pair[0] == pair[1] else [*blocks[pair].ravel()]
 
 
-def _conceal(key: PublicKey, ciphertexts: Ciphertexts) -> Ciphertexts:
-    return key.conceal(ciphertexts)
+def _conceal(key: PublicKey, ciphertexts: Ciphertexts, secret: bytes | None) -> Ciphertexts:
+    return key.conceal(ciphertexts, Stream(secret).bits)
 
 
-def _conceal_numbers(key: PublicKey, numbers: Sequence[int]) -> Ciphertexts:
-    return key.conceal(key.unsafe_encrypt(numbers))
+def _conceal_numbers(key: PublicKey, numbers: Sequence[int], secret: bytes | None) -> Ciphertexts:
+    return key.conceal(key.unsafe_encrypt(numbers), Stream(secret).bits)
 
 
-def _rerandomise(key: PublicKey, ciphertexts: Ciphertexts) -> Ciphertexts:
-    return key.rerandomise(ciphertexts)
+def _rerandomise(key: PublicKey, ciphertexts: Ciphertexts, secret: bytes | None) -> Ciphertexts:
+    obfuscators = key.obfuscators(len(ciphertexts), random_bits=Stream(secret).bits)
+    return key.rerandomise(ciphertexts, obfuscators)
 
 
 def _pack_rows(key: PublicKey, ciphertexts: Ciphertexts, slot: int, slots: int) -> Ciphertexts:
     return key.pack(ciphertexts, slot, slots)
 
 
-def _pack(key: PublicKey, ciphertexts: Ciphertexts, slot: int, slots: int) -> Ciphertexts:
-    return key.rerandomise(key.pack(ciphertexts, slot, slots))
+def _pack(
+    key: PublicKey, ciphertexts: Ciphertexts, slot: int, slots: int, secret: bytes | None
+) -> Ciphertexts:
+    return _rerandomise(key, key.pack(ciphertexts, slot, slots), secret)

@@ -1,7 +1,7 @@
 """What guest and hosts say to each other to infer (inference.py), and what both compute alike."""
 
 import math
-import secrets
+from collections.abc import Iterator
 from typing import Annotated, ClassVar
 
 import numpy as np
@@ -12,6 +12,7 @@ from msgspec import Meta
 from vfl.arrays import Floats, Integers
 from vfl.blocks.engine import ENGINE
 from vfl.crypto.paillier import Ciphertexts, InvalidCiphertext, PublicKey
+from vfl.crypto.randomness import Randomness, Stream
 from vfl.learn.inference import ALIASED
 from vfl.learn.matrix import FRACTION_BITS, Matrix
 from vfl.net.peer import Peer
@@ -179,9 +180,17 @@ def basis_changes(hosts: int) -> int:
     return 1 + (hosts > 1)
 
 
-def noise(bits: int) -> int:
+def noise(bits: int, stream: Stream) -> int:
     """Uniform, from -2^bits to below 2^bits."""
-    return secrets.randbelow(2 << bits) - (1 << bits)
+    return stream.below(2 << bits) - (1 << bits)
+
+
+def keys_of(secret: bytes | None, count: int, size: int) -> Iterator[tuple[int, bytes | None]]:
+    """Of so many numbers the places of every `size`-th, and what the obfuscators from there to the next
+    are drawn from."""
+    drawn = Randomness(secret)
+    for first in range(0, count, size):
+        yield first, drawn.key_at("obfuscators from", first)
 
 
 def drowning_bits(columns: int, changes: int) -> int:

@@ -114,6 +114,7 @@ async def guest_inflation(
     Returns the block of the guest's columns; None where there are too many columns, or hosts have none.
     Raises PeerError when a host breaks the protocol, DataError for a host of too many columns.
     """
+    resources = resources.part("inflation")
     columns = await start_hosts(hosts, train, int(train.sum()), 1.0)
     await relay_keys(hosts)
     able = [host for host in hosts if columns[host.name]]
@@ -123,14 +124,15 @@ async def guest_inflation(
         return None
     # 1. How many columns.
     await together([host.send(InflationStart([host.name for host in able], sizes)) for host in hosts])
-    rotated = await asyncio.to_thread(Rotated.of, matrix)
+    rotated = await asyncio.to_thread(Rotated.of, matrix, resources.randomness.at("turned columns"))
     form = TurnedForm(matrix.rows, sizes)
     numbers = await asyncio.to_thread(rotated.numbers, form.bits)
     # 2. and 3. With each host, and of each two.
     gram, follow = np.eye(sum(sizes)), _Followed(progress, form)
     for place, host in enumerate(able, 1):
         if sizes[0]:
-            own = await share_products(host, numbers, (0, place), form, resources)
+            alone = resources.part("pair", 0, place)
+            own = await share_products(host, numbers, (0, place), form, alone)
             form.put(gram, (0, place), own + await _receive(host, form.shape(0, place)))
         follow.done((0, place))
     for one, other in combinations(range(1, len(sizes)), 2):
@@ -185,6 +187,7 @@ async def host_inflation(
 
     Returns the block of the host's own columns; None where the guest finds out nothing.
     """
+    participant = participant.part("inflation")
     begun = await begin_host_fit(guest, rows, prepare, PLAIN, participant, Transcript())
     start = await guest.recv(InflationStart, NoInference)
     if isinstance(start, NoInference):
@@ -196,13 +199,14 @@ async def host_inflation(
     await asyncio.to_thread(participant.count_columns, guest.name, start.columns[0])
     place, resources = 1 + start.hosts.index(name), participant.resources
     # 1. Its columns in a basis of its own.
-    rotated = await asyncio.to_thread(Rotated.of, matrix)
+    rotated = await asyncio.to_thread(Rotated.of, matrix, resources.randomness.at("turned columns"))
     form = TurnedForm(matrix.rows, start.columns)
     numbers = await asyncio.to_thread(rotated.numbers, form.bits)
     follow = _Followed(progress, form)
     # 2. and 3. With the guest, and with each other host.
     if start.columns[0]:
-        own = await share_products(guest, numbers, (place, 0), form, resources)
+        alone = resources.part("pair", 0, place)
+        own = await share_products(guest, numbers, (place, 0), form, alone)
         await guest.send(InflationShares(own.astype("<u8").tobytes()))
     follow.done((0, place))
     for pair in combinations(range(1, len(start.columns)), 2):
@@ -211,7 +215,8 @@ async def host_inflation(
             fellow = start.hosts[other - 1]
             conversation = f"inflation {pair[0]} {pair[1]}"
             peer = RelayedPeer(guest, name, fellow, begun.fellows[fellow], conversation)
-            own = await share_products(peer, numbers, (place, other), form, resources)
+            alone = resources.part("pair", *pair)
+            own = await share_products(peer, numbers, (place, other), form, alone)
             await peer.close()
             await guest.send(InflationShares(own.astype("<u8").tobytes()))
         follow.done(pair)

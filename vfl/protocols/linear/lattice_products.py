@@ -19,7 +19,8 @@ What goes back tells the host nothing of the noise, which would say something ab
 vectors: before the guest cuts the noise off it adds a number that is uniform among all that are cut off.
 So a cut word differs from the one without noise in its last bit, by chance, and the noise changes that
 chance by some 2^-17 (it is 2^-12 of the flooding, which is 2^-5 of what is cut off). The two bits below
-the sums' unit are for that bit.
+the sums' unit are for that bit. What is added has a place for each query and host: a host that had two
+words with one number added would have the difference of their noise.
 
 The guest cannot see into what it decrypts for a host, as under Paillier's encryption: one that does not
 follow the protocol can have another matrix, and learns of residuals as much as its sums have bits. These
@@ -30,7 +31,6 @@ sums on: the trial on zeros finds such a hint (common/lattice_hints.py).
 
 import asyncio
 import math
-import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -44,7 +44,7 @@ from vfl.arrays import Floats, Integers, Words
 from vfl.blocks.engine import ENGINE
 from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
 from vfl.crypto.lattice.parameters import MODULUS_BITS
-from vfl.crypto.randomness import Entropy
+from vfl.crypto.randomness import Entropy, Stream
 from vfl.errors import ConfigError, DataError
 from vfl.learn.matrix import FRACTION_BITS, Matrix
 from vfl.learn.params import GlmParams
@@ -255,7 +255,7 @@ class _LatticeGuest(GuestGradients):
     ) -> None:
         self._hosts, self._rows, self._clock = hosts, rows, clock
         self._digits, self._shape = shape
-        self._resources = resources
+        self._resources, self._opened = resources, 0  # queries
         self._scale_bits = self._shape.parameters(1).scale_bits
         self._products: GuestProducts | None = None
         self._outputs: dict[str, int] = {}  # sums of each host
@@ -298,9 +298,10 @@ class _LatticeGuest(GuestGradients):
         for host in products.hosts:
             self._clock.seconds[host.name] += products.seconds.pop(host.name, 0.0)
         # c. Decrypted for their host.
-        opened = []
+        opened, drowning = [], self._drowning()
         for host, own in zip(products.hosts, words, strict=True):
-            data = cut_words(own, self._scale_bits, bits).astype("<u8").tobytes()
+            told = cut_words(own, self._scale_bits, bits, drowning[host.name])
+            data = told.astype("<u8").tobytes()
             opened.append(host.send(OpenedSums(data, residuals.scale, bits)))
         await together(opened)
 
@@ -316,14 +317,21 @@ class _LatticeGuest(GuestGradients):
             words = await products.query_words(Entries(count * len(some), kernel, (held, codes)))
             for host in products.hosts:
                 self._clock.seconds[host.name] += products.seconds.pop(host.name, 0.0)
-            opened = []
+            opened, drowning = [], self._drowning()
             for host, own in zip(products.hosts, words, strict=True):
                 wanted = asked.wanted.get(host.name, ())[some.start : some.stop]
                 if any(wanted):
-                    of_cells = _cells_of(own, wanted, count)
-                    data = cut_words(of_cells, self._scale_bits, cut.bits).astype("<u8").tobytes()
+                    words_of = _cells_of(own, wanted, count)
+                    told = cut_words(words_of, self._scale_bits, cut.bits, drowning[host.name])
+                    data = told.astype("<u8").tobytes()
                     opened.append(host.send(OpenedCellSums(data, asked.numbers.scale, cut.bits)))
             await together(opened)
+
+    def _drowning(self) -> dict[str, Stream]:
+        """What noise is drowned in of the words that the next query has opened, by host."""
+        self._opened += 1
+        names, randomness = (host.name for host in self._hosts), self._resources.randomness
+        return {name: randomness.at("drowned noise", name, self._opened) for name in names}
 
     def cell_labels(self, cells: int, residuals: Rounded) -> int:
         if self._cut is None or self._cut.rounded is not residuals:
@@ -392,7 +400,8 @@ async def lattice_host(
     )
 
     try:
-        yield _LatticeGradient(guest, products, bits_of, digits, shape)
+        stream = MaskStream(resources.randomness.at("seed of masks")(SEED))
+        yield _LatticeGradient(guest, products, bits_of, digits, shape, stream)
     finally:
         products.end()
 
@@ -405,10 +414,11 @@ class _LatticeGradient(Gradient):
         bits_of: "BitMatrix",
         digits: Digits,
         shape: Shape,
+        stream: MaskStream,
     ) -> None:
         self._guest, self._products, self._matrix, self._digits = guest, products, bits_of, digits
         self._scale_bits = shape.parameters(1).scale_bits
-        self._stream = MaskStream(secrets.token_bytes(SEED))
+        self._stream = stream
         self._cut = 1  # digits of numbers that follow by level: those of the last residuals
 
     async def __call__(self, bits: int) -> Floats:
@@ -465,11 +475,12 @@ class _LatticeGradient(Gradient):
             raise guest.breach(f"{kind} with {error}") from None
 
 
-def cut_words(words: Words, scale_bits: int, bits: int, entropy: Entropy = secrets.token_bytes) -> Words:
+def cut_words(words: Words, scale_bits: int, bits: int, entropy: Entropy) -> Words:
     """What goes back to a host of the words that the guest has read: of each the bits of a sum, `bits`
     and the rounded ones, above a noise that is drowned.
 
-    Words are four times a sum times 2^scale_bits, plus noise, plus what the host has added.
+    Words are four times a sum times 2^scale_bits, plus noise, plus what the host has added. `entropy`
+    drowns the noise.
     """
     drown = np.frombuffer(entropy(words.nbytes), "<u8").astype(np.uint64).reshape(words.shape)
     drowned = words + (drown >> np.uint64(MODULUS_BITS - scale_bits))

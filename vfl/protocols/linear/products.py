@@ -8,8 +8,9 @@ The steps 2 and 3 of fitting.py; lattice_products.py takes the same ones over th
  c. The guest decrypts. It sends back as many of the lowest bits as the products of the host's columns
     can have, and the host takes the masks off.
 
-Masks are drawn so that no sum wraps: they are 2^-64 from uniform among all plaintexts. How X^T r is
-formed is in encrypted_product.py.
+Masks are drawn so that no sum wraps: they are 2^-64 from uniform among all plaintexts. Those of a
+product have its number for a place, as under one mask two products would show how they differ; and the
+guest's obfuscators are numbered over all that it sends. How X^T r is formed is in encrypted_product.py.
 """
 
 import asyncio
@@ -34,7 +35,7 @@ from vfl.learn.matrix import Matrix
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
 from vfl.net.wire import CIPHERTEXT, MIB, Message, Seconds
-from vfl.protocols.common.clock import Clock, Say, ToldTime
+from vfl.protocols.common.clock import Clock, ToldTime
 from vfl.protocols.common.histograms import CHUNK
 from vfl.protocols.common.key import generate_key, send_key
 from vfl.protocols.common.participant import Resources
@@ -153,7 +154,8 @@ async def paillier_guest(
     if key is None:
         key = await asyncio.to_thread(generate_key, params, resources.randomness.at("Paillier key"))
     async with Workers(key, resources.machine, resources.operations) as workers:
-        gradients = _PaillierGuest(hosts, rows, params, workers, clock)
+        secret = resources.randomness.key_at("obfuscators")
+        gradients = _PaillierGuest(hosts, params, workers, OwnReserve(workers, rows, secret), clock)
         try:
             yield gradients
         finally:
@@ -164,15 +166,14 @@ class _PaillierGuest(GuestGradients):
     def __init__(
         self,
         hosts: Sequence[Peer],
-        rows: int,
         params: GlmParams,
         workers: Workers[PrivateKey],
+        reserve: OwnReserve,
         clock: Clock,
     ) -> None:
-        self._hosts, self._rows, self._params = hosts, rows, params
-        self._workers, self._clock = workers, clock
+        self._hosts, self._params = hosts, params
+        self._workers, self.reserve, self._clock = workers, reserve, clock
         self._columns: Mapping[str, int] = {}
-        self.reserve = OwnReserve(workers, rows, None)
 
     async def greet(self) -> None:
         await send_key(self._hosts, self._workers.key)
@@ -293,16 +294,17 @@ async def paillier_host(
 
     Raises DataError for numbers whose products would not fit in a plaintext.
     """
+    own = resources.part("gradients")
     async with Workers(key, resources.machine, resources.operations) as pool:
         store = pool.rows(matrix.rows, key.width)
         try:
             try:
-                product = EncryptedProduct(pool, store, matrix)
+                product = EncryptedProduct(pool, store, matrix, own.randomness.part("products"))
                 check_lengths(matrix)
             except ValueError as error:
                 raise DataError(f"a numeric column cannot be used under this key: {error}") from None
             await asyncio.to_thread(product.group)
-            yield _PaillierGradient(guest, pool, store, matrix, product, resources.say)
+            yield _PaillierGradient(guest, pool, store, matrix, product, own)
         finally:
             store.close()
 
@@ -315,11 +317,12 @@ class _PaillierGradient(Gradient):
         store: SharedRows,
         matrix: Matrix,
         product: EncryptedProduct,
-        say: Say,
+        resources: Resources,
     ) -> None:
         self._guest, self._pool, self._store = guest, pool, store
+        self._randomness = resources.randomness
         self._matrix, self._product = matrix, product
-        self._told = ToldTime(guest.name, say)
+        self._told = ToldTime(guest.name, resources.say)
         self._of_factors: dict[tuple[int, ...], EncryptedProduct] = {}
 
     async def __call__(self, bits: int) -> Floats:
@@ -385,7 +388,8 @@ class _PaillierGradient(Gradient):
         if own not in self._of_factors:
             codes = ENGINE.gather(self._matrix.codes)[list(own)]
             some = Matrix(codes, tuple(levels[row] for row in own), np.empty((0, codes.shape[1])))
-            product = EncryptedProduct(self._pool, self._store, some.held())
+            part = self._randomness.part("products of factors", *own)
+            product = EncryptedProduct(self._pool, self._store, some.held(), part)
             product.group()
             self._of_factors[own] = product
         inner = dict(zip(own, np.cumsum([0, *(levels[row] for row in own)]).tolist(), strict=False))

@@ -1,7 +1,6 @@
 """Matrices under Paillier's encryption, and changes of basis that only who makes them knows."""
 
 import math
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -11,6 +10,7 @@ from gmpy2 import mpz
 from numpy.typing import NDArray
 
 from vfl.crypto.paillier import PublicKey
+from vfl.crypto.randomness import Stream
 from vfl.crypto.workers import Workers
 from vfl.protocols.linear.shared_products import Table
 
@@ -20,13 +20,13 @@ BASIS_BITS = _ENTRY_BITS + _STRETCH_BITS
 """Of an entry of a basis, its sign not counted."""
 
 
-def secret_basis(size: int) -> Table:
+def secret_basis(size: int, stream: Stream) -> Table:
     """A random basis of whole numbers, (size, size): its rows of lengths that differ by up to 2^12."""
 
     def row() -> list[int]:
-        bits = secrets.randbelow(_STRETCH_BITS) + 1
-        stretch = (1 << (bits - 1)) + secrets.randbelow(1 << (bits - 1))
-        signed = [secrets.randbelow((1 << (_ENTRY_BITS + 1)) - 1) for _ in range(size)]
+        bits = stream.below(_STRETCH_BITS) + 1
+        stretch = (1 << (bits - 1)) + stream.below(1 << (bits - 1))
+        signed = [stream.below((1 << (_ENTRY_BITS + 1)) - 1) for _ in range(size)]
         return [stretch * (entry - (1 << _ENTRY_BITS) + 1) for entry in signed]
 
     basis = np.empty((size, size), object)

@@ -217,8 +217,9 @@ async def share_vectors(
     theirs: Sequence[Container[int]],
     known: Cut | None = None,
 ) -> list[SharedSums]:
-    """The side with vectors, the same for all others. theirs: how many columns each of these may have;
-    known: how long digits are, where both sides know it beforehand.
+    """The side with vectors, the same for all others. resources: with random numbers for these products
+    alone; theirs: how many columns each of these may have; known: how long digits are, where both sides
+    know it beforehand.
 
     Raises PeerError when one breaks the protocol, Refused for more vectors than there may be.
     """
@@ -268,7 +269,7 @@ async def share_columns(
     known: Cut | None = None,
 ) -> SharedSums:
     """The side with columns of whole numbers. theirs: of how many columns the other party's vectors may
-    be; known: as of `share_vectors`. Raises PeerError when the other breaks the protocol."""
+    be; resources, known: as of `share_vectors`. Raises PeerError when the other breaks the protocol."""
     bits_of = await asyncio.to_thread(lambda: BitMatrix.of(matrix.held()))
     await other.send(ColumnsFollow(bits_of.levels, list(bits_of.bits)))
     follow = await other.recv(VectorsFollow)

@@ -78,7 +78,8 @@ async def share_products(
     form: TurnedForm,
     resources: Resources,
 ) -> Words:
-    """This party's shares of the products with the other's columns; pair: this party, the other."""
+    """This party's shares of the products with the other's columns; pair: this party, the other.
+    resources: with random numbers for this pair alone."""
     own, theirs = pair
     rows = numbers.shape[1]
     matrix = Matrix(np.zeros((0, rows), np.uint16), (), numbers)

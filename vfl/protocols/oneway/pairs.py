@@ -35,6 +35,7 @@ import numpy as np
 
 from vfl.arrays import Integers, Mask, Words
 from vfl.crypto.paillier import Ciphertexts, InvalidCiphertext, PublicKey
+from vfl.crypto.randomness import Randomness
 from vfl.crypto.reserve import OwnReserve, Reserve
 from vfl.crypto.sums import decrypt, encrypt
 from vfl.crypto.workers import Workers
@@ -271,9 +272,10 @@ async def host_pair(
     resources = participant.resources
     async with Workers(key, resources.machine, resources.operations, here=True) as pool:
         if is_first:
-            await _move_all(guest, peer, cells, layout, pool, asked.levels)
+            given = guest, peer, cells, layout, pool
+            await _move_all(*given, asked.levels, resources.randomness)
         else:
-            await _add_all(guest, peer, cells, layout, pool)
+            await _add_all(guest, peer, cells, layout, pool, resources.randomness)
 
 
 async def _move_all(
@@ -283,6 +285,7 @@ async def _move_all(
     layout: Layout,
     pool: Workers[PublicKey],
     theirs: int,
+    randomness: Randomness,
 ) -> None:
     """The first host's part of steps 3 and 4: nothing of what it has leaves it in the clear."""
     rows, key = len(cells.codes), pool.key
@@ -300,7 +303,7 @@ async def _move_all(
     await other.send(PairLevels(layout.levels, cells.least))
     if (await other.recv(PairLevels)).levels != theirs:
         raise guest.breach("PairVectors of other levels than the other host has")
-    reserve = Reserve(pool, CHUNK, None)
+    reserve = Reserve(pool, CHUNK, randomness.key_at("obfuscators of numbers"))
     for levels in layout.passes:
         shifts = layout.shifts(cells.codes, levels)
         for start in range(0, rows, CHUNK):
@@ -330,7 +333,12 @@ def _moved(
 
 
 async def _add_all(
-    guest: Peer, other: RelayedPeer, cells: HostCells, layout: Layout, pool: Workers[PublicKey]
+    guest: Peer,
+    other: RelayedPeer,
+    cells: HostCells,
+    layout: Layout,
+    pool: Workers[PublicKey],
+    randomness: Randomness,
 ) -> None:
     """The second host's part of steps 3 and 4."""
     rows, size = len(cells.codes), cells.count
@@ -340,7 +348,7 @@ async def _add_all(
     least = max(cells.least, said.least)
     await other.send(PairLevels(size, cells.least))
     codes = np.where(cells.codes < 0, size, cells.codes)[np.newaxis].astype(np.uint16)
-    reserve, made = Reserve(pool, size, None), []
+    reserve, made = Reserve(pool, size, randomness.key_at("obfuscators of sums")), []
     sealed: list[Ciphertexts] = []
     store = pool.rows(rows, pool.key.width)
     try:
@@ -350,7 +358,8 @@ async def _add_all(
             await joint.receive(other, TableValues, lambda m: m.ciphertexts, rows)
             (sums,) = await joint.histograms()
             count = len(levels) * layout.stretch
-            some, masks = await masked(reserve, sums[:size], layout.slots, count)
+            stream = randomness.at("masks", levels.start)
+            some, masks = await masked(reserve, sums[:size], layout.slots, count, stream)
             sealed.append(some)
             made.append(masks.reshape(len(levels), layout.stretch, size))
     finally:

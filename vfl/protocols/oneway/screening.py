@@ -189,7 +189,8 @@ async def guest_screen(
     asked, places = ask_for(numbers.measures, count, terms, hidden=True)
     await host.send(TableVectors(0, asked.value_bits, asked.filled))
     # 3. The sums, under masks.
-    read = await read_sums(host, asked, count, terms, resources)
+    alone = resources.part("screened", host.name)
+    read = await read_sums(host, asked, count, terms, alone)
     # 4. Those that are told, to either side.
     told = [bool(column.levels) for column in found.columns]
     shown = np.repeat(told, [column.cells for column in found.columns])

@@ -1,11 +1,11 @@
 """The guest's vectors of whole numbers added up by a host's cells, under either encryption.
 
 Of a table by factors (tables.py) and of many columns at once (screening.py). What the guest reads are
-sums, or `hidden` sums with masks on them that the host knows.
+sums, or `hidden` sums with masks on them that the host knows. Masks are drawn by the first of the
+vectors that lie side by side under them: none serves for two sums.
 """
 
 import asyncio
-import secrets
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from vfl.arrays import Integers, Mask, Words
 from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
 from vfl.crypto.paillier import Ciphertexts
+from vfl.crypto.randomness import Stream
 from vfl.crypto.reserve import OwnReserve, Reserve
 from vfl.crypto.sums import decrypt, encrypt, pack_and_mask
 from vfl.crypto.workers import Workers
@@ -175,7 +176,8 @@ async def read_sums(
     terms: "HostTerms",
     resources: Resources,
 ) -> "ReadSums":
-    """The guest's side: the sums of its vectors in so many cells.
+    """The guest's side: the sums of its vectors in so many cells. resources: with random numbers for
+    these sums alone.
 
     Raises PeerError when the host breaks the protocol, ConfigError for sums that are too long.
     """
@@ -305,14 +307,14 @@ class Slots:
         bits = max(sum_bits, mask_bits) + 2
         return cls((key_bits - 2) // bits, bits, 1 << sum_bits, mask_bits)
 
-    def masks(self, count: int) -> list[int]:
+    def masks(self, count: int, stream: Stream) -> list[int]:
         """Masks for so many sums."""
-        return [secrets.randbits(self.mask_bits) if self.mask_bits else 0 for _ in range(count)]
+        return [stream.bits(self.mask_bits) if self.mask_bits else 0 for _ in range(count)]
 
-    def above(self, count: int, n: int) -> int:
+    def above(self, count: int, n: int, stream: Stream) -> int:
         """A mask of all that a plaintext has room for above so many sums, where a guest that made up
         longer numbers would read them: they would count as nothing."""
-        return secrets.randbelow(n >> self.bits * count) << self.bits * count
+        return stream.below(n >> self.bits * count) << self.bits * count
 
     def unpack(self, plaintexts: Sequence[int], count: int) -> Integers:
         """Masked and biased sums modulo 2^64, shape (count, plaintexts); what is above them is for
@@ -381,6 +383,7 @@ async def serve_sums(
     progress: Callable[[int, int], None],
 ) -> tuple[Words, int]:
     """The host's side: the masks of the sums, shape (vectors, cells), and the scale of `uncover`.
+    resources: as of `read_sums`.
 
     Raises PeerError when the guest breaks the protocol.
     """
@@ -465,7 +468,8 @@ async def _serve_paillier(
                 await asyncio.to_thread(joint.group, codes, np.zeros(told.rows, np.int64))
                 await joint.receive(guest, TableValues, lambda m: m.ciphertexts, told.rows)
                 (sums,) = await joint.histograms()
-                sealed, masks = await masked(reserve, sums[cells.told], slots, len(places))
+                stream = resources.randomness.at("masks", places.start)
+                sealed, masks = await masked(reserve, sums[cells.told], slots, len(places), stream)
                 await guest.send(TableSums(sealed.tobytes()))
                 made.append(masks)
         finally:
@@ -474,13 +478,13 @@ async def _serve_paillier(
 
 
 async def masked(
-    reserve: Reserve, sums: Ciphertexts, slots: Slots, count: int
+    reserve: Reserve, sums: Ciphertexts, slots: Slots, count: int, stream: Stream
 ) -> tuple[Ciphertexts, Words]:
     """Sums of so many numbers side by side, of each cell, under masks; and these, modulo 2^64, shape
     (count, cells)."""
-    masks = [slots.masks(count) for _ in range(len(sums))]
+    masks = [slots.masks(count, stream) for _ in range(len(sums))]
     added = [[one + slots.bias for one in of_cell] for of_cell in masks]
-    above = partial(slots.above, count, int(reserve.workers.key.n))
+    above = partial(slots.above, count, int(reserve.workers.key.n), stream)
     side = [above() + sum(one << slots.bits * i for i, one in enumerate(each)) for each in added]
     sealed = await pack_and_mask(reserve, sums, slots.bits, 1, side)
     low = [[one & ((1 << 64) - 1) for one in of_cell] for of_cell in added]

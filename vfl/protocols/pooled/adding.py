@@ -24,7 +24,8 @@ noise comes of their sum.
 A client that is gone ends it for all, or, where all clients and the server were set so (Absences), the
 others go on without it: the server begins again with those that are left, with fresh keys and secrets. A
 step is done again only if its total was given to nobody; one whose total was being sent is done, and who
-did not get it is gone.
+did not get it is gone. Keys and secrets are drawn by the number of the beginning: two sums under the
+same masks would show how a client's numbers differ.
 
 Learned by the server: how many totals there are, how many numbers each has, who is gone and when.
 Learned by a client: the totals. Of two clients each can take its own part off and has the other's; of n
@@ -38,7 +39,6 @@ calling a client gone whose part it has. docs/protocols.md says how near; polici
 """
 
 import asyncio
-import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, ClassVar, Protocol, TypeVar
@@ -50,6 +50,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from vfl.arrays import Integers, Words
+from vfl.crypto.randomness import Entropy
 from vfl.errors import ModelError, PeerError
 from vfl.net.peer import Peer
 from vfl.net.wire import KIB, MIB, Message
@@ -79,6 +80,11 @@ class Adder(Protocol):
     @property
     def name(self) -> str:
         """This client's."""
+
+    @property
+    def entropy(self) -> Entropy:
+        """What hides what this client adds, where that takes more than the server's masks; drawn from
+        in the order in which totals are added."""
 
     @property
     def clients(self) -> Sequence[str]:
@@ -196,7 +202,6 @@ class MaskingAdder:
         own: Participant,
         absences: Absences = Absences(),
         left: Callable[[Sequence[str]], None] = lambda _: None,
-        entropy: Callable[[int], bytes] = secrets.token_bytes,
     ) -> None:
         """`own.hosts` are all clients in the job's order, two at least. `left` is told of clients that
         are gone, before the others go on."""
@@ -204,7 +209,8 @@ class MaskingAdder:
             raise ValueError("the names of two clients at least are needed, this one's among them")
         self.name, self.clients = own.name, tuple(own.hosts)
         self._server, self._own, self._absences = server, own, absences
-        self._left, self._entropy = left, entropy
+        self._left, self._randomness = left, own.resources.randomness.part("adding")
+        self.entropy: Entropy = self._randomness.at("parts of totals")
         self._group: _Group | None = None
         self._attempt = -1
         self._step = 0
@@ -253,14 +259,14 @@ class MaskingAdder:
         numbers = (begin.attempt.to_bytes(8, "big"), self._step.to_bytes(8, "big"))
         context = keyed_hash(b"vfl adding", self._own.context, *numbers, self._heard).digest()
         own = replace(self._own, hosts=clients, context=context)
-        private = X25519PrivateKey.from_private_bytes(self._entropy(32))
+        private = X25519PrivateKey.from_private_bytes(self._randomness.at("key", begin.attempt)(32))
         public = private.public_key().public_bytes_raw()
         await self._server.send(ClientKey(begin.attempt, public, signature(own, public)))
         keys = await self._recv(ClientKeys)
         with_fellows = self._secrets(private, keys, own)
         first, seal = clients[0], {name: _sealing(secret) for name, secret in with_fellows.items()}
         if self.name == first:
-            secret = self._entropy(_SECRET)
+            secret = self._randomness.at("secret of the group", begin.attempt)(_SECRET)
             sealed = [seal[name].encrypt(bytes(12), secret, context) for name in clients[1:]]
             await self._server.send(GroupSecret(sealed))
             return _Group(secret, with_fellows)

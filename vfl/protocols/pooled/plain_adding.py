@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from vfl.arrays import Integers
+from vfl.crypto.randomness import OF_SYSTEM, Entropy
 
 
 def plain_adders(clients: Sequence[str]) -> list["PlainAdder"]:
@@ -29,6 +30,7 @@ class PlainAdder:
 
     def __init__(self, name: str, clients: Sequence[str], shared: _Shared) -> None:
         self.name, self.clients, self._shared = name, clients, shared
+        self.entropy: Entropy = OF_SYSTEM.at("parts of totals")
 
     async def total(self, values: Integers, what: str) -> Integers:
         """See Adder. Raises ValueError at all clients where they are out of step."""

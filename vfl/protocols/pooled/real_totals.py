@@ -14,7 +14,6 @@ total is infinite then, and tells nothing of how many such numbers there are.
 """
 
 import math
-import secrets
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -57,11 +56,9 @@ def around(unit: float) -> Window:
 Piece = tuple[Floats, Window]
 
 
-async def real_totals(
-    adder: Adder, pieces: Sequence[Piece], what: str, entropy: Entropy = secrets.token_bytes
-) -> list[Floats]:
+async def real_totals(adder: Adder, pieces: Sequence[Piece], what: str) -> list[Floats]:
     """The sums over all clients of several arrays, each of shape (numbers,)."""
-    words = [in_words(numbers, window, entropy) for numbers, window in pieces]
+    words = [in_words(numbers, window, adder.entropy) for numbers, window in pieces]
     total = await adder.total(np.concatenate([part.reshape(-1) for part in words]), what)
     sums, first = [], 0
     for part, (_, window) in zip(words, pieces, strict=True):

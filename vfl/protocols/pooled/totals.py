@@ -13,13 +13,11 @@ are for clients that have other settings than the others, or do not follow the p
 """
 
 import hashlib
-import secrets
 from collections.abc import Sequence
 
 import numpy as np
 
 from vfl.arrays import Integers, Mask
-from vfl.crypto.randomness import Entropy
 from vfl.errors import ConfigError, PeerError
 from vfl.protocols.pooled.adding import Adder
 from vfl.protocols.pooled.real_totals import ExactSum
@@ -30,8 +28,8 @@ DIGEST_WORDS = 4
 class Totals:
     """The totals of a job, made of parts."""
 
-    def __init__(self, adder: Adder, entropy: Entropy = secrets.token_bytes) -> None:
-        self._adder, self._entropy = adder, entropy
+    def __init__(self, adder: Adder) -> None:
+        self._adder = adder
 
     @property
     def clients(self) -> tuple[str, ...]:
@@ -48,12 +46,12 @@ class Totals:
 
     def flags(self, has: Mask) -> Integers:
         """The part of what this client has, a word an entry."""
-        words = np.frombuffer(self._entropy(8 * len(has)), "<i8")
+        words = np.frombuffer(self._adder.entropy(8 * len(has)), "<i8")
         return np.where(has, words, 0)
 
     def number(self, exact: ExactSum) -> Integers:
         """The part of a sum of real numbers, SUM_WORDS words."""
-        return exact.in_words(self._entropy)
+        return exact.in_words(self._adder.entropy)
 
     def same(self, digest: bytes) -> Integers:
         """The part of a digest that all have to have alike, DIGEST_WORDS words."""

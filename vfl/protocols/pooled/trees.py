@@ -26,7 +26,6 @@ these: with a single one, its gradient, and so its label. Of two clients, each l
 """
 
 import asyncio
-import secrets
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -35,7 +34,6 @@ import msgspec
 import numpy as np
 
 from vfl.arrays import Floats, Integers, Mask
-from vfl.crypto.randomness import Entropy
 from vfl.errors import ConfigError, DataError, PeerError
 from vfl.learn.binning import Binned, Column, Features
 from vfl.learn.drawing import draw_places
@@ -106,7 +104,6 @@ async def grow_client(
     params: BoostParams,
     *,
     course: GuestCourse[TreeDone, PooledTrees] = GuestCourse(),
-    entropy: Entropy = secrets.token_bytes,
 ) -> tuple[GuestModel, Floats]:
     """The whole model, the same at all clients, and the scores of this client's rows, shape (rows,).
 
@@ -121,7 +118,7 @@ async def grow_client(
         raise DataError(
             f"the label {bad}", for_peer="a label cannot be used (its log has the details)"
         ) from None
-    totals = Totals(adder, entropy)
+    totals = Totals(adder)
     last = course.checkpoints.last
     if last is None:
         bins = await common_bins(totals, features, schema, params, repr(rows.loss).encode())

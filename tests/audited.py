@@ -1,0 +1,91 @@
+"""Parties in one process that keep tapes and ledgers, and replay what they did."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from federation import Federation
+from paillier_key import one_key
+from room import Room, Said
+
+from vfl.errors import VflError
+from vfl.jobs.certificate import Checked, check_certificate, make_certificate
+from vfl.jobs.connect import Site
+from vfl.jobs.evidence import Evidence
+from vfl.jobs.host import _TASKS
+from vfl.jobs.offer import Offer
+from vfl.jobs.replaying import Replay, replay, runs_named
+from vfl.net.peer import Peer, stop_all
+from vfl.party.config import load_party
+
+
+class AuditedRoom(Room):
+    """As `Room`, with a ledger at each party; all keep tapes."""
+
+    def __init__(self, federation: Federation) -> None:
+        super().__init__(federation)
+        for party in federation.parties.values():
+            party.settings["party"]["tape"] = "all"
+        self.on_message: Callable[[str], None] | None = None
+        """Told of the types of messages that arrive at the guest from the registry."""
+
+    @contextlib.asynccontextmanager
+    async def hosts_of(
+        self, site: Site, wait: float, show: Said, names: Sequence[str] | None = None
+    ) -> AsyncIterator[list[Peer]]:
+        async with super().hosts_of(site, wait, show, names) as peers:
+            for peer in peers:
+                site.journal.watch(peer)
+                if peer.name == "registry" and self.on_message is not None:
+                    peer.observers.append(self._pass_on)
+            try:
+                yield peers
+            finally:
+                site.journal.seal(show.say)
+
+    async def _serve(self, name: str, peer: Peer) -> None:
+        site = self.site(name)
+        site.journal.watch(peer)
+        try:
+            offer = await peer.recv(Offer)
+            await _TASKS[offer.task](site, peer, offer, self.said[name])
+        except VflError as error:
+            self.heard[name].append(str(error))
+            await stop_all([peer], error)
+        except Exception:
+            await stop_all([peer], VflError("", for_peer="it failed with an error of its own"))
+            raise
+        finally:
+            site.journal.seal(self.said[name].say)
+
+    def _pass_on(self, direction: str, kind: str, payload: bytes) -> None:
+        if direction == "received" and self.on_message is not None:
+            self.on_message(kind)
+
+    def there(self, name: str, **settings: Any) -> Site:
+        """A party as its auditor finds it: with other workers, for one."""
+        party = self.federation.parties[name]
+        party.write()
+        loaded = load_party(party.file)
+        changed = loaded.party.model_copy(update=settings)
+        return Site.open(loaded.model_copy(update={"party": changed}))
+
+    def runs(self, name: str, subject: str) -> list[Evidence]:
+        return runs_named(self.there(name).store, subject)
+
+    def replay(self, name: str, subject: str, *, attempt: int = -1, **settings: Any) -> Replay:
+        site = self.there(name, **settings)
+        with one_key():
+            return asyncio.run(replay(site, runs_named(site.store, subject)[attempt], Said()))
+
+    def certify(self, name: str, done: Replay, peer: str) -> Path:
+        """A certificate that the party has signed itself."""
+        site = self.there(name)
+        path = self.federation.folder / f"{name}-{peer}.json"
+        path.write_bytes(make_certificate(done.evidence, done.shown[peer], site.identity))
+        return path
+
+    def check(self, name: str, path: Path) -> Checked:
+        return check_certificate(self.there(name), path)

@@ -1,0 +1,592 @@
+"""Runs of jobs that are replayed by their parties, and what is found where one did something else."""
+
+import contextlib
+import json
+import re
+import shlex
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import gmpy2
+import numpy as np
+import pytest
+from audited import AuditedRoom
+from click.testing import CliRunner
+from federation import GLM_JOB, JOB, Federation, write_table
+from paillier_key import one_key
+from room import HOSTS
+
+from vfl.cli import main
+from vfl.errors import ModelError, PeerLost, VflError
+from vfl.jobs import alignment, resume
+from vfl.jobs import evidence as kept_evidence
+from vfl.jobs.certificate import check_certificate
+from vfl.jobs.evidence import find_evidence, load_evidence, save_evidence, tape_file, tapes_of
+from vfl.jobs.record import load_record
+from vfl.jobs.rerun import EvidenceDiffers
+from vfl.learn.losses import LogisticLoss
+from vfl.net.replay import MessageDiffers
+from vfl.party import identity
+from vfl.party.at_rest import is_encrypted
+from vfl.party.documents import canonical_json, document
+from vfl.party.identity import Identity, load_certificate
+from vfl.party.ledger import FOLDER, months
+from vfl.protocols.align.join import KeyIds
+from vfl.protocols.linear.encrypted_product import EncryptedProduct, Layout
+from vfl.protocols.linear.fitting import FitLoop
+
+ALL = ("insurer", *HOSTS)
+OTHERS = {"insurer": HOSTS, **dict.fromkeys(HOSTS, ("insurer",))}
+LATTICE = {
+    **JOB,
+    "job": {**JOB["job"], "name": "lattice"},
+    "secureboost": {**JOB["secureboost"], "encryption": "lattice"},
+}
+LATTICE_GLM = {
+    **GLM_JOB,
+    "job": {**GLM_JOB["job"], "name": "lattice-glm"},
+    "glm": {**GLM_JOB["glm"], "encryption": "lattice"},
+}
+
+
+def make_room(folder: Path, keys: Path) -> AuditedRoom:
+    folder.mkdir(exist_ok=True)
+    room = AuditedRoom(Federation(folder, keys, guest_listens=True))
+    for name in HOSTS:
+        more = {"encryptions": ["paillier", "lattice"], "engines": ["ecdh", "ot", "vole"]}
+        room.federation.parties[name].settings["policy"] |= more
+    return room
+
+
+@pytest.fixture(scope="module")
+def honest(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Iterator[AuditedRoom]:
+    """Parties that have aligned, in which tests train."""
+    patch = pytest.MonkeyPatch()
+    room = make_room(tmp_path_factory.mktemp("audit") / "room", keys)
+    room.patch(patch)
+    room.align(name="first")
+    yield room
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def trees(honest: AuditedRoom) -> str:
+    """The name of a model."""
+    return honest.train(JOB)
+
+
+@pytest.fixture
+def spoilt(honest: AuditedRoom, trees: str, tmp_path: Path) -> Iterator[tuple[AuditedRoom, str]]:
+    """The same parties, of which a test may spoil what they keep."""
+    before = tmp_path / "before"
+    shutil.copytree(honest.federation.folder, before)
+    yield honest, trees
+    for party in honest.federation.parties.values():
+        shutil.rmtree(party.folder)
+        shutil.copytree(before / party.folder.relative_to(honest.federation.folder), party.folder)
+
+
+def replay_all(room: AuditedRoom, subject: str) -> None:
+    """All parties replay a run to its last byte, and each of their peers finds that it is all."""
+    for name in ALL:
+        done = room.replay(name, subject, workers=2)
+        assert done.complete and not done.ended
+        for peer in OTHERS[name]:
+            checked = room.check(peer, room.certify(name, done, peer))
+            assert checked.complete and checked.received == done.shown[peer].of > 0
+            assert checked.certificate.checked == ["secret", "settings", "table"]
+
+
+@pytest.mark.parametrize(
+    ("join", "engine"),
+    [("inner", "ecdh"), pytest.param("left", "ot", marks=pytest.mark.slow), ("inner", "vole")],
+)
+def test_alignments_replay(honest: AuditedRoom, join: str, engine: str) -> None:
+    made = honest.align(join=join, engine=engine, name=f"{join}-{engine}").alignment
+    replay_all(honest, made.name)
+
+
+def test_an_extended_alignment_replays_and_says_on_what_it_relies(honest: AuditedRoom) -> None:
+    first = honest.align(name="base").alignment.name
+    made = honest.align(extend=first, name="more").alignment.name
+    replay_all(honest, made)
+    assert honest.replay("bureau", made).shown["insurer"].relies == [
+        f"on alignment {first}, which this one extends"
+    ]
+
+
+def test_trees_replay(honest: AuditedRoom, trees: str) -> None:
+    replay_all(honest, trees)
+
+
+def test_a_linear_model_replays(honest: AuditedRoom) -> None:
+    replay_all(honest, honest.train(GLM_JOB))
+
+
+@pytest.mark.slow
+def test_trees_replay_that_go_on_with_a_hint(honest: AuditedRoom) -> None:
+    first, second = honest.train(LATTICE), honest.train(LATTICE)
+    replay_all(honest, first)
+    replay_all(honest, second)
+    assert not honest.replay("insurer", first).shown["bureau"].relies
+    relies = honest.replay("insurer", second).shown["bureau"].relies
+    assert relies == [f"on a hint of {host} that came in an earlier run" for host in HOSTS]
+    honest.train(LATTICE_GLM)  # has a hint of its own
+    shutil.rmtree(honest.there("insurer").store.folder("hint"))
+    with pytest.raises(ModelError, match=r"hint of \w+ that an earlier run has kept and that is"):
+        honest.replay("insurer", second)
+
+
+@pytest.mark.slow
+def test_a_linear_model_replays_under_the_lattice_engine(honest: AuditedRoom) -> None:
+    replay_all(honest, honest.train(LATTICE_GLM))
+
+
+def test_a_hosts_part_of_a_batch_replays(honest: AuditedRoom) -> None:
+    model = honest.train(JOB)
+    honest.score(model)
+    for name in HOSTS:
+        done = honest.replay(name, model, workers=2)
+        assert done.evidence.agreement.terms.task == "score" and done.complete
+        assert done.shown["insurer"].relies == [f"on the half of {model} that an earlier run has left"]
+        assert honest.check("insurer", honest.certify(name, done, "insurer")).complete
+    with pytest.raises(ModelError, match=r"no tape of run [0-9a-f]{12} was kept here"):
+        honest.replay("insurer", model)
+
+
+# --- What is spoilt is found and named. -------------------------------------------------------------
+
+
+def cell(room: AuditedRoom, name: str, column: str) -> None:
+    """Change a digit of one row that is aligned."""
+    party = room.federation.parties[name]
+    table = {head: [*cells] for head, cells in room.federation.tables[name].items()}
+    site = room.there(name)
+    rows = kept_rows(site)
+    row = next(row for row in rows if table[column][row])
+    table[column][row] = "1" if table[column][row] == "0" else "0"
+    write_table(party.table, table)
+
+
+def kept_rows(site: Any) -> list[int]:
+    from vfl.jobs.alignments import find_alignment
+
+    return [row for row in find_alignment(site.store, "first").rows.tolist() if row >= 0]
+
+
+def change(room: AuditedRoom, name: str, model: str, how: Callable[[Any], Any]) -> None:
+    """Change what a party keeps of a run, as who has its passphrase could."""
+    store, found = room.there(name).store, room.runs(name, model)[0]
+    save_evidence(store, how(found))
+
+
+def flipped(content: bytes, at: int) -> bytes:
+    return content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
+
+
+def spoil_tape(room: AuditedRoom, model: str) -> None:
+    store, (found,) = room.there("registry").store, room.runs("registry", model)
+    path = tape_file(store, found.run, "insurer")
+    path.write_bytes(flipped(path.read_bytes(), 1000))
+
+
+def spoil_ledger(room: AuditedRoom, model: str) -> None:
+    store = room.there("registry").store
+    path = months(store.root / FOLDER)[-1]
+    content = path.read_bytes()
+    at = content.index(b'"sha256":"', len(content) // 2) + 10
+    path.write_bytes(content[:at] + (b"1" if content[at : at + 1] == b"0" else b"0") + content[at + 1 :])
+
+
+def spoil_secret(room: AuditedRoom, model: str) -> None:
+    def how(found: Any) -> Any:
+        import msgspec
+
+        secret = flipped(found.opening.secret, 31)
+        return replace(found, opening=msgspec.structs.replace(found.opening, secret=secret))
+
+    change(room, "registry", model, how)
+
+
+def spoil_settings(room: AuditedRoom, model: str) -> None:
+    def how(found: Any) -> Any:
+        found.opening.settings["policy"]["min_child_rows"] += 1
+        return found
+
+    change(room, "registry", model, how)
+
+
+def forge_all(room: AuditedRoom, model: str) -> None:
+    """Another secret with commitments that fit it: they are not those that were signed."""
+
+    def how(found: Any) -> Any:
+        import msgspec
+
+        secret = flipped(found.opening.secret, 31)
+        opening = msgspec.structs.replace(found.opening, secret=secret)
+        return replace(found, opening=opening, commitments=opening.commitments)
+
+    change(room, "registry", model, how)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "said"),
+    [
+        (lambda room, model: cell(room, "registry", "power"), "its column 'power' is another$"),
+        (
+            spoil_tape,
+            r"message \d+ of insurer on the tape is not the one|tape of insurer is",
+        ),
+        (spoil_ledger, r"the ledger is not whole: \d{4}-\d\d.jsonl:\d+ was changed"),
+        (spoil_secret, "the secret that run [0-9a-f]{12} keeps is not what the party committed to$"),
+        (spoil_settings, "the settings that run .* keeps is not what the party committed to$"),
+        (forge_all, "the commitments that are kept of run .* are not those that were signed$"),
+    ],
+)
+def test_what_was_changed_is_found_and_named(
+    spoilt: tuple[AuditedRoom, str], spoil: Callable[[AuditedRoom, str], None], said: str
+) -> None:
+    room, model = spoilt
+    spoil(room, model)
+    with pytest.raises(EvidenceDiffers, match=said):
+        room.replay("registry", model)
+
+
+@pytest.mark.parametrize(("column", "part"), [("claim", "label"), ("density", "column 'density'")])
+def test_a_guests_table_that_was_changed_is_found(
+    spoilt: tuple[AuditedRoom, str], column: str, part: str
+) -> None:
+    room, model = spoilt
+    cell(room, "insurer", column)
+    with pytest.raises(EvidenceDiffers, match=f"the party committed to: its {part} is another$"):
+        room.replay("insurer", model)
+
+
+def test_rows_that_came_later_change_nothing(spoilt: tuple[AuditedRoom, str]) -> None:
+    room, model = spoilt
+    table = room.federation.tables["registry"]
+    more = {head: [*cells, cells[0]] for head, cells in table.items()}
+    more["registration"][-1] = "zz99 zz99"
+    write_table(room.federation.parties["registry"].table, more)
+    assert room.replay("registry", model).complete
+
+
+def test_a_policy_that_has_changed_since_changes_nothing(spoilt: tuple[AuditedRoom, str]) -> None:
+    room, model = spoilt
+    settings = room.federation.parties["registry"].settings["policy"]
+    with mock.patch.dict(settings, {"min_child_rows": 100, "max_trees": 1, "show_names": False}):
+        assert room.replay("registry", model).complete
+
+
+def test_what_the_store_answered_is_found_damaged(honest: AuditedRoom) -> None:
+    model = honest.train(LATTICE)
+    store, (found,) = honest.there("bureau").store, honest.runs("bureau", model)
+    path = tape_file(store, found.run, kept_evidence.OWN)
+    content = path.read_bytes()
+    path.write_bytes(flipped(content, len(content) - 1))
+    with pytest.raises(ModelError, match="what the run has asked of the store is damaged"):
+        honest.replay("bureau", model)
+
+
+def test_tapes_and_secrets_are_encrypted_where_the_store_is(
+    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Identity, "under_passphrase", True)
+    room = make_room(tmp_path / "room", keys)
+    room.patch(monkeypatch)
+    name = room.align().alignment.name
+    for party in ALL:
+        store, (found,) = room.there(party).store, room.runs(party, name)
+        files = [store.path("evidence", found.name), *tapes_of(store, found.run)]
+        assert len(files) >= 2 and all(is_encrypted(path) for path in files)
+    replay_all(room, name)
+    path = tape_file(store, found.run, "insurer")
+    path.write_bytes(flipped(path.read_bytes(), 900))
+    with pytest.raises(EvidenceDiffers, match="the tape of insurer is damaged"):
+        room.replay("bureau", name)
+
+
+# --- Certificates. ----------------------------------------------------------------------------------
+
+
+def test_a_certificate_that_says_something_else_does_not_hold(
+    honest: AuditedRoom, trees: str, tmp_path: Path
+) -> None:
+    done = honest.replay("registry", trees)
+    path = honest.certify("registry", done, "insurer")
+    with pytest.raises(ModelError, match="is for insurer: ask registry for the one for bureau"):
+        honest.check("bureau", path)
+    body = json.loads(path.read_bytes())["body"]
+    body["certificate"]["messages"][0][2] = "00" * 32
+    path.write_bytes(document("vfl/replay-certificate", 1, canonical_json(body)))
+    with pytest.raises(EvidenceDiffers, match=r"the signature of .* does not hold"):
+        honest.check("insurer", path)
+    # The party itself may sign what it likes.
+    shown = done.shown["insurer"]
+    forged = replace(shown, messages=[shown.messages[1], *shown.messages[1:]])
+    other = replace(done, shown={"insurer": forged})
+    with pytest.raises(EvidenceDiffers, match="message 1 of registry in the run is not the one of"):
+        honest.check("insurer", honest.certify("registry", other, "insurer"))
+    short = replace(done, shown={"insurer": replace(shown, messages=shown.messages[:-2])})
+    checked = honest.check("insurer", honest.certify("registry", short, "insurer"))
+    assert not checked.complete
+    assert [number for number, _ in checked.uncovered] == [shown.of - 1, shown.of]
+
+
+def test_an_auditors_own_key(honest: AuditedRoom, trees: str, tmp_path: Path) -> None:
+    from vfl.jobs.certificate import make_certificate
+
+    auditor = identity.create(tmp_path / "auditor", "auditor")
+    done = honest.replay("registry", trees)
+    path = tmp_path / "certificate.json"
+    path.write_bytes(make_certificate(done.evidence, done.shown["insurer"], auditor))
+    site = honest.there("insurer")
+    with pytest.raises(EvidenceDiffers, match="not signed by registry but by auditor: name the"):
+        check_certificate(site, path)
+    found = check_certificate(site, path, load_certificate(tmp_path / "auditor.pem"))
+    assert found.complete and found.signed_by == "the auditor auditor"
+    other = identity.create(tmp_path / "other", "auditor")
+    with pytest.raises(EvidenceDiffers, match="signed by another auditor than was named"):
+        check_certificate(site, path, other.certificate)
+
+
+# --- Parties that do something else. ----------------------------------------------------------------
+
+
+def last_run(room: AuditedRoom, name: str) -> str:
+    return find_evidence(room.there(name).store)[-1].run
+
+
+def cheat(room: AuditedRoom, job: dict[str, Any], *patches: Any) -> None:
+    """A run of which one party has another program, however it ends."""
+    with contextlib.ExitStack() as stack, contextlib.suppress(VflError):
+        for patch in patches:
+            stack.enter_context(patch)
+        room.train(job)
+
+
+def one_row(self: LogisticLoss, score: Any, label: Any, weight: Any) -> Any:
+    """Gradients that tell in which bins of a host one row is."""
+    gradient = np.zeros(score.shape)
+    gradient[..., 3] = 1.0
+    return gradient, np.full(score.shape, 0.25)
+
+
+@pytest.mark.parametrize(("job", "message"), [(JOB, "Gradients"), (LATTICE, "Vectors")])
+def test_a_guest_that_encrypts_numbers_of_its_own_is_found(
+    honest: AuditedRoom, job: dict[str, Any], message: str
+) -> None:
+    cheat(honest, job, mock.patch.object(LogisticLoss, "damped_gradients", one_row))
+    with pytest.raises(
+        MessageDiffers, match=rf"^message \d+ to \w+ differs: it was {message} of [\d,]+"
+    ):
+        honest.replay("insurer", last_run(honest, "insurer"))
+
+
+def test_a_guest_of_a_linear_model_that_sends_other_residuals_is_found(honest: AuditedRoom) -> None:
+    rounded = FitLoop._rounded
+
+    def one(self: FitLoop, residuals: Any) -> Any:
+        return rounded(self, (np.arange(len(residuals)) == 3).astype(float))
+
+    job = {**GLM_JOB, "glm": {**GLM_JOB["glm"], "max_iterations": 2}}
+    cheat(honest, job, mock.patch.object(FitLoop, "_rounded", one))
+    with pytest.raises(MessageDiffers, match=r"to \w+ differs: it was FitNext of [\d,]+ bytes"):
+        honest.replay("insurer", last_run(honest, "insurer"))
+
+
+def test_a_host_that_has_residuals_of_its_choice_opened_is_found(honest: AuditedRoom) -> None:
+    mask = EncryptedProduct.mask
+
+    async def packed(self: EncryptedProduct, layout: Layout, places: Any = None) -> Any:
+        _, masks = await mask(self, layout)
+        key = self._workers.key
+        total = gmpy2.mpz(1)
+        for row in reversed(key.integers(self.sums._store.array[:64])):
+            total = total * total * row % key.n_squared
+        return key.add(key.array([total]), key.unsafe_encrypt(masks)), masks
+
+    cheat(honest, GLM_JOB, mock.patch.object(EncryptedProduct, "mask", packed))
+    run = last_run(honest, "registry")
+    with pytest.raises(MessageDiffers, match=r"to insurer differs: it was MaskedProducts of [\d,]+"):
+        honest.replay("registry", run)
+    assert honest.replay("insurer", run).shown  # who was asked did as it should
+
+
+def test_a_guest_that_tries_an_id_that_it_does_not_hold_is_found(honest: AuditedRoom) -> None:
+    match = alignment.guest_match
+
+    async def guessed(hosts: Any, keys: Any, **more: Any) -> Any:
+        first = KeyIds([b"GUESSED", *list(keys[0].ids)[1:]], keys[0].of_row)
+        return await match(hosts, [first, *keys[1:]], **more)
+
+    with mock.patch.object(alignment, "guest_match", guessed), contextlib.suppress(VflError):
+        honest.align(name="guessed")
+    run = last_run(honest, "insurer")
+    with pytest.raises(MessageDiffers, match=r"^message \d+ to \w+ differs: it was \w+ of [\d,]+ bytes"):
+        honest.replay("insurer", run)
+    assert honest.replay("registry", run).shown
+
+
+# --- Runs that were broken off. ---------------------------------------------------------------------
+
+
+def test_a_run_that_goes_on_replays_by_attempt(
+    honest: AuditedRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resume, "_PAUSE", 0.0)
+    monkeypatch.setitem(honest.federation.guest.settings["party"], "reconnect", 60)
+    left = {"kept": 2}
+    job = {**JOB, "secureboost": {**JOB["secureboost"], "trees": 3}}
+
+    def lose(kind: str) -> None:
+        left["kept"] -= kind == "TreeKept"
+        if not left["kept"]:
+            left["kept"] = -1
+            raise PeerLost("the connection to registry broke")
+
+    honest.on_message = lose
+    try:
+        model = honest.train(job)
+    finally:
+        honest.on_message = None
+    for name in ALL:
+        runs = honest.runs(name, model)
+        assert [run.agreement.terms.done for run in runs] == [0, 1]
+        first, second = (honest.replay(name, model, attempt=attempt, workers=2) for attempt in (0, 1))
+        assert not first.evidence.whole and first.ended
+        assert second.complete and not second.ended
+        for done in (first, second):
+            for peer in OTHERS[name]:
+                checked = honest.check(peer, honest.certify(name, done, peer))
+                assert {kind for _, kind in checked.uncovered} <= {"Stop"}
+    assert len({run.opening.secret for name in ALL for run in honest.runs(name, model)}) == 6
+
+
+def test_a_full_disk_ends_the_tape_and_not_the_job(
+    honest: AuditedRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(kept_evidence, "SPARE", 1 << 62)
+    model = honest.train(JOB)
+    assert honest.said["insurer"].has("note: the tape of this run ends here")
+    (found,) = honest.runs("insurer", model)
+    assert found.whole and found.tape.why_ended.startswith("its disk has less than")
+    done = honest.replay("insurer", model)
+    assert done.ended and not done.complete
+
+
+def test_without_a_tape_nothing_is_committed_to_or_kept(
+    honest: AuditedRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ALL:
+        monkeypatch.setitem(honest.federation.parties[name].settings["party"], "tape", "none")
+    model = honest.train(GLM_JOB)
+    for name in ALL:
+        store = honest.there(name).store
+        agreement = load_record(store, model)[0].agreement
+        assert agreement is not None and not agreement.commitments
+        assert not [one for one in find_evidence(store) if one.subject == model]
+    # Where one party alone keeps a tape, the others keep what it has signed.
+    monkeypatch.setitem(honest.federation.parties["bureau"].settings["party"], "tape", "all")
+    model = honest.train(GLM_JOB)
+    (found,) = honest.runs("insurer", model)
+    assert found.opening is None and set(found.agreement.commitments) == {"bureau"}
+    assert not tapes_of(honest.there("insurer").store, found.run)
+    checked = honest.check(
+        "insurer", honest.certify("bureau", honest.replay("bureau", model), "insurer")
+    )
+    assert checked.complete
+    with pytest.raises(ModelError, match=r"no tape of run [0-9a-f]{12} was kept here"):
+        honest.replay("insurer", model)
+
+
+def test_a_run_of_another_protocol_is_refused(spoilt: tuple[AuditedRoom, str]) -> None:
+    room, model = spoilt
+    change(room, "bureau", model, lambda found: replace(found, protocol=2, version="0.0.9"))
+    with pytest.raises(ModelError, match=r"is of vfl 0\.0\.9, which speaks protocol 2, where this one"):
+        room.replay("bureau", model)
+
+
+def test_a_secret_is_removed_on_request(spoilt: tuple[AuditedRoom, str]) -> None:
+    from vfl.jobs.kept_evidence import forget
+
+    room, model = spoilt
+    store, runs = room.there("bureau").store, room.runs("bureau", model)
+    forget(store, runs)
+    (found,) = room.runs("bureau", model)
+    assert found.opening is None and not tapes_of(store, found.run)
+    assert load_evidence(store, found.name).agreement == runs[0].agreement
+    with pytest.raises(ModelError, match=r"the secret of run .* was removed on .*: it cannot"):
+        room.replay("bureau", model)
+
+
+def told(*words: str) -> dict[str, Any]:
+    result = CliRunner().invoke(main, [*words, "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_what_is_kept_is_listed_forgotten_and_removed(spoilt: tuple[AuditedRoom, str]) -> None:
+    room, model = spoilt
+    file = str(room.federation.parties["bureau"].file)
+    (run,) = [one for one in told("audit", "list", file)["runs"] if one["subject"] == model]
+    assert (run["task"], run["replay"]) == ("train", "yes")
+    assert sorted(run["commitments"]) == sorted(ALL)
+    gone = told("audit", "forget", file, "--run", run["run"][:12], "--yes")
+    assert len(gone["files"]) >= 2 and gone["bytes"] > 0
+    (after,) = [one for one in told("audit", "list", file)["runs"] if one["subject"] == model]
+    assert after["replay"] == "forgotten" and after["bytes"] < run["bytes"]
+    told("models", "remove", file, "--model", model, "--yes")
+    assert model not in {one["subject"] for one in told("audit", "list", file)["runs"]}
+    result = CliRunner().invoke(main, ["audit", "replay", file, "--run", "nothing"])
+    assert result.exit_code == 5 and "nothing is kept of a run nothing" in result.output
+
+
+# --- The walk of docs/audit.md. ---------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[1] / "docs" / "audit.md"
+
+
+def walks() -> list[tuple[str, str, list[str]]]:
+    """Who types which command, and the lines that the page shows of what it prints."""
+    found: list[tuple[str, str, list[str]]] = []
+    for block in re.findall(r"<!-- walk -->\n```console\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        for line in block.splitlines():
+            if (typed := re.match(r"(\w+)\$ (.*)", line)) is not None:
+                found.append((typed[1], typed[2], []))
+            else:
+                found[-1][2].append(line)
+    return found
+
+
+def shown(line: str) -> str:
+    """A line of the page as a pattern: runs and numbers are others each time."""
+    parts = (re.sub(r"\d+", r"[\\d,]+", re.escape(part)) for part in line.split("0123456789ab"))
+    return "[0-9a-f]{12}".join(parts)
+
+
+def test_the_walk_of_an_auditor(honest: AuditedRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest.train(JOB)
+    folders = {name: party.folder for name, party in honest.federation.parties.items()}
+    folders["auditor"] = honest.federation.folder / "auditor"
+    folders["auditor"].mkdir()
+    done = []
+    for who, typed, expected in walks():
+        monkeypatch.chdir(folders[who])
+        command, *words = shlex.split(typed)
+        words = [str(one) for word in words for one in (Path().glob(word) if "*" in word else [word])]
+        if command != "vfl":
+            subprocess.run([command, *words], check=True)
+            continue
+        with one_key():
+            result = CliRunner().invoke(main, words)
+        assert result.exit_code == 0, result.output
+        for line in expected:
+            assert re.search(f"^{shown(line)}$", result.output, re.MULTILINE), (line, result.output)
+        done.append(" ".join(words[:2]))
+    assert done[-2:] == ["audit replay", "audit check"]

@@ -1,0 +1,90 @@
+"""What a training asks of the party's store while it runs, asked through `Answers` (evidence.py).
+
+A replay gets the answers of the run in their place. None of them is among what the party has committed
+to: docs/audit.md says what could be done with that.
+"""
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from vfl.arrays import Mask
+from vfl.jobs.evidence import Answers
+from vfl.protocols.common.course import SumsCount
+from vfl.protocols.common.label_count import LabelCount
+from vfl.protocols.common.lattice_hints import HostHint, HostHints, KeptHints, KnownHint
+
+
+class AnsweredSums:
+    """Which sums a host may still tell: `SumsCount`."""
+
+    def __init__(self, sums: SumsCount, answers: Answers) -> None:
+        self._sums, self._answers = sums, answers
+
+    def begin_tree(self, drawn: Mask | None) -> None:
+        self._sums.begin_tree(drawn)
+
+    @property
+    def least(self) -> int:
+        return self._answers.ask("least rows of a sum", int, lambda: self._sums.least)
+
+    def tell(self, pairs: Sequence[tuple[Mask, Mask]]) -> list[bool]:
+        return self._answers.ask("sums that may be told", list[bool], lambda: self._sums.tell(pairs))
+
+
+class AnsweredLabels:
+    """How many labels hosts could have read, over all attempts: `LabelCount`."""
+
+    def __init__(self, labels: LabelCount, answers: Answers) -> None:
+        self._labels, self._answers = labels, answers
+
+    def so_far(self) -> Counter[str]:
+        told = self._answers.ask(
+            "labels that could be read", dict[str, int], lambda: dict(self._labels.so_far())
+        )
+        return Counter(told)
+
+    def add(self, labels: Mapping[str, int], most: float) -> bool:
+        return self._answers.ask("room for labels", bool, lambda: self._labels.add(labels, most))
+
+
+class AnsweredHostHints:
+    """The hint that a host keeps for later jobs: `HostHints`."""
+
+    def __init__(self, hints: HostHints, answers: Answers) -> None:
+        self._hints, self._answers = hints, answers
+        self.promised = False
+        """Whether a kept hint had room for the run."""
+
+    def known(self) -> HostHint | None:
+        return self._answers.ask("a kept hint", HostHint | None, self._hints.known)
+
+    def keep(self, hint: HostHint) -> None:
+        self._hints.keep(hint)
+
+    def promise(self, name: bytes, vectors: int, life: int) -> bool:
+        self.promised = self._answers.ask(
+            "room for a kept hint", bool, lambda: self._hints.promise(name, vectors, life)
+        )
+        return self.promised
+
+
+class AnsweredGuestHints:
+    """The hints that a guest keeps for later jobs: `KeptHints`."""
+
+    def __init__(self, hints: KeptHints, answers: Answers) -> None:
+        self._hints, self._answers = hints, answers
+
+    def known(self, host: str) -> KnownHint | None:
+        return self._answers.ask(
+            f"the kept hint of {host}", KnownHint | None, lambda: self._hints.known(host)
+        )
+
+    def file(self, host: str) -> Path | None:
+        return self._hints.file(host)
+
+    def keep(self, host: str, hint: KnownHint) -> None:
+        self._hints.keep(host, hint)
+
+    def clear(self, host: str, size: int) -> None:
+        self._hints.clear(host, size)

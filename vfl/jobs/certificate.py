@@ -1,0 +1,214 @@
+"""Certificates of replays: what an auditor, or the party itself, signs, and a peer checks.
+
+    signature over "vfl replay certificate\\0" || SHA-256(canonical JSON of the certificate)
+
+A certificate is for one peer: it has the digests of what went to that peer, in order, and none of what
+went to others, whose short messages could be guessed by their digests.
+"""
+
+import base64
+import hashlib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from vfl.errors import IdentityError, ModelError
+from vfl.jobs.agreement import Agreement
+from vfl.jobs.commitments import Commitments
+from vfl.jobs.connect import Site
+from vfl.jobs.evidence import Evidence, find_evidence
+from vfl.jobs.record import now
+from vfl.jobs.rerun import EvidenceDiffers, check_signature
+from vfl.net.replay import Sent
+from vfl.party.audit.conversations import conversations
+from vfl.party.audit.verify import verify
+from vfl.party.documents import body_of, canonical_json, document, read_document
+from vfl.party.identity import Certificate, Identity, parse_certificate
+from vfl.party.ledger import FOLDER
+from vfl.text import counted
+
+FORM, VERSION = "vfl/replay-certificate", 1
+
+
+class Covered(msgspec.Struct, frozen=True, array_like=True):
+    """A message that the program sends, too."""
+
+    type: str
+    bytes: int
+    sha256: str
+
+    @classmethod
+    def of(cls, message: Sent) -> "Covered":
+        return cls(message.kind, message.size, message.digest.hex())
+
+
+class ReplayCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """That a party's part of a run was replayed, for one of its peers."""
+
+    run: str  # in hex
+    task: str
+    party: str
+    peer: str
+    made: str  # ISO 8601, UTC
+    version: str  # of vfl in the run
+    protocol: int
+    statement: str  # what the party has signed before the run, in hex; it holds the commitment
+    commitments: Commitments
+    checked: list[str]
+    """What the replay has held against the commitments."""
+    went_on_after: int  # steps of an earlier attempt
+    messages: list[Covered]  # to the peer after the agreement
+    of: int  # how many there were by the party's ledger
+    relies: list[str]
+    auditor: str  # PEM of whose key signs
+
+
+@dataclass(frozen=True)
+class Checked:
+    """What a peer found of a certificate that holds."""
+
+    certificate: ReplayCertificate
+    signed_by: str  # in words
+    received: int  # messages that came from the party in the run after the agreement
+    uncovered: list[tuple[int, str]] = field(default_factory=list)  # number and type
+    on_the_way: int = 0  # covered ones at the end that have not arrived
+
+    @property
+    def complete(self) -> bool:
+        """Whether all that was received is covered."""
+        return not self.uncovered
+
+    @property
+    def uncovered_by_type(self) -> dict[str, int]:
+        return dict(Counter(kind for _, kind in self.uncovered))
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """What a replay has shown of the messages to one peer."""
+
+    peer: str
+    messages: Sequence[Covered]
+    of: int  # how many there were
+    checked: Sequence[str]  # against the commitments
+    relies: Sequence[str]
+
+
+def make_certificate(evidence: Evidence, shown: Replayed, by: Identity) -> bytes:
+    """The content of a certificate's file, signed by an identity."""
+    if evidence.commitments is None:
+        raise ValueError("a certificate of a run without commitments")
+    terms = evidence.agreement.terms
+    made = ReplayCertificate(
+        evidence.run,
+        terms.task,
+        evidence.party,
+        shown.peer,
+        now(),
+        evidence.version,
+        evidence.protocol,
+        evidence.agreement.statement_of(evidence.party).hex(),
+        evidence.commitments,
+        list(shown.checked),
+        terms.done,
+        list(shown.messages),
+        shown.of,
+        list(shown.relies),
+        by.certificate.pem.decode(),
+    )
+    content = msgspec.to_builtins(made)
+    signature = base64.b64encode(by.sign(_signed(content))).decode()
+    body = canonical_json({"certificate": content, "signature": signature})
+    return document(FORM, VERSION, body)
+
+
+def read_certificate(path: Path) -> tuple[ReplayCertificate, Certificate]:
+    """A certificate, and whose signature it has. Raises ModelError for what is none, EvidenceDiffers for
+    a signature that does not hold."""
+    try:
+        read = read_document(path)
+    except FileNotFoundError:
+        raise ModelError(f"no file {path}") from None
+    if not isinstance(read, dict) or read.get("format") != FORM:
+        raise ModelError(f"{path} is no certificate of a replay")
+    body = body_of(read, VERSION, path)
+    content: Any = body.get("certificate")
+    try:
+        made = msgspec.convert(content, ReplayCertificate)
+        auditor = parse_certificate(made.auditor.encode(), path)
+        signature = base64.b64decode(str(body.get("signature")), validate=True)
+    except (msgspec.ValidationError, IdentityError, ValueError):
+        raise ModelError(f"{path} is damaged: it is no certificate of a replay") from None
+    if not auditor.verify(signature, _signed(content)):
+        raise EvidenceDiffers(f"the signature of {path} does not hold")
+    return made, auditor
+
+
+def check_certificate(site: Site, path: Path, auditor: Certificate | None = None) -> Checked:
+    """Hold a peer's certificate against this party's agreement and ledger.
+
+    `auditor`: whose signature it must have; without, that of the party it is about. Raises ModelError
+    for what is no certificate or of a run that this party does not know, EvidenceDiffers where it does
+    not hold.
+    """
+    made, signer = read_certificate(path)
+    signed_by = _check_signer(site, made, signer, auditor)
+    if made.peer != site.party.name:
+        own = site.party.name
+        raise ModelError(f"{path} is for {made.peer}: ask {made.party} for the one for {own}")
+    kept = [one for one in find_evidence(site.store) if one.run == made.run]
+    if not kept:
+        raise ModelError(f"nothing is kept here of run {made.run[:12]}, which {path} is about")
+    _check_agreement(kept[0].agreement, made)
+    ledger = site.store.root / FOLDER
+    found = verify(ledger, site.identity.certificate, earlier=site.formerly[site.party.name])
+    if found.damage:
+        raise EvidenceDiffers(f"this party's own ledger is not whole: {found.damage[0]}")
+    talk = conversations(ledger, made.run).get(made.party)
+    received = [] if talk is None else talk.received
+    for number, (mine, theirs) in enumerate(zip(received, made.messages, strict=False), 1):
+        if Covered.of(mine) != theirs:
+            raise EvidenceDiffers(
+                f"message {number:,} of {made.party} in the run is not the one of the replay: it was "
+                f"{mine}, and the certificate has {theirs.type} of {counted(theirs.bytes, 'byte')}"
+            )
+    rest = received[len(made.messages) :]
+    uncovered = [(number, one.kind) for number, one in enumerate(rest, len(made.messages) + 1)]
+    return Checked(made, signed_by, len(received), uncovered, max(0, len(made.messages) - len(received)))
+
+
+def _check_signer(
+    site: Site, made: ReplayCertificate, signer: Certificate, auditor: Certificate | None
+) -> str:
+    if auditor is not None:
+        if signer.fingerprint != auditor.fingerprint:
+            raise EvidenceDiffers(f"the certificate is signed by another {signer.name} than was named")
+        return f"the auditor {signer.name}"
+    if made.party not in site.pinned:
+        raise ModelError(f"{made.party}, whom the certificate is about, is no peer of this party")
+    if not site.same_party(made.party, signer.fingerprint):
+        raise EvidenceDiffers(
+            f"the certificate is not signed by {made.party} but by {signer.name}: name the auditor's "
+            "own certificate by --auditor"
+        )
+    return f"{made.party} itself"
+
+
+def _check_agreement(agreement: Agreement, made: ReplayCertificate) -> None:
+    """Raises EvidenceDiffers unless the party has signed these commitments for this run."""
+    check_signature(agreement, made.party)
+    signed = agreement.commitments.get(made.party)
+    if signed is None:
+        raise EvidenceDiffers(f"{made.party} has committed to nothing for this run")
+    if made.commitments.digest.hex() != signed:
+        raise EvidenceDiffers(f"the certificate is about other commitments than {made.party} has signed")
+    if made.statement != agreement.statement_of(made.party).hex():
+        raise EvidenceDiffers(f"the certificate is about another agreement than {made.party} has signed")
+
+
+def _signed(content: object) -> bytes:
+    return b"vfl replay certificate\0" + hashlib.sha256(canonical_json(content)).digest()

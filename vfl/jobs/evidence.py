@@ -1,0 +1,352 @@
+"""What a party keeps of a run so that its part can be replayed and audited (replaying.py).
+
+With `[party] tape = "all"` a party draws a secret for each run and each attempt at one, from which all
+that is random in its part follows (crypto/randomness.py), commits to it, to its table and to its
+settings in what all parties sign (commitments.py), and writes down
+
+- what arrives from each peer after the agreement: its tape (party/tapes.py);
+- what its own store has answered to the run (`Answers`): what earlier runs left, such as a hint of the
+  lattice engine, and how much of something is left to tell;
+- who has agreed to what, also where another party alone keeps a tape: its certificate is held against
+  that later.
+
+All of it lies in the store as one document a run with its tapes beside it, encrypted where the store is.
+A tape whose disk is full, or that cannot be written, ends; the run goes on.
+"""
+
+import contextlib
+import hashlib
+import shutil
+import threading
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import msgspec
+
+from vfl.crypto.randomness import Randomness
+from vfl.errors import ModelError, VflError
+from vfl.jobs.agreement import Agreement
+from vfl.jobs.commitments import Commitments, Opening, TableDigests, settings_of
+from vfl.jobs.connect import Site
+from vfl.jobs.record import now
+from vfl.jobs.show import Show
+from vfl.net.hello import PROTOCOL
+from vfl.net.peer import Peer
+from vfl.net.replay import TapeEnds
+from vfl.party.at_rest import Sink
+from vfl.party.documents import convert_document
+from vfl.party.kinds import DocumentKind
+from vfl.party.store import Store
+from vfl.party.tapes import TapeWriter
+from vfl.version import __version__
+
+T = TypeVar("T")
+_KIND: DocumentKind = "evidence"
+_NAME = 32  # hexadecimal digits of a run that name its document
+OWN = "_own"  # whose tape that of answers is; no party has such a name
+SPARE = 1 << 28  # bytes of a disk that tapes leave to others
+_LOOK = 1 << 24  # bytes of tapes between two looks at the disk
+
+
+class Answers(Protocol):
+    """What a run asks of what is not of the run: written down in it, read again in its replay."""
+
+    def ask(self, what: str, kind: Any, answer: Callable[[], T]) -> T:
+        """The answer to the next question of this name, which is of this type for `msgspec`."""
+
+
+class PassedOn:
+    """Of a run of which no tape is kept: `Answers`."""
+
+    def ask(self, what: str, kind: Any, answer: Callable[[], T]) -> T:
+        return answer()
+
+
+class Tape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What there is of a run's tapes."""
+
+    peers: list[str]
+    bytes: int = 0
+    why_ended: str = ""  # before the run did; empty: it did not
+    answers: str = ""  # SHA-256 of them, in hex
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a party keeps of a run."""
+
+    run: str  # in hex
+    party: str
+    begun: str  # ISO 8601, UTC
+    agreement: Agreement
+    job: str  # canonical, empty without one
+    version: str
+    protocol: int
+    opening: Opening | None = None  # None: of a party that keeps no tape, or that has forgotten
+    commitments: Commitments | None = None  # what is opened so
+    tape: Tape | None = None
+    ended: str = ""  # ISO 8601, UTC; empty while it goes on, or where its process was killed
+    whole: bool = False  # whether it has ended as a job ends that goes well
+    forgotten: str = ""  # when the secret was removed
+
+    @property
+    def name(self) -> str:
+        """Of the document."""
+        return self.run[:_NAME]
+
+    @property
+    def subject(self) -> str:
+        """The model that it is about, or the alignment."""
+        terms = self.agreement.terms
+        return (terms.alignment if terms.task == "align" else terms.model) or ""
+
+
+def save_evidence(store: Store, evidence: Evidence) -> None:
+    """Keep a document. Raises DataError when the store cannot be written."""
+    store.write(_KIND, evidence.name, msgspec.to_builtins(evidence))
+
+
+def load_evidence(store: Store, name: str) -> Evidence:
+    """That of a name. Raises ModelError when it is missing or damaged."""
+    return convert_document(store.read(_KIND, name), Evidence, f"evidence {name}")
+
+
+def find_evidence(store: Store) -> list[Evidence]:
+    """All that can be read, the oldest first."""
+    found = []
+    for name in store.names(_KIND):
+        with contextlib.suppress(ModelError):
+            found.append(load_evidence(store, name))
+    return sorted(found, key=lambda one: (one.begun, one.run))
+
+
+def tape_file(store: Store, run: str, peer: str) -> Path:
+    """Where the tape of a peer lies."""
+    return store.folder(_KIND) / f"{run[:_NAME]}.{peer}.parts"
+
+
+def tapes_of(store: Store, run: str) -> list[Path]:
+    """All tape files of a run."""
+    return sorted(store.folder(_KIND).glob(f"{run[:_NAME]}.*.parts"))
+
+
+def files_of_evidence(store: Store, run: str) -> list[Path]:
+    """All files that are kept of a run."""
+    return [*store.files(_KIND, run[:_NAME]), *tapes_of(store, run)]
+
+
+def remove_evidence(store: Store, run: str) -> None:
+    """Remove all that is kept of a run, its secret first."""
+    store.remove(_KIND, run[:_NAME])
+    for path in tapes_of(store, run):
+        path.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def keeping(site: Site, show: Show, table: Callable[[], TableDigests] | None) -> Iterator["Keeping"]:
+    """The block of a run, of which is kept what [party] says. `table`: of what it commits to; None for a
+    part that cannot be replayed, of which is kept what others have signed."""
+    opening = None
+    if site.party.party.tape != "none" and table is not None:
+        opening = Opening.new(table(), settings_of(site.party))
+    keeping = Keeping(site, show, opening)
+    try:
+        yield keeping
+    except BaseException:
+        keeping.close(whole=False)
+        raise
+    keeping.close(whole=True)
+
+
+class Keeping:
+    """A run of which something is kept, perhaps: its secret, its tapes."""
+
+    def __init__(self, site: Site, show: Show, opening: Opening | None) -> None:
+        self._site, self._show, self._opening = site, show, opening
+        self._evidence: Evidence | None = None
+        self._tapes: _Tapes | None = None
+
+    @property
+    def commitment(self) -> bytes:
+        """What this party signs; empty where it keeps no tape."""
+        return b"" if self._opening is None else self._opening.commitments.digest
+
+    @property
+    def answers(self) -> Answers:
+        """What the run asks this party's store through."""
+        return PassedOn() if self._tapes is None else self._tapes
+
+    def randomness_of(self, run: bytes) -> Randomness:
+        """Where all that is random in the run comes from; to be asked for once."""
+        if self._opening is None:
+            return self._site.randomness_of(run)
+        return Randomness(self._opening.secret)
+
+    def agreed(self, agreement: Agreement, job: bytes, peers: Sequence[Peer]) -> None:
+        """All have signed: keep what they did, and what these peers send from now on."""
+        if not agreement.commitments:
+            return
+        party, opening, run = self._site.party, self._opening, agreement.terms.run.hex()
+        tape = None if opening is None else Tape([])
+        self._evidence = Evidence(
+            run,
+            party.name,
+            datetime.now(UTC).isoformat(),  # attempts may follow each other quickly
+            agreement,
+            job.decode(),
+            __version__,
+            PROTOCOL,
+            opening,
+            None if opening is None else opening.commitments,
+            tape,
+        )
+        if self._save(self._evidence) and opening is not None:
+            self._tapes = _Tapes(self._site.store, run, self._show)
+        self.watch(*peers)
+
+    def watch(self, *peers: Peer) -> None:
+        """Write down what these send from now on."""
+        if self._tapes is not None:
+            for peer in peers:
+                self._tapes.watch(peer)
+
+    def joined(self, *peers: Peer) -> None:
+        """A coordinator has signed, too, and these send something from now on."""
+        if self._evidence is not None:
+            self._save(self._evidence)
+        self.watch(*peers)
+
+    def say(self, peer: str, seconds: float) -> float:
+        """What is told to a peer of the time that something took: `Say` of protocols/common/clock.py."""
+        return self.answers.ask(f"seconds told to {peer}", float, lambda: seconds)
+
+    def sign(self, sign: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+        """What signs in the run: a signature has a random part that is its key's own."""
+        answers = self.answers
+        return lambda data: answers.ask("signature", bytes, lambda: sign(data))
+
+    def close(self, *, whole: bool) -> None:
+        """The run has ended."""
+        if self._evidence is None:
+            return
+        tape = None if self._tapes is None else self._tapes.close()
+        self._save(replace(self._evidence, tape=tape, ended=now(), whole=whole))
+
+    def _save(self, evidence: Evidence) -> bool:
+        """Keep the document; whether that went well. No job is lost for the sake of its evidence."""
+        try:
+            save_evidence(self._site.store, evidence)
+        except VflError as error:
+            self._show.say(f"note: the run cannot be replayed, and goes on: {error}")
+            return False
+        return True
+
+
+class _Tapes:
+    """The tapes of a run that goes on: `Answers`."""
+
+    def __init__(self, store: Store, run: str, show: Show) -> None:
+        self._store, self._run, self._show = store, run, show
+        self._files = contextlib.ExitStack()
+        self._lock = threading.Lock()
+        self._number = 0
+        self._tapes: dict[str, TapeWriter] = {}
+        self._looked = 0  # at how many bytes
+        self._why = ""
+        self._answers = hashlib.sha256()
+
+    def watch(self, peer: Peer) -> None:
+        """Write down what a peer sends from now on."""
+
+        def arrived(direction: str, kind: str, payload: bytes) -> None:
+            if direction == "received":
+                self._add(peer.name, payload)
+
+        peer.observers.append(arrived)
+
+    def ask(self, what: str, kind: Any, answer: Callable[[], T]) -> T:
+        given = answer()
+        self._add(OWN, msgspec.msgpack.encode((what, given)))
+        return given
+
+    def close(self) -> Tape:
+        """What there is."""
+        with self._lock:
+            self._end("")
+            size = sum(tape.bytes for tape in self._tapes.values())
+            peers = [name for name in self._tapes if name != OWN]
+            return Tape(peers, size, self._why, self._answers.hexdigest())
+
+    def _add(self, whose: str, payload: bytes) -> None:
+        with self._lock:
+            if self._why:
+                return
+            try:
+                self._check_room()
+                if whose not in self._tapes:
+                    path = tape_file(self._store, self._run, whose)
+                    sink: Sink = self._files.enter_context(self._store.writing(_KIND, path))
+                    self._tapes[whose] = TapeWriter(sink)
+                self._number += 1
+                self._tapes[whose].add(self._number, payload)
+                if whose == OWN:
+                    self._answers.update(payload)
+            except (OSError, VflError) as error:
+                why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+                self._end(why)
+                self._show.say(
+                    f"note: the tape of this run ends here ({why}): the run goes on, and can be "
+                    "replayed up to here alone"
+                )
+
+    def _check_room(self) -> None:
+        """Raises OSError where the disk is about to be full."""
+        size = sum(tape.bytes for tape in self._tapes.values())
+        if self._looked and size < self._looked + _LOOK:
+            return
+        self._looked = max(size, 1)
+        self._store.make(_KIND)
+        if shutil.disk_usage(self._store.folder(_KIND)).free < SPARE:
+            raise OSError(28, f"its disk has less than {SPARE >> 20} MB left")
+
+    def _end(self, why: str) -> None:
+        self._why = self._why or why
+        try:
+            self._files.close()
+        except (OSError, VflError) as error:
+            self._why = self._why or str(error)
+
+
+class Replayed:
+    """The answers of a run that is over: `Answers`. The store is not asked."""
+
+    def __init__(self, given: Iterator[tuple[int, bytes]], digest: str) -> None:
+        """`digest`: of all of them; empty where it is not known. Raises ModelError for other ones."""
+        found = hashlib.sha256()
+        self._given: defaultdict[str, deque[msgspec.Raw]] = defaultdict(deque)
+        try:
+            for _, entry in given:
+                found.update(entry)
+                what, answer = msgspec.msgpack.decode(entry, type=tuple[str, msgspec.Raw])
+                self._given[what].append(answer)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            raise _damaged() from None
+        if digest and found.hexdigest() != digest:
+            raise _damaged()
+
+    def ask(self, what: str, kind: Any, answer: Callable[[], T]) -> T:
+        if not self._given[what]:
+            raise TapeEnds(f"the run asked for {what} no further")
+        try:
+            decoded: T = msgspec.msgpack.decode(self._given[what].popleft(), type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            raise _damaged() from None
+        return decoded
+
+
+def _damaged() -> ModelError:
+    return ModelError("what the run has asked of the store is damaged: it is not what was written")

@@ -1,0 +1,170 @@
+"""Trainings played again (rerun.py): by the guest, by a host, by a coordinator."""
+
+import asyncio
+import shutil
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+from vfl.blocks.scratch import Scratch
+from vfl.errors import ModelError
+from vfl.jobs.aligned_rows import read_guest_rows
+from vfl.jobs.alignments import load_alignment, refresh
+from vfl.jobs.answers import AnsweredGuestHints, AnsweredHostHints, AnsweredLabels, AnsweredSums
+from vfl.jobs.hints import PassingGuestHints, StoredGuestHints, lock_hints
+from vfl.jobs.host_columns import HostColumns
+from vfl.jobs.offer import Kept
+from vfl.jobs.own_table import table_of
+from vfl.jobs.rerun import Rerun
+from vfl.jobs.telling import tell_kept
+from vfl.jobs.training import commits_to as guest_commits_to
+from vfl.jobs.training import guest_columns, lead
+from vfl.jobs.training_host import HostWork, host_run
+from vfl.jobs.training_host import commits_to as host_commits_to
+from vfl.jobs.warm_start import guest_kind, kept_kind
+from vfl.learn.levels import tidy_levels
+from vfl.models.kind import CoordinatorRun, GuestRun, PartyColumns, TrainingStep
+from vfl.models.kinds import kind_of_job, rules_of
+from vfl.net.peer import together
+from vfl.protocols.common.checkpoints import Checkpoints
+from vfl.protocols.common.course import NO_HINTS, UNCOUNTED
+from vfl.protocols.common.label_count import OneAttempt
+from vfl.protocols.common.lattice_hints import KnownHint, NoKeptHints
+from vfl.protocols.common.participant import Resources
+
+
+async def replay_guest(run: Rerun) -> None:
+    """The guest's part of a training."""
+    site, show, job = run.site, run.show, run.job
+    if job.job.project is not None:
+        raise ModelError("models of a project cannot be replayed yet: their label is made of several")
+    named = load_alignment(site.store, run.offer.alignment or "")
+    own = await asyncio.to_thread(read_guest_rows, site, job, named, show)
+    run.check_table(guest_commits_to(own), own.table.path.name)
+    kind = guest_kind(site, job, own)
+    role = kind.guest(guest_columns(site, own), own.rows)
+    curve: list[dict[str, float | None]] = []
+
+    def follow(step: TrainingStep) -> None:
+        role.check_step(step)
+        report = role.report(step, curve)
+        curve.append(dict(report.losses))
+        show.progress(f"replaying {report.what}", report.step, report.of)
+
+    with lock_hints(site.store, named.name):
+        hints = _GuestHints(run, f"{named.name} {kind.name}")
+        try:
+            given = GuestRun(
+                Resources(site.party.party.machine, Counter(), run.randomness, run.say),
+                follow,
+                Checkpoints(run.last, run.keep),
+                hints,
+                coordinator=run.peers.get(kind.coordinator or ""),
+                labels=AnsweredLabels(OneAttempt(), run.answers),
+            )
+            _, _, found = await lead(role, kind, job, own, run.hosts, given)
+        finally:
+            hints.close()
+    await together([tell_kept(peer, found) for peer in run.peers.values()])
+
+
+async def replay_host(run: Rerun) -> None:
+    """A host's part of a training."""
+    site, job, offer = run.site, run.job, run.offer
+    own = await _host_columns(run)
+    run.check_table(host_commits_to(own), own.table.path.name)
+    kind = kept_kind(site, job)
+    if kind.init_model is not None:
+        run.relies.append(f"on the half of {kind.init_model} that an earlier run has left")
+    role = await asyncio.to_thread(kind.host, own.columns)
+    work = HostWork(site, job, kind, offer, own.table, len(own.alignment.rows))
+    given = host_run(work, run.randomness, Counter(), run.show)
+    hints = AnsweredHostHints(NO_HINTS, run.answers)
+    given = replace(
+        given,
+        participant=replace(given.participant.asking(run.sign, run.say), count_columns=_count_nothing),
+        checkpoints=Checkpoints(run.last, run.keep),
+        hints=hints,
+        sums=AnsweredSums(UNCOUNTED, run.answers),
+        coordinator=run.peers.get(kind.coordinator or ""),
+    )
+    guest = run.peers[run.evidence.agreement.terms.guest]
+    await role.train(guest, given)
+    if hints.promised:
+        run.relies.append("on a hint that this host has made in an earlier run")
+    await guest.recv(Kept)
+
+
+def _count_nothing(guest: str, columns: int) -> None:
+    """In a replay what the run has counted is not counted again."""
+
+
+async def replay_coordinator(run: Rerun) -> None:
+    """A coordinator's part of a training."""
+    terms, show = run.evidence.agreement.terms, run.show
+    parties = [run.peers[name] for name in terms.signers]
+    resources = Resources(run.site.party.party.machine, Counter(), run.randomness, run.say)
+
+    def follow(what: str, done: int, of: int | None) -> None:
+        show.progress(f"replaying: {what}", done, of)
+
+    role = kind_of_job(run.job).coordinator_role()
+    await role.train(parties, CoordinatorRun(resources, follow, terms.done))
+    await parties[0].recv(Kept)
+
+
+async def _host_columns(run: Rerun) -> HostColumns:
+    """The host's columns as the run had them, whatever its policy allows by now."""
+    site, offer, job = run.site, run.offer, run.job
+    table, ids = await table_of(site, offer)
+    scratch = Scratch(site.store.scratch(make=False))
+    kept = await asyncio.to_thread(load_alignment, site.store, offer.alignment or "")
+    alignment = await asyncio.to_thread(refresh, kept, ids, table.path.name)
+    features = tidy_levels(table.take(alignment.rows))
+    columns = PartyColumns(site.party.name, table.path.name, features, rules_of(site.party), scratch)
+    kind_of_job(job).check_rules(columns.rules, table.features, table.path.name)
+    return HostColumns(table, alignment.stored(scratch), kept.digest_of_ids, columns, None)
+
+
+class _GuestHints:
+    """The hints of a replay: those that came in the run anew, or the ones that an earlier run has kept
+    and that are still there, copied. `KeptHints`."""
+
+    def __init__(self, run: Rerun, alignment: str) -> None:
+        self._run, self._alignment = run, alignment
+        self._new = PassingGuestHints(run.site.store, f"replay of {run.evidence.run}")
+        self._stored = StoredGuestHints(run.site.store, alignment, run.site.fingerprints)
+        self._earlier: dict[str, KnownHint] = {}  # those that an earlier run has kept
+        self._asked = AnsweredGuestHints(NoKeptHints(), run.answers)
+
+    def known(self, host: str) -> KnownHint | None:
+        if (hint := self._asked.known(host)) is not None:
+            self._earlier[host] = hint
+        return hint
+
+    def file(self, host: str) -> Path | None:
+        """Where a hint lies. Raises ModelError for one of an earlier run that is there no more."""
+        file = self._new.file(host)
+        if (hint := self._earlier.pop(host, None)) is None or file is None:
+            return file
+        there = self._stored.file(host) if self._stored.known(host) == hint else None
+        if there is None:
+            raise ModelError(
+                f"the run goes on with a hint of {host} that an earlier run has kept and that is there "
+                "no more: it cannot be replayed"
+            )
+        shutil.copy(there, file)
+        self._run.relies.append(f"on a hint of {host} that came in an earlier run")
+        return file
+
+    def keep(self, host: str, hint: KnownHint) -> None:
+        self._new.keep(host, hint)
+
+    def clear(self, host: str, size: int) -> None:
+        self._earlier.pop(host, None)
+        self._new.clear(host, size)
+
+    def close(self) -> None:
+        """Remove the copies."""
+        self._new.close()
+        self._stored.close()

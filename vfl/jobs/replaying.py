@@ -1,0 +1,173 @@
+"""A party's part of a run, played again from what it keeps of it, on its own premises.
+
+Whether all it sent is what the program sends, from the table, secret and settings to which the party has
+committed in the agreement, and from what came to it, message by message. What comes of it is a
+certificate for each peer (certificate.py).
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from vfl.errors import ModelError, VflError
+from vfl.jobs import replay_alignment, replay_scoring, replay_training
+from vfl.jobs.certificate import Covered, Replayed
+from vfl.jobs.connect import Site
+from vfl.jobs.evidence import Evidence, find_evidence
+from vfl.jobs.names import resolve_model
+from vfl.jobs.rerun import EvidenceDiffers, Rerun, open_rerun
+from vfl.jobs.show import Show
+from vfl.net.replay import MessageDiffers, TapeEnds
+from vfl.party.store import Store
+from vfl.protocols.common.checkpoints import State
+from vfl.text import nearest_name
+
+_PLAYERS: Mapping[tuple[str, str], Callable[[Rerun], Awaitable[None]]] = {
+    ("guest", "align"): replay_alignment.replay_guest,
+    ("host", "align"): replay_alignment.replay_host,
+    ("host", "score"): replay_scoring.replay_host,
+    ("guest", "train"): replay_training.replay_guest,
+    ("host", "train"): replay_training.replay_host,
+    ("coordinator", "train"): replay_training.replay_coordinator,
+}
+"""By role and task. A kind of run that is new is played by one function of a `Rerun`."""
+
+
+_OF = (
+    'with tape = "all" in [party] tapes are kept of alignments, of trainings over columns and, at a '
+    "host, of batches"
+)
+
+
+@dataclass(frozen=True)
+class Replay:
+    """What came of a replay without a difference."""
+
+    evidence: Evidence
+    shown: dict[str, Replayed]  # by peer
+    ended: str = ""  # why it ended before the run's last message
+
+    @property
+    def complete(self) -> bool:
+        """Whether every message was compared."""
+        return all(len(one.messages) == one.of for one in self.shown.values())
+
+
+def runs_named(store: Store, name: str) -> list[Evidence]:
+    """The runs of a model or an alignment, or of the newest one of this name, each attempt at it in
+    turn; or the one run whose first digits these are. Raises ModelError when there is none."""
+    every = find_evidence(store)
+    newest = resolve_model(store, name), resolve_model(store, name, "run")
+    names = {*newest, resolve_model(store, name, "alignment")}
+    found = [one for one in every if one.subject in names or _is_digits_of(name, one.run)]
+    if found:
+        return found
+    if not every:
+        raise ModelError(f"nothing is kept of any run that could be replayed: {_OF}")
+    near = nearest_name(name, [one.subject for one in every])
+    advice = f"did you mean {near}?" if near else f"`vfl audit list` names those there are; {_OF}"
+    raise ModelError(f"nothing is kept of a run {name}: {advice}")
+
+
+def _is_digits_of(name: str, run: str) -> bool:
+    return len(name) >= 6 and run.startswith(name)
+
+
+async def replay_runs(site: Site, runs: Sequence[Evidence], show: Show) -> AsyncIterator[Replay]:
+    """Play this party's part of some runs again, each with those that it went on from. Raises as
+    `replay`."""
+    states: list[State] = []
+    for evidence in runs:
+        done = evidence.agreement.terms.done
+        known = bool(done) and any(state.done == done for state in states)
+        attempts = [evidence] if known else _attempts(site.store, evidence)
+        states = states if known else []
+        for attempt in attempts:
+            run = open_rerun(site, attempt, show)
+            run.last = _state(states, attempt)
+            found = await _play(run)
+            states += run.states
+        yield found
+
+
+async def replay(site: Site, evidence: Evidence, show: Show) -> Replay:
+    """Play this party's part of a run again.
+
+    A run that went on from an earlier attempt needs that one, which is played first. Raises
+    MessageDiffers with the first message that is not the one that left, EvidenceDiffers where what is
+    kept is not what was signed or what the ledger says, ModelError for a run that cannot be replayed.
+    """
+    (done,) = [one async for one in replay_runs(site, [evidence], show)]
+    return done
+
+
+def _attempts(store: Store, evidence: Evidence) -> list[Evidence]:
+    """The attempts that have to be played, the last of them last."""
+    line = [evidence]
+    while line[0].agreement.terms.done and evidence.party != _coordinator_of(evidence):
+        terms, first = line[0].agreement.terms, line[0]
+        before = [
+            one
+            for one in find_evidence(store)
+            if one.agreement.terms.model == terms.model
+            and one.agreement.terms.task == terms.task
+            and (one.begun, one.run) < (first.begun, first.run)
+            and one.agreement.terms.done < terms.done
+        ]
+        if not before:
+            raise ModelError(
+                f"run {first.run[:12]} went on after {terms.done:,} steps of an attempt of which "
+                "nothing is kept: it cannot be replayed"
+            )
+        line.insert(0, before[-1])
+    return line
+
+
+def _coordinator_of(evidence: Evidence) -> str | None:
+    terms = evidence.agreement.terms
+    others = terms.fingerprints.keys() - set(terms.signers)
+    return next(iter(others), None)
+
+
+def _state(states: list[State], attempt: Evidence) -> State | None:
+    """What an attempt went on from."""
+    done = attempt.agreement.terms.done
+    if not done or attempt.party == _coordinator_of(attempt):
+        return None
+    found = [state for state in states if state.done == done]
+    if not found:
+        raise ModelError(
+            f"run {attempt.run[:12]} went on after {done:,} steps, to which the tapes of the attempts "
+            "before it do not reach: it cannot be replayed"
+        )
+    return found[-1]
+
+
+async def _play(run: Rerun) -> Replay:
+    """Play the role to its end, or to that of its tape."""
+    evidence, terms = run.evidence, run.evidence.agreement.terms
+    role = run.site.party.role
+    player = _PLAYERS.get((role, terms.task))
+    if player is None or (role == "guest" and terms.guest != evidence.party):
+        raise ModelError(f"a {role}'s part of a run of task {terms.task} cannot be replayed yet")
+    ended = ""
+    try:
+        await player(run)
+        run.check_end()
+    except (MessageDiffers, EvidenceDiffers):
+        raise
+    except TapeEnds as end:
+        if evidence.whole and not (evidence.tape and evidence.tape.why_ended):
+            raise EvidenceDiffers(f"{end}, but the run went on to its end") from None
+        ended = str(end)
+    except ModelError:
+        raise
+    except VflError as error:
+        if evidence.whole:
+            raise EvidenceDiffers(f"the run went on to its end, and the replay ends: {error}") from None
+        ended = str(error)
+    shown = {}
+    for name, peer in run.peers.items():
+        sent = run.talks[name].sent
+        covered = [Covered.of(one) for one in sent[: peer.compared]]
+        shown[name] = Replayed(name, covered, len(sent), run.checked, run.relies)
+    return Replay(evidence, shown, ended)

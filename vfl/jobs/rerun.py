@@ -1,0 +1,273 @@
+"""A run that is over, to be played again by one of its parties from what it keeps (evidence.py).
+
+Opening one holds what is kept against what was signed and against the party's ledger; players
+(replay_training.py, for one) play the party's role in it. Nothing of a replay is written into the store,
+counted, sent or put into the ledger.
+"""
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from pydantic import ValidationError
+
+from vfl.crypto.randomness import Randomness
+from vfl.errors import DataError, IdentityError, ModelError, VflError
+from vfl.jobs.agreement import Agreement
+from vfl.jobs.commitments import Opening, with_settings
+from vfl.jobs.connect import Site
+from vfl.jobs.evidence import OWN, Answers, Evidence, Replayed, tape_file
+from vfl.jobs.offer import Offer
+from vfl.jobs.record import noted_seals
+from vfl.jobs.show import Show
+from vfl.net.hello import PROTOCOL
+from vfl.net.replay import ReplayedPeer, Sent
+from vfl.party.audit.conversations import STOP, Conversation, conversations
+from vfl.party.audit.verify import verify
+from vfl.party.config import Job
+from vfl.party.identity import Certificate, parse_certificate
+from vfl.party.ledger import FOLDER, kept_beside
+from vfl.party.store import Store
+from vfl.party.tapes import read_tape
+from vfl.protocols.common.checkpoints import State
+from vfl.text import counted
+
+
+class EvidenceDiffers(VflError):
+    """What a party keeps of a run is not what it was in the run."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what, for_peer="the evidence of a run differs")
+
+
+@dataclass
+class Rerun:
+    """A run as one of its parties plays it again."""
+
+    site: Site  # with the settings of the run
+    evidence: Evidence
+    opening: Opening
+    talks: Mapping[str, Conversation]  # by peer
+    peers: dict[str, ReplayedPeer]
+    answers: Answers
+    show: Show
+    last: State | None = None  # the state that an attempt before this has kept, from which it went on
+    states: list[State] = field(default_factory=list)  # that this one keeps
+    checked: list[str] = field(default_factory=lambda: ["secret", "settings"])
+    """What was held against the commitments."""
+    relies: list[str] = field(default_factory=list)
+    """On what the outcome relies that neither the party has committed to nor this replay shows."""
+
+    def __post_init__(self) -> None:
+        self.randomness = Randomness(self.opening.secret)
+
+    @property
+    def offer(self) -> Offer:
+        """What was agreed to, as the roles have it."""
+        terms = self.evidence.agreement.terms
+        return Offer(
+            terms.task,
+            terms.run,
+            terms.hosts,
+            terms.normalise,
+            terms.alignment,
+            terms.model,
+            self.evidence.job.encode(),
+            terms.training,
+            terms.done,
+            terms.matching,
+            terms.fingerprints,
+        )
+
+    @property
+    def job(self) -> Job:
+        """The job file. Raises ConfigError."""
+        return Job.from_canonical(self.evidence.job.encode())
+
+    @property
+    def hosts(self) -> list[ReplayedPeer]:
+        """The peers of a guest that are hosts, in the order of the run."""
+        return [self.peers[name] for name in self.evidence.agreement.terms.hosts if name in self.peers]
+
+    def check_table(self, digests: Mapping[str, str], table: str) -> None:
+        """Raises EvidenceDiffers unless these are the digests that the party has committed to."""
+        before = self.opening.table
+        self.checked.append("table")
+        for part in dict.fromkeys([*before, *digests]):
+            if before.get(part) != digests.get(part):
+                why = "is another" if part in before and part in digests else "is there in one alone"
+                raise EvidenceDiffers(
+                    f"{table} is not the table that the party committed to: its {part} {why}"
+                )
+
+    def say(self, peer: str, seconds: float) -> float:
+        """What the run has told a peer of the time that something took."""
+        return self.answers.ask(f"seconds told to {peer}", float, lambda: seconds)
+
+    def sign(self, data: bytes) -> bytes:
+        """What was signed in the run, which has to be a signature of this very data."""
+        signature = self.answers.ask("signature", bytes, lambda: b"")
+        certificate = own_certificate(self.evidence)
+        if not certificate.verify(signature, data):
+            raise EvidenceDiffers("a signature that the run has made is of something else")
+        return signature
+
+    def keep(self, state: State) -> None:
+        """Keep a state, in the place of the job's checkpoint: the last three alone."""
+        self.states = [*(one for one in self.states if one.done != state.done), state][-3:]
+
+    def check_end(self) -> None:
+        """Raises MessageDiffers where the run has sent more than the replay, unless it was cut."""
+        if self.evidence.whole:
+            for peer in self.peers.values():
+                peer.check_end()
+
+
+def open_rerun(site: Site, evidence: Evidence, show: Show) -> Rerun:
+    """A run to be played again.
+
+    Raises ModelError for one that cannot be, EvidenceDiffers where what is kept is not what was signed
+    or what the ledger says.
+    """
+    store, run = site.store, evidence.run
+    opening = _check_kept(evidence)
+    _check_ledger(site)
+    talks = conversations(store.root / FOLDER, run)
+    if not talks:
+        raise EvidenceDiffers(f"the ledger has nothing of run {run[:12]}")
+    assert evidence.tape is not None  # noqa: S101 - _check_kept has seen it
+    peers = {
+        name: ReplayedPeer(
+            name,
+            _received(store, evidence, talk),
+            [one for one in talk.sent if one.kind != STOP],
+            cut=not evidence.whole,
+        )
+        for name, talk in talks.items()
+    }
+    own = _tape(store, evidence, OWN) if OWN in _there(store, evidence) else iter(())
+    try:
+        party = with_settings(site.party, opening.settings)
+    except (ValidationError, KeyError, TypeError):
+        raise ModelError(
+            f"the settings of run {run[:12]} are of vfl {evidence.version}, and this version does not "
+            "know all of them: replay it with that one"
+        ) from None
+    settled = replace(site, party=party)
+    answers = Replayed(own, evidence.tape.answers)
+    return Rerun(settled, evidence, opening, talks, peers, answers, show)
+
+
+def own_certificate(evidence: Evidence) -> Certificate:
+    """The party's certificate at the time of the run. Raises EvidenceDiffers."""
+    return certificate_of(evidence.agreement, evidence.party)
+
+
+def certificate_of(agreement: Agreement, name: str) -> Certificate:
+    """A party's certificate at the time of a run. Raises EvidenceDiffers."""
+    pem = agreement.certificates.get(name, "")
+    try:
+        certificate = parse_certificate(pem.encode(), Path("an agreement"))
+    except IdentityError:
+        raise EvidenceDiffers(f"the agreement of the run has no certificate of {name}") from None
+    if certificate.fingerprint != agreement.terms.fingerprints.get(name):
+        raise EvidenceDiffers(f"the agreement of the run has another certificate of {name}")
+    return certificate
+
+
+def check_signature(agreement: Agreement, name: str) -> None:
+    """Raises EvidenceDiffers unless a party has signed the agreement of a run, with its commitment."""
+    certificate = certificate_of(agreement, name)
+    try:
+        held = certificate.verify(agreement.signatures.get(name, b""), agreement.statement_of(name))
+    except (InvalidSignature, ValueError):
+        held = False
+    if not held:
+        raise EvidenceDiffers(f"the signature of {name} under the agreement of the run does not hold")
+
+
+def _check_kept(evidence: Evidence) -> Opening:
+    """What the party has committed to, if it is what it has signed."""
+    run = f"run {evidence.run[:12]}"
+    if evidence.forgotten:
+        removed = f"the secret of {run} was removed on {evidence.forgotten}"
+        raise ModelError(f"{removed}: it cannot be replayed")
+    if evidence.opening is None or evidence.tape is None or evidence.commitments is None:
+        later = '[party] tape = "all" keeps those of later runs'
+        raise ModelError(f"no tape of {run} was kept here ({later})")
+    if evidence.protocol != PROTOCOL:
+        raise ModelError(
+            f"{run} is of vfl {evidence.version}, which speaks protocol {evidence.protocol}, where this "
+            f"one speaks {PROTOCOL}: replay it with that version"
+        )
+    check_signature(evidence.agreement, evidence.party)
+    if hashlib.sha256(evidence.job.encode()).digest() != evidence.agreement.terms.job:
+        raise EvidenceDiffers(f"the job of {run} is not the one that was signed")
+    signed = evidence.agreement.commitments.get(evidence.party)
+    if evidence.commitments.digest.hex() != signed:
+        raise EvidenceDiffers(f"the commitments that are kept of {run} are not those that were signed")
+    opened = evidence.opening.commitments
+    for what in ("secret", "table", "settings"):
+        if getattr(opened, what) != getattr(evidence.commitments, what):
+            kept = {"table": "digests of the table"}.get(what, what)
+            raise EvidenceDiffers(f"the {kept} that {run} keeps is not what the party committed to")
+    return evidence.opening
+
+
+def _check_ledger(site: Site) -> None:
+    """Raises EvidenceDiffers for a ledger that was changed."""
+    party, ledger = site.party, site.store.root / FOLDER
+    found = verify(
+        ledger,
+        site.identity.certificate,
+        earlier=site.formerly.get(party.name, frozenset()),
+        kept=kept_beside(party.party.identity.parent, party.name, ledger),
+        noted=noted_seals(site.store, party.name),
+    )
+    if found.damage:
+        raise EvidenceDiffers(f"the ledger is not whole: {found.damage[0]} (see `vfl ledger verify`)")
+
+
+def _there(store: Store, evidence: Evidence) -> Sequence[str]:
+    names = [OWN, *evidence.agreement.terms.fingerprints]
+    return [name for name in names if tape_file(store, evidence.run, name).exists()]
+
+
+def _received(store: Store, evidence: Evidence, talk: Conversation) -> Iterator[bytes]:
+    """What came from a peer, each message held against the ledger."""
+    if talk.peer not in _there(store, evidence):
+        if talk.received and evidence.tape is not None and not evidence.tape.why_ended:
+            raise EvidenceDiffers(f"the tape of {talk.peer} is not there")
+        return
+    count = 0
+    for count, (_, payload) in enumerate(_tape(store, evidence, talk.peer), 1):
+        was = talk.received[count - 1] if count <= len(talk.received) else None
+        if was is None or was != Sent(was.kind, len(payload), hashlib.sha256(payload).digest()):
+            raise EvidenceDiffers(
+                f"message {count:,} of {talk.peer} on the tape is not the one that arrived by the ledger"
+                + ("" if was is None else f", {was} (line {talk.lines[count - 1]:,})")
+            )
+        yield payload
+    ended = evidence.tape is not None and evidence.tape.why_ended
+    if count < len(talk.received) and evidence.whole and not ended:
+        arrived = counted(len(talk.received), "message")
+        raise EvidenceDiffers(f"the tape of {talk.peer} has {count:,} of {arrived} that arrived")
+
+
+def _tape(store: Store, evidence: Evidence, peer: str) -> Iterator[tuple[int, bytes]]:
+    path = tape_file(store, evidence.run, peer)
+    try:
+        with store.open("evidence", path) as source:
+            yield from read_tape(source)
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}") from None
+    except ModelError:
+        if evidence.ended:
+            raise EvidenceDiffers(
+                f"the tape of {peer} is damaged: {path} is not what was written"
+                if peer != OWN
+                else f"what the run asked of the store is damaged: {path} is not what was written"
+            ) from None
+        # A process that was killed has not finished its last block.

@@ -1,0 +1,77 @@
+"""Replays and their certificates, as tables and lines."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vfl.terminal.kept import room, when
+from vfl.terminal.sheets import Sheet, SheetCell, put_sheet
+from vfl.terminal.streams import stdout
+from vfl.text import counted, in_words
+
+if TYPE_CHECKING:
+    from vfl.jobs.certificate import Checked
+    from vfl.jobs.kept_evidence import KeptEvidence
+    from vfl.jobs.replaying import Replay
+
+_DIGITS = 12  # of a run that are shown
+_NAMED = 5  # messages that are named one by one
+
+
+def put_evidence(found: "Sequence[KeptEvidence]") -> None:
+    """The runs of which something is kept, a line each."""
+    heads = ("run", "begun (UTC)", "task", "about", "committed", "replay", "disk")
+    rows: list[list[SheetCell]] = [
+        [
+            one.run[:_DIGITS],
+            when(one.begun),
+            one.task,
+            one.subject,
+            ", ".join(one.commitments),
+            one.replay,
+            room(one.bytes),
+        ]
+        for one in found
+    ]
+    put_sheet(Sheet(heads, rows, numbers=frozenset(("disk",))))
+
+
+def put_replay(done: "Replay", files: Sequence[Path]) -> None:
+    """What came of a replay in which nothing differs."""
+    evidence = done.evidence
+    head = f"run {evidence.run[:_DIGITS]} ({evidence.agreement.terms.task})"
+    for peer, shown in done.shown.items():
+        same, of = len(shown.messages), counted(shown.of, "message")
+        stdout.put(f"{head}: {same:,} of {of} to {peer} {'is' if same == 1 else 'are'} the program's")
+    shown = next(iter(done.shown.values()))
+    stdout.put(f"{head}: {in_words(shown.checked)} as committed to")
+    for one in shown.relies:
+        stdout.put(f"note: {head} relies {one}")
+    if done.ended:
+        stdout.put(f"note: {head} ends early: {done.ended}")
+    for path in files:
+        stdout.put(f"certificate {path}")
+
+
+def put_checked(found: "Checked") -> None:
+    """What a peer found of a certificate that holds."""
+    made = found.certificate
+    head = f"run {made.run[:_DIGITS]} ({made.task}), {made.party}"
+    stdout.put(f"{head}: signed by {found.signed_by}; {in_words(made.checked)} as committed to")
+    covered = found.received - len(found.uncovered)
+    stdout.put(f"{head}: {covered:,} of {counted(found.received, 'message')} covered")
+    for one in made.relies:
+        stdout.put(f"note: {head} relies {one}")
+    if found.on_the_way:
+        stdout.put(f"note: {head}: {counted(found.on_the_way, 'message')} had not arrived")
+    if made.went_on_after:
+        steps = counted(made.went_on_after, "step")
+        stdout.put(f"note: {head} went on after {steps} of an earlier attempt: check that one, too")
+    if found.complete:
+        stdout.put("complete")
+        return
+    for number, kind in found.uncovered[:_NAMED]:
+        stdout.put(f"NOT COVERED message {number:,}, {kind}")
+    if len(found.uncovered) > _NAMED:
+        by_type = ", ".join(f"{count:,} {kind}" for kind, count in found.uncovered_by_type.items())
+        stdout.put(f"NOT COVERED in all {len(found.uncovered):,}: {by_type}")
