@@ -31,7 +31,7 @@ _RUN = click.option(
 )
 
 
-@main.group()
+@main.group(short_help="Replay what this party did in a run, and check others.")
 def audit() -> None:
     """Replay what this party did in a run, and check what was replayed at a peer.
 
