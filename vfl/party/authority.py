@@ -36,13 +36,15 @@ class _List:
     state: tuple[int, ...] = ()
     serials: frozenset[int] = frozenset()
     issuer: x509.Name | None = None
-    since: datetime.datetime = datetime.datetime.min.replace(tzinfo=datetime.UTC)
+    since: datetime.datetime | None = None
     until: datetime.datetime | None = None
 
     @property
     def is_late(self) -> bool:
         """Whether a third of its time is left at most: many are made anew each week, or each day."""
-        return self.until is not None and 3 * (self.until - _now()) <= self.until - self.since
+        if self.since is None or self.until is None:
+            return False
+        return 3 * (self.until - _now()) <= self.until - self.since
 
 
 @dataclass
