@@ -10,10 +10,11 @@ import click
 from vfl.cli.completion import names_of
 from vfl.cli.group import main
 from vfl.cli.kept import YES, ask_and_remove
-from vfl.cli.options import FORCE, JSON, LOG, PARTY
-from vfl.cli.running import open_party, run
-from vfl.errors import ConfigError
-from vfl.terminal.streams import put_json, stdout
+from vfl.cli.options import FORCE, JSON, LOG, PARTY, WAIT
+from vfl.cli.running import need_role, open_party, open_site
+from vfl.cli.running import run as wait_for
+from vfl.errors import ConfigError, ModelError
+from vfl.terminal.streams import put_json, stderr, stdout
 
 if TYPE_CHECKING:
     from vfl.jobs.connect import Site
@@ -44,19 +45,24 @@ def audit() -> None:
 @JSON
 def audit_list(party: Path, as_json: bool) -> None:
     """List the runs of which something is kept, the oldest first: who has committed to what it brings,
-    and whether this party's part can be replayed."""
+    and whether this party's part can be replayed; and the models that a host may have audited."""
+    from vfl.jobs.audits import list_audits
     from vfl.jobs.connect import store_of
     from vfl.jobs.kept_evidence import list_evidence
     from vfl.party.config import load_party
-    from vfl.terminal.audit import put_evidence
+    from vfl.terminal.audit import put_audits, put_evidence
 
-    found = list_evidence(store_of(load_party(party)))
+    store = store_of(load_party(party))
+    found, audits = list_evidence(store), list_audits(store)
     if as_json:
-        put_json({"runs": [asdict(one) for one in found]})
-    elif not found:
+        put_json({"runs": [asdict(one) for one in found], "audits": [asdict(one) for one in audits]})
+        return
+    if not found:
         stdout.put('nothing is kept of any run; [party] tape = "all" keeps it of later ones')
     else:
         put_evidence(found)
+    if audits:
+        put_audits(audits)
 
 
 @audit.command("replay", short_help="Play this party's part of a run again, and certify it.")
@@ -66,7 +72,8 @@ def audit_list(party: Path, as_json: bool) -> None:
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Where the certificates go, one for each peer; none are made without.",
+    help="Where the certificates go, one for each peer. Without, those alone are made, and kept for `vfl "
+    "audit send` and `vfl score`, that a host waits for.",
 )
 @click.option(
     "--auditor",
@@ -86,6 +93,7 @@ def audit_replay(
     counts nothing. The first message that differs is named, with what the program would have sent. Exit
     code 1 where anything differs.
     """
+    from vfl.jobs.audits import check_signer
     from vfl.jobs.connect import Site
     from vfl.jobs.replaying import runs_named
     from vfl.party.identity import load
@@ -93,14 +101,17 @@ def audit_replay(
     from vfl.terminal.progress import show_progress
 
     settings = open_party(party)
-    if auditor is not None and out is None:
-        raise ConfigError("--auditor signs certificates: name their folder by --out")
     with show_progress() as show:
         site = Site.open(settings)
         signer = site.identity if auditor is None else load(auditor)
         runs = runs_named(site.store, run)
+        check_signer(site.store, runs, signer.certificate)
         documents = []
-        for done, files in _replayed(site, runs, show, lambda one: _certify(one, out, signer, force)):
+
+        def certify(done: "Replay") -> list[Path]:
+            return _certify(site, done, out, signer, force)
+
+        for done, files in _replayed(site, runs, show, certify):
             documents.append(_document(done, files))
             if not as_json:
                 put_replay(done, files)
@@ -119,24 +130,34 @@ def _replayed(
     async def play() -> "list[tuple[Replay, list[Path]]]":
         return [(one, certify(one)) async for one in replay_runs(site, runs, show)]
 
-    return run(play())
+    return wait_for(play())
 
 
-def _certify(done: "Replay", out: Path | None, signer: "Identity", force: bool) -> list[Path]:
-    """Write the certificates of a replay, one for each peer."""
+def _certify(
+    site: "Site", done: "Replay", out: Path | None, signer: "Identity", force: bool
+) -> list[Path]:
+    """Write the certificates of a replay, one for each peer, and keep those that hosts wait for."""
+    from vfl.jobs.audits import keep_certificate, wants_certificate
     from vfl.jobs.certificate import make_certificate
     from vfl.party.files import replacing
 
-    if out is None:
-        return []
     files = []
     for peer, shown in done.shown.items():
+        wanted = wants_certificate(site.store, done.evidence, peer)
+        if out is None and not wanted:
+            continue
+        content = make_certificate(done.evidence, shown, signer)
+        if wanted:
+            keep_certificate(site.store, done.evidence, peer, content)
+            stderr.put(f"{peer} gets this certificate by `vfl audit send`, or by the next `vfl score`")
+        if out is None:
+            continue
         path = out / f"{done.evidence.run[:12]}-{done.evidence.party}-for-{peer}.json"
         if path.exists() and not force:
             raise ConfigError(f"{path} is there already: add --force to replace it")
         out.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
-            file.write(make_certificate(done.evidence, shown, signer))
+            file.write(content)
         files.append(path)
     return files
 
@@ -173,16 +194,20 @@ def _document(done: "Replay", files: list[Path]) -> dict[str, object]:
 def audit_check(party: Path, certificate: Path, auditor: Path | None, as_json: bool) -> None:
     """Hold a peer's certificate of a replay against what was signed and against this party's ledger.
 
-    Exit code 1 where it does not hold, or messages came in the run that it does not cover.
+    A model that this host has audited is of use once the certificates of its runs hold. Exit code 1 where it does not hold, or messages came in the run that it does not cover.
     """
+    from vfl.jobs.audits import auditor_of, settle
     from vfl.jobs.certificate import check_certificate
     from vfl.jobs.connect import Site
     from vfl.party.identity import load_certificate
     from vfl.terminal.audit import put_checked
 
     site = Site.open(open_party(party))
-    pinned = None if auditor is None else load_certificate(auditor)
+    of_policy = auditor_of(site.party)
+    pinned = of_policy if auditor is None else load_certificate(auditor)
     found = check_certificate(site, certificate, pinned)
+    if of_policy is None or (pinned is not None and pinned.fingerprint == of_policy.fingerprint):
+        settle(site.store, found)
     if as_json:
         made = found.certificate
         put_json(
@@ -202,6 +227,42 @@ def audit_check(party: Path, certificate: Path, auditor: Path | None, as_json: b
         put_checked(found)
     if not found.complete:
         raise click.exceptions.Exit(1)
+
+
+@audit.command("send", short_help="Hand the certificates of a model to the hosts that wait for them.")
+@PARTY
+@click.option(
+    "--run",
+    metavar="MODEL",
+    required=True,
+    help="The model whose runs were replayed.",
+    shell_complete=names_of("model", "run"),
+)
+@WAIT
+@LOG
+@JSON
+def audit_send(party: Path, run: str, wait: float, as_json: bool) -> None:
+    """Hand the certificates of a model to the hosts that have it audited, as `vfl score` does by itself.
+
+    `vfl audit replay` makes them.
+    """
+    from vfl.jobs.audits import to_present
+    from vfl.jobs.names import resolve_model
+    from vfl.jobs.presenting import present
+    from vfl.terminal.progress import show_progress
+
+    settings = open_party(party)
+    need_role(settings.role, "guest", party)
+    with show_progress() as show, open_site(settings, show) as site:
+        model = resolve_model(site.store, run)
+        if not to_present(site.store, model):
+            raise ModelError(
+                f"no certificate of {model} is kept here that a host waits for: `vfl audit replay` makes "
+                "them, and `vfl audit list` says who waits for one"
+            )
+        done = wait_for(present(site, model, wait=wait, show=show))
+    if as_json:
+        put_json({"model": model, "hosts": done})
 
 
 @audit.command("forget", short_help="Remove the secrets and tapes of runs.")

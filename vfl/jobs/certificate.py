@@ -26,7 +26,8 @@ from vfl.jobs.rerun import EvidenceDiffers, check_signature
 from vfl.net.replay import Sent
 from vfl.party.audit.conversations import conversations
 from vfl.party.audit.verify import verify
-from vfl.party.documents import body_of, canonical_json, document, read_document
+from vfl.party.documents import body_of, canonical_json, document, parse_document
+from vfl.party.files import reason
 from vfl.party.identity import Certificate, Identity, parse_certificate
 from vfl.party.ledger import FOLDER
 from vfl.text import counted
@@ -130,20 +131,28 @@ def read_certificate(path: Path) -> tuple[ReplayCertificate, Certificate]:
     """A certificate, and whose signature it has. Raises ModelError for what is none, EvidenceDiffers for
     a signature that does not hold."""
     try:
-        read = read_document(path)
+        content = path.read_bytes()
     except FileNotFoundError:
         raise ModelError(f"no file {path}") from None
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {reason(error)}") from None
+    return parse_certificate_of_replay(content, path)
+
+
+def parse_certificate_of_replay(content: bytes, path: Path) -> tuple[ReplayCertificate, Certificate]:
+    """The same of what a file of this name holds."""
+    read = parse_document(content, path)
     if not isinstance(read, dict) or read.get("format") != FORM:
         raise ModelError(f"{path} is no certificate of a replay")
     body = body_of(read, VERSION, path)
-    content: Any = body.get("certificate")
+    said: Any = body.get("certificate")
     try:
-        made = msgspec.convert(content, ReplayCertificate)
+        made = msgspec.convert(said, ReplayCertificate)
         auditor = parse_certificate(made.auditor.encode(), path)
         signature = base64.b64decode(str(body.get("signature")), validate=True)
     except (msgspec.ValidationError, IdentityError, ValueError):
         raise ModelError(f"{path} is damaged: it is no certificate of a replay") from None
-    if not auditor.verify(signature, _signed(content)):
+    if not auditor.verify(signature, _signed(said)):
         raise EvidenceDiffers(f"the signature of {path} does not hold")
     return made, auditor
 
@@ -155,7 +164,17 @@ def check_certificate(site: Site, path: Path, auditor: Certificate | None = None
     for what is no certificate or of a run that this party does not know, EvidenceDiffers where it does
     not hold.
     """
-    made, signer = read_certificate(path)
+    return check_read(site, read_certificate(path), path, auditor)
+
+
+def check_read(
+    site: Site,
+    read: tuple[ReplayCertificate, Certificate],
+    path: Path,
+    auditor: Certificate | None = None,
+) -> Checked:
+    """The same of a certificate that was read, from a file of this name."""
+    made, signer = read
     signed_by = _check_signer(site, made, signer, auditor)
     if made.peer != site.party.name:
         own = site.party.name

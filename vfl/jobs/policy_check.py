@@ -62,6 +62,7 @@ _LATER = {
     "what data is worth": ("worth",),
     "a search for settings": ("tune_trials",),
     "a job over rows": ("min_parties", "min_pooled_rows", "without"),
+    "audits": ("audit", "unaudited", "auditor", "audit_days"),
     "a person's decision": ("approve", "approve_within"),
     "columns": ("columns", "min_bin_rows", "show_names", "explain", "diagnose", "inference"),
 }

@@ -21,6 +21,7 @@ DocumentKind = Literal[
     "project",
     "screen",
     "evidence",
+    "audit",
 ]
 CountKind = Literal["usage", "labels", "fetched", "refusals", "correlated"]
 FileKind = DocumentKind | CountKind
@@ -44,6 +45,7 @@ FOLDERS: dict[DocumentKind, str] = {
     "project": "projects",
     "screen": "screens",
     "evidence": "evidence",
+    "audit": "audits",
 }
 COUNTS: dict[CountKind, str] = {
     "usage": "usage.json",
@@ -56,6 +58,7 @@ COUNTS: dict[CountKind, str] = {
 ENCRYPTED: frozenset[FileKind] = frozenset(
     {
         "alignment",
+        "audit",
         "batch",
         "cells",
         "checkpoint",

@@ -13,6 +13,7 @@ from vfl.party.config_values import (
     FractionLimit,
     Joins,
     Limit,
+    LocalPath,
     Models,
     Names,
     Objectives,
@@ -210,6 +211,27 @@ class PolicySection(Section):
         ge=0,
         description="most trials of a search for settings (`vfl tune`); each training of it counts as a "
         "job, and its sums as those of any other",
+    )
+    audit: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="the probability with which a training is audited, drawn with its guest once the "
+        "model is done: the guest then replays all of it (`vfl audit replay`) before the model is of "
+        "use here; 1 for all trainings, 0 for none",
+    )
+    unaudited: Literal["refused", "noted"] = Field(
+        default="refused",
+        description="whether the use of a model whose audit is missing is refused, or noted in the log",
+    )
+    auditor: LocalPath | None = Field(
+        default=None,
+        description="certificate of the auditor who alone may sign such a replay; the guest itself if "
+        "absent",
+    )
+    audit_days: Limit = Field(
+        default=30,
+        description="days after which a guest that owes an audit may train no further model",
     )
     approve: Literal["rules", "person"] = Field(
         default="rules",

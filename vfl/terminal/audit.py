@@ -10,6 +10,7 @@ from vfl.terminal.streams import stdout
 from vfl.text import counted, in_words
 
 if TYPE_CHECKING:
+    from vfl.jobs.audits import ListedAudit
     from vfl.jobs.certificate import Checked
     from vfl.jobs.kept_evidence import KeptEvidence
     from vfl.jobs.replaying import Replay
@@ -34,6 +35,23 @@ def put_evidence(found: "Sequence[KeptEvidence]") -> None:
         for one in found
     ]
     put_sheet(Sheet(heads, rows, numbers=frozenset(("disk",))))
+
+
+def put_audits(found: "Sequence[ListedAudit]") -> None:
+    """The models that hosts may have audited, a line each."""
+    heads = ("model", "with", "begun (UTC)", "probability", "audit", "missing")
+    rows: list[list[SheetCell]] = [
+        [
+            one.model,
+            one.peer,
+            when(one.begun),
+            f"{one.probability:g}",
+            one.state,
+            ", ".join(run[:_DIGITS] for run in one.missing),
+        ]
+        for one in found
+    ]
+    put_sheet(Sheet(heads, rows, numbers=frozenset(("probability",))))
 
 
 def put_replay(done: "Replay", files: Sequence[Path]) -> None:
