@@ -72,8 +72,8 @@ def audit_list(party: Path, as_json: bool) -> None:
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Where the certificates go, one for each peer. Without, those alone are made, and kept for `vfl "
-    "audit send` and `vfl score`, that a host waits for.",
+    help="Where the certificates go, one for each peer. Without, those alone are made, and kept for "
+    "`vfl audit send` and `vfl score`, that a host waits for.",
 )
 @click.option(
     "--auditor",
@@ -194,7 +194,8 @@ def _document(done: "Replay", files: list[Path]) -> dict[str, object]:
 def audit_check(party: Path, certificate: Path, auditor: Path | None, as_json: bool) -> None:
     """Hold a peer's certificate of a replay against what was signed and against this party's ledger.
 
-    A model that this host has audited is of use once the certificates of its runs hold. Exit code 1 where it does not hold, or messages came in the run that it does not cover.
+    A model that this host has audited is of use once the certificates of its runs hold. Exit code 1
+    where it does not hold, or messages came in the run that it does not cover.
     """
     from vfl.jobs.audits import auditor_of, settle
     from vfl.jobs.certificate import check_certificate
@@ -257,8 +258,8 @@ def audit_send(party: Path, run: str, wait: float, as_json: bool) -> None:
         model = resolve_model(site.store, run)
         if not to_present(site.store, model):
             raise ModelError(
-                f"no certificate of {model} is kept here that a host waits for: `vfl audit replay` makes "
-                "them, and `vfl audit list` says who waits for one"
+                f"no certificate of {model} is kept here that a host waits for: `vfl audit replay` "
+                "makes them, and `vfl audit list` says who waits for one"
             )
         done = wait_for(present(site, model, wait=wait, show=show))
     if as_json:

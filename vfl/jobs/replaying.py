@@ -48,13 +48,14 @@ class Replay:
 
 def runs_named(store: Store, name: str) -> list[Evidence]:
     """The runs of a model or an alignment, or of the newest one of this name, each attempt at it in
-    turn; or the one run whose first digits these are. Raises ModelError when there is none."""
+    turn; or the one run whose first digits these are. Those of which no tape was kept are left out where
+    there are others. Raises ModelError when there is none."""
     every = find_evidence(store)
     newest = resolve_model(store, name), resolve_model(store, name, "run")
     names = {*newest, resolve_model(store, name, "alignment")}
     found = [one for one in every if one.subject in names or _is_digits_of(name, one.run)]
     if found:
-        return found
+        return [one for one in found if one.opening is not None or one.forgotten] or found
     if not every:
         raise ModelError("nothing is kept of any run that could be replayed: see tape in [party]")
     near = nearest_name(name, [one.subject for one in every])

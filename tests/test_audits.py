@@ -1,0 +1,395 @@
+"""Audits by agreement: both sides draw whether a training is audited, and a model waits for it."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+from audited import AuditedRoom
+from federation import JOB, Federation
+from room import HOSTS
+
+from vfl.crypto.randomness import Randomness
+from vfl.errors import ConfigError, PeerError, PeerStopped, Refused, VflError
+from vfl.jobs import audit_draw, presenting
+from vfl.jobs import training as guest_training
+from vfl.jobs.audit_draw import AuditDraw, AuditShare, HostDraw, commit, draw_with, is_drawn
+from vfl.jobs.audits import (
+    check_audited,
+    check_outstanding,
+    check_signer,
+    keep_certificate,
+    list_audits,
+    load_audits,
+    save_audit,
+    settle,
+    wants_certificate,
+)
+from vfl.jobs.certificate import make_certificate
+from vfl.jobs.evidence import find_evidence
+from vfl.jobs.offer import AuditDemand, Kept
+from vfl.jobs.presenting import present
+from vfl.jobs.record import load_record, verify_agreement
+from vfl.jobs.replaying import Replay
+from vfl.learn.losses import LogisticLoss
+from vfl.net.peer import MemoryPeer, Peer
+from vfl.net.replay import MessageDiffers
+from vfl.party import identity
+
+RUN = bytes(range(32))
+
+
+# --- The draw. --------------------------------------------------------------------------------------
+
+
+def demand(share: bytes, probability: float = 0.1) -> AuditDemand:
+    return AuditDemand(probability, commit(RUN, "bureau", share), b"")
+
+
+def test_each_number_alone_makes_the_draw_as_likely_as_agreed() -> None:
+    """Whatever the other party has chosen: so who cheats in one run is audited in a tenth of runs."""
+    chosen, numbers = b"\0" * 32, [Randomness(RUN).part("test").at(str(k))(32) for k in range(4000)]
+    for drawn in (
+        [is_drawn(RUN, "bureau", chosen, number, 0.1) for number in numbers],
+        [is_drawn(RUN, "bureau", number, chosen, 0.1) for number in numbers],
+    ):
+        assert 330 < sum(drawn) < 470  # 400 +- 19
+    assert not any(is_drawn(RUN, "bureau", chosen, number, 1e-15) for number in numbers[:100])
+    assert all(is_drawn(RUN, "bureau", chosen, number, 1.0) for number in numbers[:100])
+    one, other = ([is_drawn(RUN, name, chosen, n, 0.5) for n in numbers[:100]] for name in HOSTS)
+    assert one != other  # each host's draw is its own
+
+
+def test_both_find_the_same() -> None:
+    async def run() -> None:
+        for number in range(40):
+            to_host, to_guest = MemoryPeer.pair("insurer", "bureau")
+            brought = HostDraw(0.5, bytes([number]) * 32)
+            found: list[bool] = []
+            theirs, _ = await asyncio.gather(
+                draw_with(to_host, RUN, demand(brought.share, 0.5), lambda size: bytes(size)),
+                brought.draw(to_guest, RUN, "bureau", found.append),
+            )
+            assert found == [theirs]
+
+    asyncio.run(run())
+
+
+def test_a_host_that_shows_another_number_is_found() -> None:
+    async def run() -> None:
+        to_host, to_guest = MemoryPeer.pair("insurer", "bureau")
+        await to_guest.send(AuditDraw(b"\2" * 32))
+        with pytest.raises(PeerError, match="AuditDraw with another number than its Accept has"):
+            await draw_with(to_host, RUN, demand(b"\1" * 32), lambda size: bytes(size))
+
+    asyncio.run(run())
+
+
+def test_a_guest_sees_the_hosts_number_after_its_own_alone() -> None:
+    """The host's Accept hides it, and the host shows it when it has the guest's, and has kept what
+    follows from both: another number that comes then is refused."""
+
+    async def run() -> None:
+        to_host, to_guest = MemoryPeer.pair("insurer", "bureau")
+        brought, kept = HostDraw.new(0.5), list[bool]()
+        assert brought.share != HostDraw.new(0.5).share
+        drawing = asyncio.create_task(brought.draw(to_guest, RUN, "bureau", kept.append))
+        waiting = asyncio.create_task(to_host.recv(AuditDraw))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert not waiting.done() and not kept
+        await to_host.send(AuditShare(b"\1" * 32))
+        assert (await waiting).share == brought.share
+        await drawing
+        assert kept == [is_drawn(RUN, "bureau", b"\1" * 32, brought.share, 0.5)]
+        await to_host.send(AuditShare(b"\3" * 32))
+        with pytest.raises(PeerError, match="AuditShare"):
+            await to_guest.recv(Kept)
+        assert len(kept) == 1
+
+    asyncio.run(run())
+
+
+# --- Jobs. ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def room(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Iterator[AuditedRoom]:
+    """Parties that have aligned; the bureau audits every training."""
+    patch = pytest.MonkeyPatch()
+    folder = tmp_path_factory.mktemp("audits")
+    made = AuditedRoom(Federation(folder, keys, guest_listens=True))
+    made.federation.parties["bureau"].settings["policy"]["audit"] = 1.0
+    made.patch(patch)
+    patch.setattr(presenting, "hosts_of", made.hosts_of)
+    made.align()
+    yield made
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def due(room: AuditedRoom) -> str:
+    """A model that the bureau has audited, of which nothing was shown."""
+    return room.train(JOB)
+
+
+@pytest.fixture
+def rules(room: AuditedRoom) -> Iterator[dict[str, Any]]:
+    """[policy] of the bureau, for a test to change."""
+    settings = room.federation.parties["bureau"].settings["policy"]
+    with mock.patch.dict(settings):
+        yield settings
+
+
+@pytest.fixture
+def owed(room: AuditedRoom, due: str) -> Iterator[str]:
+    """The model as it was before a test."""
+    before = {name: load_audits(room.there(name).store, due) for name in ("insurer", "bureau")}
+    yield due
+    for name, audits in before.items():
+        for peer, audit in audits.items():
+            save_audit(room.there(name).store, due, peer, audit)
+
+
+def certificate(room: AuditedRoom, done: Replay, by: identity.Identity | None = None) -> bytes:
+    signer = by or room.there("insurer").identity
+    return make_certificate(done.evidence, done.shown["bureau"], signer)
+
+
+def give(room: AuditedRoom, done: Replay, by: identity.Identity | None = None) -> None:
+    """What `vfl audit replay` keeps, handed over as `vfl audit send` does."""
+    store = room.there("insurer").store
+    assert wants_certificate(store, done.evidence, "bureau")
+    assert not wants_certificate(store, done.evidence, "registry")
+    keep_certificate(store, done.evidence, "bureau", certificate(room, done, by))
+    send(room, done.evidence.subject)
+
+
+def send(room: AuditedRoom, model: str) -> list[str]:
+    show = room.said["insurer"]
+    return asyncio.run(present(room.site("insurer"), model, wait=1, show=show))
+
+
+def test_a_guest_hears_before_and_after_what_is_asked(room: AuditedRoom, owed: str) -> None:
+    said = room.said["insurer"].lines
+    before = [k for k, line in enumerate(said) if line.startswith("bureau audits this training whate")]
+    after = [k for k, line in enumerate(said) if line.startswith("bureau has this model audited: `vfl")]
+    assert len(before) == len(after) == 1 and before < after
+    assert not room.said["insurer"].has("registry audits")
+    for name, peer in (("insurer", "bureau"), ("bureau", "insurer")):
+        (one,) = list_audits(room.there(name).store)
+        assert (one.model, one.peer, one.state, len(one.missing)) == (owed, peer, "due", 1)
+    # What was demanded is signed, and kept with the model.
+    for name in ("insurer", "bureau"):
+        site = room.there(name)
+        _, _, words = verify_agreement(site.party, owed)
+        assert words["bureau"].endswith("; may have it audited, with probability 1")
+        agreement = load_record(site.store, owed)[0].agreement
+        assert agreement is not None and set(agreement.audits) == {"bureau"}
+
+
+def test_a_model_scores_once_its_audit_was_shown(room: AuditedRoom, owed: str) -> None:
+    with pytest.raises(
+        PeerStopped, match=f"model {owed} has to be audited before it is used, as was dr"
+    ):
+        room.score(owed)
+    done = room.replay("insurer", owed, workers=2)
+    assert done.complete and room.replay("bureau", owed).complete  # with the draw
+    store = room.there("insurer").store
+    keep_certificate(store, done.evidence, "bureau", certificate(room, done))
+    scored = room.score(owed)  # hands it over
+    assert scored.rows == room.rows
+    assert room.said["insurer"].has(f"bureau has the certificate of {owed}")
+    assert room.said["bureau"].has("holds, signed by insurer itself")
+    for name in ("insurer", "bureau"):
+        (one,) = list_audits(room.there(name).store)
+        assert one.state == "shown" and not one.missing
+    assert not send(room, owed)  # once is enough
+
+
+def test_a_certificate_may_be_handed_over_by_hand(room: AuditedRoom, owed: str) -> None:
+    site = room.there("bureau")
+    with pytest.raises(Refused, match="has to be audited before it is used"):
+        check_audited(site, owed, room.said["bureau"])
+    path = room.certify("insurer", room.replay("insurer", owed), "bureau")
+    assert settle(site.store, room.check("bureau", path))
+    check_audited(site, owed, room.said["bureau"])
+    room.score(owed)
+
+
+def test_a_certificate_of_another_run_or_of_less_is_refused(
+    room: AuditedRoom, owed: str, rules: dict[str, Any]
+) -> None:
+    rules["audit"] = 1e-15
+    other = room.train(JOB)
+    with pytest.raises(Refused, match="does not cover 2 messages of it"):
+        done = room.replay("insurer", owed)
+        shown = done.shown["bureau"]
+        short = replace(shown, messages=shown.messages[:-2])
+        path = room.certify("insurer", replace(done, shown={"bureau": short}), "bureau")
+        settle(room.there("bureau").store, room.check("bureau", path))
+    with pytest.raises(PeerStopped, match=r"the certificate of run [0-9a-f]{12} is about no run of cl"):
+        another, store = room.replay("insurer", other), room.there("insurer").store
+        keep_certificate(store, done.evidence, "bureau", certificate(room, another))
+        send(room, owed)
+    with pytest.raises(PeerStopped, match="is not the one of the replay"):
+        first, *rest = shown.messages
+        forged = replace(shown, messages=[replace_digest(first), *rest])
+        give(room, replace(done, shown={"bureau": forged, "registry": forged}))
+    assert load_audits(room.there("bureau").store, owed)["insurer"].state == "due"
+    with pytest.raises(PeerStopped, match="agreed with insurer to no audit of a model"):
+        save_audit(store, "none", "bureau", load_audits(store, owed)["bureau"])
+        send(room, "none")
+    store.remove("audit", "none")
+
+
+def replace_digest(message: Any) -> Any:
+    import msgspec
+
+    return msgspec.structs.replace(message, sha256="00" * 32)
+
+
+def test_the_auditor_that_a_host_names_has_to_sign(
+    room: AuditedRoom, rules: dict[str, Any], tmp_path: Path
+) -> None:
+    auditor = identity.create(tmp_path / "auditor", "auditor")
+    rules["auditor"] = str(tmp_path / "auditor.pem")
+    model = room.train(JOB)
+    fingerprint = auditor.certificate.fingerprint
+    assert room.said["insurer"].has(f"and signed by the auditor {fingerprint}")
+    site = room.there("insurer")
+    with pytest.raises(ConfigError, match=f"signed by the auditor whose .* {fingerprint}"):
+        check_signer(site.store, room.runs("insurer", model), site.identity.certificate)
+    check_signer(site.store, room.runs("insurer", model), auditor.certificate)
+    done = room.replay("insurer", model)
+    with pytest.raises(PeerStopped, match="signed by another insurer than was named"):
+        give(room, done)
+    give(room, done, auditor)
+    assert room.said["bureau"].has("holds, signed by the auditor auditor")
+    room.score(model)
+
+
+def test_who_keeps_no_tape_is_refused_at_once(
+    room: AuditedRoom, due: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(room.federation.guest.settings["party"], "tape", "none")
+    with pytest.raises(PeerStopped, match=r'breaks rule audit = 1.0 of \[policy\]: set tape = "all" in'):
+        room.train(JOB)
+
+
+def test_what_was_not_drawn_scores_at_once(room: AuditedRoom, due: str, rules: dict[str, Any]) -> None:
+    rules["audit"] = 1e-15
+    model = room.train(JOB)
+    assert room.said["insurer"].has("bureau does not have this model audited")
+    store = room.there("bureau").store
+    assert load_audits(store, model)["insurer"].state == "not audited"
+    room.score(model)
+    assert room.replay("insurer", model).complete
+
+
+def test_a_host_may_only_note_what_is_missing(
+    room: AuditedRoom, owed: str, rules: dict[str, Any]
+) -> None:
+    rules["unaudited"] = "noted"
+    room.score(owed)
+    assert room.said["bureau"].has(f"note: model {owed} has to be audited before it is used")
+
+
+def test_other_uses_wait_too(room: AuditedRoom, owed: str, rules: dict[str, Any]) -> None:
+    from vfl.jobs.publishing import publish
+
+    rules["directories"] = True
+    with pytest.raises(Refused, match="has to be audited before it is used"):
+        publish(room.there("bureau"), owed, room.said["bureau"])
+    more = {**JOB, "secureboost": {**JOB["secureboost"], "init_model": owed, "trees": 3}}
+    with pytest.raises(PeerStopped, match=f"model {owed} has to be audited before it is used"):
+        room.train(more)
+
+
+# --- Parties that do something else. ----------------------------------------------------------------
+
+
+def one_row(self: LogisticLoss, score: Any, label: Any, weight: Any) -> Any:
+    """Gradients that tell in which bins of a host one row is."""
+    gradient = np.zeros(score.shape)
+    gradient[..., 3] = 1.0
+    return gradient, np.full(score.shape, 0.25)
+
+
+def test_a_guest_that_makes_numbers_up_gets_no_certificate(room: AuditedRoom, due: str) -> None:
+    """In one of two trees: it is found wherever the job is audited, and the model is of no use."""
+    left, honest = {"trees": 1}, LogisticLoss.damped_gradients
+
+    def second(self: LogisticLoss, *given: Any) -> Any:
+        left["trees"] -= 1
+        return (one_row if left["trees"] == -1 else honest)(self, *given)
+
+    with mock.patch.object(LogisticLoss, "damped_gradients", second):
+        model = room.train(JOB)
+    with pytest.raises(MessageDiffers, match="it was Gradients of"):
+        room.replay("insurer", model)
+    with pytest.raises(PeerStopped, match="has to be audited before it is used"):
+        room.score(model)
+
+
+def test_a_second_number_after_the_draw_is_refused(room: AuditedRoom, due: str) -> None:
+    async def again(hosts: list[Peer], agreement: Any, randomness: Any) -> dict[str, bool]:
+        asked = next(host for host in hosts if host.name == "bureau")
+        await asked.send(AuditShare(b"\1" * 32))
+        await asked.recv(AuditDraw)
+        await asked.send(AuditShare(b"\2" * 32))
+        return {"bureau": False}
+
+    room.heard["bureau"].clear()
+    with mock.patch.object(guest_training, "draw_all", again), contextlib.suppress(VflError):
+        room.train(JOB)
+    assert room.heard["bureau"] and "AuditShare" in room.heard["bureau"][-1]
+    (*_, one) = list_audits(room.there("bureau").store)
+    assert one.state == "due"
+
+
+def test_who_hangs_up_before_the_draw_owes_the_audit(
+    room: AuditedRoom, due: str, rules: dict[str, Any]
+) -> None:
+    async def hang_up(*_: Any) -> Any:
+        raise VflError("enough", for_peer="it was interrupted by its operator")
+
+    with mock.patch.object(guest_training, "draw_all", hang_up), contextlib.suppress(VflError):
+        room.train(JOB)
+    run = find_evidence(room.there("insurer").store)[-1]
+    model, store = run.subject, room.there("bureau").store
+    audit = load_audits(store, model)["insurer"]
+    assert audit.state == "not drawn"
+    with pytest.raises(Refused, match="its training ended before it was drawn whether rule audit = 1"):
+        check_audited(room.there("bureau"), model, room.said["bureau"])
+    # Nor does it train more models for ever: it may show that it did nothing else, though.
+    rules["audit_days"] = 30
+    late = replace(audit, begun="2020-01-01T00:00:00+00:00")
+    save_audit(store, model, "insurer", late)
+    with pytest.raises(PeerStopped, match=f"insurer owes the audit of model {model} since 2020-01-01"):
+        room.train(JOB)
+    done = room.replay("insurer", model)
+    assert done.ended
+    give(room, done)
+    assert load_audits(store, model)["insurer"].state == "shown"
+    check_outstanding(room.there("bureau"), "insurer")
+
+
+def test_a_demand_that_is_not_signed_is_refused(room: AuditedRoom, due: str) -> None:
+    signed = HostDraw.demand
+
+    def changed(self: HostDraw, *given: Any) -> AuditDemand:
+        import msgspec
+
+        return msgspec.structs.replace(signed(self, *given), probability=0.5)
+
+    with (
+        mock.patch.object(audit_draw.HostDraw, "demand", changed),
+        pytest.raises(PeerError, match="Accept with a signature of an audit that does not hold"),
+    ):
+        room.train(JOB)
