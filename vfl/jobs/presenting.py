@@ -69,7 +69,7 @@ async def serve_audit(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     while more:
         said = await peer.recv(Presented)
         more = said.more
-        checked = await asyncio.to_thread(_check, site, said.certificate)
+        checked = await asyncio.to_thread(_check, site, unpack(peer, said.certificate))
         run = checked.certificate.run
         of_model = load_audits(site.store, model)[peer.name].runs
         if checked.certificate.party != peer.name or run not in of_model:
@@ -84,17 +84,23 @@ async def serve_audit(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     return f"has the audit of {model} of {peer.name}{lacks}"
 
 
-def _check(site: Site, packed: bytes) -> Checked:
-    """Hold a certificate against this host's ledger. Raises Refused for one that does not hold."""
+def unpack(peer: Peer, packed: bytes) -> bytes:
+    """A certificate that was sent. Raises PeerError for what is not packed, or too large."""
     unpacking = zlib.decompressobj()
-    name = Path("the certificate")
     try:
         content = unpacking.decompress(packed, LARGEST)
-        if not unpacking.eof:
-            raise ModelError(f"{name} is damaged: it is no whole file")
+    except zlib.error:
+        raise peer.breach("Presented with a certificate that is not packed") from None
+    if not unpacking.eof:
+        raise peer.breach("Presented with a certificate that is cut off or too large")
+    return content
+
+
+def _check(site: Site, content: bytes) -> Checked:
+    """Hold a certificate against this host's ledger. Raises Refused for one that does not hold."""
+    name = Path("the certificate")
+    try:
         read = parse_certificate_of_replay(content, name)
         return check_read(site, read, name, auditor_of(site.party))
-    except zlib.error:
-        raise Refused(f"{name} is damaged: it is not packed as it says") from None
     except (ModelError, EvidenceDiffers) as error:
         raise Refused(f"{site.party.name} refuses the certificate: {error}") from None
