@@ -24,6 +24,7 @@ from vfl.crypto.lattice.hint import EncryptedHint, HintKey
 from vfl.crypto.lattice.matrix import Accumulator, CellMatrix, CodedColumn, Outputs, make_hint
 from vfl.crypto.lattice.parameters import DEGREE, choose
 from vfl.crypto.lattice.vectors import PublicRows, Secrets, VectorEncryption
+from vfl.crypto.randomness import Stream
 
 T = TypeVar("T")
 PIECE = 8 * DEGREE
@@ -84,9 +85,9 @@ def measure(rows: int, columns: int, options: argparse.Namespace) -> dict[str, f
     encrypted = EncryptedHint(p, bytes(32), key.header())
     timed("load_hint", lambda: [encrypted.load(i, part) for i, part in enumerate(parts)])
 
-    drawn = Secrets.draw(batch)
-    products, masks = timed("multiply", lambda: encrypted.multiply(drawn), batch)
-    encryption, sums = VectorEncryption(p, public, drawn), Accumulator(p, matrix, batch)
+    drawn = Secrets.draw(batch, Stream())
+    products, masks = timed("multiply", lambda: encrypted.multiply(drawn, Stream()), batch)
+    encryption, sums = VectorEncryption(p, public, drawn, Stream()), Accumulator(p, matrix, batch)
     most = 1 << (options.bits - 1)
     exact = np.zeros((batch, columns * bins), np.int64)
     sent = 0
@@ -101,7 +102,7 @@ def measure(rows: int, columns: int, options: argparse.Namespace) -> dict[str, f
                 sums_of_bins = np.bincount(column.codes[start : start + PIECE], values[v], bins)
                 exact[v, f * bins : (f + 1) * bins] += sums_of_bins.astype(np.int64)
     opened = timed("open", lambda: key.open(products, batch), batch)
-    answer = timed("seal", lambda: answers.seal(p, sums.result(), opened), batch)
+    answer = timed("seal", lambda: answers.seal(p, sums.result(), opened, Stream()), batch)
     found = timed("unseal", lambda: answers.unseal(p, answer, masks), batch)
     running = np.cumsum(exact.reshape(batch, columns, bins), axis=2)[:, :, :-1]
     if not np.array_equal(found, running.reshape(batch, -1)):

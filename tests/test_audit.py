@@ -2,7 +2,10 @@
 
 import contextlib
 import json
+import re
+import shlex
 import shutil
+import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -13,9 +16,12 @@ import gmpy2
 import numpy as np
 import pytest
 from audited import AuditedRoom
+from click.testing import CliRunner
 from federation import GLM_JOB, JOB, Federation, write_table
+from paillier_key import one_key
 from room import HOSTS
 
+from vfl.cli import main
 from vfl.errors import ModelError, PeerLost, VflError
 from vfl.jobs import evidence as kept_evidence
 from vfl.jobs import resume
@@ -467,3 +473,48 @@ def test_a_secret_is_removed_on_request(spoilt: tuple[AuditedRoom, str]) -> None
     assert load_evidence(store, found.name).agreement == runs[0].agreement
     with pytest.raises(ModelError, match=r"the secret of run .* was removed on .*: it cannot"):
         room.replay("bureau", model)
+
+
+# --- The walk of docs/audit.md. ---------------------------------------------------------------------
+
+PAGE = Path(__file__).parents[1] / "docs" / "audit.md"
+
+
+def walks() -> list[tuple[str, str, list[str]]]:
+    """Who types which command, and the lines that the page shows of what it prints."""
+    found: list[tuple[str, str, list[str]]] = []
+    for block in re.findall(r"<!-- walk -->\n```console\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        for line in block.splitlines():
+            if (typed := re.match(r"(\w+)\$ (.*)", line)) is not None:
+                found.append((typed[1], typed[2], []))
+            else:
+                found[-1][2].append(line)
+    return found
+
+
+def shown(line: str) -> str:
+    """A line of the page as a pattern: runs and numbers are others each time."""
+    parts = (re.sub(r"\d+", r"[\\d,]+", re.escape(part)) for part in line.split("0123456789ab"))
+    return "[0-9a-f]{12}".join(parts)
+
+
+def test_the_walk_of_an_auditor(honest: AuditedRoom, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest.train(JOB)
+    folders = {name: party.folder for name, party in honest.federation.parties.items()}
+    folders["auditor"] = honest.federation.folder / "auditor"
+    folders["auditor"].mkdir()
+    done = []
+    for who, typed, expected in walks():
+        monkeypatch.chdir(folders[who])
+        command, *words = shlex.split(typed)
+        words = [str(one) for word in words for one in (Path().glob(word) if "*" in word else [word])]
+        if command != "vfl":
+            subprocess.run([command, *words], check=True)
+            continue
+        with one_key():
+            result = CliRunner().invoke(main, words)
+        assert result.exit_code == 0, result.output
+        for line in expected:
+            assert re.search(f"^{shown(line)}$", result.output, re.MULTILINE), (line, result.output)
+        done.append(" ".join(words[:2]))
+    assert done[-2:] == ["audit replay", "audit check"]

@@ -26,6 +26,7 @@ from vfl.crypto.lattice.hint import EncryptedHint, HintKey, Opened
 from vfl.crypto.lattice.matrix import Accumulator, CellMatrix, CodedColumn, Outputs, make_hint
 from vfl.crypto.lattice.parameters import DEGREE, Parameters, choose
 from vfl.crypto.lattice.vectors import PublicRows, Secrets, VectorEncryption
+from vfl.crypto.randomness import Stream
 from vfl.errors import VflError
 
 SEED = bytes(range(32))
@@ -364,7 +365,7 @@ def test_encryption(value_bits: int, word_bits: int) -> None:
 def test_rows_are_encrypted_once_and_in_whole_blocks() -> None:
     rows = 2 * DEGREE + 10
     p = choose(rows, 8, 3, 10)
-    encryption = VectorEncryption(p, PublicRows(SEED, rows), Secrets.draw(1))
+    encryption = VectorEncryption(p, PublicRows(SEED, rows), Secrets.draw(1, Stream()), Stream())
     block = np.zeros((1, DEGREE), np.int64)
     with pytest.raises(ValueError, match="8 bits"):
         encryption.rows(0, block + 128)
@@ -517,11 +518,11 @@ def test_a_hint_in_a_file_is_found_again(tmp_path: Path) -> None:
         assert not encrypted.complete
         assert not file.exists()
         with pytest.raises(ValueError, match="parts of the hint came"):
-            encrypted.multiply(Secrets.draw(1))
+            encrypted.multiply(Secrets.draw(1, Stream()), Stream())
         encrypted.load(number, part)
         with pytest.raises(ValueError, match="twice"):
             encrypted.load(number, part)
-    drawn = Secrets.draw(2)
+    drawn = Secrets.draw(2, Stream())
     expected = encrypted.multiply(drawn, lambda n: bytes(n))[0]
     found = EncryptedHint(p, SEED, key.header(), file)
     assert found.complete
@@ -574,13 +575,13 @@ def test_hostile_sizes_and_words() -> None:
     # Any bytes are a hint of something: products stay exact, sums are then the host's own loss.
     for number in range(p.hint_parts):
         encrypted.load(number, b"\xff" * p.hint_part_bytes(number))
-    products, masks = encrypted.multiply(Secrets.draw(2))
+    products, masks = encrypted.multiply(Secrets.draw(2, Stream()), Stream())
     for data in (products[1:], products + b"x", b""):
         with pytest.raises(ValueError, match="products"):
             key.open(data, 2)
     assert key.open(b"\xff" * len(products), 2).whole.shape == (2, 3)
     with pytest.raises(ValueError, match="shape"):
-        answers.seal(p, np.zeros((1, 3), np.uint64), key.open(products, 2))
+        answers.seal(p, np.zeros((1, 3), np.uint64), key.open(products, 2), Stream())
     size = p.answer_bytes(2)
     for data in (bytes(size - 1), bytes(size + 1)):
         with pytest.raises(ValueError, match="answers"):
@@ -867,7 +868,7 @@ def test_what_the_key_adds_is_what_parameters_say() -> None:
     for number, part in enumerate(key.encrypt(np.zeros((128, DEGREE), np.uint64))):
         encrypted.load(number, part)
     fixed = b"e" * 32
-    products, masks = encrypted.multiply(Secrets.draw(16), lambda n: fixed)
+    products, masks = encrypted.multiply(Secrets.draw(16, Stream()), lambda n: fixed)
     opened = key.open(products, 16)
     below = randomness.words(fixed, "fractions", 16 * 64).view(np.uint32).reshape(16, 128)
     shift = (opened.whole - masks).view(np.int64) + (opened.fraction / 2.0**32 - below / 2.0**32)

@@ -12,6 +12,7 @@ from vfl.blocks.engine import ENGINE, Array, Embedded, Engine
 from vfl.crypto.lattice.matrix import Accumulator, CellMatrix, CodedColumn, Outputs, make_hint
 from vfl.crypto.lattice.parameters import choose
 from vfl.crypto.lattice.vectors import PublicRows, Secrets, VectorEncryption, joined
+from vfl.crypto.randomness import Stream
 
 ROWS = 2 * DEGREE + 1500
 ENGINES = [Embedded(3000), Embedded(DEGREE), Apart(DEGREE), Apart(2999), Apart(7001)]
@@ -73,7 +74,7 @@ def test_the_same_words(engine: Engine, expected: list[object]) -> None:
 def test_values_are_checked_where_they_are_made() -> None:
     p = choose(ROWS, 7, 5, 10)
     with ENGINE.instead(Apart(3000)):
-        encryption = VectorEncryption(p, PublicRows(SEED, ROWS), Secrets.draw(2, entropy(0)))
+        encryption = VectorEncryption(p, PublicRows(SEED, ROWS), Secrets.draw(2, entropy(0)), Stream())
         begun = encryption.begin(0, DEGREE, partial(entries, 5), own_values())
         with pytest.raises(ValueError, match="7 bits"):
             [one.result() for one in begun]

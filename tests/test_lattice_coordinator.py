@@ -15,6 +15,7 @@ from vfl.crypto.lattice.hint import EncryptedHint, HintKey
 from vfl.crypto.lattice.matrix import Accumulator, make_hint
 from vfl.crypto.lattice.parameters import Parameters, choose
 from vfl.crypto.lattice.vectors import PublicRows, Secrets, VectorEncryption
+from vfl.crypto.randomness import Stream
 
 # So many guesses, half of each of two matrices.
 GUESSES = 4000
@@ -51,7 +52,7 @@ def test_a_host_and_the_coordinator_do_not_get_a_hint_times_a_secret(
     """Of words as they are read they would: 4,096 products to the last bit give the secret away."""
     p, read, expected, sums = words
     assert np.abs((read - expected).view(np.int64)).max() <= 1
-    passed = [answers.blurred(p, read) for _ in range(100)]
+    passed = [answers.blurred(p, read, Stream()) for _ in range(100)]
     off = np.array([(one - expected).view(np.int64) for one in passed])
     wide = 2.0 ** (p.scale_bits - 6)
     assert len(np.unique(off)) > 0.99 * off.size
@@ -67,7 +68,7 @@ def test_blurred_words_are_within_a_thirtysecond_of_the_reach(
 ) -> None:
     p = choose(rows, value_bits, 60, 1000, errors_known=False)
     masked = np.random.default_rng(seed).integers(0, 2**64, (2, 60), np.uint64)
-    off = (answers.blurred(p, masked) - masked).view(np.int64)
+    off = (answers.blurred(p, masked, Stream()) - masked).view(np.int64)
     assert np.abs(off).max() <= p.reach // 32
     # Ten deviations less that are still improbable enough: below 2^-70.
     assert math.erfc((parameters.DEVIATIONS * (1 - 1 / 32)) / math.sqrt(2)) < 2**-70

@@ -8,9 +8,13 @@ import asyncio
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
 
+import numpy as np
 import pytest
 from apart import Apart
+from cryptography.hazmat.primitives.asymmetric import ec
 from lattice_batches import small_batches
 from paillier_key import one_key
 from replays import Tape, replay
@@ -22,11 +26,15 @@ from vfl.crypto.workers import Machine, Workers
 from vfl.learn.params import BoostParams
 from vfl.net.peer import MemoryPeer, Peer, together
 from vfl.net.replay import MessageDiffers
+from vfl.party import identity
 from vfl.protocols.common import clock
 from vfl.protocols.common.clock import SecondsNoted, SecondsSaid
+from vfl.protocols.common.fellows import exchange_keys, relay_keys
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.trees import hidden, hidden_coordinator, paillier
 from vfl.protocols.trees.hidden_coordinator import coordinate_trees
+from vfl.protocols.trees.model import HostModel
+from vfl.protocols.trees.scoring import guest_score, host_score
 from vfl.protocols.trees.training import guest_train, host_train
 
 NOTARY = "notary"
@@ -138,10 +146,11 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def job_of(encryption: str, with_coordinator: bool) -> Job:
+def job_of(encryption: str, with_coordinator: bool, objective: str = "binary", **others: Any) -> Job:
     sums = {"sums": "hidden", "coordinator": NOTARY} if with_coordinator else {}
     given = {"trees": 2, "depth": 3, "max_bins": 8, "min_child_rows": 5, "subsample": 0.8, **sums}
-    return make_job(150, 2, 3, BoostParams(encryption=encryption, **given))
+    params = BoostParams(encryption=encryption, **{**given, **others})
+    return make_job(150, 2, 3, params, objective=objective)
 
 
 EVERY = pytest.mark.parametrize(
@@ -161,6 +170,26 @@ def test_every_role_sends_the_same_once_more(encryption: str, with_coordinator: 
             again(played, name)
     hosts = [name for name in played.roles if name in ("party1", "party2")]
     assert all(any(played.said[host].said["party0"]) for host in hosts)
+
+
+@pytest.mark.parametrize("encryption", ["paillier", "lattice"])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {
+            "objective": "multiclass",
+            "max_leaves": 5,
+            "subsample": 1.0,
+            "goss_top": 0.3,
+            "goss_other": 0.3,
+        },
+        {"objective": "poisson", "colsample": 0.5, "guest_trees": 1, "trees": 3},
+    ],
+)
+def test_other_ways_to_grow_are_the_same_once_more(encryption: str, settings: dict[str, Any]) -> None:
+    played = run(roles_of(job_of(encryption, False, **settings), False), "one")
+    for name in played.roles:
+        again(played, name)
 
 
 RANDOM = {
@@ -188,3 +217,48 @@ def test_who_was_sent_something_else_is_found() -> None:
     mixed = replace(one, tapes={"party1": other.tapes["party1"]})
     with pytest.raises(MessageDiffers, match=r"^message 1 to party0 differs: it was CandidateSums"):
         again(mixed, "party1")
+
+
+def test_scoring_is_the_same_once_more() -> None:
+    job = job_of("paillier", False)
+    model, _, halves = job.federated()
+    name, *names = job.blocks
+    every = [np.arange(150)] * len(names)
+
+    async def guest(peers: Sequence[Peer], resources: Resources) -> object:
+        parts = guest_score(peers, model, job.features[name], every, 150)
+        return [part.scores async for part in parts]
+
+    def host(own: str, half: HostModel) -> Role:
+        async def play(peers: Sequence[Peer], resources: Resources) -> object:
+            return await host_score(peers[0], half, job.features[own], 150)
+
+        return play
+
+    roles = {name: guest} | {own: host(own, half) for own, half in zip(names, halves, strict=True)}
+    played = run(roles, "one")
+    for each in played.roles:
+        again(played, each)
+
+
+def test_hosts_give_the_same_keys_and_signatures_once_more() -> None:
+    names = ["party1", "party2"]
+    private = {name: ec.generate_private_key(ec.SECP256R1()) for name in names}
+
+    async def guest(peers: Sequence[Peer], resources: Resources) -> object:
+        return await relay_keys(peers)
+
+    def host(own: str) -> Role:
+        async def play(peers: Sequence[Peer], resources: Resources) -> object:
+            sign = partial(identity.signed, private[own])
+            return await exchange_keys(
+                peers[0], Participant(own, names, b"run", sign, resources=resources)
+            )
+
+        return play
+
+    roles: dict[str, Role] = {"party0": guest, **{own: host(own) for own in names}}
+    one, other = run(roles, "one"), run(roles, "other")
+    for each in one.roles:
+        again(one, each)
+    assert digests(one)["FellowKey"].isdisjoint(digests(other)["FellowKey"])

@@ -195,9 +195,9 @@ async def _of_a_host(
     def group(minimum: int) -> Factor:
         return _own_factor(site, rows, own[0], minimum)
 
-    await _offer(site, [peer], rows, request, show)
+    run = await _offer(site, [peer], rows, request, show)
     given = rows.chosen, [*measures.values()], group if own else None
-    resources = Resources(site.party.party.machine, operations)
+    resources = Resources(site.party.party.machine, operations, site.randomness_of(run))
     table = await guest_table(peer, *given, resources)
     names = [f"{name}:{column}" for name, column in request.by]
     shared = lines_of(names, rows.totals, measures, table.cell_sums, None).numbers
@@ -219,8 +219,8 @@ async def _of_two_hosts(
     """With a factor of each of two hosts."""
     operations = Operations()
     one, other = peers
-    await _offer(site, peers, rows, request, show)
-    resources = Resources(site.party.party.machine, operations)
+    run = await _offer(site, peers, rows, request, show)
+    resources = Resources(site.party.party.machine, operations, site.randomness_of(run))
     table = await guest_pair((one, other), rows.chosen, [*measures.values()], resources)
     await together([peer.send(TableShared([])) for peer in peers])
     return _Found(table.cells, table.least, "paillier", peers, operations)
@@ -249,8 +249,8 @@ def _hosts_of(site: Site, request: TableRequest) -> list[str]:
 
 async def _offer(
     site: Site, hosts: Sequence[Peer], rows: _GuestRows, request: TableRequest, show: Show
-) -> None:
-    """Agree with the hosts on the table. Raises what sessions raise."""
+) -> bytes:
+    """Agree with the hosts on the table, and the run. Raises what sessions raise."""
     alignment, model = rows.alignment, rows.model
     names = [host.name for host in hosts]
     factors = [column for name, column in request.by if name in names]
@@ -268,6 +268,7 @@ async def _offer(
     )
     answers, _ = await offer_to(site, hosts, offer, show)
     check_aligned(hosts, answers, alignment.name, len(alignment.rows))
+    return offer.run
 
 
 def _read_rows(site: Site, request: TableRequest, own: Sequence[str], show: Show) -> _GuestRows:

@@ -121,8 +121,9 @@ async def serve_oneway(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     approved = await approve(site, peer, offer, show, Brought(columns, alignment=alignment))
     await accept(site, peer, offer, rows, approved=approved)
     operations, terms = Operations(), HostTerms(encryption, policy.key_bits)
+    randomness = site.randomness_of(offer.run)
     if is_pair:
-        participant = site.participant(offer.hosts, offer.run, operations=operations)
+        participant = site.participant(offer.hosts, offer.run, 1, operations, randomness)
         await host_pair(peer, rows, work.cells, terms, work.count, participant)
     else:
         await host_table(
@@ -131,7 +132,7 @@ async def serve_oneway(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
             work.cells,
             terms,
             work.count,
-            Resources(site.party.party.machine, operations),
+            Resources(site.party.party.machine, operations, randomness),
             hint_progress=lambda done, of: show.progress("making a hint", done, of),
         )
     shared = await peer.recv(TableShared)

@@ -276,7 +276,8 @@ class _Client:
             self._note_two(len(offer.hosts) - len(gone))
 
         self._note_two(len(offer.hosts))
-        participant = site.participant(offer.hosts, offer.run)
+        randomness = site.randomness_of(offer.run)
+        participant = site.participant(offer.hosts, offer.run, randomness=randomness)
         adder = MaskingAdder(peer, participant, _absences(self.job), left)
         done = await common_step(adder, unfinished.done)
         checkpoints = unfinished.checkpoints(kind.client_state, done)

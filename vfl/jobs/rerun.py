@@ -31,6 +31,7 @@ from vfl.party.ledger import FOLDER, kept_beside
 from vfl.party.store import Store
 from vfl.party.tapes import read_tape
 from vfl.protocols.common.checkpoints import State
+from vfl.text import counted
 
 
 class EvidenceDiffers(VflError):
@@ -242,9 +243,8 @@ def _received(store: Store, evidence: Evidence, talk: Conversation) -> Iterator[
         yield payload
     ended = evidence.tape is not None and evidence.tape.why_ended
     if count < len(talk.received) and evidence.whole and not ended:
-        raise EvidenceDiffers(
-            f"the tape of {talk.peer} has {count:,} of the {len(talk.received):,} messages that arrived"
-        )
+        arrived = counted(len(talk.received), "message")
+        raise EvidenceDiffers(f"the tape of {talk.peer} has {count:,} of {arrived} that arrived")
 
 
 def _tape(store: Store, evidence: Evidence, peer: str) -> Iterator[tuple[int, bytes]]:

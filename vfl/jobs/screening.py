@@ -90,9 +90,9 @@ async def screen(
     own = await asyncio.to_thread(read_guest_rows, site, job, named, show)
     work = await asyncio.to_thread(_GuestWork.of, site, own)
     operations = Operations()
-    resources = Resources(party.party.machine, operations)
     async with hosts_of(site, wait, show, names) as hosts:
-        await _offer(site, hosts, own, job, show)
+        randomness = site.randomness_of(await _offer(site, hosts, own, job, show))
+        resources = Resources(party.party.machine, operations, randomness)
         chosen = None if own.rows.train.all() else own.rows.train
         given = work.numbers, work.everything, settings.tell_hosts, resources
         found = await together([guest_screen(host, chosen, *given) for host in hosts])
@@ -133,8 +133,8 @@ def _check(job: Job) -> None:
         )
 
 
-async def _offer(site: Site, hosts: Sequence[Peer], own: GuestRows, job: Job, show: Show) -> None:
-    """Agree with the hosts. Raises PeerError for another alignment, and what sessions raise."""
+async def _offer(site: Site, hosts: Sequence[Peer], own: GuestRows, job: Job, show: Show) -> bytes:
+    """Agree with the hosts on a run. Raises PeerError for another alignment, and what sessions raise."""
     aligned, settings = own.aligned, job.screen
     asked = AskedScreen(
         ScreenJob(job.job.purpose, job.name),
@@ -159,6 +159,7 @@ async def _offer(site: Site, hosts: Sequence[Peer], own: GuestRows, job: Job, sh
     )
     answers, _ = await offer_to(site, hosts, offer, show)
     check_aligned(hosts, answers, aligned.name, len(aligned.rows))
+    return offer.run
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ from vfl.net.peer import Peer
 from vfl.party.documents import canonical_json
 from vfl.party.policy import check_intersection, check_screen, today
 from vfl.party.table import feature_names
-from vfl.protocols.common.participant import Resources
+from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.linear.correlations import HostColumns, Told, host_correlations
 from vfl.protocols.linear.inflation import host_inflation
 from vfl.protocols.oneway.messages import TableEncryption
@@ -111,22 +111,24 @@ async def serve_screen(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     approved = await approve(site, peer, offer, show, Brought([*columns], alignment=alignment))
     await accept(site, peer, offer, rows, approved=approved)
     loss = loss_of(asked.label, asked.tweedie_power, asked.theta)
-    terms = HostTerms(encryption, policy.key_bits)
+    terms, randomness = HostTerms(encryption, policy.key_bits), site.randomness_of(offer.run)
     found = await host_screen(
         peer,
         rows,
         work.of_rows,
         ScreenRules(terms, policy.min_cell_rows, asked.tell_hosts, loss),
         work.table.count,
-        Resources(party.party.machine, operations),
+        Resources(party.party.machine, operations, randomness),
         hint_progress=lambda done, of: show.progress("making a hint", done, of),
     )
+    minimum = policy.min_intersection
+    participant = site.participant(offer.hosts, offer.run, minimum, randomness=randomness)
     design, inferred = None, None
     if asked.vif:
-        design, inferred = await _inflation(site, peer, offer, features, show)
+        design, inferred = await _inflation(site, peer, participant, features, show)
     correlated: list[Told] = []
     if asked.correlations:
-        correlated = await _correlations(site, peer, offer, work, features)
+        correlated = await _correlations(site, peer, participant, work, features)
     strengths = {
         name: Strength(None, figure.information, figure.share)
         for name, figure in zip(columns, found.figures, strict=True)
@@ -218,7 +220,7 @@ class _Columns:
 
 
 async def _correlations(
-    site: Site, peer: Peer, offer: Offer, work: "_Columns", features: Features
+    site: Site, peer: Peer, participant: Participant, work: "_Columns", features: Features
 ) -> list[Told]:
     """The party's part of correlations, over all its columns that may enter a model."""
     policy, chosen = site.party.policy, work.chosen
@@ -228,7 +230,6 @@ async def _correlations(
         names = [one for one in names if one in policy.columns]
     places = {name: name if policy.show_names else f"{at}" for at, name in enumerate(names, 1)}
     of_rows = {name: features[name][chosen] for name in names}
-    participant = site.participant(offer.hosts, offer.run, policy.min_intersection)
     turn = participant.resources.randomness.at("turned columns")
     own = await asyncio.to_thread(Associated.of, of_rows, site.party.glm.min_level_rows, turn)
     given, between = CorrelationsGiven(site.store, peer.name), policy.correlations_between_hosts
@@ -243,7 +244,7 @@ async def _correlations(
 
 
 async def _inflation(
-    site: Site, peer: Peer, offer: Offer, features: Features, show: Show
+    site: Site, peer: Peer, participant: Participant, features: Features, show: Show
 ) -> tuple[InflationDesign, Inference | None]:
     """The party's part of variance inflation, over all its columns that may enter a model."""
     made: list[InflationDesign] = []
@@ -254,12 +255,11 @@ async def _inflation(
         return whole
 
     rows, least = len(next(iter(features.values()))), site.party.glm.min_level_rows
-    minimum = site.party.policy.min_intersection
     found = await host_inflation(
         peer,
         rows,
         prepare,
-        site.participant(offer.hosts, offer.run, minimum),
+        participant,
         lambda done, of: show.progress("variance inflation, %", done, of),
     )
     return made[-1], found

@@ -212,11 +212,12 @@ class _GuestWork:
         try:
             async with hosts_of(self.site, wait, self.show, self.hosts) as sessions:
                 hosts = list(sessions)
-                await self._offer(hosts)
+                randomness = self.site.randomness_of(await self._offer(hosts))
+                resources = Resources(self.site.party.party.machine, operations, randomness)
                 with contextlib.ExitStack() as ends:
                     hints = self._hints(ends)
                     while self.study.left and not self._is_late():
-                        await self._trial(hosts, hints, operations)
+                        await self._trial(hosts, hints, resources)
                 await tell_end(hosts)
         finally:
             self.account += Account.of(started, hosts, operations)
@@ -239,8 +240,9 @@ class _GuestWork:
         ends.callback(hints.close)
         return hints
 
-    async def _offer(self, hosts: Sequence[Peer]) -> None:
-        """Agree with the hosts. Raises PeerError for another alignment, and what sessions raise."""
+    async def _offer(self, hosts: Sequence[Peer]) -> bytes:
+        """Agree with the hosts on a run. Raises PeerError for another alignment, and what sessions
+        raise."""
         site, aligned = self.site, self.own.aligned
         query = KeptQuery.of(site.party.data)
         offer = Offer(
@@ -257,15 +259,16 @@ class _GuestWork:
         )
         answers, _ = await offer_to(site, hosts, offer, self.show)
         check_aligned(hosts, answers, aligned.name, len(aligned.rows))
+        return offer.run
 
-    async def _trial(self, hosts: Sequence[Peer], hints: KeptHints, operations: Operations) -> None:
+    async def _trial(self, hosts: Sequence[Peer], hints: KeptHints, resources: Resources) -> None:
         """Make the next trial, and keep what came of it. Raises ConfigError for one that cannot be."""
         started = time.monotonic()
         asked = await asyncio.to_thread(self.study.ask)
         made = _TrialWork(self, asked, self.search.trial(asked.settings))
         await tell_trial(hosts, asked.number, asked.settings)
         try:
-            ended, values = await made.run(hosts, hints, operations)
+            ended, values = await made.run(hosts, hints, resources)
         except (PeerLost, PeerStopped):
             raise
         except VflError as error:
@@ -308,7 +311,7 @@ class _TrialWork:
         return round(float(np.mean(known))) if known else None
 
     async def run(
-        self, hosts: Sequence[Peer], hints: KeptHints, operations: Operations
+        self, hosts: Sequence[Peer], hints: KeptHints, resources: Resources
     ) -> tuple[Ended, list[Judgement]]:
         """Whether it came to its end, and loss and metric by fold."""
         work, found = self._work, list[Judgement]()
@@ -322,9 +325,7 @@ class _TrialWork:
                 self._curves.append([])
             role = await asyncio.to_thread(self._kind.guest, columns, rows)
             run = GuestRun(
-                Resources(site.party.party.machine, operations).part(
-                    "training", self._asked.number, self._fold
-                ),
+                resources.part("training", self._asked.number, self._fold),
                 self._follow,
                 hints=hints,
                 hint_progress=lambda done, of: work.show.progress("receiving hints", done, of),
@@ -421,6 +422,7 @@ class _HostWork:
     def __post_init__(self) -> None:
         self._budgets: list[_Reserved] = []
         self._operations: Operations = Counter()
+        self._randomness = self.site.randomness_of(self.offer.run)
 
     async def reserve(self, trainings: int, ends: contextlib.AsyncExitStack) -> None:
         """Reserve what all trainings may tell, as if each told the most of any of the space, before the
@@ -465,6 +467,7 @@ class _HostWork:
                     hashlib.sha256(which + self.offer.run).digest(),
                     kind.least_rows(site.party.policy),
                     self._operations,
+                    self._randomness,
                 ).part("training", self.offer.done + number, judge),
                 len(own.alignment.rows),
                 _drop,

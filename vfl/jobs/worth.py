@@ -302,12 +302,14 @@ class _GuestWork:
         offer = await self._offer(hosts)
         sets = subsets([host.name for host in hosts])
         scores: dict[Hosts, Floats] = {(): (await role.train_alone())[own.held_out]}
+        randomness = site.randomness_of(offer.run)
+        resources = Resources(site.party.party.machine, operations, randomness)
         hints = PassingGuestHints(site.store, offer.run.hex())
         with contextlib.closing(hints):
             for number, some in enumerate(sets, 1):
                 members = [host for host in hosts if host.name in some]
                 run = GuestRun(
-                    Resources(site.party.party.machine, operations).part("training", *some),
+                    resources.part("training", *some),
                     partial(self._follow, f"model {number} of {len(sets)}: "),
                     hints=hints,
                     hint_progress=lambda done, of: self.show.progress("receiving hints", done, of),
@@ -366,6 +368,7 @@ async def serve_worth(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     query = KeptQuery.of(party.data)
     hints = PassingHostHints()
     approved = await approve(site, peer, offer, show, own.brought(job, len(mine)))
+    randomness = site.randomness_of(offer.run)
     async with contextlib.AsyncExitStack() as ends:
         budgets = await _reserve_sums(site, peer, offer, job, own, len(mine), ends)
         await accept(site, peer, offer, rows, query, jobs=len(mine), approved=approved)
@@ -373,7 +376,7 @@ async def serve_worth(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
             # Secrets among hosts are of one training.
             context = hashlib.sha256(b"worth" + offer.run + "\n".join(some).encode()).digest()
             run = HostRun[AnyHostModel](
-                site.participant(some, context, minimum, operations).part("training", *some),
+                site.participant(some, context, minimum, operations, randomness).part("training", *some),
                 rows,
                 _drop,
                 job=f"model {number} of {len(mine)} of {job.name}",

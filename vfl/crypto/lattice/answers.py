@@ -7,8 +7,6 @@ The fraction of w is rounded at random: so the little noise in it, which the hos
 answer by a fraction of one under flooding of many millions.
 """
 
-import secrets
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -22,7 +20,7 @@ def seal(
     parameters: Parameters,
     sums: NDArray[np.uint64],
     opened: Opened,
-    entropy: Entropy = secrets.token_bytes,
+    entropy: Entropy,
 ) -> bytes:
     """The answer to (count, outputs) sums: parameters.answer_bytes(count)."""
     p = parameters
@@ -69,9 +67,7 @@ def unsealed_words(
     return (padded.view("<u8").astype(np.uint64).reshape(masks.shape) << np.uint64(p.drop_bits)) + masks
 
 
-def blurred(
-    parameters: Parameters, values: NDArray[np.uint64], entropy: Entropy = secrets.token_bytes
-) -> NDArray[np.uint64]:
+def blurred(parameters: Parameters, values: NDArray[np.uint64], entropy: Entropy) -> NDArray[np.uint64]:
     """Words as who has read them passes them on to who rounds them: each plus a number of its own.
 
     A host knows its flooding. If it works together with who rounds, they would have hint s to the last

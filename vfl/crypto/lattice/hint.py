@@ -19,7 +19,6 @@ Polynomial products put the inner product of output i at coefficient i * width +
 
 import hashlib
 import os
-import secrets
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -198,7 +197,7 @@ class EncryptedHint:
             if self._file is not None and self.complete:
                 self._keep(self._file)
 
-    def multiply(self, drawn: Secrets, entropy: Entropy = secrets.token_bytes) -> tuple[bytes, Words]:
+    def multiply(self, drawn: Secrets, entropy: Entropy) -> tuple[bytes, Words]:
         """The masked products for the host, and the masks, uint64 (count, outputs), to open its answers.
 
         They depend on the secrets alone, so that they can be made ahead. All cores; the whole hint is

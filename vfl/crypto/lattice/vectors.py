@@ -5,7 +5,6 @@ kept once for all vectors as SimplePIR keeps its matrix (Henzinger et al., USENI
 are cut into blocks of 4096, a polynomial each; the secret s of a vector serves all its blocks.
 """
 
-import secrets
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -91,7 +90,7 @@ class Secrets:
     values: NDArray[np.int8] = field(repr=False)
 
     @classmethod
-    def draw(cls, count: int, entropy: Entropy = secrets.token_bytes) -> "Secrets":
+    def draw(cls, count: int, entropy: Entropy) -> "Secrets":
         """`count` new secrets. `entropy(n)` returns n random bytes."""
         return cls(ternary(entropy(KEY), "secrets", count * DEGREE).reshape(count, DEGREE))
 
@@ -120,7 +119,7 @@ class VectorEncryption:
         parameters: Parameters,
         public: PublicRows,
         drawn: Secrets,
-        entropy: Entropy = secrets.token_bytes,
+        entropy: Entropy,
     ) -> None:
         self._public = public
         self._key = _Key(parameters, ring.small(drawn.values), entropy(KEY))

@@ -7,7 +7,8 @@ from typing import Protocol
 
 class LabelCount(Protocol):
     """Where a guest counts what it opens for hosts, by host: over all attempts at a job, as a host that
-    breaks one off keeps what it has read and has something else opened in the next."""
+    breaks one off keeps what it has read and has something else opened in the next. Who plays a fit
+    again needs what was counted before it: that decides which iteration is its last."""
 
     def so_far(self) -> Counter[str]:
         """What was counted."""

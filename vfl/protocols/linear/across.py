@@ -31,6 +31,8 @@ level: hosts are trusted to follow the protocol, as with what they have opened.
 
 Messages by which the guest tells hosts different things are not among those that masks are drawn from
 (heard.py): a guest that lies in them lies about its own levels.
+
+Transfers are drawn by host and column; words and what covers them follow from the transfers' keys.
 """
 
 import asyncio

@@ -14,7 +14,8 @@ What a figure is stands in vfl/learn/association.py. Each party turns each of it
 
 Learned by the guest: the figures, and about how large noise was. Learned by a host: of each two columns
 the products, under noise, turned by the other's secret rotation; of two numbers r, under noise. Both are
-held against columns of the other's choice; what these can tell of a row is in docs/security.md.
+held against columns of the other's choice; what these can tell of a row is in docs/security.md. Noise
+has a place for each two parties: the same on two tables would go when they are subtracted.
 """
 
 import asyncio

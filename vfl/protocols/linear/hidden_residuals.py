@@ -7,7 +7,8 @@ Steps 2 and 3 of hidden.py, guest and hosts side by side, chunk of rows by chunk
 Then the guest sends the encrypted residuals to the hosts.
 
 Whoever multiplies or adds to another's ciphertexts conceals them anew, since their maker could divide
-and find what was done.
+and find what was done. What conceals them has a place for each gradient and chunk: of two ciphertexts
+under one obfuscator anybody could tell the difference of what is in them.
 """
 
 import math

@@ -48,6 +48,9 @@ claims its levels have.
 All follow the protocol, and nobody works with others: two hosts that do know w, which is the guest's
 prediction; the guest with a host knows that host's blocks with the hosts before it, and with the first
 host, where all are gathered, what follows from its columns and the first host's as if it had both.
+
+Bases, noise and masks have places of their own, by the block that they are for: noise that lay on two
+blocks would go in their difference.
 """
 
 import asyncio

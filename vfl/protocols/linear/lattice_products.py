@@ -19,7 +19,8 @@ What goes back tells the host nothing of the noise, which would say something ab
 vectors: before the guest cuts the noise off it adds a number that is uniform among all that are cut off.
 So a cut word differs from the one without noise in its last bit, by chance, and the noise changes that
 chance by some 2^-17 (it is 2^-12 of the flooding, which is 2^-5 of what is cut off). The two bits below
-the sums' unit are for that bit.
+the sums' unit are for that bit. What is added has a place for each query and host: a host that had two
+words with one number added would have the difference of their noise.
 
 The guest cannot see into what it decrypts for a host, as under Paillier's encryption: one that does not
 follow the protocol can have another matrix, and learns of residuals as much as its sums have bits. These

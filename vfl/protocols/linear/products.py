@@ -8,8 +8,9 @@ The steps 2 and 3 of fitting.py; lattice_products.py takes the same ones over th
  c. The guest decrypts. It sends back as many of the lowest bits as the products of the host's columns
     can have, and the host takes the masks off.
 
-Masks are drawn so that no sum wraps: they are 2^-64 from uniform among all plaintexts. How X^T r is
-formed is in encrypted_product.py.
+Masks are drawn so that no sum wraps: they are 2^-64 from uniform among all plaintexts. Those of a
+product have its number for a place, as under one mask two products would show how they differ; and the
+guest's obfuscators are numbered over all that it sends. How X^T r is formed is in encrypted_product.py.
 """
 
 import asyncio

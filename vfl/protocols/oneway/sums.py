@@ -1,7 +1,8 @@
 """The guest's vectors of whole numbers added up by a host's cells, under either encryption.
 
 Of a table by factors (tables.py) and of many columns at once (screening.py). What the guest reads are
-sums, or `hidden` sums with masks on them that the host knows.
+sums, or `hidden` sums with masks on them that the host knows. Masks are drawn by the first of the
+vectors that lie side by side under them: none serves for two sums.
 """
 
 import asyncio

@@ -24,7 +24,8 @@ noise comes of their sum.
 A client that is gone ends it for all, or, where all clients and the server were set so (Absences), the
 others go on without it: the server begins again with those that are left, with fresh keys and secrets. A
 step is done again only if its total was given to nobody; one whose total was being sent is done, and who
-did not get it is gone.
+did not get it is gone. Keys and secrets are drawn by the number of the beginning: two sums under the
+same masks would show how a client's numbers differ.
 
 Learned by the server: how many totals there are, how many numbers each has, who is gone and when.
 Learned by a client: the totals. Of two clients each can take its own part off and has the other's; of n
