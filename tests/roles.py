@@ -1002,7 +1002,7 @@ def auditing() -> Scenario:
         await host.recv(Settled)
 
     async def host(guest: Peer) -> None:
-        await brought.draw(guest, run, name, lambda due: None)
+        await brought.draw(guest, name, lambda drawing: None)
         said = await guest.recv(Presented)
         if unpack(guest, said.certificate) != b"a certificate" or said.more:
             raise Refused("the certificate does not hold")

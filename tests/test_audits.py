@@ -12,13 +12,15 @@ import numpy as np
 import pytest
 from audited import AuditedRoom
 from federation import JOB, Federation
-from room import HOSTS
+from paillier_key import one_key
+from room import HOSTS, Said
 
 from vfl.crypto.randomness import Randomness
+from vfl.crypto.reserve import OwnObfuscators, OwnReserve
 from vfl.errors import ConfigError, PeerError, PeerStopped, Refused, VflError
 from vfl.jobs import audit_draw, presenting
 from vfl.jobs import training as guest_training
-from vfl.jobs.audit_draw import AuditDraw, AuditShare, HostDraw, commit, draw_with, is_drawn
+from vfl.jobs.audit_draw import AuditDraw, AuditShare, Drawing, HostDraw, commit, draw_with
 from vfl.jobs.audits import (
     check_audited,
     check_outstanding,
@@ -26,16 +28,17 @@ from vfl.jobs.audits import (
     keep_certificate,
     list_audits,
     load_audits,
+    looks_at_drawn,
     save_audit,
     settle,
     wants_certificate,
 )
-from vfl.jobs.certificate import make_certificate
+from vfl.jobs.certificate import Covered, make_certificate
 from vfl.jobs.evidence import find_evidence
 from vfl.jobs.offer import AuditDemand, Kept
 from vfl.jobs.presenting import present
 from vfl.jobs.record import load_record, verify_agreement
-from vfl.jobs.replaying import Replay
+from vfl.jobs.replaying import Replay, replay
 from vfl.learn.losses import LogisticLoss
 from vfl.net.peer import MemoryPeer, Peer
 from vfl.net.replay import MessageDiffers
@@ -52,30 +55,34 @@ def demand(share: bytes, probability: float = 0.1) -> AuditDemand:
 
 
 def test_each_number_alone_makes_the_draw_as_likely_as_agreed() -> None:
-    """Whatever the other party has chosen: so who cheats in one run is audited in a tenth of runs."""
+    """Whatever the other party has chosen: so a tree that is not as it should be is found in a tenth of
+    models, and a guest that cheats in all of fifty trees in all but one of two hundred."""
     chosen, numbers = b"\0" * 32, [Randomness(RUN).part("test").at(str(k))(32) for k in range(4000)]
-    for drawn in (
-        [is_drawn(RUN, "bureau", chosen, number, 0.1) for number in numbers],
-        [is_drawn(RUN, "bureau", number, chosen, 0.1) for number in numbers],
+    for draws in (
+        [Drawing("bureau", chosen, number, 0.1) for number in numbers],
+        [Drawing("bureau", number, chosen, 0.1) for number in numbers],
     ):
-        assert 330 < sum(drawn) < 470  # 400 +- 19
-    assert not any(is_drawn(RUN, "bureau", chosen, number, 1e-15) for number in numbers[:100])
-    assert all(is_drawn(RUN, "bureau", chosen, number, 1.0) for number in numbers[:100])
-    one, other = ([is_drawn(RUN, name, chosen, n, 0.5) for n in numbers[:100]] for name in HOSTS)
-    assert one != other  # each host's draw is its own
+        assert 330 < sum(draw.has_drawn(RUN, 7) for draw in draws) < 470  # 400 +- 19
+        assert 0.07 < np.mean([len(draw.steps(RUN, 50)) for draw in draws[:400]]) / 50 < 0.13
+        nothing = sum(not draw.steps(RUN, 50) for draw in draws[:400])
+        assert nothing <= 9  # 400 * 0.9^50 = 2
+    every = Drawing("bureau", chosen, numbers[0], 1.0)
+    assert every.steps(RUN, 100) == list(range(100))
+    assert not Drawing("bureau", chosen, numbers[0], 1e-15).steps(RUN, 100)
+    # Each run and each host has a draw of its own.
+    half = [Drawing(name, chosen, numbers[0], 0.5).steps(RUN, 100) for name in HOSTS]
+    assert half[0] != half[1] != Drawing(HOSTS[1], chosen, numbers[0], 0.5).steps(RUN[::-1], 100)
 
 
 def test_both_find_the_same() -> None:
     async def run() -> None:
-        for number in range(40):
-            to_host, to_guest = MemoryPeer.pair("insurer", "bureau")
-            brought = HostDraw(0.5, bytes([number]) * 32)
-            found: list[bool] = []
-            theirs, _ = await asyncio.gather(
-                draw_with(to_host, RUN, demand(brought.share, 0.5), lambda size: bytes(size)),
-                brought.draw(to_guest, RUN, "bureau", found.append),
-            )
-            assert found == [theirs]
+        to_host, to_guest = MemoryPeer.pair("insurer", "bureau")
+        brought, found = HostDraw.new(0.5), list[Drawing]()
+        theirs, _ = await asyncio.gather(
+            draw_with(to_host, RUN, demand(brought.share, 0.5), lambda size: bytes(size)),
+            brought.draw(to_guest, "bureau", found.append),
+        )
+        assert found == [theirs]
 
     asyncio.run(run())
 
@@ -96,9 +103,9 @@ def test_a_guest_sees_the_hosts_number_after_its_own_alone() -> None:
 
     async def run() -> None:
         to_host, to_guest = MemoryPeer.pair("insurer", "bureau")
-        brought, kept = HostDraw.new(0.5), list[bool]()
+        brought, kept = HostDraw.new(0.5), list[Drawing]()
         assert brought.share != HostDraw.new(0.5).share
-        drawing = asyncio.create_task(brought.draw(to_guest, RUN, "bureau", kept.append))
+        drawing = asyncio.create_task(brought.draw(to_guest, "bureau", kept.append))
         waiting = asyncio.create_task(to_host.recv(AuditDraw))
         for _ in range(100):
             await asyncio.sleep(0)
@@ -106,7 +113,7 @@ def test_a_guest_sees_the_hosts_number_after_its_own_alone() -> None:
         await to_host.send(AuditShare(b"\1" * 32))
         assert (await waiting).share == brought.share
         await drawing
-        assert kept == [is_drawn(RUN, "bureau", b"\1" * 32, brought.share, 0.5)]
+        assert kept == [Drawing("bureau", b"\1" * 32, brought.share, 0.5)]
         await to_host.send(AuditShare(b"\3" * 32))
         with pytest.raises(PeerError, match="AuditShare"):
             await to_guest.recv(Kept)
@@ -177,8 +184,8 @@ def send(room: AuditedRoom, model: str) -> list[str]:
 
 def test_a_guest_hears_before_and_after_what_is_asked(room: AuditedRoom, owed: str) -> None:
     said = room.said["insurer"].lines
-    before = [k for k, line in enumerate(said) if line.startswith("bureau audits this training whate")]
-    after = [k for k, line in enumerate(said) if line.startswith("bureau has this model audited: `vfl")]
+    before = [k for k, line in enumerate(said) if line.startswith("bureau audits a share of 1 of this")]
+    after = [k for k, line in enumerate(said) if line.startswith("bureau has 2 steps of this model aud")]
     assert len(before) == len(after) == 1 and before < after
     assert not room.said["insurer"].has("registry audits")
     for name, peer in (("insurer", "bureau"), ("bureau", "insurer")):
@@ -188,7 +195,7 @@ def test_a_guest_hears_before_and_after_what_is_asked(room: AuditedRoom, owed: s
     for name in ("insurer", "bureau"):
         site = room.there(name)
         _, _, words = verify_agreement(site.party, owed)
-        assert words["bureau"].endswith("; may have it audited, with probability 1")
+        assert words["bureau"].endswith("; audits a share of 1 of it")
         agreement = load_record(site.store, owed)[0].agreement
         assert agreement is not None and set(agreement.audits) == {"bureau"}
 
@@ -227,7 +234,7 @@ def test_a_certificate_of_another_run_or_of_less_is_refused(
 ) -> None:
     rules["audit"] = 1e-15
     other = room.train(JOB)
-    with pytest.raises(Refused, match="does not cover 2 messages of it"):
+    with pytest.raises(Refused, match="does not cover 2 messages that it has to"):
         done = room.replay("insurer", owed)
         shown = done.shown["bureau"]
         short = replace(shown, messages=shown.messages[:-2])
@@ -261,7 +268,7 @@ def test_the_auditor_that_a_host_names_has_to_sign(
     rules["auditor"] = str(tmp_path / "auditor.pem")
     model = room.train(JOB)
     fingerprint = auditor.certificate.fingerprint
-    assert room.said["insurer"].has(f"and signed by the auditor {fingerprint}")
+    assert room.said["insurer"].has(f", signed by the auditor {fingerprint}")
     site = room.there("insurer")
     with pytest.raises(ConfigError, match=f"signed by the auditor whose .* {fingerprint}"):
         check_signer(site.store, room.runs("insurer", model), site.identity.certificate)
@@ -285,7 +292,7 @@ def test_who_keeps_no_tape_is_refused_at_once(
 def test_what_was_not_drawn_scores_at_once(room: AuditedRoom, due: str, rules: dict[str, Any]) -> None:
     rules["audit"] = 1e-15
     model = room.train(JOB)
-    assert room.said["insurer"].has("bureau does not have this model audited")
+    assert room.said["insurer"].has("bureau has nothing of this model audited")
     store = room.there("bureau").store
     assert load_audits(store, model)["insurer"].state == "not audited"
     room.score(model)
@@ -311,25 +318,91 @@ def test_other_uses_wait_too(room: AuditedRoom, owed: str, rules: dict[str, Any]
         room.train(more)
 
 
+# --- Some trees of a model. -------------------------------------------------------------------------
+
+THREE = {**JOB, "secureboost": {**JOB["secureboost"], "trees": 3}}
+
+
+@pytest.fixture
+def second_tree() -> Iterator[None]:
+    """The second tree is drawn, and no other."""
+    with mock.patch.object(Drawing, "has_drawn", lambda self, run, step: step == 1):
+        yield
+
+
+def replay_drawn(room: AuditedRoom, model: str) -> Replay:
+    """As `vfl audit replay --drawn`."""
+    site = room.there("insurer")
+    (run,) = room.runs("insurer", model)
+    with one_key():
+        return asyncio.run(replay(site, run, Said(), lambda one: looks_at_drawn(site.store, one)))
+
+
+def gradients_of(done: Replay) -> list[bool]:
+    """Of each tree whether its gradients were looked at."""
+    messages = done.shown["bureau"].messages
+    return [bool(one.sha256) for one in messages if one.type == "Gradients"]
+
+
+def test_trees_that_were_not_drawn_are_not_encrypted_again(room: AuditedRoom, second_tree: None) -> None:
+    model = room.train(THREE)
+    assert room.said["insurer"].has("bureau has 1 step of this model audited")
+    done = replay_drawn(room, model)
+    assert gradients_of(done) == [False, True, False] and not done.complete and not done.ended
+    messages = done.shown["bureau"].messages
+    assert all(one.sha256 for one in messages if one.type != "Gradients")
+    # The guest chooses none: another tree in place of the drawn one is not enough.
+    swapped = [place for place, one in enumerate(messages) if one.type == "Gradients"]
+    other = {swapped[1]: Covered("Gradients", messages[swapped[1]].bytes, "")}
+    lacking = [other.get(place, one) for place, one in enumerate(messages)]
+    shown = {"bureau": replace(done.shown["bureau"], messages=lacking)}
+    with pytest.raises(PeerStopped, match=r"does not cover 1 message that it has to \(Gradients\)"):
+        give(room, replace(done, shown={**done.shown, **shown}))
+    give(room, done)
+    room.score(model)
+
+
+@pytest.mark.parametrize(("cheats_in", "found"), [(0, False), (1, True)])
+def test_a_tree_is_found_where_it_is_drawn(
+    room: AuditedRoom, second_tree: None, cheats_in: int, found: bool
+) -> None:
+    model = cheat(room, cheats_in, THREE)
+    with contextlib.ExitStack() as stack:
+        if found:
+            stack.enter_context(pytest.raises(MessageDiffers, match="it was Gradients of"))
+        replay_drawn(room, model)
+    with pytest.raises(MessageDiffers, match="it was Gradients of"):
+        room.replay("insurer", model)  # all of it
+
+
 # --- Parties that do something else. ----------------------------------------------------------------
 
 
-def one_row(self: LogisticLoss, score: Any, label: Any, weight: Any) -> Any:
-    """Gradients that tell in which bins of a host one row is."""
-    gradient = np.zeros(score.shape)
-    gradient[..., 3] = 1.0
-    return gradient, np.full(score.shape, 0.25)
+def cheat(room: AuditedRoom, tree: int, job: dict[str, Any]) -> str:
+    """A model of a guest that hides one tree's gradients by numbers of its choice, and does all else as
+    the program does."""
+    trees, honest = iter(range(100)), OwnReserve.take
+
+    def sometimes(self: OwnReserve, count: int) -> OwnObfuscators:
+        given = honest(self, count)
+        return given if next(trees) != tree else OwnObfuscators(self._nothing, bytes(32), 0, count)
+
+    with mock.patch.object(OwnReserve, "take", sometimes):
+        return room.train(job)
 
 
 def test_a_guest_that_makes_numbers_up_gets_no_certificate(room: AuditedRoom, due: str) -> None:
-    """In one of two trees: it is found wherever the job is audited, and the model is of no use."""
-    left, honest = {"trees": 1}, LogisticLoss.damped_gradients
+    """In one of two trees, of gradients that tell in which bins of a host one row is."""
+    trees, honest = iter(range(100)), LogisticLoss.damped_gradients
 
-    def second(self: LogisticLoss, *given: Any) -> Any:
-        left["trees"] -= 1
-        return (one_row if left["trees"] == -1 else honest)(self, *given)
+    def one_row(self: LogisticLoss, score: Any, label: Any, weight: Any) -> Any:
+        if next(trees) != 1:
+            return honest(self, score, label, weight)
+        gradient = np.zeros(score.shape)
+        gradient[..., 3] = 1.0
+        return gradient, np.full(score.shape, 0.25)
 
-    with mock.patch.object(LogisticLoss, "damped_gradients", second):
+    with mock.patch.object(LogisticLoss, "damped_gradients", one_row):
         model = room.train(JOB)
     with pytest.raises(MessageDiffers, match="it was Gradients of"):
         room.replay("insurer", model)
@@ -338,19 +411,19 @@ def test_a_guest_that_makes_numbers_up_gets_no_certificate(room: AuditedRoom, du
 
 
 def test_a_second_number_after_the_draw_is_refused(room: AuditedRoom, due: str) -> None:
-    async def again(hosts: list[Peer], agreement: Any, randomness: Any) -> dict[str, bool]:
+    async def again(hosts: list[Peer], agreement: Any, randomness: Any) -> dict[str, Drawing]:
         asked = next(host for host in hosts if host.name == "bureau")
         await asked.send(AuditShare(b"\1" * 32))
         await asked.recv(AuditDraw)
         await asked.send(AuditShare(b"\2" * 32))
-        return {"bureau": False}
+        return {}
 
     room.heard["bureau"].clear()
     with mock.patch.object(guest_training, "draw_all", again), contextlib.suppress(VflError):
         room.train(JOB)
     assert room.heard["bureau"] and "AuditShare" in room.heard["bureau"][-1]
-    (*_, one) = list_audits(room.there("bureau").store)
-    assert one.state == "due"
+    model = find_evidence(room.there("insurer").store)[-1].subject
+    assert load_audits(room.there("bureau").store, model)["insurer"].state == "due"
 
 
 def test_who_hangs_up_before_the_draw_owes_the_audit(
@@ -365,7 +438,7 @@ def test_who_hangs_up_before_the_draw_owes_the_audit(
     model, store = run.subject, room.there("bureau").store
     audit = load_audits(store, model)["insurer"]
     assert audit.state == "not drawn"
-    with pytest.raises(Refused, match="its training ended before it was drawn whether rule audit = 1"):
+    with pytest.raises(Refused, match="its training ended before it was drawn what rule audit = 1"):
         check_audited(room.there("bureau"), model, room.said["bureau"])
     # Nor does it train more models for ever: it may show that it did nothing else, though.
     rules["audit_days"] = 30

@@ -19,9 +19,10 @@ from vfl.terminal.streams import put_json, stderr, stdout
 if TYPE_CHECKING:
     from vfl.jobs.connect import Site
     from vfl.jobs.evidence import Evidence
-    from vfl.jobs.replaying import Replay
+    from vfl.jobs.replaying import LooksAtRun, Replay
     from vfl.jobs.show import Show
     from vfl.party.identity import Identity
+    from vfl.protocols.common.participant import LooksAt
 
 _RUN = click.option(
     "--run",
@@ -81,11 +82,22 @@ def audit_list(party: Path, as_json: bool) -> None:
     metavar="KEY",
     help="Keys of the auditor who signs, without .key and .pem; this party's own by default.",
 )
+@click.option(
+    "--drawn",
+    is_flag=True,
+    help="Of a model that hosts audit: encrypt again the trees alone that were drawn.",
+)
 @FORCE
 @LOG
 @JSON
 def audit_replay(
-    party: Path, run: str, out: Path | None, auditor: Path | None, force: bool, as_json: bool
+    party: Path,
+    run: str,
+    out: Path | None,
+    auditor: Path | None,
+    drawn: bool,
+    force: bool,
+    as_json: bool,
 ) -> None:
     """Play this party's part of a run again, and compare every message with the one that left.
 
@@ -93,9 +105,9 @@ def audit_replay(
     counts nothing. The first message that differs is named, with what the program would have sent. Exit
     code 1 where anything differs.
     """
-    from vfl.jobs.audits import check_signer
+    from vfl.jobs.audits import check_signer, looks_at_drawn
     from vfl.jobs.connect import Site
-    from vfl.jobs.replaying import runs_named
+    from vfl.jobs.replaying import runs_named, whole_run
     from vfl.party.identity import load
     from vfl.terminal.audit import put_replay
     from vfl.terminal.progress import show_progress
@@ -111,7 +123,10 @@ def audit_replay(
         def certify(done: "Replay") -> list[Path]:
             return _certify(site, done, out, signer, force)
 
-        for done, files in _replayed(site, runs, show, certify):
+        def looks_at(evidence: "Evidence") -> "LooksAt":
+            return looks_at_drawn(site.store, evidence) if drawn else whole_run(evidence)
+
+        for done, files in _replayed(site, runs, show, certify, looks_at):
             documents.append(_document(done, files))
             if not as_json:
                 put_replay(done, files)
@@ -124,11 +139,12 @@ def _replayed(
     runs: "list[Evidence]",
     show: "Show",
     certify: "Callable[[Replay], list[Path]]",
+    looks_at: "LooksAtRun",
 ) -> "list[tuple[Replay, list[Path]]]":
     from vfl.jobs.replaying import replay_runs
 
     async def play() -> "list[tuple[Replay, list[Path]]]":
-        return [(one, certify(one)) async for one in replay_runs(site, runs, show)]
+        return [(one, certify(one)) async for one in replay_runs(site, runs, show, looks_at)]
 
     return wait_for(play())
 
@@ -170,7 +186,7 @@ def _document(done: "Replay", files: list[Path]) -> dict[str, object]:
         "ended": done.ended,
         "peers": {
             peer: {
-                "messages": len(one.messages),
+                "messages": one.compared,
                 "of": one.of,
                 "checked": list(one.checked),
                 "relies": list(one.relies),
@@ -206,9 +222,9 @@ def audit_check(party: Path, certificate: Path, auditor: Path | None, as_json: b
     site = Site.open(open_party(party))
     of_policy = auditor_of(site.party)
     pinned = of_policy if auditor is None else load_certificate(auditor)
-    found = check_certificate(site, certificate, pinned)
+    found, settled = check_certificate(site, certificate, pinned), False
     if of_policy is None or (pinned is not None and pinned.fingerprint == of_policy.fingerprint):
-        settle(site.store, found)
+        settled = settle(site.store, found)
     if as_json:
         made = found.certificate
         put_json(
@@ -217,6 +233,7 @@ def audit_check(party: Path, certificate: Path, auditor: Path | None, as_json: b
                 "party": made.party,
                 "signed_by": found.signed_by,
                 "complete": found.complete,
+                "settled": settled,
                 "received": found.received,
                 "covered": found.received - len(found.uncovered),
                 "uncovered": [{"number": number, "type": kind} for number, kind in found.uncovered],
@@ -225,8 +242,8 @@ def audit_check(party: Path, certificate: Path, auditor: Path | None, as_json: b
             }
         )
     else:
-        put_checked(found)
-    if not found.complete:
+        put_checked(found, settled)
+    if not found.complete and not settled:
         raise click.exceptions.Exit(1)
 
 

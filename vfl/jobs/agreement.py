@@ -333,7 +333,7 @@ def verify_signatures(
         if (asked := agreement.audits.get(name)) is not None:
             if not certificate.verify(asked.signature, demand_statement(terms, asked)):
                 raise ModelError(f"{what} is damaged or forged: the audit of {name} does not hold")
-            words[name] += f"; may have it audited, with probability {asked.probability:g}"
+            words[name] += f"; audits a share of {asked.probability:g} of it"
     return words
 
 

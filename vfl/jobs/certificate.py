@@ -36,15 +36,20 @@ FORM, VERSION = "vfl/replay-certificate", 1
 
 
 class Covered(msgspec.Struct, frozen=True, array_like=True):
-    """A message that the program sends, too."""
+    """A message that the program sends, too, or one that the replay did not look at."""
 
     type: str
     bytes: int
-    sha256: str
+    sha256: str  # empty: of one that was not looked at
 
     @classmethod
     def of(cls, message: Sent) -> "Covered":
         return cls(message.kind, message.size, message.digest.hex())
+
+    @classmethod
+    def left_out(cls, message: Sent) -> "Covered":
+        """Of one that the replay did not look at."""
+        return cls(message.kind, message.size, "")
 
 
 class ReplayCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -97,6 +102,11 @@ class Replayed:
     of: int  # how many there were
     checked: Sequence[str]  # against the commitments
     relies: Sequence[str]
+
+    @property
+    def compared(self) -> int:
+        """Messages that were looked at, and are the program's."""
+        return sum(bool(one.sha256) for one in self.messages)
 
 
 def make_certificate(evidence: Evidence, shown: Replayed, by: Identity) -> bytes:
@@ -189,14 +199,17 @@ def check_read(
         raise EvidenceDiffers(f"this party's own ledger is not whole: {found.damage[0]}")
     talk = conversations(ledger, made.run).get(made.party)
     received = [] if talk is None else talk.received
+    uncovered = []
     for number, (mine, theirs) in enumerate(zip(received, made.messages, strict=False), 1):
-        if Covered.of(mine) != theirs:
+        if theirs == Covered.left_out(mine):
+            uncovered.append((number, mine.kind))
+        elif Covered.of(mine) != theirs:
             raise EvidenceDiffers(
                 f"message {number:,} of {made.party} in the run is not the one of the replay: it was "
                 f"{mine}, and the certificate has {theirs.type} of {counted(theirs.bytes, 'byte')}"
             )
     rest = received[len(made.messages) :]
-    uncovered = [(number, one.kind) for number, one in enumerate(rest, len(made.messages) + 1)]
+    uncovered += [(number, one.kind) for number, one in enumerate(rest, len(made.messages) + 1)]
     return Checked(made, signed_by, len(received), uncovered, max(0, len(made.messages) - len(received)))
 
 

@@ -256,11 +256,11 @@ def _check_audits(party: Party, report: Reporter) -> bool:
         return False
     if party.role == "host" and party.policy.audit:
         by = "the guest itself" if auditor is None else f"the auditor {auditor.name}"
-        text = f"audits: of each training with probability {party.policy.audit:g}, signed by {by}"
+        text = f"audits: of a share of {party.policy.audit:g} of trees, signed by {by}"
         report(CheckResult("ok", "audits", text))
     for one in due:
         said = "is due" if one.state == "due" else "was not drawn: its training is not over"
-        advice = " (`vfl audit replay`, then `vfl audit send`)" if party.role == "guest" else ""
+        advice = " (`vfl audit replay --drawn`, then `vfl audit send`)" if party.role == "guest" else ""
         text = f"audits: that of {one.model} with {one.peer} {said}{advice}"
         report(CheckResult("note", "audits", text))
     return True

@@ -145,8 +145,8 @@ class Approved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class AuditDemand(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """With which probability a host has the run replayed, a commitment to its part of the draw that
-    decides on it, and whose certificate has to sign, if not the guest's (audit_draw.py); signed."""
+    """Which share of its trees a host has replayed, a commitment to its part of the draw that decides
+    which, and whose certificate has to sign, if not the guest's (audit_draw.py); signed."""
 
     probability: Annotated[float, msgspec.Meta(gt=0, le=1)]
     commitment: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]

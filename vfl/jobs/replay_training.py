@@ -56,7 +56,7 @@ async def replay_guest(run: Rerun) -> None:
         hints = _GuestHints(run, f"{named.name} {kind.name}")
         try:
             given = GuestRun(
-                Resources(site.party.party.machine, Counter(), run.randomness, run.say),
+                Resources(site.party.party.machine, Counter(), run.randomness, run.say, run.looks_at),
                 follow,
                 Checkpoints(run.last, run.keep),
                 hints,
@@ -105,7 +105,7 @@ async def _draw(run: Rerun, guest: Peer) -> None:
     brought = answered_draw(HostDraw(demand.probability, b""), run.answers)
     if commit(agreement.terms.run, name, brought.share) != demand.commitment:
         raise EvidenceDiffers("the number that was drawn with is not the one that was committed to")
-    await brought.draw(guest, agreement.terms.run, name, lambda due: None)
+    await brought.draw(guest, name, lambda drawing: None)
 
 
 async def replay_coordinator(run: Rerun) -> None:

@@ -19,6 +19,7 @@ from vfl.jobs.show import Show
 from vfl.net.replay import MessageDiffers, TapeEnds
 from vfl.party.store import Store
 from vfl.protocols.common.checkpoints import State
+from vfl.protocols.common.participant import LooksAt, every_step
 from vfl.text import nearest_name
 
 _PLAYERS: Mapping[tuple[str, str], Callable[[Rerun], Awaitable[None]]] = {
@@ -32,6 +33,14 @@ _PLAYERS: Mapping[tuple[str, str], Callable[[Rerun], Awaitable[None]]] = {
 """By role and task. A kind of run that is new is played by one function of a `Rerun`."""
 
 
+LooksAtRun = Callable[[Evidence], LooksAt]
+
+
+def whole_run(_: Evidence) -> LooksAt:
+    """Look at all steps of a run."""
+    return every_step
+
+
 @dataclass(frozen=True)
 class Replay:
     """What came of a replay without a difference."""
@@ -43,7 +52,7 @@ class Replay:
     @property
     def complete(self) -> bool:
         """Whether every message was compared."""
-        return all(len(one.messages) == one.of for one in self.shown.values())
+        return all(one.compared == one.of for one in self.shown.values())
 
 
 def runs_named(store: Store, name: str) -> list[Evidence]:
@@ -67,9 +76,11 @@ def _is_digits_of(name: str, run: str) -> bool:
     return len(name) >= 6 and run.startswith(name)
 
 
-async def replay_runs(site: Site, runs: Sequence[Evidence], show: Show) -> AsyncIterator[Replay]:
-    """Play this party's part of some runs again, each with those that it went on from. Raises as
-    `replay`."""
+async def replay_runs(
+    site: Site, runs: Sequence[Evidence], show: Show, looks_at: LooksAtRun = whole_run
+) -> AsyncIterator[Replay]:
+    """Play this party's part of some runs again, each with those that it went on from. `looks_at`: which
+    steps of a run are looked at. Raises as `replay`."""
     states: list[State] = []
     for evidence in runs:
         done = evidence.agreement.terms.done
@@ -77,21 +88,21 @@ async def replay_runs(site: Site, runs: Sequence[Evidence], show: Show) -> Async
         attempts = [evidence] if known else _attempts(site.store, evidence)
         states = states if known else []
         for attempt in attempts:
-            run = open_rerun(site, attempt, show)
+            run = open_rerun(site, attempt, show, looks_at(attempt))
             run.last = _state(states, attempt)
             found = await _play(run)
             states += run.states
         yield found
 
 
-async def replay(site: Site, evidence: Evidence, show: Show) -> Replay:
+async def replay(site: Site, evidence: Evidence, show: Show, looks_at: LooksAtRun = whole_run) -> Replay:
     """Play this party's part of a run again.
 
     A run that went on from an earlier attempt needs that one, which is played first. Raises
     MessageDiffers with the first message that is not the one that left, EvidenceDiffers where what is
     kept is not what was signed or what the ledger says, ModelError for a run that cannot be replayed.
     """
-    (done,) = [one async for one in replay_runs(site, [evidence], show)]
+    (done,) = [one async for one in replay_runs(site, [evidence], show, looks_at)]
     return done
 
 
@@ -163,6 +174,9 @@ async def _play(run: Rerun) -> Replay:
     shown = {}
     for name, peer in run.peers.items():
         sent = run.talks[name].sent
-        covered = [Covered.of(one) for one in sent[: peer.compared]]
+        covered = [
+            Covered.left_out(one) if place in peer.left_out else Covered.of(one)
+            for place, one in enumerate(sent[: peer.compared])
+        ]
         shown[name] = Replayed(name, covered, len(sent), run.checked, run.relies)
     return Replay(evidence, shown, ended)

@@ -296,7 +296,7 @@ class _GuestTraining:
         warnings = [one.text for one in found]
         warnings += judge_quality(metrics, rows, self.own.judged, alone, self.kind.advice)
         trained = self._keep_run(model, score, metrics, evaluation, agreement, warnings)
-        note_draws(site.store, agreement, draws, self.show)
+        note_draws(site.store, agreement, hosts, draws, self.show)
         return replace(trained, of_project=part), found
 
     async def _run(

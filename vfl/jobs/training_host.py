@@ -18,12 +18,11 @@ from vfl.jobs.agreement import Agreement, accept_offer
 from vfl.jobs.alignments import Alignment, count_known_rows, known_rows
 from vfl.jobs.answers import AnsweredHostHints, AnsweredSums, answered_draw
 from vfl.jobs.approval import approve
-from vfl.jobs.audit_draw import HostDraw
+from vfl.jobs.audit_draw import Drawing, HostDraw
 from vfl.jobs.audits import (
     begin_audit,
     check_audited,
     check_outstanding,
-    load_audits,
     new_draw,
     note_draw,
 )
@@ -75,6 +74,7 @@ from vfl.party.policy import (
 from vfl.party.table import Table
 from vfl.protocols.common.checkpoints import to_the_end
 from vfl.protocols.common.course import UNCOUNTED, SumsCount
+from vfl.text import counted
 
 
 def commits_to(own: HostColumns) -> TableDigests:
@@ -199,14 +199,16 @@ class _HostTraining:
         """Draw with the guest whether the run is audited, where this host's policy has that done."""
         if self.draw is None:
             return
-        site, guest, run = self.site, self.peer.name, self.offer.run
+        site, agreement = self.site, self.agreement
+        if agreement is None:
+            raise AssertionError("a draw of a job that was not agreed to")
 
-        def keep(due: bool) -> None:
-            note_draw(site.store, self.unfinished.name, guest, run.hex(), due)
-            done = "is" if load_audits(site.store, self.unfinished.name)[guest].due else "is not"
-            self.show.say(f"{self.unfinished.name} {done} audited, as was drawn with {guest}")
+        def keep(drawing: Drawing) -> None:
+            many = len(note_draw(site.store, agreement, self.peer, drawing))
+            which = f"{counted(many, 'step')} of" if many else "nothing of"
+            self.show.say(f"{which} {self.unfinished.name} audited, as was drawn with {self.peer.name}")
 
-        await answered_draw(self.draw, answers).draw(self.peer, run, site.party.name, keep)
+        await answered_draw(self.draw, answers).draw(self.peer, site.party.name, keep)
 
     async def _reserve_sums(self, ends: contextlib.AsyncExitStack) -> SumsCount:
         """Reserve what the job may tell until `ends`; returns what counts a tree. Raises Refused."""

@@ -216,9 +216,9 @@ class PolicySection(Section):
         default=0.0,
         ge=0,
         le=1,
-        description="the probability with which a training is audited, drawn with its guest once the "
-        "model is done: the guest then replays all of it (`vfl audit replay`) before the model is of "
-        "use here; 1 for all trainings, 0 for none",
+        description="the share of a training's trees that is audited (a linear model counts as one), "
+        "drawn with the guest once the model is done: the guest then replays them (`vfl audit replay "
+        "--drawn`) before the model is of use here; 1 for all, 0 for none",
     )
     unaudited: Literal["refused", "noted"] = Field(
         default="refused",

@@ -39,7 +39,7 @@ that do not win go unnoticed; a check that fails ends the job, and its key is ne
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -61,7 +61,7 @@ from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.draw_memory import NO_MEMORY
 from vfl.protocols.common.histograms import CHUNK, HeldSums, store_for, sums_of_drawn, sums_of_nodes
 from vfl.protocols.common.key import generate_key, receive_key, send_key
-from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.common.participant import LooksAt, Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees.category_sets import HostWins, SetWinners, check_groups, hear_groups, winners_of
 from vfl.protocols.trees.columns import Direction, Growth, HostColumns, OwnColumns, SplitRows, Taken
@@ -72,6 +72,7 @@ from vfl.protocols.trees.hidden import MOST_CANDIDATES, PIECE, HiddenHost, Hidde
 from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.open_nodes import OpenNodes
 from vfl.protocols.trees.paillier_messages import (
+    LEFT_OUT,
     Advance,
     CandidateSums,
     Gradients,
@@ -104,7 +105,7 @@ async def paillier_guest_train(
     async with Workers(key, resources.machine, resources.operations) as pool:
         hidden = None if coordinator is None else HiddenSums(coordinator, params, len(hosts))
         reserve = OwnReserve(pool, int(rows.train.sum()), drawn.key_at("obfuscators"))
-        guest = _PaillierGrower(list(hosts), blocks, rows, params, reserve, hidden)
+        guest = _PaillierGrower(list(hosts), blocks, rows, params, reserve, hidden, resources.looks_at)
         try:
             return await guest.train(course.progress, course.checkpoints)
         finally:
@@ -122,9 +123,11 @@ class _PaillierGrower(Grower):
         params: BoostParams,
         reserve: OwnReserve,
         hidden: HiddenSums | None,
+        looks_at: LooksAt,
     ) -> None:
         super().__init__(hosts, blocks, rows, params, quantisation_of(len(rows.label), params))
         self.workers, self.reserve, self._hidden = reserve.workers, reserve, hidden
+        self._looks_at, self._sent = looks_at, 0  # trees of which hosts have got gradients
         self._to_coordinate = False  # whether hosts grow the tree
         self.packing = packing_of(len(rows.label), params)
 
@@ -152,6 +155,10 @@ class _PaillierGrower(Grower):
         active = np.asarray(ENGINE.gather(growth.frontier.active), np.bool_)
         await together([host.send(TreeStart(number, pack_bits(active))) for host in hosts])
         pairs = drawn_pairs(growth.g, growth.h, active, CHUNK)
+        step, self._sent = self._sent, self._sent + 1
+        if not self._looks_at(step):
+            await self._leave_out(hosts, pairs)
+            return
         encrypted = encrypt(self.workers, self.packing.pair, pairs, self.reserve)
         while True:
             with self.clock.timed("encrypt"):
@@ -161,8 +168,15 @@ class _PaillierGrower(Grower):
             with self.clock.timed("transfer"):
                 message = Gradients(ciphertexts.tobytes())
                 await together([host.send(message) for host in hosts])
-        if number + 1 < self.params.most_trees:
+        if number + 1 < self.params.most_trees and self._looks_at(step + 1):
             self.reserve.begin()
+
+    async def _leave_out(self, hosts: list[Peer], pairs: Iterator[tuple[Integers, Integers]]) -> None:
+        """In a replay that does not look at the tree: its obfuscators are passed over, and an empty
+        message stands for each."""
+        for gradients, _ in pairs:
+            self.reserve.take(len(gradients))
+            await together([host.send(LEFT_OUT) for host in hosts])
 
     async def sums(self, parties: Sequence[OwnColumns | HostColumns], growth: Growth) -> None:
         # 3 and 4. Candidate sums of all parties.
