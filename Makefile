@@ -31,7 +31,7 @@ IMAGE_EXTRAS := --extra excel --extra online --extra otel --extra postgresql --e
 PLATFORMS := x86_64-manylinux_2_28 aarch64-manylinux_2_28 aarch64-apple-darwin
 PYTHONS := 3.11 3.12 3.13 3.14
 
-.PHONY: demo test test-slow lint sbom licences docs lock known-answers bench clean help
+.PHONY: demo test test-slow lint sbom licences docs reference lock known-answers bench clean help
 
 help:                ## this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed 's/:.*## /\t/' | expand -t 14
@@ -79,6 +79,9 @@ licences: $(VENV)/dev  ## licences of what an install and the container's image 
 docs: $(VENV)/dev    ## the documentation as a site, in build/site/html; fails on a link that leads nowhere
 	$(BIN)/python docs/site/stage.py build/site/pages
 	$(BIN)/zensical build --strict --clean
+
+reference: $(VENV)/dev  ## write what repeats the code: tables of settings and others in docs/, docstrings of estimators
+	$(BIN)/python docs/site/made_tables.py
 
 lock:                ## write requirements/ anew, by pyproject.toml; see CONTRIBUTING.md
 	$(PYTHON) -m venv build/lock

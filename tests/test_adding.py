@@ -526,3 +526,21 @@ def test_the_last_step_that_all_have_done(newest, common):
     roles["ada"] = role(newest[0] + 2)
     with pytest.raises(ModelError, match="checkpoints are of different steps"):
         in_plain(roles)
+
+
+def test_no_total_sends_a_client_back_to_the_first_step():
+    """Whatever a server adds to it; of one step alone, as a client that was killed may lack the last."""
+
+    class Shifted:
+        name, clients = "ada", THREE
+
+        def __init__(self, step):
+            self.step = step
+
+        async def total(self, own, what):
+            return np.array([3 * self.step, 3 * self.step**2], np.int64)
+
+    assert asyncio.run(common_step(Shifted(8), 9)) == 8
+    for step in (0, 1, 7, 10):
+        with pytest.raises(ModelError, match="checkpoints are of different steps"):
+            asyncio.run(common_step(Shifted(step), 9))

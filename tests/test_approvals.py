@@ -2,8 +2,11 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -266,6 +269,82 @@ def test_a_request_never_takes_the_id_of_another(host: Party) -> None:
         assert fourth.id != first.id
 
 
+def test_a_training_goes_on_ten_times_under_an_approval(
+    sites: dict[str, Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each time it may do the steps after the last state again; then a person is asked, who begins a
+    count of its own."""
+    monkeypatch.setattr(approval, "_RESUMED", 2)
+    run(sites, TRAIN, approved)
+    keep_steps(sites["registry"], TRAIN, 3)
+    on = msgspec.structs.replace(TRAIN, done=3)
+    for _ in range(2):
+        run(sites, on, None)
+    monkeypatch.setattr(files, "now", lambda: "2099-01-01T00:00:00+00:00")
+    run(sites, on, approved)
+    for _ in range(2):
+        run(sites, on, None)
+    with pytest.raises(Refused):
+        run(sites, on, refused)
+    assert len(approvals_of(sites["registry"]).every()) == 3
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"query": "select * from data"},
+        {"path": Path("/other.csv")},
+        {"tables": {"more": Path("/m.csv")}},
+    ],
+)
+def test_an_approval_is_about_the_table_that_the_host_names(
+    sites: dict[str, Site], changed: dict[str, Any]
+) -> None:
+    """What a query says is in no file and no message but as a digest."""
+    registry = sites["registry"]
+    lookup = msgspec.structs.replace(ALIGN, task="lookup", model="claims-1", alignment=None)
+    for offer in (TRAIN, lookup):
+        run(sites, offer, approved)
+    keep_steps(registry, TRAIN, 3)
+    on = msgspec.structs.replace(TRAIN, done=3)
+    for offer in (on, lookup):
+        run(sites, offer, None)
+    data = registry.party.data.model_copy(update=changed)
+    sites["registry"] = replace(registry, party=registry.party.model_copy(update={"section": data}))
+    for offer in (on, lookup):
+        with pytest.raises(Refused):
+            run(sites, offer, refused)
+    sites["registry"] = registry
+    run(sites, on, None)
+    shown = {one.request.table for one in approvals_of(registry).every()}
+    digest = sha256(b"select * from data").hexdigest()
+    by_query = f"by the query with SHA-256 {digest[:12]}..."
+    assert shown == {
+        registry.party.data.named.name,
+        by_query if data.query is not None else data.named.name,
+    }
+    for file in approvals_of(registry).folder.iterdir():
+        assert b"select" not in file.read_bytes()
+
+
+def test_an_approval_of_lookups_holds_for_some_days(sites: dict[str, Site]) -> None:
+    lookup = msgspec.structs.replace(ALIGN, task="lookup", model="claims-1", alignment=None)
+    run(sites, lookup, approved)
+    (one,) = approvals_of(sites["registry"]).every()
+    assert one.decision is not None
+    path = approvals_of(sites["registry"]).folder / f"{one.request.id}.decision.json"
+
+    def of(days: float) -> None:
+        when = (datetime.now(UTC) - timedelta(days)).isoformat(timespec="seconds")
+        path.write_bytes(msgspec.json.encode(msgspec.structs.replace(one.decision, when=when)))
+
+    of(29.9)
+    run(sites, lookup, None)
+    of(30.1)
+    with pytest.raises(Refused):
+        run(sites, lookup, refused)
+
+
 def test_lookups_are_approved_once_and_refused_for_a_day(sites: dict[str, Site]) -> None:
     lookup = msgspec.structs.replace(ALIGN, task="lookup", model="claims-1", alignment=None)
     with pytest.raises(Refused):
@@ -274,6 +353,9 @@ def test_lookups_are_approved_once_and_refused_for_a_day(sites: dict[str, Site])
         run(sites, lookup, None)
     other = msgspec.structs.replace(lookup, model="claims-2")
     run(sites, other, approved)
+    holds = "by max_approved_lookups = 1,000,000 and approved_lookup_days = 30"
+    for one in approvals_of(sites["registry"]).every():
+        assert one.request.budget[-1] == f"an approval holds for later sessions, too, {holds}"
     run(sites, other, None)
     assert len(approvals_of(sites["registry"]).every()) == 2
 
@@ -439,7 +521,9 @@ def test_a_host_decides_on_a_guests_jobs(tmp_path: Path, keys: Path, quick_key: 
         assert asked["columns"] == ["power", "brand"] and asked["job"] == "claims"
         assert asked["kind"] == "secureboost, binary" and asked["rows"] > 100
         assert any(line["who"] == "insurer" for line in asked["learns"])
-        assert any(line.startswith("open sums about a row: 0 told") for line in asked["budget"])
+        assert any(
+            line.startswith("open sums about a row: 0 of earlier jobs, ") for line in asked["budget"]
+        )
         model = training.wait().ok().json["model"]
         record = json.loads((registry.store / "runs" / f"{model}.json").read_text())["body"]
         assert "registry" in record["agreement"]["approvals"]
@@ -450,6 +534,10 @@ def test_a_host_decides_on_a_guests_jobs(tmp_path: Path, keys: Path, quick_key: 
         asked = decide_when_it_waits(registry, "refuse", "--reason", "one model is enough")
         assert asked["last"] == model
         assert asked["changes"] == [{"setting": "secureboost.trees", "before": "2", "now": "3"}]
+        # Every line that names what earlier jobs have told has the same figure.
+        lines = [*asked["budget"], *asked["policy"], *(one["how"] for one in asked["learns"])]
+        figures = re.findall(r"([\d.e-]+) of earlier jobs", " ".join(lines))
+        assert len(figures) == 3 and len(set(figures)) == 1 and float(figures[0]) > 0
         said = "registry stopped the job: a person at registry refused the job: one model is enough"
         again.wait().failed(9, said)
 

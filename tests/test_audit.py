@@ -23,8 +23,8 @@ from room import HOSTS
 
 from vfl.cli import main
 from vfl.errors import ModelError, PeerLost, VflError
+from vfl.jobs import alignment, resume
 from vfl.jobs import evidence as kept_evidence
-from vfl.jobs import resume
 from vfl.jobs.certificate import check_certificate
 from vfl.jobs.evidence import find_evidence, load_evidence, save_evidence, tape_file, tapes_of
 from vfl.jobs.record import load_record
@@ -32,9 +32,11 @@ from vfl.jobs.rerun import EvidenceDiffers
 from vfl.learn.losses import LogisticLoss
 from vfl.net.replay import MessageDiffers
 from vfl.party import identity
+from vfl.party.at_rest import is_encrypted
 from vfl.party.documents import canonical_json, document
-from vfl.party.identity import load_certificate
+from vfl.party.identity import Identity, load_certificate
 from vfl.party.ledger import FOLDER, months
+from vfl.protocols.align.join import KeyIds
 from vfl.protocols.linear.encrypted_product import EncryptedProduct, Layout
 from vfl.protocols.linear.fitting import FitLoop
 
@@ -276,6 +278,34 @@ def test_a_policy_that_has_changed_since_changes_nothing(spoilt: tuple[AuditedRo
         assert room.replay("registry", model).complete
 
 
+def test_what_the_store_answered_is_found_damaged(honest: AuditedRoom) -> None:
+    model = honest.train(LATTICE)
+    store, (found,) = honest.there("bureau").store, honest.runs("bureau", model)
+    path = tape_file(store, found.run, kept_evidence.OWN)
+    content = path.read_bytes()
+    path.write_bytes(flipped(content, len(content) - 1))
+    with pytest.raises(ModelError, match="what the run has asked of the store is damaged"):
+        honest.replay("bureau", model)
+
+
+def test_tapes_and_secrets_are_encrypted_where_the_store_is(
+    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Identity, "under_passphrase", True)
+    room = make_room(tmp_path / "room", keys)
+    room.patch(monkeypatch)
+    name = room.align().alignment.name
+    for party in ALL:
+        store, (found,) = room.there(party).store, room.runs(party, name)
+        files = [store.path("evidence", found.name), *tapes_of(store, found.run)]
+        assert len(files) >= 2 and all(is_encrypted(path) for path in files)
+    replay_all(room, name)
+    path = tape_file(store, found.run, "insurer")
+    path.write_bytes(flipped(path.read_bytes(), 900))
+    with pytest.raises(EvidenceDiffers, match="the tape of insurer is damaged"):
+        room.replay("bureau", name)
+
+
 # --- Certificates. ----------------------------------------------------------------------------------
 
 
@@ -381,6 +411,21 @@ def test_a_host_that_has_residuals_of_its_choice_opened_is_found(honest: Audited
     with pytest.raises(MessageDiffers, match=r"to insurer differs: it was MaskedProducts of [\d,]+"):
         honest.replay("registry", run)
     assert honest.replay("insurer", run).shown  # who was asked did as it should
+
+
+def test_a_guest_that_tries_an_id_that_it_does_not_hold_is_found(honest: AuditedRoom) -> None:
+    match = alignment.guest_match
+
+    async def guessed(hosts: Any, keys: Any, **more: Any) -> Any:
+        first = KeyIds([b"GUESSED", *list(keys[0].ids)[1:]], keys[0].of_row)
+        return await match(hosts, [first, *keys[1:]], **more)
+
+    with mock.patch.object(alignment, "guest_match", guessed), contextlib.suppress(VflError):
+        honest.align(name="guessed")
+    run = last_run(honest, "insurer")
+    with pytest.raises(MessageDiffers, match=r"^message \d+ to \w+ differs: it was \w+ of [\d,]+ bytes"):
+        honest.replay("insurer", run)
+    assert honest.replay("registry", run).shown
 
 
 # --- Runs that were broken off. ---------------------------------------------------------------------

@@ -12,6 +12,8 @@ import pytest
 from commands import command
 from federation import JOB, WAIT, Federation, Party, ended, kill, write_table
 
+from vfl.errors import EXIT_CODES, INTERRUPTED, VflError
+
 LONG = {**JOB, "secureboost": {**JOB["secureboost"], "trees": 500}}
 
 # A host whose first job computes for very long in a thread, as on a large table.
@@ -283,8 +285,12 @@ def test_schemas_and_help() -> None:
         assert json.loads(command("config", "schema", kind).out)["title"] == f"vfl {kind} file"
     assert command("--version").out.startswith("vfl, version ")
     text = command("--help").out
-    for code in range(11):
-        assert re.search(rf"\b{code} ", text.partition("Exit codes")[2])
+    for code, meaning in EXIT_CODES.items():
+        assert re.search(rf"^ +{code}  {re.escape(meaning)}$", text, re.MULTILINE)
+    kinds = [VflError]
+    for kind in kinds:
+        kinds += kind.__subclasses__()
+    assert {kind.exit_code for kind in kinds} | {0, INTERRUPTED} == EXIT_CODES.keys()
 
 
 def test_rows_in_several_files_and_scores_in_a_folder(insurer: Party) -> None:

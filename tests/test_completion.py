@@ -94,4 +94,4 @@ def test_shells_take_what_is_printed(shell: str) -> None:
 
 
 def test_another_shell_is_none_that_is_known() -> None:
-    command("completion", "tcsh").failed(2, "must be bash or zsh or fish")
+    command("completion", "tcsh").failed(2, "must be bash, zsh or fish")

@@ -1,6 +1,7 @@
 """The console over HTTP: who is let in to what, and what the pages say."""
 
 import html
+import itertools
 import re
 import secrets
 import stat
@@ -20,10 +21,11 @@ from vfl.console import access, live
 from vfl.console.charts import curves
 from vfl.errors import ConfigError, IdentityError, Refused
 from vfl.jobs import activity
-from vfl.jobs.activity import Activity
+from vfl.jobs.activity import Activity, JobNow, PhaseNow, ProcessNow
 from vfl.party.approvals import Approvals
 from vfl.party.audit.tables import export_copy
 from vfl.party.config import load_party
+from vfl.party.config_values import Role
 from vfl.party.console_section import ConsoleSection
 from vfl.party.refusals import RefusalCounts
 
@@ -243,6 +245,9 @@ def test_every_page_loads_only_its_own_and_can_be_read(
         assert kind == "hidden" or one.get("aria-label") or one.get("id") in named or kind == "checkbox"
     for one in seen.all("section"):
         assert one.get("aria-label") or one.get("aria-labelledby")
+    levels = [int(tag[1]) for tag, _ in seen.tags if re.fullmatch("h[1-6]", tag)]
+    assert levels[0] == 1 and all(b - a <= 1 for a, b in itertools.pairwise(levels)), levels
+    assert answer.text.count("<caption><h") == answer.text.count("<caption>")
     ids = [found["id"] for _, found in seen.tags if found.get("id")]
     assert len(ids) == len(set(ids))
 
@@ -376,7 +381,8 @@ def test_a_job_is_followed_and_cancelled(
                             break
                 page = ada.get("/live").text
                 for text in (told, page):
-                    assert "training claims</strong> 3" in text and 'max="50"' in text
+                    assert "training claims</strong>" in text and ">3 of 50<" in text
+                    assert 'max="50"' in text
                     assert "<polyline" in text and "&lt;script&gt;" in text and "<script>al" not in text
                 (job,) = now._jobs
                 assert ada.post("/live/cancel", csrf=ada.csrf, job="00000000").status_code == 404
@@ -395,6 +401,29 @@ def test_a_job_is_followed_and_cancelled(
     assert error.value.for_peer == "a person there cancelled it"
     assert not list(host.store.status().glob("cancel-*"))
     assert "Nothing of this party runs now" in ada.get("/live").text
+
+
+@pytest.mark.parametrize(
+    ("role", "says"),
+    [
+        ("guest", ""),
+        ("host", "The guest alone sees the loss: it has the label."),
+        ("coordinator", "Those alone who have the label see the loss: this party has no data."),
+    ],
+)
+def test_who_has_no_loss_says_who_has_it(host: Running, role: Role, says: str) -> None:
+    """And a job that waits for a person says its seconds once."""
+    since = "2026-11-30T08:00:00+00:00"
+    job = JobNow("train", ["insurer"], ["claims-1"], since, "waiting for a person's approval", 31, 3600)
+    job.told, job.phases = "2026-11-30T08:00:31+00:00", [PhaseNow(job.step, since)]
+    known = live.shown([ProcessNow(1, "vfl serve", since, "here", [job])], [], role)
+    session = host.service.access.sign_in(host.token("look"), "bob")
+    page = host.service.console.pages.render("live_jobs", session=session, known=known)
+    assert (says in page) if says else ("see the loss" not in page and "sees the loss" not in page)
+    assert 'approval</strong> <span class="far">31 s of 3,600 s</span></p>' in page
+    job.task = "align"
+    known = live.shown([ProcessNow(1, "vfl serve", since, "here", [job])], [], role)
+    assert "the loss" not in host.service.console.pages.render("live_jobs", session=session, known=known)
 
 
 def test_streams_are_bounded_and_end_with_the_session(
@@ -428,6 +457,9 @@ def test_runs_are_listed_and_compared(guest: Running, host: Running) -> None:
     assert same.status_code == 400 and "choose 2 to 5 runs: 1 are chosen" in same.text
     of_host = host.browser("look").get(COMPARED).text
     assert "rows are held out at the guest" in of_host and "splits" in of_host
+    assert "The guest alone sees the loss: it has the label." in of_host
+    assert "<polyline" not in of_host and 'data-head="run">steps' not in of_host
+    assert "sees the loss" not in page.text
 
 
 def test_a_report_is_made_and_keeps_its_own_policy(host: Running) -> None:
@@ -450,6 +482,10 @@ def test_the_policy_says_what_each_rule_refused(host: Running) -> None:
     row = next(part for part in page.split("<tr") if ">max_trees<" in part)
     assert re.search(r'data-head="refused"[^>]*>2<', row) and "insurer" in row
     assert "allows more" in page
+    row = next(part for part in page.split("<tr") if ">max_ids_a_day<" in part)
+    assert row.count(">1,000,000<") == 2
+    row = next(part for part in page.split("<tr") if ">expires<" in part)
+    assert row.count(">not set<") == 2 and ">none<" not in page
 
 
 def test_the_ledger_is_searched_verified_and_compared(

@@ -74,6 +74,18 @@ def fits(browser: Any) -> bool:
     return bool(browser.execute_script(script))
 
 
+def focus_is_seen(browser: Any) -> bool:
+    """Whether each of the first stops of the tab key is drawn as the one that has the focus."""
+    style = "const is = getComputedStyle(document.activeElement);"
+    drawn = "is.outlineStyle !== 'none' && parseFloat(is.outlineWidth) >= 2"
+    ended = "document.activeElement === document.body"  # after the last one
+    for _ in range(12):
+        browser.switch_to.active_element.send_keys(Keys.TAB)
+        if not browser.execute_script(f"{style} return {ended} || {drawn}"):
+            return False
+    return True
+
+
 def test_a_host_approves_watches_and_compares(
     browser: Any, tmp_path: Path, keys: Path, quick_key: None
 ) -> None:
@@ -113,6 +125,7 @@ def test_a_host_approves_watches_and_compares(
                     for scheme in ("light", "dark"):
                         shown_at(browser, width, scheme)
                         assert fits(browser), (path, width)
+                assert focus_is_seen(browser), path
             assert "whole" in (browser.get(f"{console.base}/ledger/verify") or text(browser))
             browser.get(f"{console.base}/ledger?decisions=on")
             assert text(browser).count("as agreed") == 3

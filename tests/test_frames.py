@@ -147,7 +147,7 @@ def changed(name: str) -> dict:
         ("no workers", ConfigError, "^workers must be a whole number of at least 1"),
         ("too deep", ConfigError, "depth=11: must be a whole number from 1 to 10"),
         ("rule unknown", ConfigError, "unknown step 'trimm'.*did you mean 'trim'"),
-        ("no such key", ConfigError, "key_bits=1024: must be 2048 or 3072 or 4096"),
+        ("no such key", ConfigError, "key_bits=1024: must be 2048, 3072 or 4096"),
     ],
 )
 def test_what_cannot_be_used_is_said(name, error, text):

@@ -31,7 +31,7 @@ from vfl.errors import (
     Refused,
     VflError,
 )
-from vfl.jobs import directories, directory_check, lookup_limits, lookups, publishing
+from vfl.jobs import approval, directories, directory_check, lookup_limits, lookups, publishing
 from vfl.jobs import host_lookups as at_host
 from vfl.jobs.check_result import CheckResult
 from vfl.jobs.directories import kept_reader
@@ -40,7 +40,9 @@ from vfl.jobs.publishing import publish, withdraw
 from vfl.models.halves import GuestHalf, HostHalf
 from vfl.models.kinds import load_half
 from vfl.net.peer import MemoryPeer, Peer, stop_all
-from vfl.party import fetched
+from vfl.party import approvals, fetched
+from vfl.party.approval_uses import ApprovalUses
+from vfl.party.approvals import Approvals
 from vfl.party.directories import KeptKey, OwnDirectory, name_of
 from vfl.party.fetched import Fetched
 from vfl.party.keys import all_keys
@@ -459,6 +461,61 @@ def test_lookups_end_on_the_last_day(
     assert "registry stopped the job: the day 2100-01-01 breaks rule expires" in away
 
 
+def test_an_approval_of_lookups_is_used_up_and_asked_for_again(
+    room: Trained, policy: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    there, model = room
+    monkeypatch.setattr(approval, "_LOOK", 0.01)
+    policy |= {"approve": "person", "max_approved_lookups": 10}
+    known = Approvals(there.site("registry").store)
+    ids, decided = ids_of(there), iter(("2026-11-30T08:00:00+00:00", "2026-11-30T09:00:00+00:00"))
+    monkeypatch.setattr(approvals, "now", lambda: next(decided))
+    monkeypatch.setattr(lookup_limits, "is_old", lambda *of: False)
+    monkeypatch.setattr(approval, "is_old", lambda *of: False)
+
+    async def approve(found: HostLookups) -> None:
+        await told(known.waiting)
+        known.decide(known.waiting()[0].request.id, "approved", "ada")
+        await found.wait(LONG)
+
+    async def run() -> None:
+        async with looking(there, model) as (_, found):
+            await approve(found)
+            await find(found, ids[:7])
+            # No room for four: the session ends, and what is left is of no use to smaller questions.
+            with pytest.raises(VflError, match="breaks rule max_approved_lookups = 10 of"):
+                await find(found, ids[:4])
+            await told(lambda: not found.is_here)
+            await approve(found)
+            assert len(await find(found, ids[:10])) == 10
+            with pytest.raises(VflError, match="breaks rule max_approved_lookups = 10 of"):
+                await find(found, ids[:1])
+
+    there.heard["registry"].clear()
+    asyncio.run(run())
+    assert [one.state for one in known.every() if one.decision is not None] == ["approved"] * 2
+    (said, *_) = there.heard["registry"]
+    assert said.startswith("4 more lookups under the approval of 2026-11-30T08:00:00+00:00 breaks rule")
+
+
+def test_lookups_that_are_not_done_are_given_back_to_their_approval(room: Trained) -> None:
+    store = room[0].site("registry").store
+    uses, given = ApprovalUses(store), ("a" * 64, "2026-11-30T08:00:00+00:00")
+    uses.count(*given, 600, 700)
+    with pytest.raises(DayIsFull):
+        uses.count(*given, 101, 700)
+    uses.count(*given, -100, 700)
+    uses.count(*given, 200, 700)
+    assert uses.holds(*given)
+    uses.end(*given)
+    assert not uses.holds(*given)
+    with pytest.raises(DayIsFull):
+        uses.count(*given, 1, "unlimited")
+    later = given[0], "2026-11-30T09:00:00+00:00"
+    assert uses.holds(*later)
+    uses.count(*later, 700, 700)
+
+
 def test_a_policy_without_scoring_or_directories_refuses_by_its_name(
     room: Trained, policy: dict[str, Any]
 ) -> None:
@@ -788,7 +845,7 @@ def test_what_was_counted_ahead_is_given_back_and_yesterdays_is_none_of_today(
     usage, rules = Usage(Store(tmp_path)), PolicySection(max_scored_rows_a_day=2000)
     day = date(2026, 11, 29)
     monkeypatch.setattr(lookup_limits, "today", lambda: day)
-    asked = [lookup_limits.Day(lookups._ROWS_AHEAD) for _ in range(3)]  # of three processes
+    asked = [lookup_limits.Day(lookup_limits.ROWS_AHEAD) for _ in range(3)]  # of three processes
 
     def count(many: int, on: date) -> None:
         usage.count(rules, "insurer", "scored_rows", many, on)
@@ -800,7 +857,7 @@ def test_what_was_counted_ahead_is_given_back_and_yesterdays_is_none_of_today(
             await one.take(count, 1)
         day += timedelta(days=1)
         await asked[0].take(count, 1)
-        assert usage.of("insurer", day)["scored_rows"] == 1 + lookups._ROWS_AHEAD
+        assert usage.of("insurer", day)["scored_rows"] == 1 + lookup_limits.ROWS_AHEAD
         for one in asked:
             await one.end(count)
         assert usage.of("insurer", day)["scored_rows"] == 1
@@ -827,7 +884,7 @@ def test_sessions_that_look_up_at_once_get_the_days_lookups_and_no_more(
     """A guest that opens session after session: of one process they share all; of two at most what one
     has counted ahead is left, and never is there more."""
     usage, rules = Usage(Store(tmp_path)), PolicySection(max_scored_rows_a_day=3000)
-    days = [lookup_limits.Day(lookups._ROWS_AHEAD) for _ in range(processes)]
+    days = [lookup_limits.Day(lookup_limits.ROWS_AHEAD) for _ in range(processes)]
     granted = 0
 
     def count(many: int, on: date) -> None:
@@ -847,7 +904,7 @@ def test_sessions_that_look_up_at_once_get_the_days_lookups_and_no_more(
         await asyncio.gather(*(session(number) for number in range(6)))
 
     asyncio.run(run())
-    left = 17 if processes == 1 else lookups._ROWS_AHEAD
+    left = 17 if processes == 1 else lookup_limits.ROWS_AHEAD
     assert 3000 - left < granted <= 3000
     assert sum(usage.of("insurer", lookup_limits.today()).values()) == granted
 

@@ -275,7 +275,7 @@ def test_a_host_refuses_a_guest_whose_rule_differs_by_a_parameter(tmp_path: Path
     ("rule", "said"),
     [
         ("{plate_no = ['plate']}", r"must have a list of steps for each id column: plate_no, born"),
-        ("['phone:033']", r'must be a list of "nfkc" or .*"phone:33" \(or another country code\)'),
+        ("['phone:033']", r'must be a list of "nfkc", .*"phone:33" \(or another country code\)'),
         ("['date:ymd']", "must be a list of"),
         ("{plate_no = ['vin', 'vin'], born = []}", "must not name anything twice"),
         ("{plate_no = 'vin', born = []}", "must be a list of"),

@@ -6,6 +6,9 @@ import pandas as pd
 import pytest
 from commands import command
 from federation import JOB, Federation, free_port, private_words, toml
+from mlflow_servers import SECRET, USER, Server
+
+import vfl
 
 mlflow = pytest.importorskip("mlflow", reason="mlflow-skinny is not installed (vfl[mlflow])")
 
@@ -54,12 +57,15 @@ def test_a_training_is_a_run_and_its_model_scores(
         assert run.data.tags["vfl.parties"] == "insurer, registry"
         kept = {one.path for one in mlflow.MlflowClient(at).list_artifacts(run.info.run_id)}
         assert "report" in kept
-        private = private_words(federation.tables)
+        private = [*private_words(federation.tables), str(guest.folder), str(Path(vfl.__file__).parent)]
         for path in (tmp_path / "mlruns").rglob("*"):
             if path.is_file() and "report" not in path.parts:  # which names the guest's own levels
                 text = path.read_bytes().decode(errors="replace")
                 assert not [word for word in private if word in text], path
+                assert path.name != "mlflow.user" or text == "vfl"
+                assert path.suffix not in (".py", ".pkl")
 
+        monkeypatch.setenv("VFL_PARTY", str(guest.file))
         model = mlflow.pyfunc.load_model(f"runs:/{run.info.run_id}/model")
         names = [one.name for one in model.metadata.get_input_schema().inputs]
         assert names[0] == "plate" and set(names) == {"plate", "density", "area"}
@@ -69,5 +75,17 @@ def test_a_training_is_a_run_and_its_model_scores(
         theirs = pd.read_csv(guest.folder / "scores.csv")["probability"]
         assert mine["probability"].to_numpy() == pytest.approx(theirs.to_numpy(), rel=1e-12)
         assert [*mine.columns] == [one.name for one in model.metadata.get_output_schema().inputs]
+
+        server = Server()  # that would have files written into a folder of this machine
+        server.elsewhere = (tmp_path / "chosen").as_uri()
+        at = f"http://{USER}:{SECRET}@127.0.0.1:{server.port}/run"
+        done = guest.run("train", "job.toml", "--wait", "60", "--json", "--mlflow", at)
+        server.close()
+        said = "is kept, but could not be logged with MLflow (LocalArtifacts): look at its server"
+        assert SECRET not in done.failed(3, said)
+        assert len([*(guest.store / "models").glob("*.json")]) == 2
+        assert not (tmp_path / "chosen").exists() and all(
+            SECRET.encode() not in one[2] for one in server.asked
+        )
     finally:
         federation.close()

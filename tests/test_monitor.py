@@ -25,7 +25,7 @@ from vfl.jobs import doctor
 from vfl.jobs.activity import Activity, JobNow
 from vfl.jobs.connect import Site
 from vfl.monitor.endpoint import _asks_for_us, showing_figures
-from vfl.monitor.figures import Figures
+from vfl.monitor.figures import FIGURES, Figures
 from vfl.monitor.outcome import OUTCOMES, outcome_of
 from vfl.monitor.phases import PHASES, PhaseClock, Span, phase_of
 from vfl.news import News
@@ -61,6 +61,11 @@ def figures_of(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]
             if not one.name.endswith("_created"):
                 found[one.name, frozenset(one.labels.items())] = one.value
     return found
+
+
+def described(text: str) -> set[str]:
+    """The names of the figures that a text describes."""
+    return {name for name in re.findall(r"^# HELP (\w+) ", text, re.MULTILINE) if "_created" not in name}
 
 
 def fetch(url: str) -> str:
@@ -132,6 +137,7 @@ def test_a_training_with_a_killed_host_as_figures_and_as_json(
         text = fetch(url)
         assert fetch(url.replace("/metrics", "/healthz")) == "ok\n"
         found = figures_of(text)
+        assert described(text) == FIGURES.keys()
         assert found["vfl_serve_jobs_total", frozenset({("task", "train"), ("outcome", "done")})] == 1
         assert found["vfl_serve_refused_total", frozenset({("rule", "purposes")})] == 1
         assert found["vfl_serve_rows_total", frozenset({("task", "train")})] == aligned

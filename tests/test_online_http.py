@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -16,6 +17,7 @@ from vfl.errors import ConfigError, ModelError, PeerLost, PeerUnreachable, Refus
 from vfl.jobs.host_lookups import LOST
 from vfl.models.kinds import save_half
 from vfl.online import lookups
+from vfl.online.metrics import FIGURES
 from vfl.online.service import Online
 from vfl.party.tokens import add_token
 
@@ -352,6 +354,8 @@ def test_models_columns_health_and_figures(tmp_path: Path) -> None:
     assert by_name[glm.half.name]["unit"] == "per unit of exposure"
     assert (health.status_code, health.json()["status"], ready.json()["ready"]) == (200, "ok", True)
     text = metrics.text
+    named = set(re.findall(r"^# HELP (\w+) ", text, re.MULTILINE))
+    assert {name for name in named if not name.endswith("_created")} == FIGURES.keys()
     assert f'vfl_online_rows_total{{model="{trees.half.name}",outcome="scored"}} 2.0' in text
     assert f'vfl_online_unknown_rows_total{{host="registry",model="{trees.half.name}"}} 1.0' in text
     assert f'vfl_online_host_here{{host="bureau",model="{glm.half.name}"}} 1.0' in text

@@ -276,7 +276,7 @@ def test_a_class_of_its_own_may_have_parameters_of_its_own():
         ({"guest_trees": "all"}, "guest_trees='all': must be a whole number from 0 to 5000"),
         ({"guest_trees": 60}, "guest_trees = 60 is more than trees = "),
         ({"encryption": "rsa"}, 'encryption=\'rsa\': must be "paillier" or "lattice"'),
-        ({"key_bits": "2048"}, "key_bits='2048': must be 2048 or 3072 or 4096"),
+        ({"key_bits": "2048"}, "key_bits='2048': must be 2048, 3072 or 4096"),
         ({"seed": -1}, "seed=-1: must be a whole number of at least 0"),
         ({"workers": 0}, "workers must be a whole number of at least 1, not 0"),
         ({"workers": True}, "workers must be a whole number of at least 1, not True"),

@@ -80,7 +80,7 @@ def test_what_is_set_and_what_is_not(tmp_path: Path) -> None:
         ("dates = {b = {}}", "[data.dates.b] as is missing"),
         (
             'dates = {b = {as = "ages"}}',
-            '[data.dates.b] as must be "days" or "age" or "year" or "month"',
+            '[data.dates.b] as must be "days", "age", "year" or "month"',
         ),
         ('dates = {b = {as = "age"}}', '[data.dates] b as = "age" needs a day: at = 2027-01-01'),
         ('dates = {b = {as = "days", at = 2027-01-01}}', 'at goes with as = "age", not with "days"'),
@@ -91,7 +91,7 @@ def test_what_is_set_and_what_is_not(tmp_path: Path) -> None:
         ('dates = {b = {az = "days"}}', "unknown key 'az' in [data.dates.b]"),
         (
             'dates = {b = {as = "days", order = "ydm"}}',
-            '[data.dates.b] order must be "ymd" or "dmy" or "mdy"',
+            '[data.dates.b] order must be "ymd", "dmy" or "mdy"',
         ),
         (
             'dates = {plate = {as = "days"}}',

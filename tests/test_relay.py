@@ -620,7 +620,7 @@ def test_whatever_callers_do_nothing_of_them_stays(monkeypatch: pytest.MonkeyPat
         ('[relay]\nlisten = "x:1"\nport = 1', "unknown key 'port' in [relay]"),
         ('[relay]\nlisten = "x:1"\nplaces = ["ab"]', "[relay] places must be a list of 64 hexadecimal"),
         ('[relay]\nlisten = "x:1"\nplaces = []', "[relay] places must be a list of 64 hexadecimal"),
-        ('[relay]\nlisten = "x:1"\nidle = 1', "[relay] idle must be a number from 10 to 86400"),
+        ('[relay]\nlisten = "x:1"\nidle = 1', "[relay] idle must be a number from 10 to 86,400"),
         ('[relay]\nlisten = "x:1"\nbytes_a_day = 0', "bytes_a_day must be a whole number of at least 1"),
         ('[relay]\nlisten = "192.0.2.1:1"', "cannot listen on 192.0.2.1:1: cannot assign"),
     ],

@@ -51,8 +51,12 @@ def test_each_role_sends_the_same_again(name: str) -> None:
         check_replays(*RUNS[name])
 
 
-def test_workers_and_spare_time_change_nothing() -> None:
+@pytest.mark.parametrize(
+    ("name", "parties"),
+    [("under Paillier's encryption", [GUEST, HOSTS[0]]), ("of counts with a coordinator", [HOSTS[0]])],
+)
+def test_workers_and_spare_time_change_nothing(name: str, parties: list[str]) -> None:
     """A run in one process, in which nothing is made in spare time, and with more."""
-    run = live(RUNS["under Paillier's encryption"][0])
-    for party in (GUEST, HOSTS[0]):
+    run = live(RUNS[name][0])
+    for party in parties:
         assert again(run, party, Machine(workers=2)) > 5

@@ -267,7 +267,7 @@ def test_coefficients_beyond_all_numbers_are_shown() -> None:
         (
             '[[edit]]\ncolumn = "a"\ntimes = 2.0\nreason = "r"\n'
             '[[edit]]\ncolumn = "b"\ntimes = 0.0\nreason = "r"',
-            r"\[\[edit]] number 2: times must be a number from 1e-06 to",
+            r"\[\[edit]] number 2: times must be a number from 0.000001 to",
         ),
         (
             '[[edit]]\ncolumn = "a"\nreason = "r"\nrelativty = 2.0',

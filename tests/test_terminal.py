@@ -566,7 +566,7 @@ def test_a_signal_while_a_command_starts(tmp_path: Path, command: str) -> None:
         ("trian", "'trian' is no command of vfl: did you mean train?"),
         ("nosuch", "'nosuch' is no command of vfl: there are align, alignments, "),
         ("ledger shwo x", "'shwo' is no command of vfl ledger: did you mean show?"),
-        ("config schema foo", "KIND must be party or job"),
+        ("config schema foo", "KIND must be party, job or"),
         ("--vers", "vfl has no option --vers: did you mean --version?"),
         ("keys new a\x1b[2J --dir x", "cannot be a party's name"),
     ],
@@ -638,6 +638,17 @@ def test_a_command_ends_beside_a_thread_that_still_computes() -> None:
     """At once: one that comes back from compiled code while the interpreter ends makes it abort."""
     ended = subprocess.run([sys.executable, "-c", LEFT_COMPUTING], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
+
+
+def test_a_step_that_waits_says_its_seconds_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = SimpleNamespace(now=1000.0)
+    monkeypatch.setattr("vfl.terminal.progress.time.monotonic", lambda: clock.now)
+    display, said = ProgressDisplay(), []
+    monkeypatch.setattr(display, "say", said.append)
+    for waited in (0, 31):
+        clock.now = 1000.0 + waited
+        display.progress("waiting for approval by host registry", waited, 3600)
+    assert said == ["waiting for approval by host registry: 31 s of 3,600 s"]
 
 
 def test_the_time_left_is_that_of_the_job_at_hand(monkeypatch: pytest.MonkeyPatch) -> None:

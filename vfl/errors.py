@@ -172,6 +172,27 @@ class ClusterError(VflError):
     exit_code = 11
 
 
+INTERRUPTED = 130
+"""The exit code of a command that Ctrl-C or a signal has ended, as of other programs."""
+
+EXIT_CODES = {
+    0: "done (a host: ended by Ctrl-C, SIGTERM or SIGHUP)",
+    VflError.exit_code: "a fault of vfl itself, or what was checked is not in order",
+    ConfigError.exit_code: "configuration or command line",
+    DataError.exit_code: "table or storage",
+    IdentityError.exit_code: "keys",
+    ModelError.exit_code: "model or alignment",
+    Refused.exit_code: "refused by this party's own rules",
+    PeerUnreachable.exit_code: "a peer cannot be reached",
+    PeerLost.exit_code: "a peer was lost in the middle of a job",
+    PeerStopped.exit_code: "a peer stopped the job",
+    PeerError.exit_code: "a peer broke the protocol",
+    ClusterError.exit_code: "this party's own cluster cannot go on",
+    INTERRUPTED: "interrupted",
+}
+"""What the exit code of a command means."""
+
+
 # Of the estimators, where scikit-learn's tools expect Python's own kinds as well.
 
 

@@ -6,6 +6,7 @@ through `shown`; what programs read (JSON, CSV) holds the text as it is.
 """
 
 import difflib
+import json
 import math
 import re
 import unicodedata
@@ -50,10 +51,42 @@ def counted(count: int, one: str, many: str | None = None) -> str:
     return f"{count:,} {one if count == 1 else many or f'{one}s'}"
 
 
+NOT_SET = "not set"
+"""What stands where a setting has no value: of a rule on the only guests `none` would be misread."""
+
+
+def shown_value(value: object) -> str:
+    """A setting's value where people read it beside counts: 1,000,000; "unlimited"; not set."""
+    if value is None:
+        return NOT_SET
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return f"{value:,}" if whole else json.dumps(value, ensure_ascii=False)
+
+
+_WAITING = "waiting for "  # how steps begin of which the seconds are told that have passed
+
+
+def waits(step: str) -> bool:
+    """Whether a step of a job is to wait for somebody: how far it is are seconds."""
+    return step.startswith(_WAITING)
+
+
+def how_far(step: str, done: int, of: int | None) -> str:
+    """How much of a step is done: '3 of 20', '12 so far', of one that waits '31 s of 3,600 s'."""
+    unit = " s" if waits(step) else ""
+    return f"{done:,}{unit} so far" if of is None else f"{done:,}{unit} of {of:,}{unit}"
+
+
 def in_words(names: Sequence[str]) -> str:
     """Names in a sentence: 'a, b and c'."""
     *others, last = names
     return f"{', '.join(others)} and {last}" if others else last
+
+
+def either(names: Sequence[str]) -> str:
+    """Names of which one is meant: 'a, b or c'."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last
 
 
 def _seen(text: str) -> list[str]:

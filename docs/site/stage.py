@@ -5,7 +5,8 @@
 Pages of docs/ lie at the root of the site, README.md and its like beside them. A link to a file that is
 no page is one to a copy of it, a link to a folder without a README is none. References are made from the
 code as it is: commands (click), the Python interface (docstrings), types of messages (`Reveals:`).
-Ends with an error that names page and link where a link leads nowhere.
+Ends with an error that names page and link where a link leads nowhere, and where tables are not those of
+the code (made_tables.py).
 """
 
 import html
@@ -16,6 +17,8 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+
+from made_tables import COMMAND, direction, old_pages
 
 ROOT = Path(__file__).resolve().parents[2]
 SCENARIOS = ("retail", "disease_risk")
@@ -30,6 +33,9 @@ PAGES = {
 """Pages outside docs/, and where they lie in the site."""
 _LINK = re.compile(r"(\]\()([^)\s]+)(\))|((?:src|href)=\")([^\"]+)(\")")
 _CODE = re.compile(r"^(```|~~~).*?^\1\s*?$|`[^`\n]+`", re.DOTALL | re.MULTILINE)
+_MADE = re.compile(r"^<!-- (\w+): [\w.:, ]+ -->\n\n((?:\|.*\n)+)", re.MULTILINE)
+_BLOCK = '<div class="made \\1" markdown>\n\n\\2\n</div>\n'  # for tables.css
+STYLES = "tables.css"
 _MOST = 2 << 20  # bytes of a file that is copied because a page links to it
 
 
@@ -61,13 +67,16 @@ def is_outside(target: str) -> bool:
 def stage(folder: Path) -> list[str]:
     """Write all pages into a folder, which is emptied first. What is wrong with links, a line each."""
     shutil.rmtree(folder, ignore_errors=True)
-    known, wrong = pages(), []
+    known = pages()
+    old = [path.relative_to(ROOT) for path in old_pages()]
+    wrong = [f"{path} does not say what the code does: run {COMMAND}" for path in old]
     for source, place in known.items():
         text, faults = _rewritten(source, place, known, folder)
         wrong += faults
         target = folder / place
         target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(_bars(text), encoding="utf-8")
+        target.write_text(_bars(_MADE.sub(_BLOCK, text)), encoding="utf-8")
+    shutil.copy(Path(__file__).with_name(STYLES), folder)
     for name, text in references().items():
         path = folder / "reference" / name
         path.parent.mkdir(exist_ok=True)
@@ -259,10 +268,8 @@ def messages() -> str:
         "| --- | --- | --- | --- |",
     ]
     for name, kind in sorted(message_types().items()):
-        said = " ".join((inspect.getdoc(kind) or "").split())
-        way = re.match(r"([A-Za-z, ]+ -> [A-Za-z, ]+?)[.:]", said)
         reveal = reveals(kind).replace("|", "\\|")
-        lines.append(f"| `{name}` | {way[1] if way else ''} | `{kind.__module__}` | {reveal} |")
+        lines.append(f"| `{name}` | {direction(kind)} | `{kind.__module__}` | {reveal} |")
     return "\n".join([*lines, ""])
 
 

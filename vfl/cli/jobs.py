@@ -287,10 +287,13 @@ def train(
         )
     experiment, logged = _experiment(tracking, wanted.name), {}
     with (
+        contextlib.ExitStack() as ends,
         show_progress() as show,
         on_cluster(settings, show, local),
         open_site(settings, show) as site,
     ):
+        if experiment is not None:
+            ends.callback(experiment.close)
         work = train_guest(site, wanted, alignment=alignment, fresh=fresh, wait=wait, show=show)
         done = run(work)
         if experiment is not None:

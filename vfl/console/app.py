@@ -4,6 +4,7 @@ import hmac
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from http import HTTPStatus
 from urllib.parse import quote
 
 import anyio.to_thread
@@ -147,12 +148,13 @@ def application(console: Console, routes: list[Route], hosts: set[str]) -> ASGIA
             console.say(f"error: {text}")
             error.add_note(_SAID)
             text = "a fault of the console: its log has the details"
-        session = console.session_of(request)
+        session, words = console.session_of(request), HTTPStatus(status).phrase
         if session is None:
-            page = console.pages.render("error_alone", status=status, text=text)
+            page = console.pages.render("error_alone", status=status, words=words, text=text)
             answer: Response = HTMLResponse(page, status)
         else:
-            answer = await console.page("error", session, status=status, code=status, text=text, here="")
+            known = {"code": status, "words": words, "text": text, "here": ""}
+            answer = await console.page("error", session, status=status, **known)
         if isinstance(error, TooMany):
             answer.headers["retry-after"] = str(max(1, round(error.seconds)))
         return answer

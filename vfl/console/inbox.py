@@ -10,6 +10,7 @@ from vfl.console.app import Console, deciding, looking
 from vfl.console.form import BadForm, field
 from vfl.console.pages import Cell, Table, when
 from vfl.party.approvals import Asked, Outcome, describe
+from vfl.text import NOT_SET
 
 _PAST = 50  # decisions on the page
 
@@ -127,6 +128,6 @@ def changes_table(asked: Asked) -> Table:
     return Table(
         f"Settings that differ from {asked.request.last or ''}",
         ["setting", "before", "now"],
-        [[one.setting, one.before or "not set", one.now or "not set"] for one in asked.request.changes],
+        [[one.setting, one.before or NOT_SET, one.now or NOT_SET] for one in asked.request.changes],
         empty="No setting differs.",
     )

@@ -12,9 +12,10 @@ from vfl.console.runs import run_cell
 from vfl.jobs.kept_alignments import alignments_of
 from vfl.jobs.kept_models import list_models
 from vfl.jobs.publishing import list_directories
-from vfl.party.policy import rule_text, widened
+from vfl.party.policy import widened
 from vfl.party.policy_section import PolicySection
 from vfl.party.refusals import RefusalCounts, Refusals
+from vfl.text import shown_value
 
 
 def routes(console: Console) -> list[Route]:
@@ -115,8 +116,8 @@ def policy_table(console: Console) -> Table:
         rows.append(
             [
                 Cell(rule, note=field.description or ""),
-                "not set" if value is None else rule_text(_plain(value)),
-                "none" if getattr(usual, rule) is None else rule_text(_plain(getattr(usual, rule))),
+                shown_value(_plain(value)),
+                shown_value(_plain(getattr(usual, rule))),
                 mark,
                 f"{of_rule.times:,}" if of_rule.times else "",
                 f"{when(of_rule.last)}, {of_rule.peer}" if of_rule.times else "",
@@ -130,4 +131,4 @@ def _plain(value: object) -> object:
     """A value as JSON has it."""
     if isinstance(value, tuple):
         return [*value]
-    return value if isinstance(value, str | int | float | bool | list) else str(value)
+    return value if isinstance(value, str | int | float | bool | list | None) else str(value)

@@ -22,7 +22,8 @@ from vfl.console.form import BadForm, field
 from vfl.console.inbox import waiting_jobs
 from vfl.console.pages import size
 from vfl.jobs.activity import JobNow, PhaseNow, ProcessNow, cancel, find_processes
-from vfl.text import counted
+from vfl.party.config_values import Role
+from vfl.text import counted, how_far, waits
 
 _PAUSE = 1.0  # seconds between two looks
 _BEAT = 15.0  # seconds after which a stream without news says that it is there
@@ -36,7 +37,7 @@ def routes(console: Console) -> list[Route]:
 
     async def live(request: Request, session: Session) -> Response:
         found = await anyio.to_thread.run_sync(find_processes, console.store)
-        known = shown(found.running, found.killed)
+        known = shown(found.running, found.killed, console.party.role)
         return await console.page("live", session, known=known, here="/live")
 
     async def end(request: Request, session: Session, form: dict[str, str]) -> Response:
@@ -80,7 +81,7 @@ async def _events(console: Console, session: Session, of: str) -> AsyncIterator[
             said = f"{counted(len(jobs), 'job')} waiting"
             return said, console.pages.render("inbox_jobs", jobs=jobs)
         found = find_processes(console.store)
-        known = shown(found.running, found.killed)
+        known = shown(found.running, found.killed, console.party.role)
         said = f"{counted(sum(len(one.jobs) for one in found.running), 'job')} running"
         return said, console.pages.render("live_jobs", session=session, known=known)
 
@@ -104,7 +105,7 @@ def event(name: str, text: str) -> str:
     return f"event: {name}\n{lines}\n"
 
 
-def shown(running: list[ProcessNow], killed: list[ProcessNow]) -> dict[str, object]:
+def shown(running: list[ProcessNow], killed: list[ProcessNow], role: Role) -> dict[str, object]:
     """What the page says of processes and their jobs."""
     now = datetime.now(UTC)
     return {
@@ -112,7 +113,7 @@ def shown(running: list[ProcessNow], killed: list[ProcessNow]) -> dict[str, obje
             {
                 "command": one.command,
                 "since": one.since,
-                "jobs": [_job(job, now) for job in one.jobs],
+                "jobs": [_job(job, now, role) for job in one.jobs],
             }
             for one in running
         ],
@@ -120,7 +121,7 @@ def shown(running: list[ProcessNow], killed: list[ProcessNow]) -> dict[str, obje
     }
 
 
-def _job(job: JobNow, now: datetime) -> dict[str, object]:
+def _job(job: JobNow, now: datetime, role: Role) -> dict[str, object]:
     """What the page says of a job."""
     keys = list(dict.fromkeys(key for step in job.losses for key, value in step.items() if value))
     series = {key: [step.get(key) for step in job.losses] for key in keys}
@@ -132,6 +133,7 @@ def _job(job: JobNow, now: datetime) -> dict[str, object]:
         "parties": job.parties,
         "since": job.since,
         "step": job.step,
+        "far": how_far(job.step, job.done, job.of),
         "done": job.done,
         "of": job.of,
         "left": _left(job),
@@ -140,12 +142,22 @@ def _job(job: JobNow, now: datetime) -> dict[str, object]:
         "lines": job.lines[::-1],
         "chart": curves(series, f"loss by step: {', '.join(keys)}", "step") if keys else "",
         "legend": legend(series),
+        "no_chart": no_curve(role) if job.task == "train" and role != "guest" else "",
     }
+
+
+def no_curve(role: Role) -> str:
+    """Why a party has no curve of a training's losses, in words."""
+    if role == "guest":
+        return "No loss of any step is kept."
+    if role == "host":
+        return "The guest alone sees the loss: it has the label."
+    return "Those alone who have the label see the loss: this party has no data."
 
 
 def _left(job: JobNow) -> str:
     """How long the present step takes still, in words, once that can be told."""
-    if job.of is None or not job.phases or not job.told:
+    if job.of is None or waits(job.step) or not job.phases or not job.told:
         return ""
     phase = job.phases[-1]
     took = (_time(job.told) - _time(phase.since)).total_seconds()

@@ -14,6 +14,7 @@ from vfl.console.access import Session
 from vfl.console.app import Console, looking
 from vfl.console.charts import curves, legend
 from vfl.console.form import BadForm
+from vfl.console.live import no_curve
 from vfl.console.packages import needs
 from vfl.console.pages import Cell, Table, when
 from vfl.errors import ModelError, VflError
@@ -24,7 +25,7 @@ from vfl.learn.losses import loss_of
 from vfl.models.halves import GuestHalf, HostHalf, objective_of
 from vfl.models.kinds import kind_of_model, load_half, rules_of
 from vfl.report.words import METRICS
-from vfl.text import counted
+from vfl.text import NOT_SET, counted
 
 _PAGE = 50  # runs on a page
 _PAGES = 1000
@@ -116,6 +117,7 @@ class Comparison:
     names: list[str]
     measures: Table
     charts: list[Chart]
+    no_charts: str  # why there are none
     importance: Table
     settings: Table
     facts: Table
@@ -132,6 +134,7 @@ def compare_runs(console: Console, names: Sequence[str]) -> Comparison:
         [*names],
         _measures(records),
         _charts(records),
+        no_curve(console.party.role),
         _importance(console, records),
         _settings(records),
         _facts(records),
@@ -219,7 +222,7 @@ def _settings(records: Sequence[Record]) -> Table:
     settings: list[Mapping[str, str]] = [flat(record.job) for record in records]
     names = dict.fromkeys(name for one in settings for name in one)
     rows = [
-        [name, *(one.get(name, "not set") for one in settings)]
+        [name, *(one.get(name, NOT_SET) for one in settings)]
         for name in names
         if len({one.get(name) for one in settings}) > 1
     ]
@@ -236,7 +239,8 @@ def _facts(records: Sequence[Record]) -> Table:
         ["steps", *(f"{len(record.curve):,}" if record.curve else "" for record in records)],
         ["seconds", *(f"{record.account.seconds:,.1f}" for record in records)],
     ]
-    return _side_by_side("The runs", "run", _names(records), rows, "")
+    told = [row for row in rows if any(row[1:])]
+    return _side_by_side("The runs", "run", _names(records), told, "")
 
 
 def report_of(console: Console, name: str) -> tuple[str, str]:

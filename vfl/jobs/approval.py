@@ -6,9 +6,11 @@
 3. Approved, the host's Accept has when that was, signed; refused, or with nobody there in time, it sends
    Stop with the reason, as for a rule.
 
-An approval holds for one job. A training goes on under it for a week where this party itself has kept
-steps of that very run: what a guest says to have done counts for nothing. A search, of which a host
-keeps nothing, is asked about each time; lookups of a model go on until its directory is withdrawn.
+An approval holds for one job. A training goes on under it for a week, at most ten times, where this
+party itself has kept steps of that very run: what a guest says to have done counts for nothing. A
+search, of which a host keeps nothing, is asked about each time; lookups of a model go on as long as
+`approved_lookup_days` and `max_approved_lookups` say. A party whose [data] names another table or query
+by then is asked anew, too.
 """
 
 import asyncio
@@ -23,17 +25,21 @@ from vfl.errors import Refused
 from vfl.jobs.approval_view import Brought, request_of
 from vfl.jobs.approved import approval_statement
 from vfl.jobs.connect import Site
+from vfl.jobs.lookup_limits import is_old
 from vfl.jobs.offer import Approved, Offer, Terms, Waiting
 from vfl.jobs.resume import kept_runs
 from vfl.jobs.show import Show
 from vfl.net.peer import Peer
 from vfl.net.wire import encode
+from vfl.party.approval_uses import ApprovalUses
 from vfl.party.approvals import Approvals, Asked, Decision, Request
 from vfl.party.documents import canonical_json
+from vfl.party.kept_query import rows_of
 from vfl.party.ledger import DecisionEntry
 
 _LOOK = 0.5  # seconds between two looks for a decision
 _HOLDS = timedelta(days=7)  # an approval of a training
+_RESUMED = 10  # times that a training goes on under it: each may repeat the steps after the last state
 _REFUSAL_HOLDS = timedelta(days=1)  # of lookups, which are asked for again and again
 
 
@@ -95,17 +101,20 @@ async def _decided(
 
 
 def subject_of(site: Site, peer: Peer, offer: Offer) -> str:
-    """What is asked, in a digest: the same for a job that goes on, of this guest's certificate.
+    """What is asked, in a digest: the same for a job that goes on, of this guest's certificate, about
+    what [data] of this party names as its table. No peer is sent it.
 
     Of what is signed only the run and the steps done are left out.
     """
     terms = msgspec.to_builtins(offer.terms(peer.name))
     asked = {key: value for key, value in terms.items() if key not in ("run", "done")}
-    return hashlib.sha256(canonical_json([asked, site.pinned[peer.name].fingerprint])).hexdigest()
+    about = [asked, site.pinned[peer.name].fingerprint, rows_of(site.party.data)]
+    return hashlib.sha256(canonical_json(about)).hexdigest()
 
 
 def _earlier(site: Site, approvals: Approvals, offer: Offer, subject: str) -> Asked | None:
-    """The request whose decision holds for this job, too."""
+    """The request whose decision holds for this job, too; that a training goes on under it is counted.
+    Raises ModelError for damaged counts."""
     found = [
         one
         for one in approvals.every()
@@ -113,11 +122,16 @@ def _earlier(site: Site, approvals: Approvals, offer: Offer, subject: str) -> As
     ]
     if not found or found[0].decision is None:
         return None
-    newest, age = found[0], datetime.now(UTC) - datetime.fromisoformat(found[0].decision.when)
+    newest, decided, uses = found[0], found[0].decision.when, ApprovalUses(site.store)
+    age = datetime.now(UTC) - datetime.fromisoformat(decided)
     if offer.task == "lookup":
-        return newest if newest.state == "approved" or age < _REFUSAL_HOLDS else None
-    holds = newest.state == "approved" and age < _HOLDS
-    return newest if holds and _goes_on(site, offer) else None
+        if newest.state == "refused":
+            return newest if age < _REFUSAL_HOLDS else None
+        if is_old(decided, site.party.policy.approved_lookup_days):
+            return None
+        return newest if uses.holds(subject, decided) else None
+    holds = newest.state == "approved" and age < _HOLDS and _goes_on(site, offer)
+    return newest if holds and uses.resume(subject, decided, _RESUMED) else None
 
 
 def _goes_on(site: Site, offer: Offer) -> bool:
@@ -146,7 +160,7 @@ async def _wait(
             if waited >= within:
                 said = f"nobody at {site.party.name} decided on the job within {within:,.0f} s"
                 return approvals.end(request.id, "lapsed", said)
-            show.progress("waiting for a person's approval, s", int(waited), int(within))
+            show.progress("waiting for a person's approval", int(waited), int(within))
             await asyncio.sleep(min(_LOOK, within - waited))
     except asyncio.CancelledError:
         said = "whoever waited left, or this party's service was stopped"

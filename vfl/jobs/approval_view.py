@@ -13,7 +13,7 @@ from vfl.jobs.connect import Site
 from vfl.jobs.names import began
 from vfl.jobs.offer import Offer
 from vfl.jobs.policy_check import examine_policy
-from vfl.jobs.sums_given import SumsGiven
+from vfl.jobs.sums_given import SumsGiven, WeighedSums
 from vfl.jobs.table_sizes import sizes_of
 from vfl.leakage.disclosure import Circumstances, Disclosure, merged
 from vfl.leakage.meter import disclosures
@@ -21,10 +21,11 @@ from vfl.learn.params import BoostParams
 from vfl.models.kinds import expected_share
 from vfl.party.approvals import Change, Learnt, Request, new_id, now
 from vfl.party.config import Job
+from vfl.party.kept_query import described
 from vfl.party.ledger import JobEntry
 from vfl.party.policy import LIMITS, Usage, rule_text, today
 from vfl.party.table import Table
-from vfl.text import counted
+from vfl.text import counted, shown_value
 
 _MOST = 400  # changes, or columns, that are kept
 
@@ -36,7 +37,7 @@ _ASKS: Mapping[str, str] = {
     "knows; this party learns which of its rows these are",
     "lookup": "this party's part of a model for each id that it looks up, and whether this party knows "
     "the id; this party learns how many, not which. An approval holds for all lookups of the model "
-    "until its directory is withdrawn",
+    "within the limits below",
     "oneway": "its own numbers added up by the levels of the columns below: how many rows each level "
     "has, and the sums",
     "screen": "how strong each of the columns below is by itself; of those that `oneway` allows the "
@@ -84,9 +85,10 @@ def request_of(
         purpose=entry.purpose,
         model=offer.model,
         alignment=offer.alignment,
+        table=described(party.data),
         columns=[*brought.columns][:_MOST],
         asks=_ASKS[offer.task],
-        budget=_used_today(site, entry.peer),
+        budget=_used_today(site, entry.peer) + _of_lookups(site, offer),
     )
     if brought.alignment is not None:
         found = _with(found, rows=count_known_rows(brought.alignment.rows))
@@ -100,16 +102,14 @@ def _of_training(site: Site, offer: Offer, found: Request, brought: Brought, job
     party = site.party
     last, changes = _changes(site, job, found.guest)
     alignment = None if brought.alignment is None else brought.alignment.name
-    checked = examine_policy(party, job, found.guest, alignment, site.store)
-    budget = [*found.budget]
-    params = job.params
-    if brought.given is not None and isinstance(params, BoostParams):
-        share = _share(offer, brought, job)
-        weighed = brought.given.weigh(party.policy, params, share, offer.done)
+    budget, weighed = [*found.budget], _weighed(site, offer, brought, job)
+    checked = examine_policy(party, job, found.guest, alignment, site.store, weighed)
+    if weighed is not None:
+        what = "what is left of this" if offer.done else "this"
         budget.append(
-            f"open sums about a row: {weighed.before:.3g} told or reserved before, "
-            f"{weighed.job.equations_a_row * brought.trainings:.3g} by this job, of "
-            f"{rule_text(party.policy.max_sums_a_row)} that max_sums_a_row allows"
+            f"open sums about a row: {weighed.before:.3g} of earlier jobs, "
+            f"{weighed.job.equations_a_row * brought.trainings:.3g} by {what} job, of "
+            f"{shown_value(party.policy.max_sums_a_row)} that max_sums_a_row allows"
         )
     if brought.trainings > 1:
         budget.append(f"the job is of {counted(brought.trainings, 'training')}, each as below")
@@ -118,7 +118,7 @@ def _of_training(site: Site, offer: Offer, found: Request, brought: Brought, job
         job=job.name,
         purpose=job.job.purpose,
         kind=f"{job.job.model}, {job.objective}",
-        learns=[_line(one) for one in _learns(site, offer, found.guest, brought, job)],
+        learns=[_line(one) for one in _learns(site, offer, found.guest, brought, job, weighed)],
         budget=budget,
         policy=[f"it breaks: {rule}" for rule in checked.broken] + checked.notes,
         last=last,
@@ -135,10 +135,28 @@ def _used_today(site: Site, guest: str) -> list[str]:
     used = Usage(site.store).of(guest, today())
     policy = site.party.policy
     return [
-        f"{what.replace('_', ' ')} of {guest} today: {many:,}, of {rule_text(most)}"
+        f"{what.replace('_', ' ')} of {guest} today: {many:,}, of "
+        f"{shown_value(getattr(policy, LIMITS[what]))}"
         for what, many in used.items()
-        for most in [getattr(policy, LIMITS[what])]
     ]
+
+
+def _of_lookups(site: Site, offer: Offer) -> list[str]:
+    """For how many lookups and how long an approval of them would hold."""
+    policy, rules = site.party.policy, ("max_approved_lookups", "approved_lookup_days")
+    if offer.task != "lookup":
+        return []
+    said = " and ".join(f"{rule} = {shown_value(getattr(policy, rule))}" for rule in rules)
+    return [f"an approval holds for later sessions, too, by {said}"]
+
+
+def _weighed(site: Site, offer: Offer, brought: Brought, job: Job) -> WeighedSums | None:
+    """What earlier jobs have told or reserved and what this one would tell: all lines of a request that
+    say "of earlier jobs" have the figure from here. None where no sums of trees are counted."""
+    if brought.given is None or not isinstance(job.params, BoostParams):
+        return None
+    share = _share(offer, brought, job)
+    return brought.given.weigh(site.party.policy, job.params, share, offer.done)
 
 
 def _share(offer: Offer, brought: Brought, job: Job) -> float:
@@ -148,7 +166,9 @@ def _share(offer: Offer, brought: Brought, job: Job) -> float:
     return min(1.0, offer.training / len(brought.alignment.rows))
 
 
-def _learns(site: Site, offer: Offer, guest: str, brought: Brought, job: Job) -> Sequence[Disclosure]:
+def _learns(
+    site: Site, offer: Offer, guest: str, brought: Brought, job: Job, weighed: WeighedSums | None
+) -> Sequence[Disclosure]:
     """What the guest and the others could learn of this party's columns by one training."""
     party = site.party
     if job.over_rows:
@@ -165,7 +185,7 @@ def _learns(site: Site, offer: Offer, guest: str, brought: Brought, job: Job) ->
         guest,
         [name, *others],
         len(rows),
-        given=brought.given.told if brought.given is not None else 0.0,
+        given=0.0 if weighed is None else weighed.before,
         known=count_known_rows(rows),
         allowed=math.inf if isinstance(most, str) else most,
         training=_share(offer, brought, job),

@@ -69,10 +69,9 @@ async def _tell(waits: dict[str, _Waits], show: Show) -> None:
     while True:
         if waits:
             first = min(waits.values(), key=lambda one: one.since)
-            waited = int(time.monotonic() - first.since)
             show.progress(
-                f"waiting for approval by host {in_words([*waits])}, {waited:,} s",
-                waited,
+                f"waiting for approval by host {in_words([*waits])}",
+                int(time.monotonic() - first.since),
                 int(max(one.within for one in waits.values())),
             )
         await asyncio.sleep(1.0)

@@ -17,7 +17,7 @@ from vfl.models.kinds import kind_named, kind_of_job
 from vfl.party.audit.stamps import stamps_of
 from vfl.party.config import Job, Party, load_job
 from vfl.party.ledger import FOLDER
-from vfl.party.policy import rule_text, widened
+from vfl.party.policy import widened
 from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 from vfl.party.table import Wanted, read_wanted
@@ -26,7 +26,7 @@ from vfl.report.evidence import Evidence
 from vfl.report.page import PageHead
 from vfl.report.residual import UsedSettings
 from vfl.report.words import day
-from vfl.text import counted
+from vfl.text import counted, shown_value
 from vfl.version import __version__
 
 _STEPS: Sequence[tuple[str, str, str]] = (  # of messages: module, when they are sent, option they are of
@@ -315,7 +315,7 @@ def _rules(policy: PolicySection) -> list[tuple[str, str]]:
     found = []
     for rule in _BUDGETS:
         value = getattr(policy, rule)
-        said = "not set" if value is None else rule_text(value)
+        said = shown_value(value)
         found.append((f"[policy] {rule}", f"{PolicySection.model_fields[rule].description}: {said}"))
     wider = widened(policy)
     found.append(("rules that are wider than by default", "; ".join(wider) if wider else "none"))

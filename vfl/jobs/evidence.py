@@ -15,6 +15,7 @@ A tape whose disk is full, or that cannot be written, ends; the run goes on.
 """
 
 import contextlib
+import hashlib
 import shutil
 import threading
 from collections import defaultdict, deque
@@ -71,6 +72,7 @@ class Tape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     peers: list[str]
     bytes: int = 0
     why_ended: str = ""  # before the run did; empty: it did not
+    answers: str = ""  # SHA-256 of them, in hex
 
 
 @dataclass(frozen=True)
@@ -255,6 +257,7 @@ class _Tapes:
         self._tapes: dict[str, TapeWriter] = {}
         self._looked = 0  # at how many bytes
         self._why = ""
+        self._answers = hashlib.sha256()
 
     def watch(self, peer: Peer) -> None:
         """Write down what a peer sends from now on."""
@@ -275,7 +278,8 @@ class _Tapes:
         with self._lock:
             self._end("")
             size = sum(tape.bytes for tape in self._tapes.values())
-            return Tape([name for name in self._tapes if name != OWN], size, self._why)
+            peers = [name for name in self._tapes if name != OWN]
+            return Tape(peers, size, self._why, self._answers.hexdigest())
 
     def _add(self, whose: str, payload: bytes) -> None:
         with self._lock:
@@ -289,6 +293,8 @@ class _Tapes:
                     self._tapes[whose] = TapeWriter(sink)
                 self._number += 1
                 self._tapes[whose].add(self._number, payload)
+                if whose == OWN:
+                    self._answers.update(payload)
             except (OSError, VflError) as error:
                 why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
                 self._end(why)
@@ -318,14 +324,29 @@ class _Tapes:
 class Replayed:
     """The answers of a run that is over: `Answers`. The store is not asked."""
 
-    def __init__(self, given: Iterator[tuple[int, bytes]]) -> None:
+    def __init__(self, given: Iterator[tuple[int, bytes]], digest: str) -> None:
+        """`digest`: of all of them; empty where it is not known. Raises ModelError for other ones."""
+        found = hashlib.sha256()
         self._given: defaultdict[str, deque[msgspec.Raw]] = defaultdict(deque)
-        for _, entry in given:
-            what, answer = msgspec.msgpack.decode(entry, type=tuple[str, msgspec.Raw])
-            self._given[what].append(answer)
+        try:
+            for _, entry in given:
+                found.update(entry)
+                what, answer = msgspec.msgpack.decode(entry, type=tuple[str, msgspec.Raw])
+                self._given[what].append(answer)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            raise _damaged() from None
+        if digest and found.hexdigest() != digest:
+            raise _damaged()
 
     def ask(self, what: str, kind: Any, answer: Callable[[], T]) -> T:
         if not self._given[what]:
             raise TapeEnds(f"the run asked for {what} no further")
-        decoded: T = msgspec.msgpack.decode(self._given[what].popleft(), type=kind)
+        try:
+            decoded: T = msgspec.msgpack.decode(self._given[what].popleft(), type=kind)
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            raise _damaged() from None
         return decoded
+
+
+def _damaged() -> ModelError:
+    return ModelError("what the run has asked of the store is damaged: it is not what was written")

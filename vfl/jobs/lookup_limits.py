@@ -5,16 +5,21 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import date
+from datetime import UTC, date, datetime, timedelta
 from weakref import WeakKeyDictionary
 
-from vfl.errors import DayIsFull
+from vfl.errors import DayIsFull, Refused
 from vfl.jobs.connect import Site
-from vfl.party.policy import check_rate, today
+from vfl.jobs.offer import Approved
+from vfl.party.approval_uses import ApprovalOver, ApprovalUses
+from vfl.party.config_values import Limit
+from vfl.party.policy import check_rate, limit_breach, today
 from vfl.party.policy_section import PolicySection
 from vfl.protocols.common.checkpoints import to_the_end
+from vfl.text import counted
 
 _MINUTE = 60.0
+ROWS_AHEAD = 500  # lookups that are counted ahead, so that files are not written for each
 _TOGETHER = 1.0  # seconds: lookups of a moment are counted as one, so that there are few
 
 CountOfDay = Callable[[int, date], None]
@@ -24,9 +29,11 @@ CountOfDay = Callable[[int, date], None]
 @dataclass
 class Day:
     """What all sessions of this process take of a count by the day; the store's file counts for all
-    processes. `more` at a time are counted ahead, so that the file is not written for each."""
+    processes. `more` at a time are counted ahead, so that the file is not written for each. Not
+    `by_day`: of a count that goes on from day to day."""
 
     more: int
+    by_day: bool = True
     ahead: int = 0
     day: date = date.min  # on which these were counted
     sessions: int = 0
@@ -50,6 +57,11 @@ class Day:
                     self.ahead += missing
             self.ahead -= many
 
+    async def give_back(self, many: int) -> None:
+        """What was taken and not done."""
+        async with self.turn:
+            self.ahead += many
+
     async def end(self, count: CountOfDay) -> None:
         """A session ends. With the last one what was counted ahead today is given back."""
         async with self.turn:
@@ -63,7 +75,7 @@ class Day:
     def _begin_day(self) -> None:
         """What was counted ahead on another day is of no use on this one."""
         if (on := today()) != self.day:
-            self.day, self.ahead = on, 0
+            self.day, self.ahead = on, 0 if self.by_day else self.ahead
 
     async def _count(self, count: CountOfDay, many: int) -> None:
         await to_the_end(count, many, self.day)
@@ -99,6 +111,58 @@ class Rates:
         return taken[-1]
 
 
+class ApprovedLookups:
+    """What the sessions of a guest take of the approval under which they look up rows of a model."""
+
+    def __init__(self, site: Site, subject: str, approved: Approved) -> None:
+        """subject: what was approved, by `approval.subject_of`."""
+        self._policy, self._uses = site.party.policy, ApprovalUses(site.store)
+        self._subject, self._decided = subject, approved.decided
+        whose = f"{subject} {approved.decided}"
+        self._taken = day_of(site, "approved", whose, ROWS_AHEAD, by_day=False)
+
+    def begin(self) -> None:
+        """A session begins."""
+        self._taken.begin()
+
+    def check(self) -> None:
+        """Raises ApprovalOver for an approval that is too old."""
+        days = self._policy.approved_lookup_days
+        if is_old(self._decided, days):
+            raise self._over(f"looking up under the approval of {self._decided}", "approved_lookup_days")
+
+    async def take(self, points: int) -> None:
+        """Count lookups before they are answered. Raises ApprovalOver for the first for which there is
+        no room: after it a person is asked."""
+        try:
+            await self._taken.take(self._count, points)
+        except DayIsFull:
+            await to_the_end(self._uses.end, self._subject, self._decided)
+            what = f"{counted(points, 'more lookup')} under the approval of {self._decided}"
+            raise self._over(what, "max_approved_lookups") from None
+
+    async def give_back(self, points: int) -> None:
+        """Of what was taken so many were not answered."""
+        await self._taken.give_back(points)
+
+    async def end(self) -> None:
+        """A session ends."""
+        await self._taken.end(self._count)
+
+    def _count(self, many: int, on: date) -> None:
+        self._uses.count(self._subject, self._decided, many, self._policy.max_approved_lookups)
+
+    def _over(self, what: str, rule: str) -> ApprovalOver:
+        return ApprovalOver(Refused(limit_breach(what, self._policy, rule)))
+
+
+def is_old(decided: str, days: Limit) -> bool:
+    """Whether an approval of lookups, given then, holds no more."""
+    if isinstance(days, str):
+        return False
+    return datetime.now(UTC) - datetime.fromisoformat(decided) >= timedelta(days)
+
+
 _days: WeakKeyDictionary[asyncio.AbstractEventLoop, dict[tuple[str, str, str], Day]] = (
     WeakKeyDictionary()
 )
@@ -110,7 +174,7 @@ def rates_of(site: Site) -> Rates:
     return _rates.setdefault(str(site.store.root), Rates())
 
 
-def day_of(site: Site, what: str, whose: str, more: int) -> Day:
+def day_of(site: Site, what: str, whose: str, more: int, *, by_day: bool = True) -> Day:
     """What the sessions of a party take of one count: what is counted, of whom."""
     days = _days.setdefault(asyncio.get_running_loop(), {})
-    return days.setdefault((str(site.store.root), what, whose), Day(more))
+    return days.setdefault((str(site.store.root), what, whose), Day(more, by_day))

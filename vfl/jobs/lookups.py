@@ -10,12 +10,12 @@ from vfl.crypto.randomness import Randomness
 from vfl.errors import ModelError, Refused, VflError
 from vfl.jobs.admission import check_request
 from vfl.jobs.agreement import accept_offer
-from vfl.jobs.approval import approve
+from vfl.jobs.approval import approve, subject_of
 from vfl.jobs.approval_view import Brought
 from vfl.jobs.audits import check_audited
 from vfl.jobs.connect import Site
 from vfl.jobs.group_kernels import group_ready, prepare_group
-from vfl.jobs.lookup_limits import day_of, rates_of
+from vfl.jobs.lookup_limits import ROWS_AHEAD, ApprovedLookups, day_of, rates_of
 from vfl.jobs.memory import keep_for_good
 from vfl.jobs.offer import Offer
 from vfl.jobs.publishing import (
@@ -29,6 +29,7 @@ from vfl.jobs.show import Show
 from vfl.models.halves import AnyHostHalf, HostHalf
 from vfl.models.kinds import load_half
 from vfl.net.peer import Peer
+from vfl.party.approval_uses import ApprovalOver
 from vfl.party.directories import Directory, OwnDirectory
 from vfl.party.fetched import Fetched
 from vfl.party.kinds import DocumentKind
@@ -37,7 +38,6 @@ from vfl.protocols.lookup.directory import Catalogue
 from vfl.protocols.lookup.lookup import host_lookups
 from vfl.text import counted
 
-_ROWS_AHEAD = 500  # lookups that are counted ahead, so that the file is not written for each
 _BYTES_AHEAD = 16 << 20  # and bytes of a directory that is fetched
 _DOCUMENTS: tuple[DocumentKind, ...] = ("directory", "model")
 _AGAIN = 600.0  # seconds for which a directory that could not be made is not tried again
@@ -58,13 +58,18 @@ async def serve_lookup(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     check_columns(policy, half.name, half.columns)
     await asyncio.to_thread(check_audited, site, half.name, show)
     approved = await approve(site, peer, offer, show, Brought(half.columns))
+    approval = None
+    if approved is not None:
+        approval = ApprovedLookups(site, subject_of(site, peer, offer), approved)
     randomness = site.randomness_of(offer.run)
-    source = _Source(site, half, peer.name, show, randomness)
+    source = _Source(site, half, peer.name, show, randomness, approval)
     await source.open()
     await group_ready()
     try:
         await accept_offer(site, peer, offer, approved=approved)
         done = await host_lookups(peer, source, randomness.at("proofs"))
+    except ApprovalOver as over:
+        raise over.refusal from None
     finally:
         await source.close()
     return f"answered {counted(done, 'lookup')} of {peer.name}"
@@ -122,10 +127,17 @@ class _Source:
     """What a session's lookups are answered from."""
 
     def __init__(
-        self, site: Site, half: AnyHostHalf, guest: str, show: Show, randomness: Randomness
+        self,
+        site: Site,
+        half: AnyHostHalf,
+        guest: str,
+        show: Show,
+        randomness: Randomness,
+        approval: ApprovedLookups | None = None,
     ) -> None:
+        """approval: that of a person, where the policy asks for one."""
         self._site, self._half, self._guest, self._show = site, half, guest, show
-        self._randomness = randomness
+        self._randomness, self._approval = randomness, approval
         self._policy, self._rates = site.party.policy, rates_of(site)
         self._usage, self._fetched = Usage(site.store), Fetched(site.store)
         self._documents = [site.store.path(kind, half.name) for kind in _DOCUMENTS]
@@ -151,10 +163,11 @@ class _Source:
             if await asyncio.to_thread(self._read) is None:
                 await self._make()
         await self._read_newest()
-        self._rows = day_of(self._site, "rows", self._guest, _ROWS_AHEAD)
+        self._rows = day_of(self._site, "rows", self._guest, ROWS_AHEAD)
         self._bytes = day_of(self._site, "bytes", self._half.name, _BYTES_AHEAD)
-        self._rows.begin()
-        self._bytes.begin()
+        for counting in (self._rows, self._bytes, self._approval):
+            if counting is not None:
+                counting.begin()
 
     async def _make(self) -> None:
         """Make the directory, but not again soon after it failed: guests may ask often."""
@@ -187,8 +200,17 @@ class _Source:
         taken = self._rates.take(self._policy, self._guest, points)
         try:
             await self._rows.take(self._count_rows, points)
+            if self._approval is not None:
+                await self._take_of_approval(self._approval, points)
         except BaseException:
             taken.many -= points
+            raise
+
+    async def _take_of_approval(self, approval: ApprovedLookups, points: int) -> None:
+        try:
+            await approval.take(points)
+        except BaseException:
+            await self._rows.give_back(points)
             raise
 
     async def admit_fetch(self, size: int) -> None:
@@ -207,6 +229,8 @@ class _Source:
         """Give back what was counted ahead."""
         await self._rows.end(self._count_rows)
         await self._bytes.end(self._count_bytes)
+        if self._approval is not None:
+            await self._approval.end()
         if self._reading is not None:
             await asyncio.wait([self._reading])
 
@@ -231,10 +255,13 @@ class _Source:
 
     def _look(self) -> None:
         """See whether the directory is the same still. Raises Refused where it was withdrawn, or is of
-        no use any more, and ModelError where the model is gone.
+        no use any more, ModelError where the model is gone, ApprovalOver where a person has to be asked
+        again.
 
         Another one is read beside all else, which takes a while: until then this one is of use.
         """
+        if self._approval is not None:
+            self._approval.check()
         if (mark := self._marked()) != self._mark and (reading := self._begin(mark)).done():
             reading.result()  # it cannot be read
         policy, half = self._policy, self._half

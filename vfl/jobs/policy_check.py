@@ -29,7 +29,7 @@ from vfl.party.policy import (
 )
 from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
-from vfl.text import counted
+from vfl.text import counted, shown_value
 
 _LATER = {
     "an alignment": (
@@ -63,7 +63,12 @@ _LATER = {
     "a search for settings": ("tune_trials",),
     "a job over rows": ("min_parties", "min_pooled_rows", "without"),
     "audits": ("audit", "unaudited", "auditor", "audit_days"),
-    "a person's decision": ("approve", "approve_within"),
+    "a person's decision": (
+        "approve",
+        "approve_within",
+        "max_approved_lookups",
+        "approved_lookup_days",
+    ),
     "columns": ("columns", "min_bin_rows", "show_names", "explain", "diagnose", "inference"),
 }
 """Rules that are held against a job when it runs, by what they are about."""
@@ -81,11 +86,17 @@ class PolicyCheck:
 
 
 def examine_policy(
-    party: Party, job: Job, guest: str | None, alignment: str | None, store: Store | None = None
+    party: Party,
+    job: Job,
+    guest: str | None,
+    alignment: str | None,
+    store: Store | None = None,
+    weighed: WeighedSums | None = None,
 ) -> PolicyCheck:
     """Hold a job against a host's policy, on an alignment of its store: the latest, if none is named.
 
-    `store`: the party's, where it is open.
+    `store`: the party's, where it is open; `weighed`: what the job's sums come to, where that is known
+    better than by its file.
 
     Raises ModelError for an alignment that is not there, or damaged, and for damaged counts.
     """
@@ -105,7 +116,7 @@ def examine_policy(
     params = job.params
     if isinstance(params, BoostParams):
         if aligned is not None:
-            sums = SumsGiven(store, aligned).weigh(policy, params, expected_share(job))
+            sums = weighed or SumsGiven(store, aligned).weigh(policy, params, expected_share(job))
             broken += [] if sums.broken is None else [sums.broken]
         notes.append(_sums_note(policy, params, aligned, sums))
     if guest is not None:
@@ -181,7 +192,7 @@ def _later(policy: PolicySection, about: str, rules: Iterable[str], used: Mappin
     """The rules that are held against a job when it runs, and what a guest has used up of them."""
     spent = {rule: used[what] for what, rule in LIMITS.items() if what in used}
     said = [
-        f"{rule} = {rule_text(getattr(policy, rule))}"
+        f"{rule} = {shown_value(getattr(policy, rule))}"
         + (f" ({spent[rule]:,} today)" if rule in spent else "")
         for rule in rules
         if getattr(policy, rule) is not None

@@ -33,6 +33,11 @@ _PLAYERS: Mapping[tuple[str, str], Callable[[Rerun], Awaitable[None]]] = {
 """By role and task. A kind of run that is new is played by one function of a `Rerun`."""
 
 
+_OF = (
+    'with tape = "all" in [party] tapes are kept of alignments, of trainings over columns and, at a '
+    "host, of batches"
+)
+
 LooksAtRun = Callable[[Evidence], LooksAt]
 
 
@@ -66,9 +71,9 @@ def runs_named(store: Store, name: str) -> list[Evidence]:
     if found:
         return [one for one in found if one.opening is not None or one.forgotten] or found
     if not every:
-        raise ModelError("nothing is kept of any run that could be replayed: see tape in [party]")
+        raise ModelError(f"nothing is kept of any run that could be replayed: {_OF}")
     near = nearest_name(name, [one.subject for one in every])
-    advice = f"did you mean {near}?" if near else "`vfl audit list` names them"
+    advice = f"did you mean {near}?" if near else f"`vfl audit list` names those there are; {_OF}"
     raise ModelError(f"nothing is kept of a run {name}: {advice}")
 
 

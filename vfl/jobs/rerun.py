@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from cryptography.exceptions import InvalidSignature
+from pydantic import ValidationError
 
 from vfl.crypto.randomness import Randomness
 from vfl.errors import DataError, IdentityError, ModelError, VflError
@@ -151,8 +152,15 @@ def open_rerun(site: Site, evidence: Evidence, show: Show, looks_at: LooksAt = e
         for name, talk in talks.items()
     }
     own = _tape(store, evidence, OWN) if OWN in _there(store, evidence) else iter(())
-    settled = replace(site, party=with_settings(site.party, opening.settings))
-    answers = Replayed(own)
+    try:
+        party = with_settings(site.party, opening.settings)
+    except (ValidationError, KeyError, TypeError):
+        raise ModelError(
+            f"the settings of run {run[:12]} are of vfl {evidence.version}, and this version does not "
+            "know all of them: replay it with that one"
+        ) from None
+    settled = replace(site, party=party)
+    answers = Replayed(own, evidence.tape.answers)
     return Rerun(settled, evidence, opening, talks, peers, answers, show, looks_at=looks_at)
 
 

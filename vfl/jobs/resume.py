@@ -36,6 +36,7 @@ S = TypeVar("S", bound=State)
 
 _STALLED = 3  # times that a guest tries again in a row without a new step
 _PAUSE = 1.0  # seconds before a guest connects again
+_NOT_OF_A_RUN = {"max_sums_a_row", "max_approved_lookups", "approved_lookup_days"}
 _UNFINISHED = 20  # runs of one guest that a host keeps at most
 
 
@@ -72,8 +73,8 @@ class RunSubject:
             "version": __version__,
             "monotone": dict(party.data.monotone),
             "glm": party.glm.model_dump(mode="json", exclude={"step"}),
-            # A host may raise the rule of sums for a job that is to go on.
-            "policy": party.policy.model_dump(mode="json", exclude={"max_sums_a_row"}),
+            # A host may raise the rule of sums for a job that is to go on; those of lookups are of none.
+            "policy": party.policy.model_dump(mode="json", exclude=_NOT_OF_A_RUN),
         }
         digest.update(canonical_json(rules))
         return cls(job.digest, job.name, alignment, guest, list(hosts), digest.hexdigest())

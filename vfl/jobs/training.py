@@ -238,7 +238,9 @@ class _GuestTraining:
 
                 self.unfinished.measure = account
                 try:
-                    with keeping(self.site, self.show, self.commits_to) as kept:
+                    # The label of a project's model is made of several columns: it is not replayed.
+                    table = None if self.of_project else self.commits_to
+                    with keeping(self.site, self.show, table) as kept:
                         trained, found = await self._with(hosts, wait, sessions, operations, kept)
                         parties = (*hosts, *self.others)
                         await together([tell_kept(party, found) for party in parties])

@@ -17,7 +17,7 @@ from vfl.jobs.activity import JobNow, Watcher
 from vfl.jobs.connect import Site
 from vfl.jobs.reveals import message_type
 from vfl.monitor.outcome import outcome_of
-from vfl.monitor.phases import PhaseClock, Span
+from vfl.monitor.phases import PHASES, PhaseClock, Span
 from vfl.party.policy import LIMITS, Usage, rules_in, sides_of, today
 from vfl.version import __version__
 
@@ -25,6 +25,73 @@ TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _OTHER = "other"  # a rule that is none of [policy], a message that is none of vfl's
 _MODELS = 50  # of which the shift is told
 _DAY = 86_400.0
+
+FIGURES = {
+    "vfl_serve_jobs_total": (
+        "jobs that ended: `done`, `refused` (by this party), `peer_stopped`, `peer_lost`, "
+        "`peer_broke_protocol`, `failed` (this party's people can mend it), `interrupted`, `fault` (of "
+        "vfl)",
+        ("task", "outcome"),
+    ),
+    "vfl_serve_jobs_running": ("jobs that are under way", ("task",)),
+    "vfl_serve_job_seconds_total": (
+        "seconds of jobs by phase, of which the first is until the policy has let the job pass, or its "
+        f"first step: {', '.join(f'`{phase}`' for phase in PHASES)}",
+        ("task", "phase"),
+    ),
+    "vfl_serve_rows_total": (
+        "own rows that jobs were about and the policy let pass: rows in common of an alignment, aligned "
+        "rows of a training or a table, rows of a batch that are known here; rows of lookups are in "
+        "`vfl_serve_budget_used`",
+        ("task",),
+    ),
+    "vfl_serve_bytes_total": (
+        "bytes that went to and came from each peer, by class of message (docs/messages.md), before TLS",
+        ("peer", "direction", "message"),
+    ),
+    "vfl_serve_messages_total": (
+        "messages that went to and came from each peer, by class",
+        ("peer", "direction", "message"),
+    ),
+    "vfl_serve_refused_total": (
+        "refused jobs by each rule of `[policy]` that they broke; `other`: by none of them",
+        ("rule",),
+    ),
+    "vfl_serve_certificate_days": (
+        "days until the certificate ends, this party's and those it pins",
+        ("party",),
+    ),
+    "vfl_serve_budget_used": (
+        "what each guest has used up today (UTC) of rules that count by the day: "
+        f"{', '.join(f'`{rule}`' for rule in LIMITS.values())}",
+        ("peer", "rule"),
+    ),
+    "vfl_serve_budget_limit": (
+        "what these rules allow each guest a day; not there where a rule has no limit",
+        ("rule",),
+    ),
+    "vfl_serve_budget_readable": ("0 where the file of these counts is damaged", ()),
+    "vfl_serve_drift_psi": (
+        "stability index (PSI) of the column of this party that has moved most since the training, in "
+        f"the last batch; of models that were scored since the start, the last {_MODELS}",
+        ("model",),
+    ),
+    "vfl_serve_info": ("1", ("version", "role")),
+}
+"""By name what a figure is, and its labels."""
+
+
+def _counter(name: str, registry: CollectorRegistry) -> Counter:
+    return Counter(name, *FIGURES[name], registry=registry)
+
+
+def _gauge(name: str, registry: CollectorRegistry) -> Gauge:
+    return Gauge(name, *FIGURES[name], registry=registry)
+
+
+def _family(name: str) -> GaugeMetricFamily:
+    text, labels = FIGURES[name]
+    return GaugeMetricFamily(name, text, labels=labels)
 
 
 class Figures(Watcher):
@@ -34,49 +101,16 @@ class Figures(Watcher):
         self._now, self._site = now, site
         self._clocks: dict[JobNow, PhaseClock] = {}
         self._registry = registry = CollectorRegistry()
-        self._jobs = Counter(
-            "vfl_serve_jobs",
-            "Jobs by what was asked and how they ended.",
-            ("task", "outcome"),
-            registry=registry,
-        )
-        self._running = Gauge(
-            "vfl_serve_jobs_running", "Jobs that are under way.", ("task",), registry=registry
-        )
-        self._seconds = Counter(
-            "vfl_serve_job_seconds", "Seconds of jobs by phase.", ("task", "phase"), registry=registry
-        )
-        self._rows = Counter(
-            "vfl_serve_rows",
-            "Rows of this party that jobs were about and the policy let pass.",
-            ("task",),
-            registry=registry,
-        )
-        self._bytes = Counter(
-            "vfl_serve_bytes",
-            "Bytes of messages, before TLS, by peer, direction and kind of message.",
-            ("peer", "direction", "message"),
-            registry=registry,
-        )
-        self._messages = Counter(
-            "vfl_serve_messages",
-            "Messages by peer, direction and kind.",
-            ("peer", "direction", "message"),
-            registry=registry,
-        )
-        self._refused = Counter(
-            "vfl_serve_refused", "Jobs refused, by rule of [policy].", ("rule",), registry=registry
-        )
-        self._drift = Gauge(
-            "vfl_serve_drift_psi",
-            "Stability index of the column that has moved most, in the last batch of the model.",
-            ("model",),
-            registry=registry,
-        )
+        self._jobs = _counter("vfl_serve_jobs_total", registry)
+        self._running = _gauge("vfl_serve_jobs_running", registry)
+        self._seconds = _counter("vfl_serve_job_seconds_total", registry)
+        self._rows = _counter("vfl_serve_rows_total", registry)
+        self._bytes = _counter("vfl_serve_bytes_total", registry)
+        self._messages = _counter("vfl_serve_messages_total", registry)
+        self._refused = _counter("vfl_serve_refused_total", registry)
+        self._drift = _gauge("vfl_serve_drift_psi", registry)
         self._drifted: dict[str, None] = {}
-        info = Gauge(
-            "vfl_serve_info", "The version and the role.", ("version", "role"), registry=registry
-        )
+        info = _gauge("vfl_serve_info", registry)
         info.labels(__version__, site.party.role).set(1)
         registry.register(_Kept(site))
 
@@ -142,11 +176,7 @@ class _Kept(Collector):
             yield from self._budgets()
 
     def _certificates(self) -> Metric:
-        days = GaugeMetricFamily(
-            "vfl_serve_certificate_days",
-            "Days until a party's certificate, own or pinned, is not valid any more.",
-            labels=("party",),
-        )
+        days = _family("vfl_serve_certificate_days")
         now = datetime.datetime.now(datetime.UTC)
         own = self._site.identity.certificate
         for name, one in {self._site.party.name: own, **self._site.pinned}.items():
@@ -155,19 +185,9 @@ class _Kept(Collector):
 
     def _budgets(self) -> Iterator[Metric]:
         party = self._site.party
-        used = GaugeMetricFamily(
-            "vfl_serve_budget_used",
-            "What a guest has used up today (UTC) of what the policy limits by the day.",
-            labels=("peer", "rule"),
-        )
-        most = GaugeMetricFamily(
-            "vfl_serve_budget_limit",
-            "What the policy allows each guest a day, where it has a limit.",
-            labels=("rule",),
-        )
-        readable = GaugeMetricFamily(
-            "vfl_serve_budget_readable", "0 where the file of the day's counts is damaged."
-        )
+        used = _family("vfl_serve_budget_used")
+        most = _family("vfl_serve_budget_limit")
+        readable = _family("vfl_serve_budget_readable")
         for rule in LIMITS.values():
             limit = getattr(party.policy, rule)
             if not isinstance(limit, str):

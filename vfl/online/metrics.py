@@ -10,7 +10,37 @@ from vfl.online.served import Outcome, ServedModel
 from vfl.version import __version__
 
 TYPE = "text/plain; version=0.0.4; charset=utf-8"
-_SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+_BUCKETS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 10)
+_SECONDS, _INFO = "vfl_online_seconds", "vfl_online_info"
+
+FIGURES = {
+    "vfl_online_requests_total": ("requests by what was asked and how it ended", ("path", "status")),
+    _SECONDS: ("seconds until a request was answered, as a histogram", ("path",)),
+    "vfl_online_rows_total": ("rows: `scored`, or `without` a prediction", ("model", "outcome")),
+    "vfl_online_unknown_rows_total": ("rows that a host does not know", ("model", "host")),
+    "vfl_online_away_rows_total": (
+        "rows that were scored without a host that did not answer",
+        ("model", "host"),
+    ),
+    "vfl_online_unknown_level_rows_total": ("rows with a level that was not in training", ("model",)),
+    "vfl_online_refused_total": ("requests that were refused for their token", ("reason",)),
+    "vfl_online_host_here": ("1 where the host answers, as far as is known", ("model", "host")),
+    "vfl_online_directory_age_seconds": (
+        "seconds since the host made its directory",
+        ("model", "host"),
+    ),
+    _INFO: ("1", ("version",)),
+}
+"""By name what a figure is, and its labels."""
+
+
+def _counter(name: str, registry: CollectorRegistry) -> Counter:
+    return Counter(name, *FIGURES[name], registry=registry)
+
+
+def _family(name: str) -> GaugeMetricFamily:
+    text, labels = FIGURES[name]
+    return GaugeMetricFamily(name, text, labels=labels)
 
 
 class Metrics:
@@ -18,52 +48,14 @@ class Metrics:
 
     def __init__(self) -> None:
         self._registry = registry = CollectorRegistry()
-        self._requests = Counter(
-            "vfl_online_requests",
-            "Requests by what was asked and how it ended.",
-            ("path", "status"),
-            registry=registry,
-        )
-        self._seconds = Histogram(
-            "vfl_online_seconds",
-            "Seconds until a request was answered.",
-            ("path",),
-            buckets=_SECONDS,
-            registry=registry,
-        )
-        self._rows = Counter(
-            "vfl_online_rows",
-            "Rows by model and outcome: scored, without a prediction.",
-            ("model", "outcome"),
-            registry=registry,
-        )
-        self._unknown = Counter(
-            "vfl_online_unknown_rows",
-            "Rows that a host does not know.",
-            ("model", "host"),
-            registry=registry,
-        )
-        self._away = Counter(
-            "vfl_online_away_rows",
-            "Rows scored without a host that did not answer.",
-            ("model", "host"),
-            registry=registry,
-        )
-        self._strange = Counter(
-            "vfl_online_unknown_level_rows",
-            "Rows with a level that was not in training.",
-            ("model",),
-            registry=registry,
-        )
-        self._refused = Counter(
-            "vfl_online_refused",
-            "Requests that were refused for their token.",
-            ("reason",),
-            registry=registry,
-        )
-        Gauge("vfl_online_info", "The version.", ("version",), registry=registry).labels(
-            __version__
-        ).set(1)
+        self._requests = _counter("vfl_online_requests_total", registry)
+        self._seconds = Histogram(_SECONDS, *FIGURES[_SECONDS], buckets=_BUCKETS, registry=registry)
+        self._rows = _counter("vfl_online_rows_total", registry)
+        self._unknown = _counter("vfl_online_unknown_rows_total", registry)
+        self._away = _counter("vfl_online_away_rows_total", registry)
+        self._strange = _counter("vfl_online_unknown_level_rows_total", registry)
+        self._refused = _counter("vfl_online_refused_total", registry)
+        Gauge(_INFO, *FIGURES[_INFO], registry=registry).labels(__version__).set(1)
         self._hosts = _Hosts()
         registry.register(self._hosts)
 
@@ -97,16 +89,8 @@ class _Hosts(Collector):
     models: Mapping[str, ServedModel] = {}
 
     def collect(self) -> Iterable[Metric]:
-        here = GaugeMetricFamily(
-            "vfl_online_host_here",
-            "1 where the host answers, as far as is known.",
-            labels=("model", "host"),
-        )
-        age = GaugeMetricFamily(
-            "vfl_online_directory_age_seconds",
-            "Seconds since the host made its directory.",
-            labels=("model", "host"),
-        )
+        here = _family("vfl_online_host_here")
+        age = _family("vfl_online_directory_age_seconds")
         for name, model in self.models.items():
             for host, served in model.hosts.items():
                 here.add_metric([name, host], float(served.lookups.away is None))

@@ -16,18 +16,23 @@ class ScoreRequest(BaseModel):
 
     rows: list[dict[str, Cell]] = Field(
         min_length=1,
-        description="rows, each with the guest's columns and ids; a column that the model needs must be "
-        "there, be it null",
+        description="1 to max_rows objects, each with the guest's columns and ids; a column that the "
+        "model needs must be there, be it null",
     )
     model: str | None = Field(
         default=None,
-        description="a model, or its job (the newest); may be left out if there is only one",
+        description="a model, or its job (the newest); not needed if there is only one",
     )
     explain: bool = Field(
-        default=False, description="whether to say what adds up to each score (scope explain)"
+        default=False,
+        description="true adds `score`, `base`, `contributions` and `reasons` to each result; takes the "
+        "scope `explain`",
     )
     top: int = Field(
-        default=3, ge=1, le=MOST_REASONS, description="how many reasons in words, with explain"
+        default=3,
+        ge=1,
+        le=MOST_REASONS,
+        description="how many reasons in words, with `explain`; 3 if absent",
     )
 
 

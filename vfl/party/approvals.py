@@ -75,6 +75,7 @@ class Request(msgspec.Struct, frozen=True):
     model: str | None = None
     alignment: str | None = None
     kind: str = ""  # the kind of model and what it predicts, in words
+    table: str = ""  # this party's, and a digest of the query that makes it
     rows: int | None = None  # of the alignment, that this party knows
     columns: list[str] = []  # this party's, that the job would use
     asks: str = ""  # what the guest would get by a job of this task
@@ -146,7 +147,7 @@ class Approvals:
         except OSError as error:
             raise unwritable(f"{self.folder} cannot be read", error) from None
         found = [asked for name in names if (asked := self._read(name)) is not None]
-        return sorted(found, key=lambda one: (one.request.asked, one.request.id), reverse=True)
+        return sorted(found, key=lambda one: (one.request.asked, self._written(one)), reverse=True)
 
     def waiting(self) -> list[Asked]:
         """Those that wait, the oldest first."""
@@ -237,6 +238,13 @@ class Approvals:
             return None  # removed meanwhile, or of another version
         waits = decision is None and locks.holder(self.folder / f"{name}.lock") is not None
         return Asked(request, decision, waits) if request.id == name else None
+
+    def _written(self, one: Asked) -> int:
+        """When a request was written, for those of one second; 0 where it was removed meanwhile."""
+        try:
+            return (self.folder / f"{one.request.id}.json").stat().st_mtime_ns
+        except OSError:
+            return 0
 
     def _write_once(self, name: str, decision: Decision) -> bool:
         """Write a decision unless there is one already; whether that was done."""

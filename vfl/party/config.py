@@ -63,6 +63,7 @@ from vfl.party.sections import (
 )
 from vfl.party.toml_files import read_toml
 from vfl.party.tune_section import TuneSection, check_space
+from vfl.text import either
 
 MAX_JOB = 64 * 1024  # bytes of a job on the wire
 MAX_KEYS = 2000  # in it; it has some 40, and four for each column of a job over rows
@@ -312,7 +313,7 @@ class JobSection(Section):
             if other != due and getattr(self, other) is not None:
                 raise ValueError(f'{other} is not for model = "{self.model}": write {due}')
         if getattr(self, due) is None:
-            kinds = " or ".join(f'"{name}"' for name in get_args(_LABEL_KINDS[due]))
+            kinds = either([f'"{name}"' for name in get_args(_LABEL_KINDS[due])])
             raise ValueError(f'{due} is missing, which model = "{self.model}" needs: {kinds}')
         return self
 

@@ -246,7 +246,9 @@ Groups = Annotated[
 """Levels of a column by the name of their group."""
 _Pair = Annotated[
     tuple[Annotated[str, Field(min_length=1)], Annotated[str, Field(min_length=1)]],
-    WithJsonSchema({"type": "array", "items": {"type": "string", "minLength": 1}}),
+    WithJsonSchema(
+        {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 2, "maxItems": 2}
+    ),
 ]
 ColumnPairs = Annotated[
     tuple[_Pair, ...], BeforeValidator(_as_tuples), AfterValidator(_pairs), Field(max_length=50)
@@ -301,11 +303,12 @@ YesNoOrColumns = Annotated[
     WithJsonSchema(_YES_NO_OR_COLUMNS),
 ]
 LocalPath = Annotated[Path, BeforeValidator(_resolve_path)]
-Address = Annotated[str, _endpoint(1, "host:port with a port from 1 to 65535")]
+_ENDPOINT = WithJsonSchema({"type": "string", "format": "host:port"})
+Address = Annotated[str, _endpoint(1, "host:port with a port from 1 to 65535"), _ENDPOINT]
 _LISTEN = "host:port with a port from 0 (any free one) to 65535"
-Listen = Annotated[str, _endpoint(0, _LISTEN)]
+Listen = Annotated[str, _endpoint(0, _LISTEN), _ENDPOINT]
 ClusterAddress = Annotated[str, Field(pattern=CLUSTER)]
-OwnPort = Annotated[str, _endpoint(0, _LISTEN, or_relay=False)]
+OwnPort = Annotated[str, _endpoint(0, _LISTEN, or_relay=False), _ENDPOINT]
 
 
 def check_own_port(text: str, what: str) -> None:

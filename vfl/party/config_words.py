@@ -5,6 +5,7 @@ from typing import Any
 
 from vfl.party.ids import STEP
 from vfl.party.reading import SEPARATOR, SEPARATOR_WORDS
+from vfl.text import either
 
 PARTY_NAME = r"^[a-z][a-z0-9-]{0,31}$"
 PLACE = r"^[0-9a-f]{64}$"
@@ -25,8 +26,8 @@ _PATTERN_WORDS = {
     CLUSTER: "tls://host:port (or tcp://127.0.0.1:port)",
     PLACE: "64 hexadecimal digits in small letters",
     SEPARATOR: SEPARATOR_WORDS,
-    f"^({STEP})$": '"nfkc" or "trim" or "upper" or "digits" or "alnum" or "nozeros" or "vin" or '
-    '"plate" or "date" or "date:dmy" or "date:mdy" or "phone" or "phone:33" (or another country code)',
+    f"^({STEP})$": '"nfkc", "trim", "upper", "digits", "alnum", "nozeros", "vin", "plate", "date", '
+    '"date:dmy", "date:mdy", "phone" or "phone:33" (or another country code)',
 }
 
 
@@ -48,37 +49,85 @@ def resolve_reference(node: Schema, full: Schema) -> Schema:
 def describe_allowed(node: Schema, full: Schema) -> str:
     """What a value may be, in words: 'a whole number from 1 to 5000'."""
     if "anyOf" in node:
-        options = [describe_allowed(o, full) for o in node["anyOf"] if o.get("type") != "null"]
-        return " or ".join(dict.fromkeys(options))
+        return _any_of([option for option in node["anyOf"] if option.get("type") != "null"], full)
     if "enum" in node or "const" in node:
         values = node.get("enum") or [node["const"]]
-        return " or ".join(json.dumps(v) for v in values)
+        return either([json.dumps(v) for v in values])
     kind = node.get("type")
     if kind in ("integer", "number"):
         return ("a whole number" if kind == "integer" else "a number") + _range(node)
     if kind == "string":
-        if node.get("format") == "date":
-            return "a date such as 2027-12-31, without quotes"
+        if node.get("format") in _FORMATS:
+            return _FORMATS[node["format"]]
         if "pattern" in node:
             return _PATTERN_WORDS[node["pattern"]]
         if "maxLength" in node:
             return f"text of {node.get('minLength', 0)} to {node['maxLength']} characters"
         return "non-empty text in quotes" if node.get("minLength") else "text in quotes"
     if kind == "array":
-        items = describe_allowed(node.get("items", {}), full)
-        items = items.replace("a number", "numbers") if items.startswith("a number") else items
-        return f"a list of {items}" if items != "something else" else "a list"
-    return {"boolean": "true or false", "object": "a section"}.get(str(kind), "something else")
+        return _array(node, full)
+    if kind == "object":
+        each = describe_allowed(node.get("additionalProperties") or {}, full)
+        known = "section" not in each and each != _UNKNOWN
+        return f"a section, each value {each}" if known else "a section"
+    return "true or false" if kind == "boolean" else _UNKNOWN
+
+
+_UNKNOWN = "something else"
+_FORMATS = {
+    "date": "a date such as 2027-12-31, without quotes",
+    "path": "a path in quotes",
+    "host:port": "host:port in quotes",
+}
+_SEVERAL = {
+    "a number": "numbers",
+    "a whole number": "whole numbers",
+    "a path": "paths",
+    "a list": "lists",
+    "a pair": "pairs",
+    "up to": "names of up to",
+}
+
+
+def _any_of(options: list[Schema], full: Schema) -> str:
+    """One option or another; lists by name are not described twice."""
+    words = list(dict.fromkeys(describe_allowed(option, full) for option in options))
+    for i, option in enumerate(options[1:], 1):
+        if option.get("additionalProperties") == options[i - 1]:
+            words[i] = "a section of such"
+    return either(words)
+
+
+def _array(node: Schema, full: Schema) -> str:
+    """A list, or a pair, of what its items are."""
+    pair = node.get("minItems") == node.get("maxItems") == 2
+    items = node.get("items") or {}
+    each = describe_allowed((node.get("prefixItems") or [items])[0], full)
+    for one, several in _SEVERAL.items():
+        if each.startswith(one):
+            each = several + each.removeprefix(one)
+            break
+    what = "a pair" if pair else "a list"
+    return what if each == _UNKNOWN else f"{what} of {each}"
+
+
+def _bound(number: float) -> str:
+    """A number as people write it: 65,536, and 2^63 for what nobody would read."""
+    if isinstance(number, int) or number.is_integer():
+        whole = int(number)  # some versions of pydantic have 0.0 for 0
+        if whole >= 1 << 31 and whole & (whole - 1) == 0:
+            return f"2^{whole.bit_length() - 1}"
+        return f"{whole:,}" if abs(whole) >= 10_000 else str(whole)
+    return f"{number:.9f}".rstrip("0")
 
 
 def _range(node: Schema) -> str:
     least, most = node.get("minimum"), node.get("maximum")
     above, below = node.get("exclusiveMinimum"), node.get("exclusiveMaximum")
     if least is not None and most is not None:
-        return f" from {least:g} to {most:g}" if most < 1e6 else f" from {least} to {most}"
+        return f" from {_bound(least)} to {_bound(most)}"
     parts = [
-        # Some versions of pydantic have 0.0 for 0.
-        f" {words} {f'{bound:g}' if isinstance(bound, float) else bound}"
+        f" {words} {_bound(bound)}"
         for words, bound in (
             ("of at least", least),
             ("above", above),

@@ -35,6 +35,27 @@ class KeptQuery:
         return hashlib.sha256(matter).digest()
 
 
+def rows_of(data: RowsFrom) -> dict[str, object]:
+    """What [data] names as the table: files or the place in a database, and the query over them."""
+    tables = {name: str(path) for name, path in sorted(data.tables.items())}
+    path = None if data.path is None else str(data.path)
+    return {
+        "path": path,
+        "source": data.source,
+        "table": data.table,
+        "query": data.query,
+        "tables": tables,
+    }
+
+
+def described(data: RowsFrom) -> str:
+    """The table in a few words, a query by the beginning of its digest."""
+    if data.query is None:
+        return data.named.name
+    digest = hashlib.sha256(data.query.encode()).hexdigest()
+    return f"by the query with SHA-256 {digest[:12]}..."
+
+
 def over(data: RowsFrom) -> Over:
     """What a query of [data] is over."""
     return "files" if data.source is None else "database"

@@ -23,7 +23,7 @@ DocumentKind = Literal[
     "evidence",
     "audit",
 ]
-CountKind = Literal["usage", "labels", "fetched", "refusals", "correlated"]
+CountKind = Literal["usage", "labels", "fetched", "refusals", "correlated", "approved"]
 FileKind = DocumentKind | CountKind
 
 FOLDERS: dict[DocumentKind, str] = {
@@ -53,11 +53,13 @@ COUNTS: dict[CountKind, str] = {
     "fetched": "fetched.json",
     "refusals": "refusals.json",
     "correlated": "correlated.json",
+    "approved": "approved.json",
 }
 """One file each, in the store's own folder."""
 ENCRYPTED: frozenset[FileKind] = frozenset(
     {
         "alignment",
+        "approved",
         "audit",
         "batch",
         "cells",

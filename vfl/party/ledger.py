@@ -61,7 +61,7 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True, tag_field="entry"):
 
 
 class Start(Entry, frozen=True, kw_only=True, tag="start"):
-    """A process has begun to write, or a month."""
+    """A process has begun to write, or a month: whose ledger it is, with the party's certificate."""
 
     party: str
     role: str
@@ -115,7 +115,7 @@ class MessageEntry(Entry, frozen=True, kw_only=True, tag="message"):
 
 
 class DecisionEntry(Entry, frozen=True, kw_only=True, tag="decision"):
-    """What became of a job that a person was asked about."""
+    """What became of a job that a person was asked about: who decided, when and why."""
 
     peer: str
     task: str
@@ -130,10 +130,10 @@ class DecisionEntry(Entry, frozen=True, kw_only=True, tag="decision"):
 
 
 class Seal(Entry, frozen=True, kw_only=True, tag="seal"):
-    """The party's signature over the hash of the line before; see `statement`."""
+    """The party's signature over the hash of the line before."""
 
     certificate: str  # fingerprint
-    signature: str  # ECDSA with SHA-256, DER in base64
+    signature: str  # of `statement`, ECDSA with SHA-256, DER in base64
 
     @property
     def signed(self) -> bytes:

@@ -6,6 +6,7 @@ by a process that was killed does not exist. What the file says counts only whil
 
 import fcntl
 import os
+import re
 import socket
 import sys
 import time
@@ -23,6 +24,7 @@ from vfl.errors import DataError, Refused
 from vfl.party.files import FOR_PEER, unwritable
 
 _MOST = 1024  # bytes of what a holder says of itself
+_ACCOUNT = re.compile(r"://\S*@")
 _COMMAND = 160  # characters of a command that are shown
 _PATIENCE = 60.0  # seconds for locks that others hold for moments
 _PAUSE = (0.001, 0.05)  # seconds between two tries for a lock, first and longest
@@ -261,6 +263,7 @@ def _command() -> str:
     own = program.name in ("vfl", "") or program.parts[-2:] == ("vfl", "__main__.py")
     own = own or program.parts[-3:] == ("vfl", "cli", "__main__.py")
     name = "vfl" if own else program.name
-    text = " ".join([name, *sys.argv[1:]])
+    # Who reads what runs here is to read no password of an address, as of --mlflow.
+    text = " ".join([name, *(_ACCOUNT.sub("://...@", one) for one in sys.argv[1:])])
     shown = "".join(c if c.isprintable() else "?" for c in text)
     return shown if len(shown) <= _COMMAND else shown[: _COMMAND - 3] + "..."

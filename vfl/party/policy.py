@@ -427,7 +427,7 @@ def widened(policy: PolicySection) -> list[str]:
 
 
 def _allows_more(rule: str, value: object, default: object) -> bool:
-    if value is None or default is None or rule.startswith(("hidden_", "approve", "audit")):
+    if value is None or default is None or rule.startswith(("hidden_", "approve_", "audit")):
         return False
     if isinstance(default, bool):
         return value is not False and not default
@@ -496,6 +496,9 @@ _REMEDIES = {
     "min_correlated_rows": "bring more rows, or the {allows} lowers the rule",
     "worth": "the {allows} sets it to true if the {starts} may train on its columns to judge them",
     "tune_trials": "lower trials in [tune], or the {allows} raises the rule",
+    "max_approved_lookups": "ask again, and a person at the {allows} decides anew, or the {allows} "
+    "raises the rule",
+    "approved_lookup_days": "ask again, and a person at the {allows} decides anew",
     "expires": "the {allows} sets a later day if the agreement goes on",
 }
 """By rule, what to do about a job that breaks it: who starts it, or who allows it."""

@@ -243,6 +243,13 @@ class PolicySection(Section):
         le=604_800,
         description="seconds for which a job waits for that person, before it is refused",
     )
+    max_approved_lookups: Limit = Field(
+        default=1_000_000,
+        description="most ids that a guest may look up under one approval of a person",
+    )
+    approved_lookup_days: Limit = Field(
+        default=30, description="days for which such an approval holds; then it is asked for again"
+    )
     expires: date | None = Field(default=None, description="last day (UTC) on which jobs are accepted")
 
     @property

@@ -32,8 +32,7 @@ class SharedColumnSection(Section):
     )
     monotone: Monotone | None = Field(
         default=None,
-        description='of a number, "increasing" or "decreasing": how the score of trees may change with '
-        "its known values",
+        description="of a number, how the score of trees may change with its known values",
     )
     unit: Annotated[str, AfterValidator(one_line)] = Field(
         default="", max_length=100, description="what it is measured in, for people"

@@ -223,8 +223,7 @@ class DataSection(RowsFrom):
     )
     monotone: dict[str, Monotone] = Field(
         default_factory=dict,
-        description='by numeric column, "increasing" or "decreasing": how the score of trees may change '
-        "with its known values",
+        description="by numeric column, how the score of trees may change with its known values",
     )
     columns: ColumnNames | None = Field(default=None, description="the only columns used as features")
     ignore: ColumnNames | None = Field(default=None, description="columns never used as features")

@@ -31,7 +31,8 @@ class TapeWriter:
         """Write a message down. Raises what the sink raises."""
         how, content = _written(payload)
         head = _HEAD.pack(number, how, len(content))
-        self._sink.write(head + content)
+        self._sink.write(head)
+        self._sink.write(content)
         self.bytes += len(head) + len(content)
 
 

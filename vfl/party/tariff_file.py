@@ -18,7 +18,9 @@ Text = Annotated[str, Field(min_length=1, max_length=500), AfterValidator(one_li
 class RuleSection(Section):
     """What is done to all relativities of levels."""
 
-    decimals: int | None = Field(default=None, ge=0, le=9, description="of rounded relativities")
+    decimals: int | None = Field(
+        default=None, ge=0, le=9, description="decimals that relativities are rounded to"
+    )
     least: Factor | None = Field(default=None, description="lower ones become this")
     most: Factor | None = Field(default=None, description="higher ones become this")
 
@@ -74,7 +76,7 @@ class PointsSection(Section):
     odds: Annotated[float, Field(gt=0)] = Field(
         default=50, description="of 0 against 1, to which these points belong"
     )
-    decimals: int = Field(default=0, ge=0, le=6, description="that points are rounded to")
+    decimals: int = Field(default=0, ge=0, le=6, description="decimals that points are rounded to")
 
 
 class EditSection(Section):

@@ -117,7 +117,7 @@ class TuneSection(Section):
 
     trials: int = Field(default=30, ge=1, le=MOST_TRIALS, description="trials at most, over all runs")
     seconds: float | None = Field(
-        default=None, gt=0, description="after which a run begins no further trial"
+        default=None, gt=0, description="seconds after which a run begins no further trial"
     )
     seed: int = Field(
         default=0, ge=0, lt=2**32, description="of what is tried; folds are drawn by the guest alone"

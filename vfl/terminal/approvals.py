@@ -6,7 +6,7 @@ from vfl.party.approvals import Asked, Request, describe
 from vfl.terminal.kept import put_lines, when
 from vfl.terminal.sheets import Sheet, SheetCell, put_sheet
 from vfl.terminal.streams import stdout
-from vfl.text import counted
+from vfl.text import NOT_SET, counted
 
 
 def put_requests(found: Sequence[Asked]) -> None:
@@ -46,6 +46,7 @@ def put_request(asked: Asked) -> None:
         "alignment": one.alignment or "",
         "parties": ", ".join([one.guest, *one.hosts]),
         "known rows": "" if one.rows is None else f"{one.rows:,}",
+        "own table": one.table,
         "own columns": f"{own}: {', '.join(one.columns)}" if one.columns else "",
         "asked": f"{when(one.asked)} UTC",
         "waits until": f"{when(one.until)} UTC",
@@ -75,5 +76,5 @@ def _put_changes(one: Request) -> None:
     if not one.changes:
         stdout.put(f"changes: no setting differs from {one.last}")
         return
-    rows = [(change.setting, change.before, change.now) for change in one.changes]
+    rows = [(change.setting, change.before or NOT_SET, change.now or NOT_SET) for change in one.changes]
     put_sheet(Sheet(("setting", "before", "now"), rows, f"changes since {one.last}"))

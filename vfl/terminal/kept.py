@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from vfl.terminal.results import put_alignments
 from vfl.terminal.sheets import Sheet, SheetCell, put_sheet
 from vfl.terminal.streams import stderr, stdout
-from vfl.text import counted, in_words
+from vfl.text import counted, how_far, in_words
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -180,8 +180,7 @@ def _job(job: "JobNow") -> str:
         words += f" with {in_words(job.parties)}"
     words += f", since {when(job.since)} UTC"
     if job.step:
-        count = f"{job.done:,} so far" if job.of is None else f"{job.done:,} of {job.of:,}"
-        words += f": {job.step}, {count} at {job.told[11:19]} UTC"
+        words += f": {job.step}, {how_far(job.step, job.done, job.of)} at {job.told[11:19]} UTC"
     return words
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from vfl.news import News
 from vfl.terminal.streams import stderr
 from vfl.terminal.time_left import TimeLeft, rounded
+from vfl.text import how_far, waits
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -71,12 +72,14 @@ class ProgressDisplay:
                 self.bar.remove_task(self._step[1])
             self._step = (kind, self.bar.add_task("", total=None, count=""))
         task, self._done = self._step[1], done
-        count = f"{done:,} so far" if of is None else f"{done:,} of {of:,}"
-        left = None if of is None else self._left.seconds(now, done, of)
+        count = how_far(what, done, of)
+        # Of a step that waits the bar has the time that passed already, and nobody knows how long still.
+        left = None if of is None or waits(what) else self._left.seconds(now, done, of)
         if left is not None and now - self._started >= _TELLING:
             count += f", about {rounded(left):,} s left"
         if task is not None:
-            self.bar.update(task, description=stderr.line(what), completed=done, total=of, count=count)
+            beside = f"of {of:,} s at most" if waits(what) and of is not None else count
+            self.bar.update(task, description=stderr.line(what), completed=done, total=of, count=beside)
         if self.bar.disable and now - self._said >= _LOG_SECONDS and done and done != of:
             # No terminal: a line now and then, for the log.
             self._said = now

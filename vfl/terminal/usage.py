@@ -14,17 +14,16 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from vfl.errors import ConfigError, DataError, VflError, fault, not_installed
+from vfl.errors import INTERRUPTED, ConfigError, DataError, VflError, fault, not_installed
 from vfl.news import News, Work, work_ended_by
 from vfl.terminal.log import VARIABLE, wanted_format
 from vfl.terminal.streams import open_closed, stderr, stdout
-from vfl.text import MOST, counted, shown
+from vfl.text import MOST, counted, either, shown
 from vfl.version import __version__
 
 if TYPE_CHECKING:
     from click.shell_completion import CompletionItem
 
-INTERRUPTED = 130
 COMPUTING = "vfl-computing"  # the name of threads for which nobody waits
 ENDING = [signal.SIGTERM, *([signal.SIGHUP] if hasattr(signal, "SIGHUP") else [])]
 """Signals that end a command as Ctrl-C does."""
@@ -304,7 +303,7 @@ def _allowed(param: click.Parameter) -> str:
     if isinstance(kind, NumberType):
         return kind.words
     if isinstance(kind, click.Choice):
-        return " or ".join(str(choice) for choice in kind.choices)
+        return either([str(choice) for choice in kind.choices])
     if isinstance(kind, click.DateTime):
         return "a day or a time (UTC), such as 2026-11-23 or 2026-11-23T08:00:00"
     return "a path" if isinstance(kind, click.Path) else "a value"

@@ -377,13 +377,15 @@ async def common_step(adder: Adder, newest: int) -> int:
     """The last step that all clients have done, of each of which the newest is given.
 
     A client keeps its state of a step before it adds to the next total, so that no client is more than
-    one step ahead. Raises ModelError where one is.
+    one step ahead. Raises ModelError where one is, and where the total says so of this client: a server
+    that adds what it likes could have it do its steps again from the first.
     """
     own = np.array([newest, newest * newest], np.int64)
     total, squares = map(int, await adder.total(own, "steps done"))
     clients = len(adder.clients)
     least, ahead = divmod(total, clients)
-    if squares != (clients - ahead) * least**2 + ahead * (least + 1) ** 2:
+    apart = squares != (clients - ahead) * least**2 + ahead * (least + 1) ** 2
+    if apart or not newest - 1 <= least <= newest:
         raise ModelError(
             "the clients' checkpoints are of different steps: start the job anew",
             for_peer="the clients' checkpoints are of different steps",
