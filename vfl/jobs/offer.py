@@ -166,7 +166,7 @@ class Accept(Message, frozen=True):
     the hash of the newest seal of the host's ledger, which is random to who does not have the ledger;
     a salted digest of the query that made the host's table, if one did; where the host keeps a tape, a
     salted digest of its secret of the run, its table and its settings; when a person there approved
-    the job, if one did; where it audits trainings, with which probability, the fingerprint of the
+    the job, if one did; where it audits trainings, which share of trees, the fingerprint of the
     auditor that it names, if any, and a digest of 32 random bytes. The guest's own, once ids are
     matched, repeats the number of matched ids."""
 
