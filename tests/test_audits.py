@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,14 +12,15 @@ from unittest import mock
 import numpy as np
 import pytest
 from audited import AuditedRoom
-from federation import JOB, Federation
+from commands import Done, command
+from federation import GLM_JOB, JOB, WAIT, Federation, ended
 from paillier_key import one_key
 from room import HOSTS, Said
 
 from vfl.crypto.randomness import Randomness
 from vfl.crypto.reserve import OwnObfuscators, OwnReserve
-from vfl.errors import ConfigError, PeerError, PeerStopped, Refused, VflError
-from vfl.jobs import audit_draw, presenting
+from vfl.errors import ConfigError, PeerError, PeerLost, PeerStopped, Refused, VflError
+from vfl.jobs import audit_draw, presenting, resume
 from vfl.jobs import training as guest_training
 from vfl.jobs.audit_draw import AuditDraw, AuditShare, Drawing, HostDraw, commit, draw_with
 from vfl.jobs.audits import (
@@ -373,6 +375,88 @@ def test_a_tree_is_found_where_it_is_drawn(
         replay_drawn(room, model)
     with pytest.raises(MessageDiffers, match="it was Gradients of"):
         room.replay("insurer", model)  # all of it
+
+
+def test_a_linear_model_counts_as_one_tree(room: AuditedRoom) -> None:
+    model = room.train({**GLM_JOB, "glm": {"max_iterations": 2, "tolerance": 0.1}})
+    assert room.said["insurer"].has("bureau has 1 step of this model audited")
+    done = replay_drawn(room, model)
+    assert done.complete
+    give(room, done)
+    check_audited(room.there("bureau"), model, room.said["bureau"])
+
+
+def test_attempts_are_drawn_and_shown_together(
+    room: AuditedRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resume, "_PAUSE", 0.0)
+    monkeypatch.setitem(room.federation.guest.settings["party"], "reconnect", 60)
+    left = {"kept": 2}
+
+    def lose(kind: str) -> None:
+        left["kept"] -= kind == "TreeKept"
+        if not left["kept"]:
+            left["kept"] = -1
+            raise PeerLost("the connection to registry broke")
+
+    monkeypatch.setattr(room, "on_message", lose)
+    model = room.train(THREE)
+    monkeypatch.setattr(room, "on_message", None)
+    for name, peer in (("insurer", "bureau"), ("bureau", "insurer")):
+        audit = load_audits(room.there(name).store, model)[peer]
+        assert [one.drawn for one in audit.runs.values()] == [[0, 1], [0, 1]]
+    store = room.there("insurer").store
+    for attempt in (0, 1):
+        done = room.replay("insurer", model, attempt=attempt)
+        keep_certificate(store, done.evidence, "bureau", certificate(room, done))
+        if not attempt:
+            send(room, model)
+            assert room.said["insurer"].has(f"certificate of {model}, and lacks those of 1 run")
+            with pytest.raises(PeerStopped, match="has to be audited before it is used"):
+                room.score(model)
+    room.score(model)
+
+
+def test_commands(room: AuditedRoom, second_tree: None, tmp_path: Path) -> None:
+    model = room.train(THREE)
+    insurer, bureau = (room.federation.parties[name].file for name in ("insurer", "bureau"))
+
+    def vfl(*arguments: object) -> Done:
+        with one_key():
+            return command(*map(str, arguments))
+
+    listed = vfl("audit", "list", bureau, "--json").ok().json["audits"][-1]
+    assert (listed["model"], listed["state"], len(listed["missing"])) == (model, "due", 1)
+    vfl("audit", "send", insurer, "--run", model).failed(5, "no certificate of", "`vfl audit replay`")
+    out = tmp_path / "certificates"
+    done = vfl("audit", "replay", insurer, "--run", model, "--drawn", "--out", out, "--json").ok()
+    assert "bureau gets this certificate by `vfl audit send`" in done.err
+    (run,) = done.json["runs"]
+    assert not run["complete"] and run["peers"]["bureau"]["of"] - run["peers"]["bureau"]["messages"] == 2
+    (path,) = out.glob("*-for-bureau.json")
+    said = vfl("audit", "check", bureau, path).ok().out
+    assert "all is covered that was drawn to be audited" in said
+    assert vfl("audit", "list", bureau).ok().out.count("shown") >= 1
+
+
+@pytest.mark.slow
+def test_processes(tmp_path: Path, keys: Path) -> None:
+    """Hosts that dial: the certificate goes over in a session before that of the scores."""
+    program = (sys.executable, "-m", "vfl.cli")
+    with ended(Federation(tmp_path, keys, guest_listens=True)) as federation:
+        guest = federation.guest
+        for party in federation.parties.values():
+            party.settings["party"]["tape"] = "all"
+        federation.parties["bureau"].settings["policy"]["audit"] = 1.0
+        for name in HOSTS:
+            federation.parties[name].start("serve", program=program)
+        guest.start("align", *WAIT, program=program).wait().ok()
+        guest.start_train(JOB, program=program).wait().ok()
+        score = ("--model", "claims", "--data", "new.csv", "--out", "scores.csv", *WAIT)
+        refused = guest.start("score", *score, program=program).wait()
+        assert refused.code and "has to be audited before it is used" in refused.err
+        command("audit", "replay", str(guest.file), "--run", "claims", "--drawn").ok()
+        guest.start("score", *score, program=program).wait().ok()
 
 
 # --- Parties that do something else. ----------------------------------------------------------------
