@@ -543,8 +543,9 @@ def fitting(
     of_penalty = {"alphas": [0.01, 0.1], "folds": 2} if several else {"alpha": 0.01}
     given = {"max_iterations": 2, "encryption": encryption, **of_penalty, **settings}
     params = GlmParams.model_validate(given)
-    if infers:  # from wherever the fit is at once
-        params = params.model_copy(update={"inference": True, "max_iterations": 30})
+    if infers:  # from wherever the fit is at once, and of however few rows
+        changes = {"inference": True, "max_leverage": 1.0, "max_iterations": 30}
+        params = params.model_copy(update=changes)
     rows = training("logistic")
     if few:
         rows = replace(rows, train=rows.train & (np.arange(ROWS) < 14))

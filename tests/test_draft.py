@@ -1,6 +1,7 @@
 """Files drafted from tables: what they say, that they serve, and what a person is asked."""
 
 import json
+import re
 import tomllib
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from vfl.jobs.check_result import CheckResult
 from vfl.jobs.draft import likely_ids, open_table
 from vfl.jobs.table_check import check_table
 from vfl.leakage.estimate import estimate
+from vfl.learn.params import BoostParams
 from vfl.party.config import load_job, load_party
+from vfl.party.drafted import DRAFTED_PURPOSE
 from vfl.party.policy_section import PolicySection
 
 SAMPLES = Path(__file__).parents[1] / "data_samples"
@@ -168,18 +171,96 @@ def test_peers_may_come_later():
             load_party(f"{name}.toml")
 
 
-def test_a_job_asks_for_no_more_trees_than_hosts_allow_by_default():
+@pytest.mark.parametrize(("rows", "depth"), [(8000, 3), (2000, 2), (500, 2)])
+def test_a_draft_has_room_for_trainings_by_what_hosts_allow_by_default(rows, depth):
+    frame = pd.read_csv(SAMPLES / "insurer/policies.csv").head(rows)
+    frame.to_csv("t.csv", index=False)
+    assert vfl("me", *INSURER, "--data", "t.csv", "--id", "plate", "--label", "claim").exit_code == 0
+    done = vfl("job", "--job", "me.toml")
+    assert done.exit_code == 0
+    job, trained = load_job("job.toml").secureboost, int(0.95 * 0.8 * rows)
+    told = re.search(
+        r"trees? of depth (\d): hosts allow by default (\d+) in all .* (\d+) such training", done.stdout
+    )
+    found, fit, times = map(int, told.groups())
+    assert (job.depth == found == depth and times == fit // job.trees >= 3) or rows == 500
+    least = PolicySection().max_sums_a_row
+    assert estimate(trained, job).equations_a_row * times <= least
+    assert estimate(trained, job.model_copy(update={"trees": fit + 1})).equations_a_row > least
+    assert f"trees = {job.trees}  # hosts allow by default {fit} in all" in Path("job.toml").read_text()
+
+
+def test_a_host_reads_how_many_trees_its_default_comes_to():
+    data = ("--data", SAMPLES / "registry/vehicles.csv", "--id", "registration")
+    done = vfl("me", *HOST, *data)
+    said = re.search(r"by default (\d+) trees of depth 3 in all of a guest's trainings", done.stdout)
+    rule = tomllib.loads(re.search(r"# (max_sums_a_row = \S+)", Path("me.toml").read_text())[1])
+    assert rule["max_sums_a_row"] == PolicySection().max_sums_a_row
+    rows, trees = int(0.95 * 0.8 * 10_941), int(said[1])
+    for more, fits in ((0, True), (1, False)):
+        told = estimate(rows, BoostParams(depth=3, trees=trees + more)).equations_a_row
+        assert (told <= rule["max_sums_a_row"]) == fits
+
+
+def test_a_purpose_is_said_asked_for_or_missing(monkeypatch):
     data = ("--data", SAMPLES / "insurer/policies.csv", "--id", "plate", "--label", "claim")
     assert vfl("me", *INSURER, *data).exit_code == 0
-    assert vfl("job", "--job", "me.toml").exit_code == 0
-    job = load_job("job.toml").secureboost
-    least = PolicySection().max_sums_a_row
-    rows = 0.8 * 8000
-    assert 5 < job.trees < 50
-    assert estimate(int(rows), job).equations_a_row <= least
-    assert (
-        f"trees = {job.trees}  # what hosts allow by default over some" in Path("job.toml").read_text()
+    assert load_job_said("a", "--purpose", 'motor "2027"') == 'motor "2027"'
+    assert "next: vfl train me.toml b.toml" in vfl("b", "--job", "me.toml", "--purpose", "motor").stdout
+    done = vfl("c", "--job", "me.toml")
+    assert "next: say its purpose in c.toml, then vfl train me.toml c.toml" in done.stdout
+    assert load_job("c.toml").job.purpose == DRAFTED_PURPOSE
+    for bad in (" ", "a\nb", "a" * 201):
+        done = vfl("d", "--job", "me.toml", "--purpose", bad)
+        assert done.exit_code == 2 and "one line of printable text" in done.stderr
+    done = vfl("d", *HOST, "--purpose", "motor")
+    assert done.exit_code == 2 and "--purpose is of a job" in done.stderr
+    assert not Path("d.toml").exists()
+    monkeypatch.setattr(command, "_at_terminal", lambda: True)
+    done = vfl("e", "--job", "me.toml", typed="pricing\n")
+    assert "What is the model for" in done.stderr and load_job("e.toml").job.purpose == "pricing"
+
+
+def load_job_said(name: str, *words: str) -> str:
+    assert vfl(name, "--job", "me.toml", *words).exit_code == 0
+    return load_job(f"{name}.toml").job.purpose
+
+
+@pytest.mark.parametrize("words", [("train",), ("tune",), ("worth",), ("screen",)])
+def test_a_draft_without_a_purpose_is_sent_to_nobody(words):
+    data = ("--data", SAMPLES / "insurer/policies.csv", "--id", "plate", "--label", "claim")
+    assert vfl("me", *INSURER, *data).exit_code == 0
+    assert vfl("c", "--job", "me.toml").exit_code == 0
+    done = CliRunner().invoke(main, [*words, "me.toml", "c.toml"])
+    assert done.exit_code == 2
+    (line,) = done.stderr.splitlines()
+    assert "c.toml: purpose in [job] is still the draft's: say there what the model is for" in line
+    file = Path("c.toml")
+    file.write_text(file.read_text().replace(DRAFTED_PURPOSE, "motor"))
+    done = CliRunner().invoke(main, [*words, "me.toml", "c.toml"])
+    assert done.exit_code and "purpose in [job]" not in done.stderr  # no keys yet
+
+
+def test_the_doctor_names_a_purpose_that_nobody_said():
+    data = ("--data", SAMPLES / "insurer/policies.csv", "--id", "plate", "--label", "claim")
+    assert vfl("me", *INSURER, *data).exit_code == 0
+    assert vfl("c", "--job", "me.toml").exit_code == 0
+    for said in (False, True):
+        done = CliRunner().invoke(main, ["doctor", "me.toml", "--wait", "0", "--job", "c.toml"])
+        line = "FAIL  job: c.toml: purpose in [job] is still the draft's"
+        assert (line in done.stdout) != said
+        Path("c.toml").write_text(Path("c.toml").read_text().replace(DRAFTED_PURPOSE, "motor"))
+
+
+def test_a_project_with_the_purpose_of_a_draft_is_sent_to_nobody():
+    data = ("--data", SAMPLES / "insurer/policies.csv", "--id", "plate", "--label", "claim")
+    assert vfl("me", *INSURER, *data).exit_code == 0
+    Path("p.toml").write_text(
+        f'[project]\nname = "p"\npurpose = "{DRAFTED_PURPOSE}"\ncounts = "claim"\namounts = "cost"\n'
+        '[frequency]\nmodel = "glm"\n[severity]\nmodel = "glm"\n'
     )
+    done = CliRunner().invoke(main, ["train", "me.toml", "p.toml"])
+    assert done.exit_code == 2 and "p.toml: purpose in [project] is still the draft's" in done.stderr
 
 
 def test_without_a_terminal_the_missing_option_is_named_with_what_is_likely():
@@ -233,6 +314,58 @@ def test_a_job_by_its_label(label, columns, tree, linear):
         job = load_job(f"a-{model}.toml")
         assert (job.job.model, getattr(job.job, key)) == (model, kind)
         assert job.secureboost.classes == (3 if kind == "multiclass" else None)
+
+
+@pytest.mark.parametrize("ends", ["csv", "parquet"])
+@pytest.mark.parametrize("rows", [60, 3000])
+def test_what_says_the_label_in_words_is_left_out_with_the_reason(rows, ends):
+    rng = np.random.default_rng(2)
+    label = np.zeros(rows, int)
+    label[:: rows // 8] = 1
+    label[1:rows:50] = rows > 100
+    words = {"claimed": np.where(label, "yes", "no"), "settled": np.where(label, "paid", None)}
+    status = np.where(label, rng.choice(["open", "closed"], rows), "none")
+    frame = pd.DataFrame({"key": [f"k{n}" for n in range(rows)], "y": label, **words, "status": status})
+    frame["area"] = rng.choice(["a", "b"], rows)
+    frame.to_csv("t.csv", index=False) if ends == "csv" else frame.to_parquet("t.parquet")
+    done = vfl("me", *INSURER, "--data", f"t.{ends}", "--id", "key", "--label", "y")
+    assert done.exit_code == 0, done.stderr
+    data = drafted("me.toml")["data"]
+    assert data["ignore"] == ["claimed", "settled", "status"] and data["categorical"] == ["area"]
+    text = Path("me.toml").read_text()
+    for name in data["ignore"]:
+        assert re.search(rf"# '{name}' (nearly is the label|tells the label almost alone) \(", text)
+    assert faults_of("me.toml") == []
+
+
+def test_what_cannot_be_is_said_before_a_file_is_there():
+    table = ("--data", SAMPLES / "insurer/policies.csv")
+    guest = ("--role", "guest", *table, "--id", "plate", "--label", "claim")
+    refused = [
+        (("me", *guest, "--listen", "7443"), 2, "'7443' is no address: write host:port"),
+        (("me", *guest, "--host", "registry=7443"), 2, "'7443' is no address: write host:port"),
+        (("me", *guest[:-1], "plate"), 2, "--id and --label: "),
+        (
+            ("me", *guest[:-1], "Claims"),
+            3,
+            "no column 'Claims' (label): did you mean 'claim'? it has plate",
+        ),
+        (("My Compäny", *guest), 2, "starting with a letter, as my-company"),
+        (("12", *guest), 2, "starting with a letter\n"),
+    ]
+    for words, code, said in refused:
+        done = vfl(*words)
+        assert (done.exit_code, len(done.stderr.splitlines())) == (code, 1) and said in done.stderr, (
+            done.stderr
+        )
+    assert not [*Path().glob("*.toml")]
+
+
+def test_a_link_that_leads_nowhere_is_no_place_for_a_draft():
+    Path("me.toml").symlink_to("elsewhere.toml")
+    done = vfl("me", *HOST, "--data", SAMPLES / "registry/vehicles.csv", "--id", "registration")
+    assert done.exit_code == 2 and "me.toml is there already" in done.stderr
+    assert Path("me.toml").is_symlink() and not Path("elsewhere.toml").exists()
 
 
 def test_a_host_starts_no_job():

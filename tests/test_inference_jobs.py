@@ -7,6 +7,8 @@ from federation import GLM_JOB, Federation, private_words
 from test_glm_jobs import latest, parts
 
 from vfl.jobs.alignments import load_alignment
+from vfl.jobs.policy_check import examine_policy
+from vfl.party.config import load_job, load_party
 from vfl.party.store import Store
 from vfl.report.page import PAGE
 
@@ -17,11 +19,19 @@ def test_each_party_has_the_errors_of_its_own_columns(keys: Path, tmp_path: Path
     made = Federation(tmp_path, keys)
     hosts = ("registry", "bureau")
     for host in hosts:
-        made.parties[host].settings["policy"] |= {"encryptions": ["lattice"], "inference": True}
+        rules = {"encryptions": ["lattice"], "inference": True, "told_columns": 4}
+        made.parties[host].settings["policy"] |= rules
     try:
         insurer = made.serve().guest
         insurer.align().ok()
+        far = {**JOB, "glm": {**JOB["glm"], "max_leverage": 0.001}}
+        insurer.train(far).failed(3, "makes single rows stand out, with a leverage of 0.0")
         trained = insurer.train(JOB).ok().json
+        refused = insurer.train(JOB)
+        said = "1 column of the guest's, after 4 of earlier jobs, breaks rule told_columns = 4"
+        refused.failed(9, said)
+        registry, job = load_party(made.parties["registry"].file), load_job(insurer.folder / "job.toml")
+        assert said in "".join(examine_policy(registry, job, "insurer", None).broken)
         found = [*parts(made, insurer, trained["model"])]
         shown = []
         for party in (insurer, *(made.parties[host] for host in hosts)):

@@ -1,11 +1,13 @@
 """Invitations: two parties pin each other by a code, and files that do not fit."""
 
 import asyncio
+import os
 import shutil
 import tomllib
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from commands import command
 from companies import (
     Company,
@@ -22,6 +24,8 @@ from companies import (
 from meetings import at as relay_address
 from meetings import relaying
 
+from vfl.cli import invite as commands
+from vfl.cli import main
 from vfl.errors import (
     ConfigError,
     DataError,
@@ -31,6 +35,7 @@ from vfl.errors import (
     Refused,
     VflError,
 )
+from vfl.jobs import introducing
 from vfl.jobs.introducing import Met, check_joining
 from vfl.net.invitation import (
     DIGITS,
@@ -43,6 +48,7 @@ from vfl.party.config import load_party
 from vfl.party.introduced import Pair, reachable, with_peer
 from vfl.party.revocation import revoke
 
+BUREAU = '[peers.bureau]\naddress = "b.example:1"\ncertificate = "peers/bureau.pem"\n'
 __all__ = ["insurer", "keys", "make", "registry"]  # fixtures
 
 
@@ -69,6 +75,27 @@ def test_what_is_no_code_is_not_echoed(text: str) -> None:
     with pytest.raises(ConfigError, match="12 digits") as raised:
         Code.typed(text)
     assert not text or text not in str(raised.value)
+
+
+def test_at_a_terminal_a_slip_is_asked_for_again(
+    insurer: Company, registry: Company, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(commands, "_at_terminal", lambda: True)
+    joined: list[Code] = []
+
+    async def join(path: Path, code: Code, *_: object) -> None:
+        joined.append(code)
+        raise PeerUnreachable("nobody is there")
+
+    monkeypatch.setattr(introducing, "join", join)
+    right = "417-930-264-182"
+    at = ["--at", insurer.settings["party"]["listen"]]
+    typed = "417-930-264-128\n417\n" + right + "\n"
+    done = CliRunner().invoke(main, ["join", str(registry.path), *at], input=typed)
+    assert joined == [Code.typed(right)]
+    assert done.stderr.count("the invitation goes on") == 2 and done.stderr.count("Code: ") == 3
+    done = CliRunner().invoke(main, ["join", str(registry.path), *at], input="1\n" * 9)
+    assert done.exit_code == 2 and done.stderr.count("Code: ") == 5 and len(joined) == 1
 
 
 def test_a_code_is_not_in_the_words_of_its_object() -> None:
@@ -256,16 +283,61 @@ def test_a_certificate_that_is_pinned_under_another_name_or_revoked(
 
 
 def test_files_that_cannot_be_written_are_seen_before_the_other_end_writes(
-    insurer: Company, registry: Company, monkeypatch: pytest.MonkeyPatch
+    insurer: Company, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from vfl.party import introduced
-
-    folder = registry.path.parent
-    allowed = introduced.os.access
+    host = make("registry", "host", rest=BUREAU)
+    allowed = os.access
     monkeypatch.setattr(
-        introduced.os, "access", lambda path, mode: Path(path) != folder and allowed(path, mode)
+        os, "access", lambda path, mode: Path(path) != host.path.parent and allowed(path, mode)
     )
-    both_refused(insurer, registry, (PeerStopped, DataError), "cannot be written by this account")
+    both_refused(insurer, host, (PeerStopped, DataError), "this account may not write it")
+
+
+def test_a_read_only_party_file_is_refused_before_a_code_is_asked_for(
+    insurer: Company, registry: Company
+) -> None:
+    before = insurer.state(), registry.state()
+    for company in (insurer, registry):
+        company.path.chmod(0o444)
+    folder, at = registry.path.parent, ["--at", insurer.settings["party"]["listen"]]
+    join = ["join", "registry.toml", "417-930-264-182", *at]
+    advice = "it is read-only (mode 444); run chmod u+w registry.toml, or pin the other party by hand"
+    command(*join, folder=folder).failed(3, "registry.toml stays as it was", advice)
+    command("invite", "insurer.toml", folder=insurer.path.parent).failed(
+        3, "insurer.toml stays as it was"
+    )
+    assert (insurer.state(), registry.state()) == before
+
+
+def test_a_read_only_party_file_takes_no_second_peer_and_both_ends_hear(
+    insurer: Company, make: Make
+) -> None:
+    host = make("registry", "host", rest=BUREAU)
+    host.path.chmod(0o444)
+    both_refused(insurer, host, (PeerStopped, DataError), "it could not write a file", "chmod u+w")
+    assert host.path.stat().st_mode & 0o777 == 0o444
+
+
+def test_a_read_only_party_file_that_has_the_peer_needs_no_change(insurer: Company, make: Make) -> None:
+    listen = insurer.settings["party"]["listen"]
+    there = f'[peers.insurer]\naddress = "{listen}"\ncertificate = "peers/insurer.pem"\n'
+    host = make("registry", "host", rest=there)
+    host.path.chmod(0o444)
+    before = host.path.read_bytes()
+    assert all(isinstance(end, Met) for end in asyncio.run(meet(insurer, host)))
+    assert host.path.read_bytes() == before
+
+
+def test_a_party_file_behind_a_link_keeps_its_place_and_mode(insurer: Company, make: Make) -> None:
+    host = make("registry", "host")
+    kept = host.path.parent / "kept"
+    kept.mkdir()
+    real = host.path.rename(kept / "own.toml")
+    real.chmod(0o640)
+    host.path.symlink_to(real)
+    assert all(isinstance(end, Met) for end in asyncio.run(meet(insurer, host)))
+    assert host.path.is_symlink() and "[peers.insurer]" in real.read_text()
+    assert real.stat().st_mode & 0o777 == 0o640
 
 
 def test_a_party_file_that_cannot_be_added_to(insurer: Company, make: Make) -> None:

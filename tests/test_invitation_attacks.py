@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from companies import (
     Company,
+    Make,
     between,
     both_refused,
     ended,
@@ -22,6 +23,8 @@ from companies import (
     registry,
 )
 from ends import until
+from meetings import at as relay_address
+from meetings import relaying
 from spake2 import SPAKE2_A
 
 from vfl.errors import (
@@ -61,9 +64,61 @@ def test_a_wrong_code_ends_the_invitation_at_both_ends(insurer: Company, registr
 
     texts = both_refused(insurer, registry, (WrongCode, WrongCode), "make a new one", code=other)
     assert "this invitation is over" in texts[0] and "is over now" in texts[1]
-    with socket.socket() as later:  # nobody listens any more
-        host, port = insurer.settings["party"]["listen"].split(":")
-        assert later.connect_ex((host, int(port))) != 0
+    at = insurer.settings["party"]["listen"]
+    assert_over(registry, at, f"nobody waits with this invitation at {at}")
+
+
+def assert_over(company: Company, at: str, *said: str) -> None:
+    """Who joins there hears that there is no invitation any more, and what to do."""
+    with pytest.raises(PeerUnreachable) as raised:
+        asyncio.run(join(company.path, Code.new(), company.wishes(at=at), 0))
+    for text in (*said, "it was used, ended or ran out", "; ask for a new one"):
+        assert text in str(raised.value), raised.value
+
+
+def test_a_code_that_was_used_or_ran_out_finds_nobody(insurer: Company, make: Make) -> None:
+    at = insurer.settings["party"]["listen"]
+    assert all(isinstance(end, Met) for end in asyncio.run(meet(insurer, make("registry", "host"))))
+    bureau = make("bureau", "host")
+    assert_over(bureau, at, f"nobody waits with this invitation at {at}")
+    with pytest.raises(PeerUnreachable, match="nobody joined within 1 minute"):
+        asyncio.run(invite(insurer.path, insurer.wishes(), 0.1, lambda *_: None))
+    assert_over(bureau, at, f"nobody waits with this invitation at {at}")
+
+
+def test_at_a_relay_a_used_code_finds_nobody_either(registry: Company) -> None:
+    async def run() -> None:
+        async with relaying() as running:
+            at = relay_address(running)
+            with pytest.raises(
+                PeerUnreachable, match="used, ended or ran out, or the first three digits"
+            ):
+                await join(registry.path, Code.new(), registry.wishes(at=at), 0)
+
+    asyncio.run(run())
+
+
+def test_what_a_party_serves_at_that_port_later_is_no_invitation(registry: Company) -> None:
+    async def run(*greeting: bytes) -> str:
+        async def answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.read(10)  # no TLS
+            writer.writelines(greeting)
+            writer.close()
+
+        server = await asyncio.start_server(answers, "127.0.0.1", 0)
+        async with server:
+            at = f"127.0.0.1:{server.sockets[0].getsockname()[1]}"
+            with pytest.raises(PeerUnreachable) as raised:
+                await join(registry.path, Code.new(), registry.wishes(at=at), 0)
+            return str(raised.value)
+
+    for greeting in (
+        (),
+        (b"\x15\x03\x01\x00\x02\x02\x46",),
+        (b"HTTP/1.1 400 Bad Request\r\n" + bytes(80),),
+    ):
+        said = asyncio.run(run(*greeting))
+        assert "it was used, ended or ran out" in said and said.endswith("ask for a new one"), said
 
 
 def meddling(change: Callable[[int, bytes], bytes]):
@@ -321,8 +376,9 @@ def test_an_invitation_ends_by_itself(insurer: Company) -> None:
 
 def test_nobody_invites(registry: Company) -> None:
     wishes = registry.wishes(at=f"127.0.0.1:{free_port()}")
-    with pytest.raises(PeerUnreachable, match=r"cannot join at .* refused"):
+    with pytest.raises(PeerUnreachable, match=r"nobody waits with this invitation at 127\.0\.0\.1:"):
         asyncio.run(join(registry.path, Code.new(), wishes, 0))
+    assert registry.said == []
 
 
 def test_what_listens_is_no_invitation(registry: Company) -> None:

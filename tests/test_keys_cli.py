@@ -19,7 +19,7 @@ import pytest
 from federation import HIDDEN_JOB, JOB, Federation, ended, make_tables, toml
 
 from vfl.cli import main
-from vfl.errors import IdentityError
+from vfl.errors import DataError, IdentityError
 from vfl.jobs.connect import Site
 from vfl.models.halves import HostHalf
 from vfl.models.kinds import load_half
@@ -263,6 +263,22 @@ def test_rotations_lead_from_any_earlier_certificate(tmp_path: Path) -> None:
         assert rotation.formerly(start.certificate, pinned) == expected
     stranger = identity.create(tmp_path / "x" / "registry", "registry")
     assert rotation.formerly(stranger.certificate, pinned) == set()
+
+
+def test_a_pin_that_is_read_only_stays_and_a_link_stays_one(tmp_path: Path) -> None:
+    (first, _), (second, vouching) = chain(tmp_path, 1)
+    pinned = pin(tmp_path / "peers", first)
+    pinned.chmod(0o444)
+    before = sorted(pinned.parent.iterdir())
+    with pytest.raises(DataError, match=r"read-only \(mode 444\); run chmod u\+w"):
+        rotation.accept(pinned, second.certificate_path, vouching, {})
+    assert load_certificate(pinned) == first.certificate and sorted(pinned.parent.iterdir()) == before
+    real = pinned.rename(tmp_path / "real.pem")
+    real.chmod(0o640)
+    pinned.symlink_to(real)
+    rotation.accept(pinned, second.certificate_path, vouching, {})
+    assert pinned.is_symlink() and load_certificate(real) == second.certificate
+    assert real.stat().st_mode & 0o777 == 0o640
 
 
 def spoilt(path: Path, change: Callable[[dict[str, Any]], object]) -> Path:

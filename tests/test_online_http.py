@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from quotes import batch, client, made, named, online, some_rows
 
-from vfl.errors import ConfigError, ModelError, PeerLost, PeerUnreachable, Refused
+from vfl.errors import ConfigError, DataError, ModelError, PeerLost, PeerUnreachable, Refused
 from vfl.jobs.host_lookups import LOST
 from vfl.models.kinds import save_half
 from vfl.online import lookups
@@ -311,6 +311,19 @@ def test_tokens_scopes_and_rates(tmp_path: Path) -> None:
         assert await status(SCORE, new) == 200
 
     run(service, ask)
+
+
+def test_a_file_of_tokens_that_is_read_only_stays(tmp_path: Path) -> None:
+    path = tmp_path / "online-tokens.toml"
+    add_token(path, "quotes", ["score"])
+    path.chmod(0o400)
+    before = path.read_bytes()
+    with pytest.raises(DataError, match=r"read-only \(mode 400\); run chmod u\+w"):
+        add_token(path, "more", ["score"])
+    assert path.read_bytes() == before
+    path.chmod(0o640)
+    add_token(path, "more", ["score"])
+    assert path.stat().st_mode & 0o777 == 0o640 and b"[more]" in path.read_bytes()
 
 
 def test_a_service_whose_tokens_explain_nothing_says_so(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ HIDDEN = {
     "seed",
     "max_labels",
     "inference",
+    "max_leverage",
     *SEVERAL,
     *OWN,
     *ENCRYPTED,
@@ -110,12 +111,12 @@ def section(kind: type, title: str) -> dict[str, str]:
         (
             vfl.FederatedGLM,
             {**LINEAR, "family": "gaussian"},
-            defaults(GlmParams, {"scores", "coordinator", "seed", "across_names"}),
+            defaults(GlmParams, {"scores", "coordinator", "seed", "across_names", "max_leverage"}),
         ),
         (
             vfl.FederatedLogisticRegression,
             LINEAR,
-            defaults(GlmParams, {"scores", "coordinator", "seed", "across_names"}),
+            defaults(GlmParams, {"scores", "coordinator", "seed", "across_names", "max_leverage"}),
         ),
         (vfl.PooledBoost, POOLED_TREES, defaults(BoostParams, BY_COLUMNS)),
         (

@@ -100,7 +100,8 @@ def test_a_limit_is_a_number_or_unlimited(tmp_path: Path, key: str) -> None:
         assert getattr(rules(**{key: value}), key) == value
     written = PolicySection.model_validate_json(json.dumps({key: "unlimited"}))
     assert written.model_dump(mode="json")[key] == "unlimited"
-    number = "a number above 0" if key == "max_sums_a_row" else "a whole number of at least 1"
+    fraction = key in ("max_sums_a_row", "max_leverage")
+    number = "a number above 0" if fraction else "a whole number of at least 1"
     for value in ('"none"', '""', '"Unlimited"', "0", "-1", "true", "[]", "inf", "nan"):
         line = f"{key} = {value}"
         said = f'[policy] {key} must be {number} or "unlimited"'

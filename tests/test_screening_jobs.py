@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from commands import command
 from federation import JOB, WAIT, WIDE, Federation, ended, make_tables, toml
 
 LEAST = 20
@@ -132,6 +133,8 @@ def test_one_line_at_both_sides_says_what_a_policy_forbids(parties: Federation) 
         ({"oneway": False, "screen": True}, {}, "screening columns without tell_hosts = true"),
         ({"inference": False}, {}, "vif = true in [screen] breaks rule inference = false"),
         ({"encryptions": ["paillier"]}, {}, "vif = true in [screen] breaks rule encryptions"),
+        ({"max_leverage": 0.1}, {}, "max_leverage = 0.2 breaks rule max_leverage = 0.1"),
+        ({"told_columns": 0}, {}, "breaks rule told_columns = 0 of [policy]: ask with fewer columns"),
         ({"purposes": ["pricing*"]}, {}, 'purpose = "a test" breaks rule purposes'),
         ({"max_sums_a_row": 0.001}, {}, "would break rule max_sums_a_row = 0.001"),
         ({"min_cell_rows": 5000}, {}, "are fewer than 5,000 rows"),
@@ -147,6 +150,19 @@ def test_one_line_at_both_sides_says_what_a_policy_forbids(parties: Federation) 
     serving.stop()
     registry.settings["policy"] = before
     parties.serve("registry")
+
+
+def test_columns_by_which_rows_stand_out_are_left_out_and_named_to_their_owner(
+    parties: Federation,
+) -> None:
+    done = screen(parties, {"max_leverage": 0.01}).ok()
+    own = {line["column"]: line for line in done.json["own"]}
+    said = "makes single rows stand out, with a leverage of 0.0"
+    assert own["density"]["vif"] is None and said in own["density"]["note"]
+    assert own["area"]["note"] is None
+    parties.serving["registry"].until("had 3 columns screened")
+    assert f"note: no variance inflation: column 'power' {said}" in parties.serving["registry"].err
+    assert "power" not in done.err
 
 
 def test_jobs_that_nothing_is_screened_for(parties: Federation) -> None:
@@ -207,6 +223,16 @@ def test_correlations_are_told_to_who_may_know_and_counted(parties: Federation) 
     refused = screen(parties, settings)
     assert refused.failed(9, "rule told_correlations = 25"), refused.err
     allow()
+
+
+def test_a_read_only_party_file_is_refused_before_hosts_are_asked(parties: Federation) -> None:
+    file = parties.guest.file
+    (file.parent / "screen.toml").write_text(toml({**JOB, "screen": {"vif": False, "min_iv": 5.0}}))
+    before = file.read_bytes()
+    file.chmod(0o444)
+    refused = command("screen", file.name, "screen.toml", "--write", folder=file.parent)
+    refused.failed(3, "read-only (mode 444); run chmod u+w")
+    assert "waiting" not in refused.err and file.read_bytes() == before
 
 
 def test_advice_is_taken_over_by_its_owner_alone(parties: Federation) -> None:

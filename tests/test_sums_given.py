@@ -147,12 +147,15 @@ def test_a_job_beyond_the_rule_is_refused_with_what_helps_and_not_counted(tmp_pa
     assert said == refused.value.for_peer
     assert said == (
         "0.016 sums a row of 10 trees over 10,000 rows that train, after 0.0192 of earlier jobs on these"
-        " rows, break rule max_sums_a_row = 0.03 of [policy]: at most 6 trees of this depth, less depth,"
-        ' more rows, sums = "hidden" with a coordinator, or the host raises the rule'
+        " rows (all add up), break rule max_sums_a_row = 0.03 of [policy]: at most 6 trees of this"
+        ' depth, less depth, more rows, sums = "hidden" with a coordinator, or the host raises the rule'
+        " to 0.036, knowing what that tells (docs/leakage.md)"
     )
     assert given.told == pytest.approx(12 * DEPTH_4 / ROWS)
     train(store, policy(0.03), alignment(), "second", trees(6))  # as many as it said
     # A host that did not write the rule finds it nowhere in its file.
+    raised = policy(0.036)  # what it says the rule would have to be
+    given.reserve(raised, "second", trees(4), 1.0).close()
     usual = given.weigh(USUAL, trees(10), 1.0).broken
     assert usual is not None and "max_sums_a_row = 0.03 of [policy] (the default): " in usual
     hidden = trees(5000, sums="hidden", coordinator="notary")
@@ -167,7 +170,7 @@ def test_what_is_used_up_is_not_helped_by_a_smaller_job(tmp_path: Path) -> None:
     assert said is not None and "depth" not in said
     assert said.endswith(
         ': rows that no earlier job was about, sums = "hidden" with a coordinator, or the host raises '
-        "the rule"
+        "the rule to 0.017, knowing what that tells (docs/leakage.md)"
     )
 
 
@@ -413,8 +416,10 @@ def test_a_guest_that_trains_on_fewer_rows_than_it_said_is_found_out_in_the_firs
 ) -> None:
     tenth, given = np.arange(ROWS) < ROWS // 10, SumsGiven(Store(tmp_path), alignment())
     budget = given.reserve(USUAL, "m", trees(18), 1.0)
-    with pytest.raises(Refused, match=r"^18 further trees would break rule max_sums_a_row"):
+    with pytest.raises(Refused, match=r"^18 further trees would break rule max_sums_a_row") as refused:
         budget.begin_tree(tenth)
+    assert "(all add up): at most 1 tree of this depth, less depth" in str(refused.value)
+    assert "the host raises the rule to 0.288, knowing what" in str(refused.value)
     assert given.told == 0
     # Of rows that are drawn for each tree it is only known afterwards: as far as there is room.
     budget.close()
@@ -426,6 +431,22 @@ def test_a_guest_that_trains_on_fewer_rows_than_it_said_is_found_out_in_the_firs
     for start in range(1, 10):  # others than before
         assert grow(drawn, np.roll(tenth, start * ROWS // 10)) == 8
     drawn.close()
+
+
+def test_what_a_refusal_says_helps_does(tmp_path: Path) -> None:
+    """Rows that train a second time, whose rest is held out: known only as the first tree begins."""
+    store, most = Store(tmp_path), np.arange(ROWS) < 8000
+    train(store, USUAL, alignment(), "first", trees(10), rows=most)
+    with pytest.raises(Refused) as refused:
+        train(store, USUAL, alignment(), "second", trees(6), rows=most)
+    said = str(refused.value)
+    assert said.startswith("6 further trees would break") and " after 0.02 sums a row" in said
+    assert "or the host raises the rule to 0.032, knowing what that tells" in said
+    assert "at most 5 trees of this depth" in said
+    train(Store(tmp_path), policy(0.032), alignment(), "third", trees(6), rows=most)
+    again = Store(tmp_path / "again")
+    train(again, USUAL, alignment(), "first", trees(10), rows=most)
+    train(again, USUAL, alignment(), "second", trees(5), rows=most)
 
 
 @pytest.mark.parametrize("unknown", [0, 98_000])

@@ -131,6 +131,42 @@ def test_a_column_of_text_that_was_corrected_here_and_there_nearly_is_the_label(
     assert suspects.tells_label(area, LabelOrder.of((classes > 1).astype(float))) == []
 
 
+@pytest.mark.parametrize("rows", [60, 300])
+def test_a_copy_of_the_label_in_few_rows(rows):
+    """With as few rows of a claim one half says nothing of the other."""
+    label = np.zeros(rows)
+    label[:: rows // 8] = 1
+    order = LabelOrder.of(label)
+    assert order.best == 0
+    said = np.where(label == 1, "yes", "no").astype(object)
+    reasons = np.where(label == 1, np.resize(["hail", "fire", "theft"], rows), None).astype(object)
+    paid = np.where(label == 1, np.arange(rows) * 1.5, np.nan)  # known of claims alone
+    for copy in (said, reasons, label.copy(), 2 - label, paid):
+        (found,) = suspects.tells_label(copy, order)
+        assert found.startswith(f"nearly is the label (its levels name it in all of the {rows} rows)")
+    wrong = said.copy()
+    wrong[1] = "yes"
+    (found,) = suspects.tells_label(wrong, order)
+    assert f"in {(rows - 1) / rows:.1%} of the {rows} rows" in found
+    assert suspects.tells_label(np.where(wrong == "yes", 1.0, 0.0), order) == []
+
+
+def test_few_rows_raise_no_alarm_by_chance():
+    rng = np.random.default_rng(3)
+    for rows, ones in ((20, 3), (40, 2), (60, 8), (300, 20)):
+        label = np.zeros(rows)
+        label[rng.choice(rows, ones, replace=False)] = 1
+        order = LabelOrder.of(label)
+        for levels in (2, 3, 6):
+            for _ in range(50):
+                names = np.array([*"abcdef"], object)[rng.integers(0, levels, rows)]
+                assert suspects.tells_label(names, order) == []
+        assert suspects.tells_label(np.array([f"n{n}" for n in range(rows)], object), order) == []
+    four = np.array([0.0, 1, 0, 1])
+    assert suspects.tells_label(np.array([*"nyny"], object), LabelOrder.of(four)) == []
+    assert suspects.tells_label(np.array([*"nyny"], object), LabelOrder.of(np.zeros(4))) == []
+
+
 def test_no_column_of_many_levels_seems_to_tell_anything():
     names = np.array([f"n{i}" for i in range(4000)], dtype=object)
     assert abs(told(names, LABEL)) < 0.1

@@ -23,6 +23,7 @@ from vfl.models.kind import (
     AnyHostModel,
     AnyKind,
     ColumnRules,
+    CoordinatorRun,
     Fitted,
     GuestBatch,
     GuestRun,
@@ -188,17 +189,22 @@ async def _train_apart(
 
 @dataclass(frozen=True)
 class Sessions:
-    """The guest's sessions with hosts, over memory."""
+    """The guest's sessions with hosts, and all parties' with a coordinator if there is one, over
+    memory."""
 
     context: bytes
     own: Sequence[Participant]
     pairs: Sequence[tuple[Peer, Peer]]  # to the host, to the guest
+    led: Sequence[tuple[Peer, Peer]] = ()  # to the coordinator, to the party, the guest first
 
     @classmethod
-    def of(cls, names: Sequence[str], machine: Machine) -> "Sessions":
+    def of(cls, names: Sequence[str], machine: Machine, coordinator: str | None = None) -> "Sessions":
         context, resources = secrets.token_bytes(16), Resources(machine)
         own = [Participant(name, [*names], context, resources=resources) for name in names]
-        return cls(context, own, [MemoryPeer.pair(GUEST, name) for name in names])
+        pairs = [MemoryPeer.pair(GUEST, name) for name in names]
+        parties = [] if coordinator is None else [GUEST, *names]
+        led = [MemoryPeer.pair(name, coordinator) for name in parties if coordinator is not None]
+        return cls(context, own, pairs, led)
 
     @property
     def peers(self) -> list[Peer]:
@@ -214,23 +220,33 @@ async def fit_apart(aligned: "Aligned", sessions: Sessions | None = None) -> _Fi
     own_columns, *theirs = aligned.parties
     halves: dict[str, AnyHostModel] = {}
 
+    to_lead: list[Peer | None] = [peer for peer, _ in sessions.led] or [None] * len(aligned.parties)
+
     async def of_guest() -> tuple[AnyGuestModel, Floats]:
         role = task.kind.guest(own_columns, aligned.training)
-        return await role.train(peers, GuestRun(resources, task.progress))
+        return await role.train(peers, GuestRun(resources, task.progress, coordinator=to_lead[0]))
 
-    async def of_host(own: Participant, to_guest: Peer, columns: PartyColumns) -> None:
+    async def of_host(
+        own: Participant, to_guest: Peer, columns: PartyColumns, lead: Peer | None
+    ) -> None:
         def keep(half: AnyHostModel) -> None:
             halves[own.name] = half
 
-        await task.kind.host(columns).train(to_guest, HostRun(own, len(aligned.rows), keep))
+        run = HostRun(own, len(aligned.rows), keep, coordinator=lead)
+        await task.kind.host(columns).train(to_guest, run)
 
     roles: list[Coroutine[object, None, Any]] = [
         of_guest(),
         *(
-            of_host(own, to_guest, columns)
-            for own, (_, to_guest), columns in zip(sessions.own, sessions.pairs, theirs, strict=True)
+            of_host(own, to_guest, columns, lead)
+            for own, (_, to_guest), columns, lead in zip(
+                sessions.own, sessions.pairs, theirs, to_lead[1:], strict=True
+            )
         ),
     ]
+    if sessions.led:
+        lead = task.kind.coordinator_role()
+        roles.append(lead.train([to_party for _, to_party in sessions.led], CoordinatorRun(resources)))
     (model, score), *_ = await together(roles)
     traffic = {
         peer.name: peer.traffic.bytes_sent + peer.traffic.bytes_received for peer in peers

@@ -1,7 +1,9 @@
 """vfl init: a first party file, or a job file, drafted from a table."""
 
 import os
+import re
 import sys
+import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypedDict, Unpack, cast
@@ -70,12 +72,14 @@ _PEER = "NAME[=HOST:PORT]"
     show_default=True,
     help="Of a job.",
 )
+@click.option("--purpose", metavar="TEXT", help="What the model is for, as every host reads it (--job).")
 @click.option("--out", type=_FILE, metavar="FILE", help="By default NAME.toml.")
 @JSON
 def init(
     name: str,
     party: Path | None,
     model: "ModelName",
+    purpose: str | None,
     out: Path | None,
     as_json: bool,
     **given: Unpack[_Given],
@@ -89,17 +93,27 @@ def init(
     from vfl.party.config_errors import check_name
     from vfl.party.config_words import JOB_NAME, PARTY_NAME
 
-    check_name(name, PARTY_NAME if party is None else JOB_NAME)
+    pattern = PARTY_NAME if party is None else JOB_NAME
+    try:
+        check_name(name, pattern)
+    except ConfigError as error:
+        raise ConfigError(f"{error}{_like(name, pattern)}") from None
     file = Path(f"{name}.toml") if out is None else out
-    if file.exists():
+    if os.path.lexists(file):
         raise ConfigError(f"{file} is there already: name another file by --out, or remove it")
     if party is not None:
-        _write(file, _job(party, name, model))
+        said = _purpose(purpose)
+        job = _job(party, name, model, said)
+        _write(file, job)
         if as_json:
-            put_json({"file": str(file)})
+            put_json({"file": str(file), "notes": job.notes})
         else:
-            stdout.put(f"{file} is drafted: say its purpose, then vfl train {party} {file}")
+            first = "" if said else f"say its purpose in {file}, then "
+            stdout.put(f"{file} is drafted", *job.notes, f"next: {first}vfl train {party} {file}")
         return
+    if purpose is not None:
+        raise ConfigError("--purpose is of a job: leave it out, or name the guest's file by --job")
+    _check_addresses(given)
     own, table = _own(name, given, file.absolute().parent)
     from vfl.jobs.draft import Peers, draft_party
 
@@ -121,7 +135,38 @@ def init(
     _check(file, peers)
 
 
-def _job(party: Path, name: str, model: "ModelName") -> "Draft":
+def _check_addresses(given: _Given) -> None:
+    """Raises ConfigError for an address that is none, before anything is written."""
+    from vfl.net.addresses import SCHEME, split_address
+
+    peers = [text for key in ("hosts", "coordinators") for text in given[key]]
+    peers += [given["guest"]] if given["guest"] is not None else []
+    dialled = [text.partition("=")[2] for text in peers if "=" in text]
+    for address in (given["listen"], *dialled):
+        if address is not None:
+            split_address(address.removeprefix(SCHEME))
+
+
+def _like(name: str, pattern: str) -> str:
+    """A name that may be, made of one that may not."""
+    plain = unicodedata.normalize("NFKD", name.lower()).encode("ascii", "ignore").decode()
+    made = re.sub(r"[^a-z0-9]+", "-", plain).strip("-")[:32]
+    return f", as {made}" if re.search(pattern, made) else ""
+
+
+def _purpose(given: str | None) -> str | None:
+    """What the model is for, by the option or as answered at the terminal. Raises ConfigError."""
+    if given is None and not _at_terminal():
+        return None
+    said = (
+        given if given is not None else _ask("purpose", "What is the model for, as every host reads it?")
+    )
+    if not (said.isprintable() and 0 < len(said.strip()) <= 200):
+        raise ConfigError("--purpose must be one line of printable text, of 200 characters at most")
+    return said.strip()
+
+
+def _job(party: Path, name: str, model: "ModelName", purpose: str | None) -> "Draft":
     from vfl.jobs.alignments import find_alignment
     from vfl.jobs.connect import store_of
     from vfl.jobs.draft import draft_job
@@ -134,7 +179,7 @@ def _job(party: Path, name: str, model: "ModelName") -> "Draft":
     table = read_table(settings.data, role="guest", need_label=True)
     store = store_of(settings)
     rows = len(find_alignment(store, None).rows) if store.names("alignment") else None
-    return draft_job(settings, table, name, model, rows)
+    return draft_job(settings, table, name, model, rows, purpose)
 
 
 def _own(name: str, given: _Given, folder: Path) -> "tuple[Own, Path]":

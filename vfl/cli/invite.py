@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from vfl.jobs.introducing import Met, Wishes
     from vfl.net.invitation import Code
 
+_TRIES = 5  # at typing a code
 _ADDRESS = click.option(
     "--address",
     metavar="HOST:PORT",
@@ -60,8 +61,8 @@ def invite(
     """Invite another party (NAME, if only it may come) to pin this one's certificate and be pinned.
 
     Shows a code of twelve digits, to be read out by phone, for `vfl join` there. It serves once: a wrong
-    one ends the invitation. Then certificates, names, roles and addresses have gone both ways, and the
-    two files are written.
+    one that comes here ends the invitation (a slip is seen at `vfl join`, and never sent). Then
+    certificates, names, roles and addresses have gone both ways, and the two files are written.
     """
     from vfl.jobs.introducing import invite as await_party
 
@@ -107,7 +108,8 @@ def join(
 ) -> None:
     """Join the party that read out CODE by phone: each pins the other's certificate.
 
-    Without CODE it is asked for, so that it stands in no list of processes. A code is tried once.
+    Without CODE it is asked for, so that it stands in no list of processes. A slip in it is seen before
+    anything is sent; else it is tried once, and a wrong one ends the invitation.
     """
     from vfl.jobs.introducing import check_joining
     from vfl.jobs.introducing import join as join_party
@@ -115,7 +117,7 @@ def join(
 
     _check(at, address, compare)
     check_joining(party, at)  # before a code is asked for
-    typed = Code.typed(code if code is not None else _asked())
+    typed = Code.typed(code) if code is not None else _asked()
     put = stderr.put if as_json else stdout.put
     with show_progress() as show:
         wishes = _wishes(put, "invited", show.say, at, address, None, compare)
@@ -123,14 +125,21 @@ def join(
     _report(met, party, as_json)
 
 
-def _asked() -> str:
-    """The code as typed, or the first line of stdin."""
-    if _at_terminal():
-        return str(click.prompt("Code", err=True))
-    line = "" if sys.stdin is None else sys.stdin.readline(200)
-    if not line.strip():
-        raise ConfigError("CODE is missing, and there is no terminal to ask at")
-    return line
+def _asked() -> "Code":
+    """The code as typed, or the first line of stdin. A slip is asked for again. Raises ConfigError."""
+    from vfl.net.invitation import Code
+
+    if not _at_terminal():
+        line = "" if sys.stdin is None else sys.stdin.readline(200)
+        if not line.strip():
+            raise ConfigError("CODE is missing, and there is no terminal to ask at")
+        return Code.typed(line)
+    for _ in range(_TRIES - 1):
+        try:
+            return Code.typed(str(click.prompt("Code", err=True)))
+        except ConfigError as error:
+            stderr.put(str(error))
+    return Code.typed(str(click.prompt("Code", err=True)))
 
 
 def _at_terminal() -> bool:

@@ -1,6 +1,7 @@
 """Commands that need peers: doctor, serve, align, train, score."""
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from vfl.party.config_values import Engine, JoinKind
 
 _MLFLOW = "vfl.mlflow"  # the option's value in the command's context
+_COLUMNS = "vfl.host_columns"
+_MOST_COLUMNS = 10_000
 
 
 @main.command()
@@ -51,6 +54,7 @@ def doctor(party: Path, wait: float, job: Path | None, as_json: bool) -> None:
     from vfl.jobs.doctor import examine
     from vfl.jobs.storage import serves_an_older_file
     from vfl.party.config import load_job, load_party
+    from vfl.party.drafted import missing_purpose
 
     findings = []
 
@@ -66,7 +70,12 @@ def doctor(party: Path, wait: float, job: Path | None, as_json: bool) -> None:
         need_role(settings.role, "guest", party)
     if older := serves_an_older_file(settings.party.store, party):
         report(CheckResult("note", "serve", f"serve: {older}"))
-    healthy = run(examine(settings, wait, report, wanted))
+    unsaid = None
+    if wanted is not None and job is not None:
+        unsaid = missing_purpose(wanted.job.purpose, job)
+    if unsaid is not None:
+        report(CheckResult("FAIL", "job", f"job: {unsaid}"))
+    healthy = run(examine(settings, wait, report, wanted)) and unsaid is None
     if as_json:
         put_json({"healthy": healthy, "findings": findings})
     if not healthy:
@@ -229,6 +238,15 @@ def align(
     help="Log settings, measures, the report and a model that scores there, as one run.",
 )
 @click.option(
+    "--host-columns",
+    "columns",
+    multiple=True,
+    expose_value=False,
+    metavar="NAME=N",
+    callback=lambda context, _, given: context.meta.update({_COLUMNS: given}),
+    help="How many columns a host has, for --estimate; repeat for several.",
+)
+@click.option(
     "--estimate",
     type=NumberType(0, 10**9, whole=True),
     is_flag=False,
@@ -256,7 +274,7 @@ def train(
     from vfl.cli.projects import train_models
     from vfl.jobs.cluster import on_cluster
     from vfl.jobs.training import train as train_guest
-    from vfl.party.config import load_job
+    from vfl.party.drafted import check_purpose, load_job_to_send
     from vfl.party.project_file import is_project, load_project
     from vfl.terminal.results import account_document, model_document, put_model
 
@@ -264,16 +282,20 @@ def train(
     tracking = click.get_current_context().meta[_MLFLOW]
     if tracking is not None and (settings.role != "guest" or is_project(job)):
         raise ConfigError("--mlflow is for a guest's training of a single model: leave it out")
+    columns = _host_columns(click.get_current_context().meta[_COLUMNS])
     if estimate is not None:
-        need_role(settings.role, "guest", party)
-        _estimate(settings, job, estimate or None, as_json)
+        _estimate(settings, party, job, estimate or None, columns, as_json)
         return
+    if columns:
+        raise ConfigError("--host-columns is for --estimate: leave it out")
     if is_project(job):
         need_role(settings.role, "guest", party)
-        work_of = (load_project(job), alignment, fresh, wait, local)
+        project = load_project(job)
+        check_purpose(project.project.purpose, job, "project")
+        work_of = (project, alignment, fresh, wait, local)
         train_models(settings, *work_of, as_json=as_json)
         return
-    wanted = load_job(job)
+    wanted = load_job_to_send(job)
     if settings.role == "coordinator":
         if local is not None:
             raise ConfigError("--local-cluster is for jobs over columns: leave it out")
@@ -326,20 +348,52 @@ def _experiment(tracking: str | None, job: str) -> "Experiment | None":
     return reach(tracking, job)
 
 
-def _estimate(party: "Party", path: Path, rows: int | None, as_json: bool) -> None:
+def _host_columns(given: Sequence[str]) -> dict[str, int]:
+    """Numbers of columns by host. Raises ConfigError."""
+    found: dict[str, int] = {}
+    for text in given:
+        name, _, count = text.partition("=")
+        number = int(count) if count.isascii() and count.isdigit() and len(count) < 9 else 0
+        if name in found or not 0 < number <= _MOST_COLUMNS:
+            raise ConfigError(
+                f"--host-columns takes NAME=N once a host, N from 1 to {_MOST_COLUMNS:,}, as registry=12"
+            )
+        found[name] = number
+    return found
+
+
+def _estimate(
+    party: "Party",
+    file: Path,
+    path: Path,
+    rows: int | None,
+    columns: Mapping[str, int],
+    as_json: bool,
+) -> None:
     """What a training would cost and tell."""
-    from vfl.jobs.forecast import forecast
+    from vfl.jobs.forecast import forecast, forecast_project
     from vfl.party.config import load_job
-    from vfl.party.project_file import is_project
-    from vfl.terminal.forecast import put_forecast
+    from vfl.party.project_file import is_project, load_project
+    from vfl.terminal.forecast import put_forecast, put_project_forecast
 
     if is_project(path):
-        raise ConfigError("--estimate takes the job file of one model, not a project: leave it out")
-    found = forecast(party, load_job(path), rows)
+        need_role(party.role, "guest", file)
+        project = load_project(path)
+        found = forecast_project(party, project, rows, columns)
+        if as_json:
+            models = {part: one.document for part, one in found.items()}
+            put_json({"project": project.name, "models": models})
+        else:
+            put_project_forecast(found, project.name)
+        return
+    job = load_job(path)
+    if not job.over_rows:
+        need_role(party.role, "guest", file)
+    one = forecast(party, job, rows, columns)
     if as_json:
-        put_json(found.document)
+        put_json(one.document)
     else:
-        put_forecast(found)
+        put_forecast(one)
 
 
 def _lead(

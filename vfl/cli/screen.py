@@ -62,7 +62,9 @@ def screen(
     """
     from vfl.jobs.page_folder import check_folder, write_folder
     from vfl.jobs.screening import screen as screen_columns
-    from vfl.party.config import load_job, load_party
+    from vfl.party.config import load_party
+    from vfl.party.drafted import load_job_to_send
+    from vfl.party.files import refuse_fixed
     from vfl.party.spreadsheet import write_rows
     from vfl.report.screen_page import SCREEN_FILES, SCREEN_PAGE, screen_files
     from vfl.terminal.results import account_document
@@ -78,7 +80,9 @@ def screen(
         _take_over(party, job)
         return
     need_role(settings.role, "guest", party)
-    wanted = load_job(job)
+    wanted = load_job_to_send(job)
+    if write:
+        refuse_fixed(party)  # before anything is asked of hosts
     if page is not None:
         check_folder(page, SCREEN_FILES, "the page of a screening")
     target = None if out is None else _target(out, settings, force)

@@ -50,13 +50,14 @@ def tune(
     from vfl.jobs.training import train
     from vfl.jobs.tuned_folder import TunedFolder
     from vfl.jobs.tuning import tune as search
-    from vfl.party.config import load_job, load_party
+    from vfl.party.config import load_party
+    from vfl.party.drafted import load_job_to_send
     from vfl.terminal.results import put_model
     from vfl.terminal.tune import put_tuned, tuned_document
 
     settings = load_party(party)
     need_role(settings.role, "guest", party)
-    wanted = load_job(job)
+    wanted = load_job_to_send(job)
     folder = TunedFolder.of(settings, wanted, out, force=force)
     with show_progress() as show, on_cluster(settings, show, local), open_site(settings, show) as site:
         done = run(search(site, wanted, folder, alignment=alignment, fresh=fresh, wait=wait, show=show))

@@ -50,12 +50,13 @@ def worth(
     """
     from vfl.jobs.cluster import on_cluster
     from vfl.jobs.worth import worth as find_worth
-    from vfl.party.config import load_job, load_party
+    from vfl.party.config import load_party
+    from vfl.party.drafted import load_job_to_send
     from vfl.terminal.worth import put_worth, worth_document
 
     settings = load_party(party)
     need_role(settings.role, "guest", party)
-    wanted = load_job(job)
+    wanted = load_job_to_send(job)
     with show_progress() as show, on_cluster(settings, show, local), open_site(settings, show) as site:
         done = run(
             find_worth(

@@ -60,7 +60,7 @@ class _Linear(Federation):
 
     _SETTINGS = GlmParams
     _SAVED = SavedLinear
-    _LEFT_OUT = frozenset({"scores", "coordinator", "seed", "across_names"})
+    _LEFT_OUT = frozenset({"scores", "coordinator", "seed", "across_names", "max_leverage"})
 
     def _publish(self) -> None:
         self.intercept_, self.n_iter_ = self.model_.intercept, self.model_.iterations
@@ -105,7 +105,9 @@ class _Linear(Federation):
                     warn(f"{name}: {alias}", UserWarning)
 
     def _kind(self) -> Linear:
-        return Linear(self._params(GlmParams), getattr(self, "family", "logistic"))
+        # All tables are in one place: no row is told to who does not have it.
+        params = self._params(GlmParams).model_copy(update={"max_leverage": 1.0})
+        return Linear(params, getattr(self, "family", "logistic"))
 
     def _rules(self, parties: Sequence[str]) -> dict[str, ColumnRules]:
         by_party = check_by_party("rules", self.rules)

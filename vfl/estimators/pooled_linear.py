@@ -46,7 +46,7 @@ class _Linear(Pool):
     _SAVED = SavedLinear
     _LEFT_OUT = frozenset(
         {
-            *("scores", "coordinator", "seed", "max_labels", "inference"),
+            *("scores", "coordinator", "seed", "max_labels", "inference", "max_leverage"),
             *("encryption", "key_bits", "obfuscators"),
             *("alphas", "folds", "one_standard_error", "theta", "profile", "dispersion"),
             *("l1_on", "credibility", "across", "across_rows", "across_names"),

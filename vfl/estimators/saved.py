@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from vfl.errors import DataError, InputError, ModelError
 from vfl.learn.levels import Levels
 from vfl.learn.losses import Family, Loss, Objective, loss_of
+from vfl.models.inference import shorten
 from vfl.models.kind import AnyGuestModel, AnyHostModel, TrainingStep
 from vfl.models.kinds import kind_of_model
 from vfl.party.documents import Body, body_of, canonical_json, document, read_document
@@ -105,6 +106,8 @@ def write(saved: AnySaved, path: object) -> None:
         found = msgspec.to_builtins(saved, str_keys=True)
         if isinstance(saved.model, GuestModel):
             kind_of_model(saved.model).shorten_document(found["model"])
+        for half in (found["model"], *found["halves"].values()):
+            shorten(half)
         body = canonical_json(found)
     except (TypeError, ValueError) as error:
         raise DataError(f"the model cannot be written: {error}") from None

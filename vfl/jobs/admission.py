@@ -6,9 +6,11 @@ from dataclasses import replace
 from vfl.crypto.randomness import Randomness
 from vfl.errors import Refused
 from vfl.jobs.agreement import Agreement, accept_offer, check_offer
+from vfl.jobs.columns_given import ColumnsGiven
 from vfl.jobs.connect import Site
 from vfl.jobs.offer import Approved, Matching, Offer
 from vfl.jobs.show import Show
+from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer
 from vfl.news import News
 from vfl.party.config import Job
@@ -20,6 +22,7 @@ from vfl.party.policy import (
     OVER_COLUMNS,
     Sides,
     Usage,
+    check_job,
     sides_of,
     today,
 )
@@ -98,6 +101,15 @@ def check_request(site: Site, peer: Peer, offer: Offer, show: Show, what: str) -
     """Say what the peer asks for. Raises as `check_offer`."""
     show.say(News(f"{peer.name} asks to {what}", "asked", peer.name))
     check_offer(site, peer, offer)
+
+
+def admit_job(site: Site, guest: str, job: Job) -> None:
+    """Raises Refused for a training that the policy does not allow, or of which nothing further may be
+    told."""
+    policy, params = site.party.policy, job.params
+    check_job(policy, job, guest, today())
+    if isinstance(params, GlmParams) and params.inference:
+        ColumnsGiven(site.store).check_room(policy, guest)
 
 
 def check_project(site: Site, guest: str, job: Job, show: Show) -> None:

@@ -5,12 +5,13 @@ import contextlib
 import datetime
 from collections.abc import AsyncIterator, Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 from vfl.crypto.randomness import OF_SYSTEM, Randomness
 from vfl.crypto.workers import Operations
 from vfl.errors import ConfigError, IdentityError, PeerLost, PeerUnreachable, Refused, VflError
 from vfl.jobs.activity import Activity
+from vfl.jobs.columns_given import ColumnsGiven
 from vfl.jobs.journal import Journal
 from vfl.jobs.show import Show
 from vfl.jobs.telling import telling
@@ -111,7 +112,8 @@ class Site:
         """This party as a host of a run with these hosts; it signs as the party of its certificate."""
         party, own = self.party, self.identity
         resources = Resources(party.party.machine, operations, randomness)
-        return Participant(party.name, hosts, context, own.sign, self.verify, minimum, resources)
+        count = partial(ColumnsGiven(self.store).count, party.policy)
+        return Participant(party.name, hosts, context, own.sign, self.verify, minimum, resources, count)
 
     @property
     def credentials(self) -> Credentials:

@@ -3,9 +3,9 @@
 import msgspec
 
 from vfl.party.counts import ANEW, Counts
-from vfl.party.policy import check_correlations
 from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
+from vfl.party.told_rules import check_correlations
 
 _DECODER = msgspec.json.Decoder(dict[str, int])
 

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from pydantic import ValidationError
 
 from vfl.arrays import Floats
-from vfl.errors import DataError
+from vfl.errors import ConfigError, DataError
 from vfl.jobs.own_table import ids_of
 from vfl.jobs.proposals import lines_of, read_with_proposals
 from vfl.leakage.estimate import estimate
@@ -26,10 +27,13 @@ from vfl.learn.losses import (
     SquaredLoss,
     TweedieLoss,
 )
+from vfl.learn.params import BoostParams
 from vfl.learn.suspects import LabelOrder, suspicions
 from vfl.models.kinds import KINDS, expected_share, kind_of_job
 from vfl.party.config import LABEL_KEYS, Job, Party
+from vfl.party.config_errors import explain_errors
 from vfl.party.config_values import ModelName, Role
+from vfl.party.drafted import DRAFTED_PURPOSE
 from vfl.party.id_report import profile_ids
 from vfl.party.policy_section import PolicySection
 from vfl.party.reading import Reading, settings_line
@@ -38,7 +42,7 @@ from vfl.party.sources.opening import open_source
 from vfl.party.sources.source import Source, TableError
 from vfl.party.sources.text import TextColumns
 from vfl.party.table import Table, Wanted
-from vfl.text import counted
+from vfl.text import counted, nearest_name
 
 _ROUNDS = 4  # of opening a file, each with what the one before proposed
 _SAMPLE = 100_000  # rows that are looked at for ids
@@ -46,6 +50,11 @@ _FEW = 20  # values of a column of whole numbers that may be names
 _LARGEST_COUNT = 1000  # of claims of a row
 _MEASURED = re.compile(r"[-+]?[0-9]*[.,][0-9]+(?:[eE][-+]?[0-9]+)?")
 _CODE = re.compile(r"\s*0[0-9]+\s*")
+TRAININGS = 3
+"""That a draft leaves room for, of what hosts allow by default."""
+_FLAT = (3, 2)  # levels of a draft's trees, where there is little room
+_FEW_TREES = 5  # for which they are flatter still
+_TRAINS = 0.8  # of the rows of a draft
 _SURELY = 0.95  # of the rows that are expected to train: how many do is drawn
 _CONSTANT = "has the same value in every row"
 _HEAD = (
@@ -124,14 +133,22 @@ def likely_ids(source: Source) -> list[str]:
 
 
 def draft_party(own: Own, peers: Peers, path: Path) -> Draft:
-    """The party file of a party, for the table at `path`. Raises DataError for no table at all."""
+    """The party file of a party, for the table at `path`. Raises DataError for no table at all, or a
+    column that it has not, ConfigError for columns that cannot be what they are named as."""
     source = open_table(path)
     for what, names in (("id", own.id), ("label", [own.label] if own.label is not None else [])):
         for name in names:
             if name not in source.names:
+                near = nearest_name(name, source.names)
+                meant = f"did you mean '{near}'? " if near is not None else ""
                 listed = ", ".join(source.names[:20])
-                raise DataError(f"{source.called} has no column '{name}' ({what}): it has {listed}")
-    given = DataSection.model_validate({"path": path, "id": list(own.id), "label": own.label})
+                raise DataError(
+                    f"{source.called} has no column '{name}' ({what}): {meant}it has {listed}"
+                )
+    try:
+        given = DataSection.model_validate({"path": path, "id": list(own.id), "label": own.label})
+    except ValidationError as error:
+        raise ConfigError(f"--id and --label: {explain_errors(error, DataSection)}") from None
     faults: list[str] = []
 
     def fail(text: str, advice: str = "") -> None:
@@ -150,13 +167,25 @@ def draft_party(own: Own, peers: Peers, path: Path) -> Draft:
     }
     data = data.model_copy(update={**used, "ignore": (*known, *left) or None})
     notes = [*_id_notes(data, table), *_hints(own, table, data, _codes(source, table))]
-    return Draft(_party_text(own, peers, given, lines_of(given, data), reasons), faults, notes)
+    room = _room(table.rows) if own.role == "host" else ""
+    if room:
+        notes.append(f"[policy]: by default {room} (max_sums_a_row)")
+    text = _party_text(own, peers, given, lines_of(given, data), reasons, room)
+    return Draft(text, faults, notes)
 
 
-def draft_job(party: Party, table: Table, name: str, model: ModelName, rows: int | None = None) -> Draft:
-    """A job file of a guest, by what its label is, that tells no more than hosts allow by default.
+def draft_job(
+    party: Party,
+    table: Table,
+    name: str,
+    model: ModelName,
+    rows: int | None = None,
+    purpose: str | None = None,
+) -> Draft:
+    """A job file of a guest, by what its label is, that tells a part of what hosts allow by default.
 
     rows: how many are aligned; those of the table, which are at least as many, where that is not known.
+    purpose: what it is for; without it the job is not sent before a person has said it.
     """
     kind = KINDS[model]
     label = table.label
@@ -174,7 +203,7 @@ def draft_job(party: Party, table: Table, name: str, model: ModelName, rows: int
         "",
         "[job]",
         settings_line("name", name),
-        'purpose = "say why: every host reads it, and its rules may ask for it"',
+        settings_line("purpose", purpose or DRAFTED_PURPOSE),
         settings_line("model", model),
         f"{settings_line(LABEL_KEYS[model], said)}{_remark(why)}",
         "holdout = 0.2  # of the common rows, kept out to say what the model is worth",
@@ -183,22 +212,43 @@ def draft_job(party: Party, table: Table, name: str, model: ModelName, rows: int
         f"[{model}]",
         *settings,
     ]
-    return Draft("\n".join(_allowed(lines, table.rows if rows is None else rows)) + "\n")
+    allowed, notes = _allowed(lines, table.rows if rows is None else rows)
+    return Draft("\n".join(allowed) + "\n", notes=notes)
 
 
-def _allowed(lines: Sequence[str], rows: int) -> list[str]:
-    """The lines of a job over so many aligned rows, with as many trees as hosts allow by default."""
+def _allowed(lines: Sequence[str], rows: int) -> tuple[list[str], list[str]]:
+    """The lines of a job over so many aligned rows, with as many trees as hosts allow by default in
+    each of TRAININGS, and what is said of that."""
     job = Job.model_validate(tomllib.loads("\n".join(lines)))
     most = PolicySection().max_sums_a_row
     if (told := kind_of_job(job).tells_sums) is None or isinstance(most, str):
-        return [*lines]
-    trained = int(_SURELY * expected_share(job) * rows)
-    trees = estimate(max(1, trained), told).joint_within(most) // told.round
-    if trees >= told.trees or not trees:
-        return [*lines]
-    why = f"hosts allow by default over some {counted(trained, 'row')} that train (max_sums_a_row)"
-    wanted = f"trees = {told.trees}"
-    return [f"trees = {trees}  # what {why}" if line == wanted else line for line in lines]
+        return [*lines], []
+    trained = max(1, int(_SURELY * expected_share(job) * rows))
+    if trees_within(most / TRAININGS, trained, told) >= told.trees:
+        return [*lines], []
+    for depth in _FLAT:
+        flat = told.model_copy(update={"depth": min(told.depth, depth)})
+        if (fit := trees_within(most, trained, flat)) >= TRAININGS * _FEW_TREES:
+            break
+    if not fit:
+        return [*lines], []
+    trees = min(told.trees, max(1, fit // TRAININGS))
+    allowed = (
+        f"hosts allow by default {fit} in all over some {counted(trained, 'row')} that train "
+        f"(max_sums_a_row), {counted(fit // trees, 'such training')}"
+    )
+    changed = {
+        f"trees = {told.trees}": f"trees = {trees}  # {allowed}",
+        f"depth = {told.depth}": f"depth = {flat.depth}  # of flatter trees they allow more",
+    }
+    note = f"{counted(trees, 'tree')} of depth {flat.depth}: {allowed}"
+    return [changed.get(line, line) for line in lines], [note]
+
+
+def trees_within(most: float, trained: int, params: BoostParams) -> int:
+    """How many trees, or rounds of them, a rule of so many sums a row has room for over rows that
+    train."""
+    return estimate(trained, params).joint_within(most) // params.round
 
 
 def _loss_of(label: Floats, exposed: bool) -> tuple[type[Loss], str]:
@@ -279,8 +329,23 @@ def _hints(own: Own, table: Table, data: DataSection, codes: Set[str]) -> Iterat
             )
 
 
+def _room(rows: int) -> str:
+    """What a host's default rule for open sums comes to, in words; "" for one without a limit."""
+    most, flat = PolicySection().max_sums_a_row, BoostParams.model_validate({"depth": _FLAT[0]})
+    if isinstance(most, str):
+        return ""
+    trained = max(1, int(_SURELY * _TRAINS * rows))
+    trees, all_rows = counted(trees_within(most, trained, flat), "tree"), counted(rows, "row")
+    return f"{trees} of depth {_FLAT[0]} in all of a guest's trainings, were all {all_rows} in common"
+
+
 def _party_text(
-    own: Own, peers: Peers, given: DataSection, proposed: Sequence[str], reasons: Mapping[str, str]
+    own: Own,
+    peers: Peers,
+    given: DataSection,
+    proposed: Sequence[str],
+    reasons: Mapping[str, str],
+    room: str = "",
 ) -> str:
     id_line = settings_line("id", own.id[0] if len(own.id) == 1 else list(own.id))
     lines = [
@@ -302,6 +367,9 @@ def _party_text(
         lines.append(line)
     if own.role == "host":
         lines += ["", "[policy]  # what guests may ask for; by default little"]
+        if room:
+            rule = settings_line("max_sums_a_row", PolicySection().max_sums_a_row)
+            lines.append(f"# {rule}  # the default: {room}")
         if peers.guest:
             lines.append(settings_line("guests", [*peers.guest]))
     for name, address in {**peers.guest, **peers.hosts, **peers.coordinators}.items():

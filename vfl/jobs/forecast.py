@@ -6,8 +6,9 @@ and fro is linear in rows and in trees (of a linear model, in rows, as it takes 
 iterations), and is carried on to the rows of the alignment. What it would tell is what `vfl leakage`
 says.
 
-How far it is off (tests/test_forecast.py): guests and hosts have other columns than were drawn, trees
-are not whole, linear models take other numbers of iterations. Time is this machine's, on one core, of
+How far it is off (tests/test_forecast.py): guests and hosts have other columns than were drawn, of hosts
+also another number of them where nobody knows it (known_columns.py), trees are not whole, linear models
+take other numbers of iterations. Time is this machine's, on one core, of
 all parties; small runs are mostly what all runs begin with.
 """
 
@@ -20,11 +21,14 @@ import numpy as np
 
 from vfl.crypto.workers import ONE_PROCESS
 from vfl.errors import ConfigError
+from vfl.jobs.connect import store_of
+from vfl.jobs.known_columns import ColumnCount, count_columns
 from vfl.jobs.leakage import Leakage, drawn_columns, drawn_label, foresee
 from vfl.leakage.disclosure import COLUMNS
 from vfl.models.kind import PartyColumns, TrainingStep
 from vfl.models.kinds import expected_share, kind_of_job
 from vfl.party.config import Job, Party
+from vfl.party.project_file import Project
 from vfl.protocols.common.rows import Training
 from vfl.simulate import GUEST, Aligned, Sessions, SimulatedTask, fit_apart
 
@@ -35,13 +39,13 @@ _TREES: Mapping[str, tuple[int, int]] = {"paillier": (1, 2), "lattice": (4, 12)}
 """Of the two miniatures, at most. By lattices what opens vectors is sent for dozens at once."""
 _BASE = 350 * 1024 * 1024  # bytes of memory of any command that trains
 LINE = 100e6 / 8  # bytes a second, of which the time on the line is reckoned
-BYTES_OFF, TIME_OFF = 1.5, 3.0
-"""By what factor figures are off, as a rule."""
+BYTES_OFF, TIME_OFF = 1.2, 3.0
+"""By what factor figures are off, as a rule, of hosts whose number of columns is known."""
 
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes between the guest and a host."""
+    """Bytes between two parties, of which the second is a host or the coordinator."""
 
     sent: int
     received: int
@@ -53,8 +57,10 @@ class Forecast:
 
     rows: int
     trained: int
-    columns: int  # that each host is taken to have
-    traffic: Mapping[str, Traffic]
+    columns: Mapping[str, ColumnCount]  # that each host is taken to have
+    traffic: Mapping[str, Traffic]  # of the guest, with each host and the coordinator
+    coordinator: str | None
+    beside: Mapping[str, Traffic]  # of each host with the coordinator
     processor_seconds: float  # of all parties, on one core of this machine
     line_seconds: float  # on a line of 100 Mbit/s, with all hosts
     memory: int  # bytes at the guest
@@ -79,51 +85,69 @@ class _Played:
 
     rows: int
     trees: int
-    sent: float  # bytes to each host
-    received: float
+    sent: Sequence[float]  # bytes to each host, then of the guest and of each host to the coordinator
+    received: Sequence[float]  # bytes from these
     seconds: float
 
 
-def forecast(party: Party, job: Job, rows: int | None = None, columns: int = COLUMNS) -> Forecast:
+def forecast(
+    party: Party, job: Job, rows: int | None = None, columns: Mapping[str, int] | None = None
+) -> Forecast:
     """What a training over `rows` aligned rows, or those of the latest alignment, would cost the guest
-    and its hosts (of so many columns each), and what it would tell. Nothing is sent, and no table read.
+    and its hosts, and what it would tell. Nothing is sent, and no table read.
 
-    Raises ConfigError for a job over rows, one with a coordinator, and no number of rows.
+    columns: how many a host has, where somebody knows.
+
+    Raises ConfigError for a job over rows, no number of rows, and columns of a party that is no host.
     """
     if job.over_rows:
-        raise ConfigError("--estimate is for jobs over columns: leave it out")
-    if getattr(job.params, "coordinator", None) is not None:
         raise ConfigError(
-            f"--estimate knows no jobs with a coordinator, as {job.name} is: take it away for an "
-            "estimate without"
+            f"--estimate cannot play {job.name}, a job over rows (partition): each party's part depends "
+            "on all others' rows; `vfl leakage` says what it tells"
         )
-    leakage = foresee(party, job, rows=rows)
-    hosts, many = party.partners, leakage.rows
+    hosts = party.partners
+    counts = count_columns(store_of(party), hosts, columns or {})
+    known = {name: one.count for name, one in counts.items() if one.basis != "assumed"}
+    leakage = foresee(party, job, rows=rows, columns=known)
+    many = leakage.rows
     small = min(_ROWS[job.params.encryption], max(8, many // 2))
     grown = _grown(job)
     few, more = _TREES[job.params.encryption]
     trees = sorted({max(1, min(few, grown // 3)), max(1, min(more, grown))})
-    played = [
-        _play(job, hosts, size, count, many, columns) for size in (small, 2 * small) for count in trees
-    ]
+    played = [_play(job, counts, size, count, many) for size in (small, 2 * small) for count in trees]
     whole = max(1, grown)
-    costs = [[one.sent, one.received, one.seconds] for one in played]
-    sent, received, seconds = _carried_on([(one.rows, one.trees) for one in played], costs, many, whole)
+    costs = [[one.seconds, *one.sent, *one.received] for one in played]
+    seconds, *both = _carried_on([(one.rows, one.trees) for one in played], costs, many, whole)
+    sent, received = both[: len(both) // 2], both[len(both) // 2 :]
     if grown:
-        received = _sums_and_rows(played, job, many)
-    traffic = {name: Traffic(round(sent), round(received)) for name in hosts}
-    a_step = round(sent / whole)
+        received[: len(hosts)] = _sums_and_rows(played, job, many)[: len(hosts)]
+    lines = [Traffic(round(out), round(back)) for out, back in zip(sent, received, strict=True)]
+    traffic = dict(zip(hosts, lines, strict=False))
+    led, coordinator = lines[len(hosts) :], kind_of_job(job).coordinator
+    if coordinator is not None:
+        traffic[coordinator] = led[0]
+    a_step = round(max(sent) / whole)
     return Forecast(
         rows=many,
         trained=round(expected_share(job) * many),
-        columns=columns,
+        columns=counts,
         traffic=traffic,
+        coordinator=coordinator,
+        beside=dict(zip(hosts, led[1:], strict=False)),
         processor_seconds=max(seconds, max(one.seconds for one in played)),
-        line_seconds=len(hosts) * (sent + received) / LINE,
+        line_seconds=sum(one.sent + one.received for one in traffic.values()) / LINE,
         memory=_BASE + 200 * many,
         host_memory=_BASE + 200 * many + min(a_step, party.party.memory * 1024 * 1024),
         leakage=leakage,
     )
+
+
+def forecast_project(
+    party: Party, project: Project, rows: int | None = None, columns: Mapping[str, int] | None = None
+) -> dict[str, Forecast]:
+    """The same of each model of a project, by its part. Raises as `forecast`."""
+    own = party.model_copy(update={"section": project.data(party.data)})
+    return {part: forecast(own, project.job(part), rows, columns) for part in project.parts}
 
 
 def _grown(job: Job) -> int:
@@ -132,16 +156,17 @@ def _grown(job: Job) -> int:
     return 0 if settings is None else max(1, settings.trees - settings.guest_trees)
 
 
-def _sums_and_rows(played: Sequence[_Played], job: Job, rows: int) -> float:
-    """What a host of trees sends: sums, whose number does not grow with rows once there are enough to
+def _sums_and_rows(played: Sequence[_Played], job: Job, rows: int) -> list[float]:
+    """What each host of trees sends: sums, whose number does not grow with rows once there are enough to
     split, as in the larger miniature, and of further rows a bit a level for those that its splits send
     left."""
     large = max(one.rows for one in played)
     of_large = [one for one in played if one.rows == large]
     whole = max(1, _grown(job))
-    costs = [[one.received] for one in of_large]
-    sums = _carried_on([(one.trees, 1) for one in of_large], costs, whole, 1)[0]
-    return sums + max(0, rows - large) * whole * job.secureboost.depth / 8
+    costs = [one.received for one in of_large]
+    sums = _carried_on([(one.trees, 1) for one in of_large], costs, whole, 1)
+    bits = max(0, rows - large) * whole * job.secureboost.depth / 8
+    return [of_host + bits for of_host in sums]
 
 
 def _miniature(job: Job, small: int, rows: int, trees: int) -> Job:
@@ -155,13 +180,16 @@ def _miniature(job: Job, small: int, rows: int, trees: int) -> Job:
     return job.model_copy(update={"secureboost": settings.model_copy(update=fewer)})
 
 
-def _play(job: Job, hosts: Sequence[str], small: int, trees: int, rows: int, columns: int) -> _Played:
+def _play(job: Job, hosts: Mapping[str, ColumnCount], small: int, trees: int, rows: int) -> _Played:
     """A training in miniature, each party in its role."""
     draw = np.random.default_rng(job.params.seed)
     mini = _miniature(job, small, rows, trees)
     kind = kind_of_job(mini)
-    names = [GUEST, *hosts]
-    parties = [PartyColumns(name, "drawn", drawn_columns(name, small, columns, draw)) for name in names]
+    sizes = {GUEST: COLUMNS} | {name: one.count for name, one in hosts.items()}
+    parties = [
+        PartyColumns(name, "drawn", drawn_columns(name, small, count, draw))
+        for name, count in sizes.items()
+    ]
     first = [np.asarray(values, np.float64) for one in parties for values in one.features.values()][::2]
     score = np.sum([draw.normal() * values for values in first], axis=0)
     label = drawn_label(job.loss, score / max(float(score.std()), 1e-9), draw)
@@ -172,16 +200,16 @@ def _play(job: Job, hosts: Sequence[str], small: int, trees: int, rows: int, col
     )
     task = SimulatedTask(kind, {}, training, "protocol", ONE_PROCESS, _ignore)
     aligned = Aligned(task, np.arange(small), parties, training)
-    sessions = Sessions.of(hosts, ONE_PROCESS)
+    sessions = Sessions.of([*hosts], ONE_PROCESS, kind.coordinator)
     began = time.process_time()
     asyncio.run(fit_apart(aligned, sessions))
     seconds = time.process_time() - began
-    peers = [peer.traffic for peer in sessions.peers]
+    peers = [peer.traffic for peer in (*sessions.peers, *(to_lead for to_lead, _ in sessions.led))]
     return _Played(
         small,
         trees,
-        sum(one.bytes_sent for one in peers) / len(peers),
-        sum(one.bytes_received for one in peers) / len(peers),
+        [one.bytes_sent for one in peers],
+        [one.bytes_received for one in peers],
         seconds,
     )
 

@@ -18,7 +18,7 @@ from vfl.net.invitation import Channel, Code, Consent, Introduction
 from vfl.net.inviting import Ready, await_joiner, join_at
 from vfl.party.config import Party, load_party
 from vfl.party.identity import Identity
-from vfl.party.introduced import Change, Pair, certificate_of, plan, reachable
+from vfl.party.introduced import Change, Pair, certificate_of, plan, reachable, refuse_unwritable
 from vfl.party.permissions import check_keys
 from vfl.version import __version__
 
@@ -70,9 +70,8 @@ class _Side:
     @classmethod
     def open(cls, path: Path, wishes: Wishes, *, joins: bool) -> "_Side":
         """Raises ConfigError and IdentityError."""
-        party = load_party(path, peers_to_come=True)
-        check_keys(party)
-        return cls(path, party, load_own(party), wishes, joins)
+        party, own = _open(path)
+        return cls(path, party, own, wishes, joins)
 
     def introduction(self, found_at: str | None, stays: bool) -> Introduction:
         """What this party says of itself, not signed yet."""
@@ -172,6 +171,15 @@ class _Side:
         )
 
 
+def _open(path: Path) -> tuple[Party, Identity]:
+    """A party that may have no peers yet, and its own key; and a file that takes the first."""
+    party = load_party(path, peers_to_come=True)
+    if not party.peers:  # else the other may be one that is there, and nothing has to be added
+        refuse_unwritable(path)
+    check_keys(party)
+    return party, load_own(party)
+
+
 async def invite(path: Path, wishes: Wishes, seconds: float, ready: Ready) -> Met:
     """Invite a party to pin this one and be pinned. `ready` hears the code and where this party waits.
 
@@ -194,9 +202,7 @@ async def invite(path: Path, wishes: Wishes, seconds: float, ready: Ready) -> Me
 
 def check_joining(path: Path, at: str | None) -> str:
     """Where a party would join, before a code is asked for. Raises ConfigError and IdentityError."""
-    party = load_party(path, peers_to_come=True)
-    check_keys(party)
-    load_own(party)
+    party, _ = _open(path)
     if at is not None:
         return at
     named = {

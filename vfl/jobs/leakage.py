@@ -94,13 +94,14 @@ def foresee(
     rows: int | None = None,
     guest: str | None = None,
     simulate: bool = False,
+    columns: Mapping[str, int] | None = None,
 ) -> Leakage:
     """What each party could learn about each other by a job over `rows` aligned rows, or those of the
     party's latest alignment.
 
     `guest` is who starts it, where a host's files do not say. With `simulate` the attacks are made on
     tables that are drawn at random, of as many columns of hosts as this party knows of. A host's table
-    is read for the number of its columns.
+    is read for the number of its columns; `columns` are others' as far as a guest knows them.
 
     Raises ConfigError for a coordinator's file, a guest that cannot be told, or no number of rows;
     ModelError for an alignment that is damaged, DataError for a table that cannot be used.
@@ -118,7 +119,10 @@ def foresee(
     many = len(alignment.rows) if alignment else rows or 0
     counts = alignment is not None and party.role == "host"
     of = Circumstances(starts, hosts, many, counts=counts, training=expected_share(job))
-    columns, notes = COLUMNS, _refusals(party, job, of)
+    bins = getattr(job.params, "max_bins", 2)
+    candidates = {name: count * (bins - 1) for name, count in (columns or {}).items()}
+    of = replace(of, candidates=candidates, columns=dict(columns or {}))
+    drawn, notes = COLUMNS, _refusals(party, job, of)
     if party.role == "host":
         wanted = Wanted("host", False, scratch=Scratch(store.scratch_at_hand))
         table = read_wanted(party.data, wanted)
@@ -128,7 +132,7 @@ def foresee(
                 f"{table.path.name} has {counted(table.rows, 'row')}: so many are not in common unless "
                 "several of the guest's are joined to one"
             )
-        columns = sizes.columns
+        drawn = sizes.columns
         given = _given(store, party, job, alignment) if alignment else 0.0
         most = party.policy.max_sums_a_row
         of = replace(
@@ -142,7 +146,7 @@ def foresee(
     found = disclosures(of, job.params, job.loss.link == "logit")
     measured = None
     if simulate:
-        measured = _simulate(party, job, of, columns)
+        measured = _simulate(party, job, of, drawn)
         found = [_measured(one, of, measured) for one in found]
     name = None if alignment is None else alignment.name
     return Leakage(job.name, party.name, of.rows, name, tuple(merged(found)), measured, tuple(notes))

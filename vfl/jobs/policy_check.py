@@ -6,9 +6,10 @@ from dataclasses import dataclass, field
 
 from vfl.errors import ConfigError, Refused
 from vfl.jobs.alignments import Alignment, count_known_rows, find_alignment, made_on, most_joined
+from vfl.jobs.columns_given import ColumnsGiven
 from vfl.jobs.connect import store_of
 from vfl.jobs.sums_given import SumsGiven, WeighedSums
-from vfl.learn.params import BoostParams
+from vfl.learn.params import BoostParams, GlmParams
 from vfl.learn.told_sums import equations_a_tree
 from vfl.models.kinds import expected_share
 from vfl.party.config import Job, Party
@@ -69,7 +70,8 @@ _LATER = {
         "max_approved_lookups",
         "approved_lookup_days",
     ),
-    "columns": ("columns", "min_bin_rows", "show_names", "explain", "diagnose", "inference"),
+    "columns": ("columns", "min_bin_rows", "show_names", "explain", "diagnose"),
+    "standard errors and variance inflation": ("inference", "max_leverage", "told_columns"),
 }
 """Rules that are held against a job when it runs, by what they are about."""
 
@@ -122,6 +124,8 @@ def examine_policy(
     if guest is not None:
         used = Usage(store).of(guest, on)
         broken += _broken_today(policy, guest, used)
+        if isinstance(params, GlmParams) and params.inference:
+            broken += _broken_by(lambda: ColumnsGiven(store).check_room(policy, guest))
     notes += [_later(policy, about, rules, used) for about, rules in _LATER.items()]
     return PolicyCheck(broken, None if aligned is None else aligned.name, sums, used, notes)
 
@@ -157,13 +161,16 @@ def _broken_on(policy: PolicySection, store: Store, alignment: Alignment) -> lis
         lambda: check_intersection(policy, count_known_rows(alignment.rows)),
         lambda: check_repeats(policy, most_joined(alignment.rows)),
     ]
-    broken = []
-    for check in checks:
-        try:
-            check()
-        except Refused as refused:
-            broken.append(str(refused))
-    return broken
+    return [text for check in checks for text in _broken_by(check)]
+
+
+def _broken_by(check: Callable[[], None]) -> list[str]:
+    """What a check refuses."""
+    try:
+        check()
+    except Refused as refused:
+        return [str(refused)]
+    return []
 
 
 def _sums_note(

@@ -10,7 +10,13 @@ from vfl.blocks.scratch import Scratch
 from vfl.errors import ModelError
 from vfl.jobs.aligned_rows import read_guest_rows
 from vfl.jobs.alignments import load_alignment, refresh
-from vfl.jobs.answers import AnsweredGuestHints, AnsweredHostHints, AnsweredSums, answered_draw
+from vfl.jobs.answers import (
+    AnsweredGuestHints,
+    AnsweredHostHints,
+    AnsweredLabels,
+    AnsweredSums,
+    answered_draw,
+)
 from vfl.jobs.audit_draw import HostDraw, commit
 from vfl.jobs.audits import draw_all
 from vfl.jobs.hints import PassingGuestHints, StoredGuestHints, lock_hints
@@ -30,6 +36,7 @@ from vfl.models.kinds import kind_of_job, rules_of
 from vfl.net.peer import Peer, together
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import NO_HINTS, UNCOUNTED
+from vfl.protocols.common.label_count import OneAttempt
 from vfl.protocols.common.lattice_hints import KnownHint, NoKeptHints
 from vfl.protocols.common.participant import Resources
 
@@ -61,6 +68,7 @@ async def replay_guest(run: Rerun) -> None:
                 Checkpoints(run.last, run.keep),
                 hints,
                 coordinator=run.peers.get(kind.coordinator or ""),
+                labels=AnsweredLabels(OneAttempt(), run.answers),
             )
             _, _, found = await lead(role, kind, job, own, run.hosts, given)
             await draw_all(run.hosts, run.evidence.agreement, run.randomness)
@@ -83,7 +91,7 @@ async def replay_host(run: Rerun) -> None:
     hints = AnsweredHostHints(NO_HINTS, run.answers)
     given = replace(
         given,
-        participant=given.participant.asking(run.sign, run.say),
+        participant=replace(given.participant.asking(run.sign, run.say), count_columns=_count_nothing),
         checkpoints=Checkpoints(run.last, run.keep),
         hints=hints,
         sums=AnsweredSums(UNCOUNTED, run.answers),
@@ -106,6 +114,10 @@ async def _draw(run: Rerun, guest: Peer) -> None:
     if commit(agreement.terms.run, name, brought.share) != demand.commitment:
         raise EvidenceDiffers("the number that was drawn with is not the one that was committed to")
     await brought.draw(guest, name, lambda drawing: None)
+
+
+def _count_nothing(guest: str, columns: int) -> None:
+    """In a replay what the run has counted is not counted again."""
 
 
 async def replay_coordinator(run: Rerun) -> None:

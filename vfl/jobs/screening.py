@@ -98,7 +98,7 @@ async def screen(
         found = await together([guest_screen(host, chosen, *given) for host in hosts])
         design, inferred = None, None
         if settings.vif:
-            design, inferred = await work.inflation(hosts, resources, show)
+            design, inferred = await work.inflation(hosts, settings.max_leverage, resources, show)
         correlated: list[Told] = []
         if settings.correlations:
             correlated = await work.correlations(hosts, resources, show)
@@ -147,6 +147,7 @@ async def _offer(site: Site, hosts: Sequence[Peer], own: GuestRows, job: Job, sh
         settings.tell_hosts,
         settings.encryption,
         settings.correlations,
+        settings.max_leverage,
     )
     offer = Offer(
         "screen",
@@ -200,11 +201,12 @@ class _GuestWork:
         return cls(site, own, features, rules, numbers, everything, tables)
 
     async def inflation(
-        self, hosts: Sequence[Peer], resources: Resources, show: Show
+        self, hosts: Sequence[Peer], most: float, resources: Resources, show: Show
     ) -> tuple[InflationDesign, Inference | None]:
         """The guest's part of variance inflation."""
         train, least = self.own.rows.train, self.rules.min_level_rows
-        design, whole = await asyncio.to_thread(InflationDesign.of, self.features, train, least)
+        given = self.features, train, least, most
+        design, whole = await asyncio.to_thread(InflationDesign.of, *given)
         found = await guest_inflation(
             hosts,
             train,
@@ -213,7 +215,7 @@ class _GuestWork:
             lambda done, of: show.progress("variance inflation, %", done, of),
         )
         if found is None:
-            show.say("note: there are too many columns or hosts for variance inflation (see vif)")
+            show.say("note: no variance inflation: hosts have no columns for it, or all have too many")
         return design, found
 
     async def correlations(self, hosts: Sequence[Peer], resources: Resources, show: Show) -> list[Told]:

@@ -16,6 +16,7 @@ from vfl.jobs.admission import accept, check_request
 from vfl.jobs.alignments import count_known_rows, host_alignment
 from vfl.jobs.approval import approve
 from vfl.jobs.approval_view import Brought
+from vfl.jobs.columns_given import ColumnsGiven
 from vfl.jobs.connect import Site
 from vfl.jobs.correlations_given import CorrelationsGiven
 from vfl.jobs.names import JOB_LENGTH
@@ -40,11 +41,13 @@ from vfl.learn.inflation import InflationDesign
 from vfl.learn.levels import tidy_levels
 from vfl.learn.losses import Family, Objective, loss_of
 from vfl.learn.matrix import Whole
+from vfl.learn.params import MAX_LEVERAGE
 from vfl.learn.screening import Strength
 from vfl.net.peer import Peer
 from vfl.party.documents import canonical_json
-from vfl.party.policy import check_intersection, check_screen, today
+from vfl.party.policy import check_intersection, today
 from vfl.party.table import feature_names
+from vfl.party.told_rules import check_screen
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.linear.correlations import HostColumns, Told, host_correlations
 from vfl.protocols.linear.inflation import host_inflation
@@ -74,12 +77,15 @@ class AskedScreen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     tell_hosts: bool
     encryption: TableEncryption | None = None
     correlations: bool = False
+    max_leverage: Annotated[float, msgspec.Meta(gt=0, le=1)] = MAX_LEVERAGE
 
     @property
     def canonical(self) -> bytes:
         fields = msgspec.to_builtins(self)
         if not self.correlations:
             del fields["correlations"]  # as it was before there were any
+        if self.max_leverage == MAX_LEVERAGE:
+            del fields["max_leverage"]
         return canonical_json(fields)
 
 
@@ -91,9 +97,11 @@ async def serve_screen(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     check_screen(
         *(policy, asked.job.purpose, peer.name, today()),
         tells=asked.tell_hosts,
-        inflation=asked.vif,
+        inflation=asked.max_leverage if asked.vif else None,
         correlations=asked.correlations,
     )
+    if asked.vif:
+        await asyncio.to_thread(ColumnsGiven(store).check_room, policy, peer.name)
     encryption = encryption_of(policy, asked.encryption)
     columns, tables = await asyncio.to_thread(_columns, site, asked.tell_hosts)
     table, ids = await table_of(site, offer)
@@ -125,7 +133,7 @@ async def serve_screen(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     participant = site.participant(offer.hosts, offer.run, minimum, randomness=randomness)
     design, inferred = None, None
     if asked.vif:
-        design, inferred = await _inflation(site, peer, participant, features, show)
+        design, inferred = await _inflation(site, peer, participant, features, asked.max_leverage, show)
     correlated: list[Told] = []
     if asked.correlations:
         correlated = await _correlations(site, peer, participant, work, features)
@@ -244,13 +252,13 @@ async def _correlations(
 
 
 async def _inflation(
-    site: Site, peer: Peer, participant: Participant, features: Features, show: Show
+    site: Site, peer: Peer, participant: Participant, features: Features, most: float, show: Show
 ) -> tuple[InflationDesign, Inference | None]:
     """The party's part of variance inflation, over all its columns that may enter a model."""
     made: list[InflationDesign] = []
 
     def prepare(training: Mask) -> Whole:
-        design, whole = InflationDesign.of(features, training, least)
+        design, whole = InflationDesign.of(features, training, least, most)
         made.append(design)
         return whole
 
@@ -262,4 +270,6 @@ async def _inflation(
         participant,
         lambda done, of: show.progress("variance inflation, %", done, of),
     )
+    for why in made[-1].left_out.values():
+        show.say(f"note: no variance inflation: {why}")
     return made[-1], found

@@ -10,6 +10,8 @@ Under a key a host sees which rows a tree is of. Over the lattice engine it does
 counted as one of those that train, by the number that the guest says.
 """
 
+import math
+from bisect import bisect_left
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -150,7 +152,7 @@ class SumsGiven:
             before = most_of(_with_reserved(sums, self._reserved).of(places)[own])
             most = policy.max_sums_a_row
             if not isinstance(most, str) and _exceeds(before + a_row, most):
-                earlier = f", after {before:.3g} of earlier jobs on these rows," if before else ""
+                earlier = _after(before)
                 raise Refused(
                     f"a table that tells {a_row:.3g} sums about a row{earlier} would break "
                     f"{rule_words(policy, 'max_sums_a_row')}: more rows, fewer sums or levels, or the "
@@ -295,12 +297,12 @@ class SumsBudget:
                 after = told.copy()
                 after[rows] = added
             if self._trees < 1 or self._is_too_much(told, after):
-                raise self._refused(told, "a further tree breaks")
-            if self._all_rows and self._is_too_much(
-                told[rows], given.add(told[rows], self._trees * whole, self._even)
-            ):
-                more = f"{counted(self._trees, 'further tree')} would break"
-                raise self._refused(told, "a further tree breaks" if self._trees == 1 else more)
+                raise self._refused(told, 1, after)
+            if self._all_rows:
+                own = told[rows]
+                all_of_them = given.add(own, self._trees * whole, self._even)
+                if self._is_too_much(own, all_of_them):
+                    raise self._refused(told, self._trees, all_of_them, self._fitting(own, whole))
             if not self._even:
                 self._of_tree = after - told
             job = sums.jobs.get(self._model, JobSums(self._job.before, 0.0))
@@ -342,11 +344,25 @@ class SumsBudget:
         most = self._policy.max_sums_a_row
         return not isinstance(most, str) and _exceeds(_most(told, after), most)
 
-    def _refused(self, told: Floats, what: str) -> Refused:
-        before = most_of(told)
+    def _fitting(self, told: Floats, a_tree: float) -> int:
+        """How many further trees there is room for, fewer than there are to come."""
+
+        def are_too_many(trees: int) -> bool:
+            return self._is_too_much(told, self._given.add(told, trees * a_tree, self._even))
+
+        return bisect_left(range(1, self._trees), True, key=are_too_many)
+
+    def _refused(self, told: Floats, trees: int, after: Floats, fit: int = 0) -> Refused:
+        """What breaks the rule, and what helps. after: sums a row with so many further trees. fit: how
+        many of them there may be."""
+        what = "a further tree breaks" if trees == 1 else f"{counted(trees, 'further tree')} would break"
+        helps = [_raised(most_of(after))]
+        if self._trees == self._job.job.joint:  # else the job has begun, and cannot be another one
+            fewer = [f"at most {counted(fit, 'tree')} of this depth"] if fit else []
+            helps = [*fewer, "less depth", "other rows", 'sums = "hidden" with a coordinator', *helps]
         return Refused(
-            f"{what} {rule_words(self._policy, 'max_sums_a_row')}, after {before:.3g} sums a row of "
-            "this and earlier jobs of the guest: the host raises the rule",
+            f"{what} {rule_words(self._policy, 'max_sums_a_row')}, after {most_of(told):.3g} sums a row "
+            f"of this and earlier jobs of the guest (all add up): {_either(helps)}",
             rules=("max_sums_a_row",),
         )
 
@@ -439,6 +455,22 @@ class _Excess(NamedTuple):
     room: float
 
 
+def _either(helps: Sequence[str]) -> str:
+    *others, last = helps
+    return ", ".join([*others, f"or {last}"]) if others else last
+
+
+def _raised(sums: float) -> str:
+    """What the rule would have to be for so many sums a row."""
+    rule = math.ceil(1000 * sums * (1 - _ROUNDING)) / 1000
+    return f"the host raises the rule to {rule:.10g}, knowing what that tells (docs/leakage.md)"
+
+
+def _after(before: float) -> str:
+    """What earlier jobs have told, in words."""
+    return f", after {before:.3g} of earlier jobs on these rows (all add up)," if before else ""
+
+
 def _too_many(excess: _Excess, params: BoostParams, policy: PolicySection, done: int) -> str:
     """What breaks the rule, by how much, and what helps."""
     job, rows, before, room = excess
@@ -454,8 +486,8 @@ def _too_many(excess: _Excess, params: BoostParams, policy: PolicySection, done:
             "that were begun and not kept, and of earlier jobs on these rows: the host raises the "
             "rule, and the job goes on"
         )
-    earlier = f", after {before:.3g} of earlier jobs on these rows," if before else ""
-    helps = ['sums = "hidden" with a coordinator', "or the host raises the rule"]
+    earlier = _after(before)
+    helps = ['sums = "hidden" with a coordinator', _raised(before + job.equations_a_row)]
     if room * rows >= _LEAST:  # else no tree fits, be it ever so flat
         fit = job.joint_within(room * (1 + _ROUNDING)) // params.round * params.round
         fewer = [f"at most {counted(fit, tree)} of this depth"] if fit else []
@@ -464,4 +496,4 @@ def _too_many(excess: _Excess, params: BoostParams, policy: PolicySection, done:
         helps.insert(0, "rows that no earlier job was about")
     else:
         helps.insert(0, "more rows")
-    return f"{told}{earlier} {rule}: {', '.join(helps)}"
+    return f"{told}{earlier} {rule}: {_either(helps)}"

@@ -13,7 +13,7 @@ from vfl.crypto.randomness import Randomness
 from vfl.crypto.workers import Operations
 from vfl.errors import PeerStopped, Refused
 from vfl.jobs.account import Account
-from vfl.jobs.admission import check_project, check_request, count_job, fresh_name
+from vfl.jobs.admission import admit_job, check_project, check_request, count_job, fresh_name
 from vfl.jobs.agreement import Agreement, accept_offer
 from vfl.jobs.alignments import Alignment, count_known_rows, known_rows
 from vfl.jobs.answers import AnsweredHostHints, AnsweredSums, answered_draw
@@ -64,13 +64,7 @@ from vfl.models.kinds import kind_of_job, save_half
 from vfl.net.peer import Peer
 from vfl.party.config import Job
 from vfl.party.kept_query import KeptQuery
-from vfl.party.policy import (
-    check_auditable,
-    check_coordinator,
-    check_intersection,
-    check_job,
-    today,
-)
+from vfl.party.policy import check_auditable, check_coordinator, check_intersection
 from vfl.party.table import Table
 from vfl.protocols.common.checkpoints import to_the_end
 from vfl.protocols.common.course import UNCOUNTED, SumsCount
@@ -295,7 +289,7 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
         raise Refused("it has columns of its own: no job over rows")
     check_request(site, peer, offer, show, f"train {job.name} ({job.job.purpose})")
     check_project(site, peer.name, job, show)
-    check_job(party.policy, job, peer.name, today())
+    admit_job(site, peer.name, job)
     tape, several = offer.commitment is not UNSET, job.job.project is not None
     check_auditable(party.policy, tape=tape, project=several)
     await asyncio.to_thread(check_outstanding, site, peer.name)

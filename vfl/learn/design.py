@@ -402,12 +402,15 @@ def _dependent(gram: Floats) -> list[int]:
     return dependent
 
 
+def named(coefficient: tuple[str, str]) -> str:
+    """What to say of a coefficient's column, by column and level."""
+    column, level = coefficient
+    return f"column '{column}'" + (f" at level '{level}'" if level else "")
+
+
 def listed(coefficients: Sequence[tuple[str, str]]) -> str:
     """What to say of coefficients whose columns are linear combinations, by column and level."""
-    names = [
-        f"column '{column}'" + (f" at level '{level}'" if level else "")
-        for column, level in coefficients[:_NAMED]
-    ]
+    names = [named(one) for one in coefficients[:_NAMED]]
     if len(coefficients) > _NAMED:
         names.append(f"{len(coefficients) - _NAMED:,} more")
     *first, last = names

@@ -24,6 +24,7 @@ import numpy as np
 
 from vfl.arrays import Floats
 from vfl.blocks.engine import ENGINE
+from vfl.learn.leverage import StandingOut
 from vfl.learn.likelihood import negative_binomial_likelihood
 from vfl.learn.losses import Loss, NegativeBinomialLoss
 from vfl.learn.matrix import Matrix
@@ -70,6 +71,7 @@ class Inference:
     freedom: int | None = None  # of the residuals, where the dispersion was estimated from them
     aliases: tuple[Alias, ...] = ()
     constants: int = 0  # coefficients before those of columns: the guest's intercept
+    standing_out: StandingOut | None = None  # why nothing was inferred: by which column rows do
 
     @classmethod
     def of(cls, covariance: Floats, freedom: int | None) -> "Inference":

@@ -19,6 +19,7 @@ from vfl.learn.binning import Features
 from vfl.learn.design import Design
 from vfl.learn.factors import Rules
 from vfl.learn.inference import Inference
+from vfl.learn.leverage import standing_out
 from vfl.learn.matrix import Matrix, Whole
 
 
@@ -38,9 +39,11 @@ class InflationDesign:
     made_up: Sequence[str]
 
     @classmethod
-    def of(cls, features: Features, training: Mask, least: int) -> tuple["InflationDesign", Whole]:
+    def of(
+        cls, features: Features, training: Mask, least: int, most: float = 1.0
+    ) -> tuple["InflationDesign", Whole]:
         """With the matrix of all rows, by the rows that train: numbers as they are, categories by their
-        levels of `least` rows."""
+        levels of `least` rows. Columns by which a row has a leverage above `most` are left out."""
         plain = Rules(missing="mean", min_level_rows=least)
         of_training = change_each(features, lambda values: values[training])
         left_out, usable = {}, []
@@ -61,7 +64,17 @@ class InflationDesign:
             own = matrix.take(training)
             dependent = dict.fromkeys(name for name, _ in design.dependent(own))
             if not dependent:
-                break
+                found = standing_out(own, most)
+                if found is None:
+                    break
+                name = design.coefficients[found.place][0]
+                left_out[name] = (
+                    f"column '{name}' makes single rows stand out, with a leverage of "
+                    f"{found.leverage:.2f} where max_leverage is {most:g}: raise min_level_rows, bring "
+                    "more rows, or raise max_leverage in [screen], where hosts allow it"
+                )
+                usable.remove(name)
+                continue
             # The last that others before it make up: without it the next may be made up no more.
             made_up.append([*dependent][-1])
             usable.remove(made_up[-1])

@@ -54,6 +54,15 @@ _OBFUSCATORS: Obfuscators = Field(
     "short",
     description="exponents of the guest's encryption; full needs no assumption, five times the work",
 )
+MAX_LEVERAGE = 0.2
+"""What jobs have and hosts allow by default: no sum tells of a row more than one of five rows does."""
+_MAX_LEVERAGE: float = Field(
+    MAX_LEVERAGE,
+    gt=0,
+    le=1,
+    description="with inference: how far a row may stand out by a party's columns, as its leverage; by "
+    "others there is none. 1 is without a bound",
+)
 _SEED: int = Field(0, ge=0, lt=2**63, description="of the row and column draws, not of any key")
 
 PROFILE_FITS = 10
@@ -358,6 +367,7 @@ class GlmParams(BaseModel):
         description="whether each party gets standard errors, intervals and tests of its own "
         "coefficients, from all parties' columns; by sums over lattices, whatever the encryption",
     )
+    max_leverage: float = _MAX_LEVERAGE
     scores: Literal["guest", "hidden"] = Field(
         "guest", description="who sees hosts' parts of a row's score in training: the guest, or nobody"
     )

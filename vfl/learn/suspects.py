@@ -5,6 +5,7 @@ ordered by it, or by the day on which something happened) a model learns the ord
 is worth nothing. All checks are of one column at a time and cost a few sorts of at most SAMPLE rows.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -28,6 +29,9 @@ NEARLY = 0.8
 in a few rows corrected on one side alone. Rating factors reach 0.3."""
 MOST_NAMED = 20  # values of a label that a column of text can name
 
+_FEW_LEVELS = 6  # of a column that names the label of few rows
+_CHANCE = 10**6
+"""One in how many such columns may name the label of few rows by chance."""
 _LEAST_ROWS = 50  # of a column with so few values nothing can be told
 _LEAST_EVENTS = 20  # rows with a label above the least one
 _BINS = 64
@@ -76,6 +80,8 @@ def _is_constant(values: NDArray[np.generic]) -> bool:
 
 def tells_label(values: NDArray[np.generic], label: "LabelOrder") -> list[str]:
     """That a column tells the label almost alone, after its name, if it does."""
+    if label.best <= 0:
+        return _names_few(values, label)
     share = share_of_order(values, label)
     if share < TOLD:
         agreed, kappa = agreement(values, label)
@@ -89,6 +95,49 @@ def tells_label(values: NDArray[np.generic], label: "LabelOrder") -> list[str]:
     return [
         f"tells the label almost alone ({how}): unless it is known before the label is, ignore it in "
         "[data]"
+    ]
+
+
+def _names_few(values: NDArray[np.generic], label: "LabelOrder") -> list[str]:
+    """The same where there are too few rows, or too few with a label above the least, to hold one half
+    against the other: of a column of few levels that names the label in more rows than chance makes.
+
+    Text may be wrong in some rows, numbers in none. Chance: labels in any order (hypergeometric), for
+    every way to name the levels by them.
+    """
+    labels = np.empty(len(label.first) + len(label.held))
+    labels[label.first], labels[label.held] = label.first_label, label.held_label
+    own = values if label.rows is None else values[label.rows]
+    kinds, label_of = np.unique(labels, return_inverse=True)
+    cells = [None if cell != cell else cell for cell in own.tolist()]  # NaN is unlike itself
+    if len({*cells}) > _FEW_LEVELS:  # then whether there is any value may still tell
+        cells = [cell is None for cell in cells]
+    levels = {cell: place for place, cell in enumerate(dict.fromkeys(cells))}
+    if not 2 <= len(kinds) <= MOST_NAMED:
+        return []
+    level = np.array([levels[cell] for cell in cells])
+    table = np.zeros((len(levels), len(kinds)), np.int64)
+    np.add.at(table, (level, label_of), 1)
+    named, usual = table.argmax(axis=1), int(table.sum(axis=0).argmax())
+    rows, right = len(labels), int(table.max(axis=1).sum())
+    seldom = rows - int(table[:, usual].sum())  # rows with any other label
+    taken = int(table[named != usual].sum())
+    found = taken - int(table[named != usual, usual].sum())
+    by_chance = sum(
+        math.comb(taken, hits) * math.comb(rows - taken, seldom - hits)
+        for hits in range(found, min(taken, seldom) + 1)
+    )
+    if by_chance * len(kinds) ** len(levels) * _CHANCE > math.comb(rows, seldom):
+        return []
+    shares = np.bincount(named, table.sum(axis=1), len(kinds)) / rows, table.sum(axis=0) / rows
+    chance = float(shares[0] @ shares[1])
+    kappa = (right / rows - chance) / (1 - chance)
+    if kappa < (NEARLY if own.dtype == object else 1):
+        return []
+    which = "all" if right == rows else f"{right / rows:.1%}"
+    return [
+        f"nearly is the label (its levels name it in {which} of the {counted(rows, 'row')}): unless it "
+        "is known before the label is, ignore it in [data]"
     ]
 
 

@@ -2,8 +2,10 @@
 
 import numpy as np
 
-from vfl.learn.design import listed
+from vfl.learn.design import listed, named
 from vfl.learn.inference import FitSummary, JointTest
+from vfl.learn.leverage import BROADER
+from vfl.party.documents import Body
 from vfl.protocols.linear.inference_messages import MOST_COLUMNS
 from vfl.protocols.linear.scoring import GuestGlm, HostGlm
 from vfl.text import counted
@@ -21,6 +23,13 @@ def column_tests(model: GuestGlm | HostGlm) -> dict[str, JointTest]:
         places.setdefault(column, []).append(place)
     found = {column: own.together(coefficients, at) for column, at in places.items()}
     return {column: test for column, test in found.items() if test is not None}
+
+
+def shorten(half: Body) -> None:
+    """Leave out of a half's document what inference of earlier versions did not say."""
+    inference = half.get("inference")
+    if inference is not None and inference.get("standing_out") is None:
+        inference.pop("standing_out", None)
 
 
 def said_inference(model: GuestGlm | HostGlm) -> list[str]:
@@ -43,13 +52,21 @@ def said_errors(model: GuestGlm) -> str:
 
 
 def said_aliases(model: GuestGlm | HostGlm) -> list[str]:
-    """In words for their owner, which of its columns others' columns make up as well."""
+    """In words for their owner, which of its columns others' columns make up as well, or by which
+    rows stand out too far."""
     own = model.inference
     if own is None:
         return []
     first = own.constants
     names = model.part.design.coefficients
     said = []
+    if own.standing_out is not None:
+        column = named(names[own.standing_out.place])
+        said.append(
+            "no standard errors: as the fit weighs them, too many rows stand out beyond max_leverage, "
+            f"most by {column} (a leverage of {own.standing_out.leverage:.2f}): {BROADER}, or raise "
+            "max_leverage in [glm], where hosts allow it"
+        )
     for one in own.aliases:
         mine = [names[place - first] for place in one.places if place >= first]
         whose = " and ".join(one.parties)

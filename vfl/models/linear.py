@@ -24,7 +24,7 @@ from vfl.models.across import (
 from vfl.models.findings import Finding, NothingTrained, remark_on
 from vfl.models.fit_progress import iteration_done, report_fit, said_choice, said_zeros
 from vfl.models.halves import GuestHalf, HostHalf
-from vfl.models.inference import column_tests, said_aliases, said_errors, said_inference
+from vfl.models.inference import column_tests, said_aliases, said_errors, said_inference, shorten
 from vfl.models.kind import (
     NOTHING,
     ColumnRules,
@@ -502,9 +502,9 @@ class Linear(ModelKind[GuestGlm, HostGlm]):
     @classmethod
     def shorten_document(cls, model: Body) -> None:
         shorten_design(model["part"]["design"])
-        for name in ("choice", "variance", "across"):
-            if not model.get(name):
-                model.pop(name, None)
+        shorten(model)
+        for name in (one for one in ("choice", "variance", "across") if not model.get(one)):
+            model.pop(name, None)
 
     @classmethod
     def document(cls, model: GuestGlm) -> dict[str, object]:

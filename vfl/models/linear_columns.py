@@ -10,9 +10,10 @@ from vfl.blocks.columns import change_each
 from vfl.blocks.scratch import Scratch
 from vfl.errors import ConfigError, DataError
 from vfl.learn.binning import Features
-from vfl.learn.design import MISSING, OTHER, Design, Rules, listed
+from vfl.learn.design import MISSING, OTHER, Design, Rules, listed, named
 from vfl.learn.levels import Levels
-from vfl.learn.matrix import Whole
+from vfl.learn.leverage import BROADER, standing_out
+from vfl.learn.matrix import Matrix, Whole
 from vfl.learn.params import GlmParams
 from vfl.learn.shrinkage import level_sizes, penalty_of
 from vfl.learn.small_levels import EVERY_OTHER
@@ -71,11 +72,26 @@ def prepare_columns(
             for_peer="some of its columns are linear combinations of others: it must leave them out, or "
             "the job needs alpha above 0",
         )
+    if params.inference:
+        _check_leverage(table, design, matrix.take(training), params.max_leverage)
     sizes = None
     if params.shrink_to == "mean" and params.least_alpha:
         sizes = level_sizes(design, matrix.take(training), weights)
     penalty = penalty_of(design, sizes, int(training.sum()), by_steps=params.l1_ratio > 0)
     return design, matrix if penalty.is_plain else matrix.shrunk_by(penalty)
+
+
+def _check_leverage(table: str, design: Design, matrix: Matrix, most: float) -> None:
+    """Raises DataError for columns by which a row stands out further than the job infers by."""
+    found = standing_out(matrix, most)
+    if found is not None:
+        raise DataError(
+            f"{table}: for inference = true {named(design.coefficients[found.place])} makes single "
+            f"rows stand out, with a leverage of {found.leverage:.2f}, where max_leverage is {most:g}: "
+            f"{BROADER}",
+            for_peer="by some of its columns single rows stand out, which inference would tell of "
+            "(its log has the details)",
+        )
 
 
 def check_rules(section: GlmSection, features: Collection[str], table: str) -> None:

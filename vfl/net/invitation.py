@@ -129,9 +129,15 @@ class Code:
         """The code that a person typed, with whatever stands between the digits. Raises ConfigError."""
         digits = "".join(text.replace("-", " ").split())
         if len(digits) != DIGITS or not (digits.isascii() and digits.isdigit()):
-            raise ConfigError(f"the code has {DIGITS} digits, as in 417-930-264-182: type it again")
+            raise ConfigError(
+                f"the code has {DIGITS} digits, as in 417-930-264-182: nothing was sent and the "
+                "invitation goes on; type it again"
+            )
         if _check_digit(digits) != 0:
-            raise ConfigError("the code has a slip in it, nothing was tried yet: have it read out again")
+            raise ConfigError(
+                "the code has a slip in it, which its last digit shows: nothing was sent and the "
+                "invitation goes on; have it read out again"
+            )
         return cls(digits)
 
     @property
@@ -328,7 +334,10 @@ async def ask(connected: socket.socket, code: Code, entropy: Entropy = os.urando
             raise NoInvitation("the invitation is over")
         second += await receive(connected, len(_INVITES) + _PAKE + _NONCE - 1)
     if not second.startswith(_INVITES):
-        raise NoInvitation("what answers there is no invitation of this version of vfl")
+        raise NoInvitation(
+            "what answers there is no invitation of this version of vfl: it was used, ended or ran out, "
+            "or the address is another's"
+        )
     keys = _Keys.derived(_finish(pake, second[len(_INVITES) : -_NONCE]), first + second)
     try:
         async with asyncio.timeout(OPENING):

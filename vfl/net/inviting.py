@@ -35,7 +35,8 @@ _UNLISTED = (
     "exchange certificates as docs/operations.md says"
 )
 
-_NOBODY = "nobody invites there with this code: does `vfl invite` run, and is the code whole?"
+_OVER = "it was used, ended or ran out"
+_NEW = "ask for a new one"
 
 
 class _Door:
@@ -221,8 +222,13 @@ async def join_at(address: str, code: Code, wait: float, say: Callable[[str], No
         except NotYet as error:
             if error.unlisted:
                 raise PeerUnreachable(f"cannot join at {address}: {_UNLISTED}") from None
-            why = _NOBODY if error.nobody else str(error)
+            why = "nobody waits there with this invitation" if error.nobody else str(error)
         if loop.time() + 1.0 > deadline:
+            if why.startswith("nobody"):
+                slip = ", or the first three digits are others" if relay_of(address) else ""
+                raise PeerUnreachable(
+                    f"nobody waits with this invitation at {address}: {_OVER}{slip}; {_NEW}"
+                )
             raise PeerUnreachable(f"cannot join at {address}: {why}")
         if why != told:
             say(f"{address}: {why}: trying again")
@@ -233,12 +239,12 @@ async def join_at(address: str, code: Code, wait: float, say: Callable[[str], No
     except BaseException as error:
         connected.close()
         if isinstance(error, NoInvitation):
-            raise PeerUnreachable(f"cannot join at {address}: {error}") from None
+            raise PeerUnreachable(f"cannot join at {address}: {error}; {_NEW}") from None
         if isinstance(error, OSError | EOFError):  # TimeoutError too
             why = reason_of(error) if isinstance(error, OSError) else "the connection was closed"
             raise PeerUnreachable(
-                f"cannot join at {address}: {why} before both knew each other: does `vfl invite` wait "
-                "there?"
+                f"cannot join at {address}: {why} before both knew each other: if no `vfl invite` waits "
+                f"there any more, {_OVER}; {_NEW}"
             ) from None
         raise
 
@@ -249,8 +255,11 @@ async def _connect_to(address: str, code: Code) -> socket.socket:
     if relay is not None:
         return await relay.dial(code.place, CONNECTING)
     host, port = split_address(address)
+    through = proxy_to(host)
     try:
         async with asyncio.timeout(CONNECTING):
-            return await connect(host, port, proxy_to(host), address)
+            return await connect(host, port, through, address)
+    except NotYet as error:
+        raise NotYet(str(error), nobody=error.refused and through is None) from None
     except TimeoutError:
         raise NotYet("it gave no answer in time") from None

@@ -383,8 +383,10 @@ async def _connect(host: str, port: int, what: str) -> socket.socket:
         if first is not None:
             attempts.remove(first)
             return first.result()
-        why = reason_of(attempts[0].exception() or OSError())
-        raise NotYet(f"{what} cannot be reached ({why})")
+        errors = [attempt.exception() for attempt in attempts]
+        refused = all(isinstance(error, ConnectionRefusedError) for error in errors)
+        why = reason_of(errors[0] or OSError())
+        raise NotYet(f"{what} cannot be reached ({why})", refused=refused)
     finally:
         for attempt in attempts:
             attempt.cancel()

@@ -58,12 +58,15 @@ class NotYet(Exception):
     """An attempt to connect failed in a way that waiting may cure.
 
     nobody: whether it seems that nothing listens at the address, or nothing behind what does. unlisted:
-    whether a relay refuses the place where two would meet.
+    whether a relay refuses the place where two would meet. refused: whether the machine that was dialled
+    (a relay's or a proxy's, where there is one) says that nothing listens on its port.
     """
 
-    def __init__(self, why: str, *, nobody: bool = False, unlisted: bool = False) -> None:
+    def __init__(
+        self, why: str, *, nobody: bool = False, unlisted: bool = False, refused: bool = False
+    ) -> None:
         super().__init__(why)
-        self.nobody, self.unlisted = nobody, unlisted
+        self.nobody, self.unlisted, self.refused = nobody, unlisted, refused
 
 
 @dataclass(frozen=True)

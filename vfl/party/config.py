@@ -82,7 +82,7 @@ _OF_COLUMNS = frozenset(
         *("goss_top", "goss_other", "sums", "coordinator", "guest_trees", "encryption", "key_bits"),
         *("obfuscators", "scores", "max_labels", "inference", "alphas", "folds", "one_standard_error"),
         *("theta", "profile", "dispersion", "l1_on", "credibility"),
-        *("across", "across_rows", "across_names"),
+        *("across", "across_rows", "across_names", "max_leverage"),
         *(*UNSAID, *OF_ORDERED),
     }
 )

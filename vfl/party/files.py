@@ -4,6 +4,7 @@ import errno
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -42,6 +43,41 @@ def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
         raise unwritable(f"{path} cannot be written", error) from None
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextmanager
+def rewriting(path: Path) -> Iterator[BinaryIO]:
+    """As `replacing`, of a file that is there and a person's own: with its mode and owner, where it lies
+    if `path` is a link to it. Raises DataError; then it stays as it was."""
+    refuse_fixed(path)
+    file = path.resolve()
+    with replacing(file) as new:
+        found = file.stat()
+        os.fchown(new.fileno(), found.st_uid, found.st_gid)
+        os.fchmod(new.fileno(), stat.S_IMODE(found.st_mode))
+        yield new
+
+
+def refuse_fixed(path: Path, instead: str = "") -> None:
+    """Raises DataError for a person's own file that is not to be changed: it is read-only, or would not
+    stay its owner's. `instead`: what else they can do, in words."""
+    try:
+        found, folder = path.stat(), path.resolve().parent
+    except OSError as error:
+        raise unwritable(f"{path} cannot be changed", error) from None
+    mode, account = stat.S_IMODE(found.st_mode), os.geteuid()
+    if not mode & 0o222:  # root could write it all the same
+        why, mend = f"it is read-only (mode {mode:03o})", f"run chmod u+w {path}"
+    elif not (os.access(path, os.W_OK) and os.access(folder, os.W_OK | os.X_OK)):
+        why, mend = "this account may not write it", "run this under its owner's account"
+    elif account and (found.st_uid, found.st_gid) not in {
+        (account, group) for group in (os.getegid(), *os.getgroups())
+    }:
+        why, mend = "it is another account's or group's", "run this under its owner's account"
+    else:
+        return
+    mend = f"{mend}, or {instead}" if instead else mend
+    raise DataError(f"{path} stays as it was: {why}; {mend}", for_peer=FOR_PEER)
 
 
 @contextmanager

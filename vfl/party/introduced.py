@@ -21,7 +21,7 @@ from vfl.net.invitation import Introduction
 from vfl.party.authority import Authority
 from vfl.party.config import Party, context_of
 from vfl.party.config_errors import explain_errors
-from vfl.party.files import make_folder, replacing, unwritable
+from vfl.party.files import FOR_PEER, make_folder, refuse_fixed, replacing, rewriting, unwritable
 from vfl.party.identity import Certificate, load_certificate, parse_certificate
 from vfl.party.reading import settings_line
 from vfl.party.revocation import refuse_revoked, revoked_by
@@ -121,7 +121,7 @@ class Change:
                 with replacing(self.pin, 0o644) as file:
                     file.write(self.certificate.pem)
             if self.path.read_bytes() != self.text:
-                with replacing(self.path, self.path.stat().st_mode & 0o777) as file:
+                with rewriting(self.path) as file:
                     file.write(self.text)
         except BaseException as error:
             if made:
@@ -199,7 +199,9 @@ def plan(path: Path, party: Party, pair: Pair, *, joins: bool, expected: str | N
         values["role"] = role
     text = with_peer(path, name, values)
     _check(path, text)
-    _refuse_unwritable(path, pin)
+    if text != path.read_bytes():
+        refuse_unwritable(path)
+    _refuse_unwritable_folder(pin)
     kept = known.address if known is not None and known.address is not None else address
     return Change(path.resolve(), name, theirs.role, certificate, pin, kept, before, text)
 
@@ -227,15 +229,17 @@ def _refuse_namesakes(party: Party, name: str, certificate: Certificate) -> None
             raise IdentityError(f"the certificate of {name} is pinned for {other} already")
 
 
-def _refuse_unwritable(path: Path, pin: Path) -> None:
-    """Raises DataError where the files could not be written: before the other end writes its own."""
+def refuse_unwritable(path: Path) -> None:
+    """Raises DataError where the party file could not be written, before the other end writes."""
+    refuse_fixed(path, "pin the other party by hand as docs/operations.md says")
+
+
+def _refuse_unwritable_folder(pin: Path) -> None:
     folder = next(one for one in (pin.parent, *pin.parent.parents) if one.exists())
-    for where in (path.resolve().parent, folder):
-        if not os.access(where, os.W_OK | os.X_OK):
-            raise DataError(
-                f"{where} cannot be written by this account: nothing is changed",
-                for_peer="it cannot write its own files",
-            )
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise DataError(
+            f"{folder} cannot be written by this account: nothing is changed", for_peer=FOR_PEER
+        )
 
 
 def _check(path: Path, text: bytes) -> None:

@@ -23,7 +23,7 @@ DocumentKind = Literal[
     "evidence",
     "audit",
 ]
-CountKind = Literal["usage", "labels", "fetched", "refusals", "correlated", "approved"]
+CountKind = Literal["usage", "labels", "fetched", "refusals", "correlated", "inferred", "approved"]
 FileKind = DocumentKind | CountKind
 
 FOLDERS: dict[DocumentKind, str] = {
@@ -53,6 +53,7 @@ COUNTS: dict[CountKind, str] = {
     "fetched": "fetched.json",
     "refusals": "refusals.json",
     "correlated": "correlated.json",
+    "inferred": "inferred.json",
     "approved": "approved.json",
 }
 """One file each, in the store's own folder."""
@@ -70,6 +71,7 @@ ENCRYPTED: frozenset[FileKind] = frozenset(
         "evidence",
         "fetched",
         "hint",
+        "inferred",
         "kept",
         "labels",
         "project",

@@ -2,10 +2,11 @@
 
 import re
 import tomllib
+from codecs import BOM_UTF8
 from pathlib import Path
 
 from vfl.errors import DataError
-from vfl.party.files import replacing, unwritable
+from vfl.party.files import refuse_fixed, rewriting
 
 _DATA = re.compile(r"^[ \t]*\[data\][ \t]*(#.*)?(?=\n|\Z)", re.MULTILINE)
 
@@ -13,18 +14,20 @@ _DATA = re.compile(r"^[ \t]*\[data\][ \t]*(#.*)?(?=\n|\Z)", re.MULTILINE)
 def change_party(path: Path, line: str) -> None:
     """Write `line`, a key of [data] with its value, in place of the one that is there. Raises DataError
     for a file in which that cannot be done without touching anything else."""
+    by_hand = f"put `{line}` into its [data] by hand"
     try:
-        text = path.read_text("utf-8")
+        data = path.read_bytes()
+        mark = BOM_UTF8 if data.startswith(BOM_UTF8) else b""
+        text = data.removeprefix(mark).decode()
     except (OSError, UnicodeDecodeError):
         raise DataError(f"{path} cannot be read") from None
-    changed = with_line(text, line)
+    end = "\r\n" if "\r\n" in text else "\n"
+    changed = with_line(text.replace(end, "\n"), line)
     if changed is None:
-        raise DataError(f"{path} could not be changed: put `{line}` into its [data] by hand")
-    try:
-        with replacing(path, path.stat().st_mode & 0o777) as file:
-            file.write(changed.encode())
-    except OSError as error:
-        raise unwritable(f"{path}", error) from None
+        raise DataError(f"{path} could not be changed: {by_hand}")
+    refuse_fixed(path, by_hand)
+    with rewriting(path) as file:
+        file.write(mark + changed.replace("\n", end).encode())
 
 
 def with_line(text: str, line: str) -> str | None:

@@ -64,7 +64,7 @@ def broken_by_any(
     broken: list[str] = []
     if policy.expires is not None and on > policy.expires:
         rule = f"rule expires = {policy.expires} of [policy]"
-        text = f"the day {on} breaks {rule}: {_remedy('expires', sides)}"
+        text = f"the day {on} breaks {rule}: {remedy('expires', sides)}"
         broken.append(BrokenRule(text, "expires"))
     if guest is not None and policy.guests is not None and guest not in policy.guests:
         broken.append(_breach(f"the {sides.starts} {guest}", policy, "guests", sides))
@@ -76,40 +76,48 @@ def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) 
     sides = OVER_ROWS if job.over_rows else OVER_COLUMNS
     broken = broken_by_any(policy, guest, on, sides)
     section, params, label = job.job, job.params, job.job.label_key
-    broken += _broken_by_purpose(policy, section.purpose, sides)
+    broken += broken_by_purpose(policy, section.purpose, sides)
     for what, value, rule in (
         ("model", section.model, "models"),
         (label, getattr(section, label), "objectives"),
     ):
         if (allowed := getattr(policy, rule)) is not None and value not in allowed:
-            broken.append(_broken(what, value, policy, rule, sides))
+            broken.append(broken_setting(what, value, policy, rule, sides))
     if job.over_rows:
         if job.rows.without and job.rows.min_parties < policy.min_parties:
-            broken.append(_broken("min_parties", job.rows.min_parties, policy, "min_parties", sides))
+            broken.append(
+                broken_setting("min_parties", job.rows.min_parties, policy, "min_parties", sides)
+            )
         if job.rows.without and not policy.without:
-            broken.append(_broken("without", True, policy, "without", sides))
+            broken.append(broken_setting("without", True, policy, "without", sides))
         least = ["min_child_rows"]
     else:
         least = ["min_child_rows"] if params.encryption == "lattice" else ["min_child_rows", "key_bits"]
     broken += [
-        _broken(key, getattr(params, key), policy, key, sides)
+        broken_setting(key, getattr(params, key), policy, key, sides)
         for key in least
         if hasattr(params, key) and getattr(params, key) < getattr(policy, key)
     ]
     if not job.over_rows and params.encryption not in policy.encryptions:
-        broken.append(_broken("encryption", params.encryption, policy, "encryptions", sides))
+        broken.append(broken_setting("encryption", params.encryption, policy, "encryptions", sides))
     if not (job.over_rows or policy.exact_zeros) and isinstance(params, GlmParams) and params.l1_ratio:
-        broken.append(_broken("l1_ratio", params.l1_ratio, policy, "exact_zeros", sides))
+        broken.append(broken_setting("l1_ratio", params.l1_ratio, policy, "exact_zeros", sides))
     if not job.over_rows and isinstance(params, GlmParams) and params.inference:
         if not policy.inference:
-            broken.append(_broken("inference", True, policy, "inference", sides))
+            broken.append(broken_setting("inference", True, policy, "inference", sides))
         elif "lattice" not in policy.encryptions and params.encryption != "lattice":
             broken.append(_breach("inference = true", policy, "encryptions", sides))
+        if exceeds(params.max_leverage, policy.max_leverage):
+            broken.append(
+                broken_setting("max_leverage", params.max_leverage, policy, "max_leverage", sides)
+            )
     if not job.over_rows and isinstance(params, GlmParams) and params.across:
         if not policy.interactions_across:
             broken.append(_breach("across", policy, "interactions_across", sides))
         elif params.across_rows < policy.min_cell_rows:
-            broken.append(_broken("across_rows", params.across_rows, policy, "min_cell_rows", sides))
+            broken.append(
+                broken_setting("across_rows", params.across_rows, policy, "min_cell_rows", sides)
+            )
     if isinstance(params, GlmParams) and params.fits > 1:
         if exceeds(params.iterations, policy.max_iterations):
             broken.append(_too_many_fits(policy, params, sides))
@@ -119,22 +127,22 @@ def broken_by_job(policy: PolicySection, job: Job, guest: str | None, on: date) 
         if exceeds(params.most_trees, policy.max_trees):
             what = f"{counted(params.most_trees, 'tree')} (trees = {params.trees}, each of which is of "
             what += f"{params.round} classes)"
-            text = f"{what} break {rule_words(policy, 'max_trees')}: {_remedy('max_trees', sides)}"
+            text = f"{what} break {rule_words(policy, 'max_trees')}: {remedy('max_trees', sides)}"
             broken.append(BrokenRule(text, "max_trees"))
     else:
         limits = (("trees", "max_trees"), ("max_iterations", "max_iterations"))
     for key, rule in limits:
         if hasattr(params, key) and exceeds(getattr(params, key), getattr(policy, rule)):
-            broken.append(_broken(key, getattr(params, key), policy, rule, sides))
+            broken.append(broken_setting(key, getattr(params, key), policy, rule, sides))
     if job.over_rows:
         return broken
     ordered = isinstance(params, BoostParams) and params.ordered_categories == "all"
     if ordered and not policy.category_groups:
-        broken.append(_broken("ordered_categories", "all", policy, "category_groups", sides))
+        broken.append(broken_setting("ordered_categories", "all", policy, "category_groups", sides))
     if policy.hidden_sums and isinstance(params, BoostParams) and params.sums != "hidden":
-        broken.append(_broken("sums", params.sums, policy, "hidden_sums", sides))
+        broken.append(broken_setting("sums", params.sums, policy, "hidden_sums", sides))
     if policy.hidden_scores and isinstance(params, GlmParams) and params.scores != "hidden":
-        broken.append(_broken("scores", params.scores, policy, "hidden_scores", sides))
+        broken.append(broken_setting("scores", params.scores, policy, "hidden_scores", sides))
     return broken
 
 
@@ -153,20 +161,22 @@ def _too_many_fits(policy: PolicySection, params: GlmParams, sides: Sides) -> st
     return BrokenRule(text, "max_iterations")
 
 
-def _broken_by_purpose(policy: PolicySection, purpose: str, sides: Sides) -> list[str]:
+def broken_by_purpose(policy: PolicySection, purpose: str, sides: Sides) -> list[str]:
     patterns = policy.purposes
     if patterns is None or any(fnmatchcase(purpose, _literal(pattern)) for pattern in patterns):
         return []
-    return [_broken("purpose", purpose, policy, "purposes", sides)]
+    return [broken_setting("purpose", purpose, policy, "purposes", sides)]
 
 
 def broken_by_pool(policy: PolicySection, parties: int | None, rows: int | None = None) -> list[str]:
     """The rules that a job over the rows of so many parties breaks, of so many rows that train."""
     broken = []
     if parties is not None and parties < policy.min_parties:
-        broken.append(_broken("the number of parties", parties, policy, "min_parties", OVER_ROWS))
+        broken.append(broken_setting("the number of parties", parties, policy, "min_parties", OVER_ROWS))
     if rows is not None and rows < policy.min_pooled_rows:
-        broken.append(_broken("the rows of all parties", rows, policy, "min_pooled_rows", OVER_ROWS))
+        broken.append(
+            broken_setting("the rows of all parties", rows, policy, "min_pooled_rows", OVER_ROWS)
+        )
     return broken
 
 
@@ -183,7 +193,7 @@ def check_guest(party: Party, guest: str) -> None:
 
 def check_job(policy: PolicySection, job: Job, guest: str, on: date) -> None:
     """Raises Refused naming the rules that training this job breaks."""
-    _refuse(broken_by_job(policy, job, guest, on))
+    refuse(broken_by_job(policy, job, guest, on))
 
 
 def check_align(
@@ -191,16 +201,16 @@ def check_align(
 ) -> None:
     """Raises Refused naming the rules that an alignment breaks before it starts."""
     broken = broken_by_any(policy, guest, on) + _broken_by_engine(policy, engine)
-    _refuse(broken + _broken_by_join(policy, join))
+    refuse(broken + _broken_by_join(policy, join))
 
 
 def check_join(policy: PolicySection, join: JoinKind) -> None:
     """Raises Refused for an alignment whose kind of join this party does not take part in."""
-    _refuse(_broken_by_join(policy, join))
+    refuse(_broken_by_join(policy, join))
 
 
 def _broken_by_join(policy: PolicySection, join: JoinKind) -> list[str]:
-    return [] if join in policy.joins else [_broken("join", join, policy, "joins")]
+    return [] if join in policy.joins else [broken_setting("join", join, policy, "joins")]
 
 
 def check_score(policy: PolicySection, guest: str, on: date, engine: Engine = "ecdh") -> None:
@@ -208,7 +218,7 @@ def check_score(policy: PolicySection, guest: str, on: date, engine: Engine = "e
     broken = broken_by_any(policy, guest, on)
     if not policy.scoring:
         broken.append(_breach("scoring", policy, "scoring"))
-    _refuse(broken + _broken_by_engine(policy, engine))
+    refuse(broken + _broken_by_engine(policy, engine))
 
 
 def check_lookup(policy: PolicySection, guest: str, on: date) -> None:
@@ -217,7 +227,7 @@ def check_lookup(policy: PolicySection, guest: str, on: date) -> None:
     for rule, what in (("scoring", "scoring"), ("directories", "a sealed directory")):
         if not getattr(policy, rule):
             broken.append(_breach(what, policy, rule))
-    _refuse(broken)
+    refuse(broken)
 
 
 def check_oneway(
@@ -225,66 +235,18 @@ def check_oneway(
 ) -> None:
     """Raises Refused naming the rules that a table by this party's factors breaks before it starts.
     pair: whether it is by another host's, too."""
-    broken = broken_by_any(policy, guest, on) + _broken_by_purpose(policy, purpose, OVER_COLUMNS)
+    broken = broken_by_any(policy, guest, on) + broken_by_purpose(policy, purpose, OVER_COLUMNS)
     if policy.oneway is False:
         broken.append(_breach("a table", policy, "oneway"))
     if pair and not policy.oneway_pairs:
         broken.append(_breach("a table with another host's factor", policy, "oneway_pairs"))
-    _refuse(broken)
-
-
-def check_screen(
-    policy: PolicySection,
-    purpose: str,
-    guest: str,
-    on: date,
-    *,
-    tells: bool,
-    inflation: bool,
-    correlations: bool = False,
-) -> None:
-    """Raises Refused naming the rules that screening this party's columns breaks before it starts.
-    tells: whether the guest tells sums by the party's levels. inflation: whether that is asked for."""
-    broken = broken_by_any(policy, guest, on) + _broken_by_purpose(policy, purpose, OVER_COLUMNS)
-    if policy.oneway is False and policy.screen is False:
-        broken.append(_breach("screening columns", policy, "screen"))
-    elif policy.oneway is False and not tells:
-        text = (
-            f"screening columns without tell_hosts = true in [screen] breaks "
-            f"{rule_words(policy, 'oneway')}: set it in the job, or {_REMEDIES['oneway']}".format(
-                starts=OVER_COLUMNS.starts, allows=OVER_COLUMNS.allows
-            )
-        )
-        broken.append(BrokenRule(text, "oneway"))
-    if correlations and not policy.told_correlations:
-        broken.append(_breach("correlations = true in [screen]", policy, "told_correlations"))
-    elif correlations and "lattice" not in policy.encryptions:
-        broken.append(_breach("correlations = true in [screen]", policy, "encryptions"))
-    if inflation and not (policy.inference and "lattice" in policy.encryptions):
-        rule = "encryptions" if policy.inference else "inference"
-        text = (
-            f"vif = true in [screen] breaks {rule_words(policy, rule)}: set it to false in the job, or "
-            "the host sets inference to true, with lattice among its encryptions"
-        )
-        broken.append(BrokenRule(text, rule))
-    _refuse(broken)
-
-
-def check_correlations(policy: PolicySection, rows: int, before: int, more: int) -> None:
-    """Raises Refused for correlations of too few rows, or for more than a guest may be told after
-    `before` of earlier jobs."""
-    if rows < policy.min_correlated_rows:
-        _refuse([_breach(f"correlations of {counted(rows, 'row')}", policy, "min_correlated_rows")])
-    if before + more > policy.told_correlations:
-        earlier = f", after {before:,} of earlier jobs," if before else ""
-        what = f"{counted(more, 'correlation')} of columns{earlier}"
-        _refuse([_breach(what, policy, "told_correlations")])
+    refuse(broken)
 
 
 def check_worth(policy: PolicySection, job: Job, guest: str, on: date) -> None:
     """Raises Refused naming the rules that finding out what data is worth to a job breaks."""
     broken = [] if policy.worth else [_breach("what its data is worth", policy, "worth")]
-    _refuse(broken + broken_by_job(policy, job, guest, on))
+    refuse(broken + broken_by_job(policy, job, guest, on))
 
 
 def check_tune(policy: PolicySection, jobs: Sequence[Job], trials: int, guest: str, on: date) -> None:
@@ -294,7 +256,7 @@ def check_tune(policy: PolicySection, jobs: Sequence[Job], trials: int, guest: s
         broken.append(_breach(f"a search of {counted(trials, 'trial')}", policy, "tune_trials"))
     for job in jobs:
         broken += broken_by_job(policy, job, guest, on)
-    _refuse(dict.fromkeys(broken))
+    refuse(dict.fromkeys(broken))
 
 
 def check_auditable(policy: PolicySection, *, tape: bool, project: bool) -> None:
@@ -334,7 +296,7 @@ def check_rate(policy: PolicySection, lookups: int, seconds: float) -> None:
 
 
 def _broken_by_engine(policy: PolicySection, engine: Engine) -> list[str]:
-    return [] if engine in policy.engines else [_broken("engine", engine, policy, "engines")]
+    return [] if engine in policy.engines else [broken_setting("engine", engine, policy, "engines")]
 
 
 def check_coordinator(party: Party, name: str) -> str:
@@ -353,7 +315,7 @@ def check_age(policy: PolicySection, name: str, made: date, on: date) -> None:
     """Raises Refused for an alignment that is too old to be used."""
     last = last_day(made, policy.days_of_use)
     if last is not None and on > last:
-        _refuse([_breach(f"alignment {name} of {made}", policy, "alignment_days")])
+        refuse([_breach(f"alignment {name} of {made}", policy, "alignment_days")])
 
 
 def last_day(made: date, days: int | None) -> date | None:
@@ -372,7 +334,7 @@ def exceeds(value: float, most: Limit | FractionLimit) -> bool:
 def check_repeats(policy: PolicySection, most: int) -> None:
     """Raises Refused when the guest joins too many rows to one of this party's."""
     if exceeds(most, policy.max_rows_an_id):
-        _refuse([_breach(f"{counted(most, 'row')} joined to one row", policy, "max_rows_an_id")])
+        refuse([_breach(f"{counted(most, 'row')} joined to one row", policy, "max_rows_an_id")])
 
 
 def check_intersection(policy: PolicySection, rows: int, *, most: bool = True) -> None:
@@ -382,14 +344,14 @@ def check_intersection(policy: PolicySection, rows: int, *, most: bool = True) -
         ("max_intersection", most and exceeds(rows, policy.max_intersection)),
     ):
         if breach:
-            _refuse([_breach(f"an alignment of {counted(rows, 'row')}", policy, rule)])
+            refuse([_breach(f"an alignment of {counted(rows, 'row')}", policy, rule)])
 
 
 def check_batch(policy: PolicySection, rows: int) -> None:
     """Raises Refused for a batch of which this party knows too few rows, but some."""
     if 0 < rows < policy.min_scored_rows:
         known = counted(rows, "row")
-        _refuse([_breach(f"a batch of {known} known to the host", policy, "min_scored_rows")])
+        refuse([_breach(f"a batch of {known} known to the host", policy, "min_scored_rows")])
 
 
 def allowed_columns(
@@ -463,6 +425,9 @@ _REMEDIES = {
     "exact_zeros": "leave it out of [glm], or the {allows} sets it to true",
     "inference": "leave it out of [glm], or the {allows} sets it to true, with lattice among its "
     "encryptions",
+    "max_leverage": _LOWER,
+    "told_columns": "ask with fewer columns, or without inference in [glm] and vif in [screen], or the "
+    "{allows} raises the rule",
     "min_cell_rows": _RAISE,
     "interactions_across": "leave it out of [glm], or the {allows} sets it to true",
     "min_parties": "as many parties, and min_parties in [rows], or the {allows} lowers the rule",
@@ -580,7 +545,7 @@ def _literal(pattern: str) -> str:
     return pattern.replace("[", "[[]").replace("?", "[?]")
 
 
-def _broken(
+def broken_setting(
     what: str, value: object, policy: PolicySection, rule: str, sides: Sides = OVER_COLUMNS
 ) -> str:
     return _breach(f"{what} = {rule_text(value)}", policy, rule, sides)
@@ -588,10 +553,10 @@ def _broken(
 
 def _breach(what: str, policy: PolicySection, rule: str, sides: Sides = OVER_COLUMNS) -> str:
     """What breaks a rule, the rule with its value, and what either side can do."""
-    return BrokenRule(f"{what} breaks {rule_words(policy, rule)}: {_remedy(rule, sides)}", rule)
+    return BrokenRule(f"{what} breaks {rule_words(policy, rule)}: {remedy(rule, sides)}", rule)
 
 
-def _remedy(rule: str, sides: Sides) -> str:
+def remedy(rule: str, sides: Sides) -> str:
     return _REMEDIES[rule].format(starts=sides.starts, allows=sides.allows)
 
 
@@ -611,7 +576,7 @@ def rule_text(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, default=str)
 
 
-def _refuse(broken: Iterable[str]) -> None:
+def refuse(broken: Iterable[str]) -> None:
     found = [*broken]
     if text := "; ".join(found):
         raise Refused(text, rules=tuple(one.rule for one in found if isinstance(one, BrokenRule)))

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from vfl.learn.params import MAX_LEVERAGE
 from vfl.party.config_values import (
     UNLIMITED,
     ColumnNames,
@@ -112,8 +113,19 @@ class PolicySection(Section):
         default=False,
         description="linear models may have standard errors (inference = true in [glm]), for which "
         "lattice is among its encryptions: a guest learns of its own coefficients how sure they are "
-        "beside this party's columns; one that makes columns up, each of a single row, may read these "
-        "rows",
+        "beside this party's columns; max_leverage and told_columns bound what one that makes columns "
+        "up reads of rows",
+    )
+    max_leverage: FractionLimit = Field(
+        default=MAX_LEVERAGE,
+        description="most max_leverage of a job with standard errors or variance inflation: how far a "
+        "row may stand out by a party's columns, which each party's own program sees to",
+    )
+    told_columns: int = Field(
+        default=400,
+        ge=0,
+        description="most columns of its own of which a guest is told standard errors and variance "
+        "inflation beside this party's, over all its jobs, each time anew",
     )
     interactions_across: bool = Field(
         default=False,

@@ -22,7 +22,7 @@ import msgspec
 from vfl.errors import IdentityError
 from vfl.net.certificates import in_words
 from vfl.party.authority import Authority
-from vfl.party.files import replacing
+from vfl.party.files import refuse_fixed, replacing, rewriting
 from vfl.party.identity import (
     Certificate,
     Identity,
@@ -132,15 +132,14 @@ def accept(
     refuse_revoked(revoked, way, rotation)
     if wanted.expires <= datetime.datetime.now(datetime.UTC):
         raise IdentityError(f"{new} expired on {in_words(wanted.expires)}")
+    refuse_fixed(pinned)
     kept = _kept(pinned, old)
     # The pin last: until then nothing has changed.
-    for path, content in (
-        (kept, old.pem),
-        (beside(pinned), _encode(chain.links)),
-        (pinned, wanted.pem),
-    ):
+    for path, content in ((kept, old.pem), (beside(pinned), _encode(chain.links))):
         with replacing(path, 0o644) as file:
             file.write(content)
+    with rewriting(pinned) as file:
+        file.write(wanted.pem)
     return old, wanted, kept
 
 
@@ -154,10 +153,12 @@ def renew(pinned: Path, new: Path, authority: Authority) -> tuple[Certificate, C
     if wanted.der == old.der:
         raise IdentityError(f"{new} is the certificate that is pinned already")
     authority.check(wanted.der)
+    refuse_fixed(pinned)
     kept = _kept(pinned, old)
-    for path, content in ((kept, old.pem), (pinned, wanted.pem)):  # the pin last
-        with replacing(path, 0o644) as file:
-            file.write(content)
+    with replacing(kept, 0o644) as file:
+        file.write(old.pem)
+    with rewriting(pinned) as file:  # the pin last
+        file.write(wanted.pem)
     return old, wanted, kept
 
 

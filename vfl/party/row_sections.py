@@ -75,7 +75,7 @@ class JobGlmSection(GlmParams, GlmSection):
         later = (
             *("inference", "shrink_to", "alphas", "one_standard_error"),
             *("theta", "profile", "dispersion", "l1_ratio", "l1_on", "credibility"),
-            *("across", "across_rows", "across_names"),
+            *("across", "across_rows", "across_names", "max_leverage"),
         )
         found = {key for key in later if getattr(self, key) == fields[key].default}
         return found | (set() if self.alphas else {"folds"})

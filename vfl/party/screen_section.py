@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from vfl.learn.params import MAX_LEVERAGE
 from vfl.party.sections import Section
 
 
@@ -25,6 +26,13 @@ class ScreenSection(Section):
         default=True,
         description="whether variance inflation over all parties' columns is found out, of which each "
         "party knows that of its own; hosts must allow inference",
+    )
+    max_leverage: float = Field(
+        default=MAX_LEVERAGE,
+        gt=0,
+        le=1,
+        description="how far a row may stand out by a party's columns, as its leverage: columns that "
+        "make it so have no variance inflation. 1 is without a bound",
     )
     tell_hosts: bool = Field(
         default=False,

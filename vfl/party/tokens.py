@@ -25,7 +25,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, TypeAdapter, Valida
 from vfl.errors import ConfigError, Refused
 from vfl.party.config_values import PartyName, _as_tuple, _distinct
 from vfl.party.config_words import PARTY_NAME, plain_key
-from vfl.party.files import replacing, unwritable
+from vfl.party.files import replacing, rewriting, unwritable
 from vfl.party.locks import Held, locked
 from vfl.party.sections import Section
 
@@ -188,7 +188,7 @@ def _add(path: Path, name: str, rights: Token) -> str:
         lines.append(f"rate = {rights.rate:.12g}")
     if rights.expires is not None:
         lines.append(f"expires = {rights.expires}")
-    with replacing(path) as file:
+    with rewriting(path) if before else replacing(path) as file:
         file.write(before + "\n".join(lines).encode() + b"\n")
     return token
 

@@ -137,7 +137,8 @@ RISKS: Sequence[Risk] = (
         "Standard errors",
         "With inference each party learns how sure its own coefficients are beside the others' columns, "
         "of which a host can tell about how many claims its levels have; two hosts that work together "
-        "learn each row's prediction.",
+        "learn each row's prediction. A guest that makes columns up reads of a host's rows by them, "
+        "as far as max_leverage and told_columns let it.",
         "By a guest that cheats",
         lambda of: _shared_linear(of) and of.has("inference", True),
     ),

@@ -1,6 +1,9 @@
 """What a training would cost and tell, before it."""
 
+from collections.abc import Mapping
+
 from vfl.jobs.forecast import BYTES_OFF, TIME_OFF, Forecast
+from vfl.jobs.known_columns import ColumnCount
 from vfl.jobs.score_forecast import ScoreForecast
 from vfl.terminal.results import put_leakage
 from vfl.terminal.streams import stdout
@@ -15,18 +18,42 @@ def put_forecast(found: Forecast) -> None:
     received = sum(traffic.received for traffic in found.traffic.values())
     sent = max((traffic.sent for traffic in found.traffic.values()), default=0)
     for name, traffic in found.traffic.items():
-        stdout.put(f"{name}: {_size(traffic.sent)} out, {_size(traffic.received)} in")
+        known = f", {_columns(name, found.columns[name])}" if name in found.columns else ""
+        stdout.put(f"{name}: {_size(traffic.sent)} out, {_size(traffic.received)} in{known}")
+    for name, traffic in found.beside.items():
+        ways = f"{_size(traffic.sent)} out, {_size(traffic.received)} in"
+        stdout.put(f"{name} with {found.coordinator}: {ways}")
     stdout.put(
         f"time: {_seconds(found.processor_seconds)} of one core of this machine for all parties "
         "together, and "
         f"{_seconds(found.line_seconds)} on a line of 100 Mbit/s",
         f"memory: {_size(found.memory)} here, {_size(found.host_memory)} at a host",
         f"tape, where it is kept: up to {_size(received)} here, {_size(sent)} at a host",
-        f"made by playing the job in memory on small drawn tables, {counted(found.columns, 'column')} "
-        "at each "
-        f"host: as a rule bytes are within a factor of {BYTES_OFF:g}, time within {TIME_OFF:g}",
+        "made by playing the job in memory on small drawn tables: as a rule bytes are within a factor "
+        f"of {BYTES_OFF:g} where a host's number of columns is known, time within {TIME_OFF:g}",
     )
     put_leakage(leakage)
+
+
+def _columns(host: str, known: ColumnCount) -> str:
+    """How many columns a host was taken to have, and why."""
+    columns = counted(known.count, "column")
+    if known.basis == "given":
+        return f"for {columns}"
+    if known.basis == "model":
+        return f"for {columns} (as many at least, by {known.model}; or --host-columns {host}=N)"
+    return f"for {columns} (not known here: say how many by --host-columns {host}=N; in grows with them)"
+
+
+def put_project_forecast(found: Mapping[str, Forecast], project: str) -> None:
+    """Each model's figures, and what they come to together."""
+    for one in found.values():
+        put_forecast(one)
+    parts = [*found.values()]
+    for name in parts[0].traffic:
+        traffic = [one.traffic[name] for one in parts if name in one.traffic]
+        out, back = (sum(getattr(one, way) for one in traffic) for way in ("sent", "received"))
+        stdout.put(f"project {project}: {name} {_size(out)} out, {_size(back)} in, all models together")
 
 
 def _size(number: float) -> str:

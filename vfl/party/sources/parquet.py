@@ -200,10 +200,12 @@ class Columnar(Source):
         if feature and not bad.any():
             advice = "write it as numbers, or list the column under categorical if they are codes"
         elif feature:
-            most = misfits(text, bad, name, self.reading, advice, feature=True)[0]
+            found = misfits(text, bad, name, self.reading, advice, feature=True)
             advice = "write it as numbers"
-            if most.settings.keys() & {"categorical", "dates", "ignore"}:
-                advice, settings = most.advice, most.settings
+            for one in found:  # of most rows; what stands for no value is a level of the others then
+                if one.settings.keys() & {"categorical", "dates", "ignore"}:
+                    advice, settings = one.advice, one.settings
+                    break
         return self.error(f"{what} holds text, not numbers: {advice}", settings)
 
     def _days(self, name: str, what: str, rule: DateColumn) -> NDArray[np.float64]:

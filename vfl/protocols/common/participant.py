@@ -37,6 +37,10 @@ class Resources:
         return replace(self, randomness=self.randomness.part(purpose, *place))
 
 
+def _uncounted(guest: str, columns: int) -> None:
+    return
+
+
 @dataclass(frozen=True)
 class Participant:
     """A host among the others of a job."""
@@ -54,6 +58,9 @@ class Participant:
     minimum: int = 1
     """The least number of rows that the host's policy allows what a role says of it."""
     resources: Resources = Resources()
+    count_columns: Callable[[str, int], None] = _uncounted
+    """Counts columns of a guest, by its name, before figures of them tell it of this host's rows. Raises
+    Refused for too many."""
 
     def part(self, purpose: str, *place: Place) -> "Participant":
         """The same for a part of the run, as of Resources."""

@@ -38,7 +38,8 @@ what is rounded is the same everywhere.
 Learned by the guest: the block of its own coefficients; how many columns hosts have, and how many bits
 their largest numbers; and C, with the guest's rows of it. Up to the basis of the hosts' columns, which
 no party knows alone, these are made of the guest's own columns and its own block: so nothing more, but
-for how long the basis makes vectors, which is random.
+for how long the basis makes vectors, which is random. By a column of a single row that is a row of the
+hosts', in that basis: so nothing is inferred by columns by which a row stands out (learn/leverage.py).
 
 Learned by a host: the block of its own coefficients, with the dispersion over the sum of weights and the
 freedom of the residuals; how many columns others have, and how many bits their largest numbers. The
@@ -70,6 +71,7 @@ from vfl.crypto.sums import decrypt
 from vfl.crypto.workers import Workers
 from vfl.learn.glm import Block
 from vfl.learn.inference import Alias, Inference
+from vfl.learn.leverage import FEW, standing_out
 from vfl.learn.matrix import Matrix
 from vfl.learn.params import GlmParams
 from vfl.net.peer import Peer, together
@@ -177,6 +179,13 @@ async def guest_inference(
         await together([host.send(NoInference()) for host in hosts])
         return NOTHING
     rows = Curved(ended.rows.information, weight, summary.dispersion, summary.residuals)
+    most, free = params.max_leverage, int(params.fit_intercept)
+    given = block.matrix, most, rows.information
+    outlier = await asyncio.to_thread(standing_out, *given, constant=bool(free), share=FEW)
+    if outlier is not None:
+        await together([host.send(NoInference()) for host in hosts])
+        nothing = Inference(None, rows.freedom, constants=free, standing_out=outlier)
+        return Inferred({name: nothing}, summary)
     matrix = block.matrix.under(params.alpha) if params.credibility else block.matrix
     found = await guest_covariance(hosts, columns, matrix, rows, params, resources, key, progress)
     return Inferred({} if found is None else {name: found}, summary)

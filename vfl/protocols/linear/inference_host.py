@@ -91,6 +91,7 @@ async def host_inference(
     if not block.matrix.columns:
         return Inference.of(np.zeros((0, 0)), start.freedom)
     _check_start(guest, start, block.matrix.columns, participant)
+    await asyncio.to_thread(participant.count_columns, guest.name, start.columns[0])
     resources = participant.resources.part("inference")
     key = await receive_key(guest, params, resources.randomness.at("base"))
     matrix = block.matrix.under(params.alpha) if params.credibility else block.matrix

@@ -51,8 +51,8 @@ class InferenceStart(Message, frozen=True):
 
 
 class NoInference(Message, frozen=True):
-    """guest -> host. Reveals: that there are no more rows than coefficients, or too many of these
-    or of hosts."""
+    """guest -> host. Reveals: that there are no more rows than coefficients, too many of these or of
+    hosts, or that by the guest's columns too many rows stand out further than `max_leverage`."""
 
 
 class Encrypted(Message, frozen=True):

@@ -24,11 +24,11 @@ have in common remains, which the guest may see in these bases.
 Learned by the guest: Z'Z, that is of each two parties what their columns have in common, up to turns
 that only hosts know. Of its own columns and one host's it is what follows from its own block; of two
 hosts also their canonical correlations, and how its own columns lie to the directions that both share.
-**A guest with columns that it has made up, each 1 in a single row, so has these rows of a host's table,
-turned**: a host's only column itself, up to its sign, and several columns where they are far from normal
-(docs/security.md). As many rows as the guest has columns, of every job. A guest that has as many columns
-as all hosts has the same from the blocks of its own columns of three jobs, with one host, with the other
-and with both. And how many columns hosts have, and how many bits their largest numbers.
+**A guest with columns that it has made up so has sums of a host's rows of its choice, turned.** Programs
+leave out columns by which a row stands out (learn/leverage.py, learn/inflation.py), and a host counts
+how many columns a guest was told of: what that leaves is in docs/security.md. A guest that has as many
+columns as all hosts has the same from the blocks of its own columns of three jobs, with one host, with
+the other and with both. And how many columns hosts have, and how many bits their largest numbers.
 
 Learned by a host: the block of its own columns; how many columns others have, and how many bits their
 largest numbers. Shares are uniform, and what it adds up is encrypted.
@@ -196,6 +196,7 @@ async def host_inflation(
     if not matrix.columns:
         return Inference.of(np.zeros((0, 0)), None)
     _check_start(guest, start, matrix.columns, participant)
+    await asyncio.to_thread(participant.count_columns, guest.name, start.columns[0])
     place, resources = 1 + start.hosts.index(name), participant.resources
     # 1. Its columns in a basis of its own.
     rotated = await asyncio.to_thread(Rotated.of, matrix, resources.randomness.at("turned columns"))
