@@ -265,13 +265,13 @@ def check_auditable(policy: PolicySection, *, tape: bool, project: bool) -> None
     if not policy.audit:
         return
     if not tape:
-        _refuse([_breach("a training of which the guest keeps no tape", policy, "audit")])
+        refuse([_breach("a training of which the guest keeps no tape", policy, "audit")])
     if project:
         text = (
             f"a model of a project breaks {rule_words(policy, 'audit')}: such models cannot be replayed "
             "yet; train each by a job of its own, or the host sets audit to 0"
         )
-        _refuse([BrokenRule(text, "audit")])
+        refuse([BrokenRule(text, "audit")])
 
 
 def check_columns(policy: PolicySection, model: str, columns: Collection[str]) -> None:

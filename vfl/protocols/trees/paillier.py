@@ -39,7 +39,7 @@ that do not win go unnoticed; a check that fails ends the job, and its key is ne
 """
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -47,7 +47,7 @@ from vfl.arrays import Floats, Integers, Mask
 from vfl.blocks.engine import ENGINE, Rows
 from vfl.crypto.paillier import Ciphertexts, PrivateKey
 from vfl.crypto.reserve import OwnReserve, Reserve
-from vfl.crypto.sums import decrypt, decrypt_sums, encrypt, pack_and_mask, pack_and_rerandomise
+from vfl.crypto.sums import decrypt, decrypt_sums, pack_and_mask, pack_and_rerandomise
 from vfl.crypto.workers import SharedRows, Workers
 from vfl.errors import PeerError
 from vfl.learn.binning import Binned
@@ -67,12 +67,12 @@ from vfl.protocols.trees.category_sets import HostWins, SetWinners, check_groups
 from vfl.protocols.trees.columns import Direction, Growth, HostColumns, OwnColumns, SplitRows, Taken
 from vfl.protocols.trees.draws import Draws, draw_columns, drawn_columns, drawn_pairs
 from vfl.protocols.trees.few_rows import FewRows
+from vfl.protocols.trees.gradients import leave_out, send_gradients
 from vfl.protocols.trees.grower import Finish, Grower, GuestTrees, HostTrees, TreeDone, TreeEnd
 from vfl.protocols.trees.hidden import MOST_CANDIDATES, PIECE, HiddenHost, HiddenSums, gain_within
 from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.open_nodes import OpenNodes
 from vfl.protocols.trees.paillier_messages import (
-    LEFT_OUT,
     Advance,
     CandidateSums,
     Gradients,
@@ -157,26 +157,11 @@ class _PaillierGrower(Grower):
         pairs = drawn_pairs(growth.g, growth.h, active, CHUNK)
         step, self._sent = self._sent, self._sent + 1
         if not self._looks_at(step):
-            await self._leave_out(hosts, pairs)
+            await leave_out(hosts, pairs, self.reserve)
             return
-        encrypted = encrypt(self.workers, self.packing.pair, pairs, self.reserve)
-        while True:
-            with self.clock.timed("encrypt"):
-                ciphertexts = await anext(encrypted, None)
-            if ciphertexts is None:
-                break
-            with self.clock.timed("transfer"):
-                message = Gradients(ciphertexts.tobytes())
-                await together([host.send(message) for host in hosts])
+        await send_gradients(hosts, pairs, self.packing.pair, self.reserve, self.clock)
         if number + 1 < self.params.most_trees and self._looks_at(step + 1):
             self.reserve.begin()
-
-    async def _leave_out(self, hosts: list[Peer], pairs: Iterator[tuple[Integers, Integers]]) -> None:
-        """In a replay that does not look at the tree: its obfuscators are passed over, and an empty
-        message stands for each."""
-        for gradients, _ in pairs:
-            self.reserve.take(len(gradients))
-            await together([host.send(LEFT_OUT) for host in hosts])
 
     async def sums(self, parties: Sequence[OwnColumns | HostColumns], growth: Growth) -> None:
         # 3 and 4. Candidate sums of all parties.
