@@ -205,7 +205,7 @@ class _GuestWork:
     ) -> tuple[InflationDesign, Inference | None]:
         """The guest's part of variance inflation."""
         train, least = self.own.rows.train, self.rules.min_level_rows
-        given = self.features, train, least, most
+        given = self.features, train, least, most, self.own.rows.about
         design, whole = await asyncio.to_thread(InflationDesign.of, *given)
         found = await guest_inflation(
             hosts,
