@@ -37,6 +37,7 @@ from vfl.jobs.audits import (
 )
 from vfl.jobs.certificate import Covered, make_certificate
 from vfl.jobs.evidence import find_evidence
+from vfl.jobs.kept_evidence import plan_forgetting
 from vfl.jobs.offer import AuditDemand, Kept
 from vfl.jobs.presenting import present
 from vfl.jobs.record import load_record, verify_agreement
@@ -428,6 +429,10 @@ def test_commands(room: AuditedRoom, second_tree: None, tmp_path: Path) -> None:
     listed = vfl("audit", "list", bureau, "--json").ok().json["audits"][-1]
     assert (listed["model"], listed["state"], len(listed["missing"])) == (model, "due", 1)
     vfl("audit", "send", insurer, "--run", model).failed(5, "no certificate of", "`vfl audit replay`")
+    waits = "bureau waits for a replay of it, and lets the model be used no more without"
+    for name, notes in (("insurer", [waits]), ("bureau", [])):
+        asked = plan_forgetting(room.there(name).store, room.runs(name, model), model)
+        assert asked.notes[1:] == notes
     out = tmp_path / "certificates"
     done = vfl("audit", "replay", insurer, "--run", model, "--drawn", "--out", out, "--json").ok()
     assert "bureau gets this certificate by `vfl audit send`" in done.err

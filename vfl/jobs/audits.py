@@ -256,6 +256,17 @@ def wants_certificate(store: Store, evidence: Evidence, peer: str) -> bool:
     return audit is not None and evidence.run in audit.missing
 
 
+def waiting_for(store: Store, evidence: Evidence) -> list[str]:
+    """The hosts that wait for a replay of this run of a guest."""
+    if evidence.party != evidence.agreement.terms.guest:
+        return []
+    return [
+        name
+        for name, audit in load_audits(store, evidence.subject).items()
+        if evidence.run in audit.missing
+    ]
+
+
 def check_signer(store: Store, runs: Sequence[Evidence], signer: Certificate) -> None:
     """Raises ConfigError where a host that waits for the certificate of one of these runs wants it
     signed by somebody else."""
