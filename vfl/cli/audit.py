@@ -1,9 +1,11 @@
 """vfl audit: whether what a party did in a run follows from what it committed to."""
 
-from collections.abc import Callable
+import os
+import sys
+from collections.abc import AsyncIterator, Callable
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import click
 
@@ -19,8 +21,7 @@ from vfl.terminal.streams import put_json, stderr, stdout
 if TYPE_CHECKING:
     from vfl.jobs.connect import Site
     from vfl.jobs.evidence import Evidence
-    from vfl.jobs.replaying import LooksAtRun, Replay
-    from vfl.jobs.show import Show
+    from vfl.jobs.replaying import Replay
     from vfl.party.identity import Identity
     from vfl.protocols.common.participant import LooksAt
 
@@ -87,6 +88,11 @@ def audit_list(party: Path, as_json: bool) -> None:
     is_flag=True,
     help="Of a model that hosts audit: encrypt again the trees alone that were drawn.",
 )
+@click.option(
+    "--any-machine",
+    is_flag=True,
+    help="Play also where this machine computes real numbers otherwise than that of the run.",
+)
 @FORCE
 @LOG
 @JSON
@@ -96,37 +102,48 @@ def audit_replay(
     out: Path | None,
     auditor: Path | None,
     drawn: bool,
+    any_machine: bool,
     force: bool,
     as_json: bool,
 ) -> None:
     """Play this party's part of a run again, and compare every message with the one that left.
 
-    Reads the table, the secret and the tape of the run, and the ledger; asks no peer, and keeps and
-    counts nothing. The first message that differs is named, with what the program would have sent. Exit
+    Reads the table, the secret and the tape of the run, and the ledger; asks no peer, and keeps nothing
+    but certificates that hosts wait for. The first message that differs is named, with what the program would have sent. Exit
     code 1 where anything differs.
+
+    Plays with the instructions of the processor that the run had, where this one has more; the program
+    starts itself anew for that.
     """
     from vfl.jobs.audits import check_signer, looks_at_drawn
     from vfl.jobs.connect import Site
-    from vfl.jobs.replaying import runs_named, whole_run
+    from vfl.jobs.replaying import replay_runs, runs_named, variables_of, whole_run
     from vfl.party.identity import load
     from vfl.terminal.audit import put_replay
     from vfl.terminal.progress import show_progress
 
     settings = open_party(party)
+    site = Site.open(settings)
+    signer = site.identity if auditor is None else load(auditor)
+    runs = runs_named(site.store, run)
+    check_signer(site.store, runs, signer.certificate)
+    if variables := variables_of(site.store, runs):
+        flags = {"--any-machine": any_machine, "--drawn": drawn, "--force": force, "--json": as_json}
+        named = {"--run": run, "--out": out, "--auditor": auditor}
+        given = [f"{option}={value}" for option, value in named.items() if value is not None]
+        given += [option for option, on in flags.items() if on]
+        _start_anew(["audit", "replay", *given, "--", str(party)], variables)
+
+    def certify(done: "Replay") -> list[Path]:
+        return _certify(site, done, out, signer, force)
+
+    def looks_at(evidence: "Evidence") -> "LooksAt":
+        return looks_at_drawn(site.store, evidence) if drawn else whole_run(evidence)
+
     with show_progress() as show:
-        site = Site.open(settings)
-        signer = site.identity if auditor is None else load(auditor)
-        runs = runs_named(site.store, run)
-        check_signer(site.store, runs, signer.certificate)
         documents = []
-
-        def certify(done: "Replay") -> list[Path]:
-            return _certify(site, done, out, signer, force)
-
-        def looks_at(evidence: "Evidence") -> "LooksAt":
-            return looks_at_drawn(site.store, evidence) if drawn else whole_run(evidence)
-
-        for done, files in _replayed(site, runs, show, certify, looks_at):
+        played = replay_runs(site, runs, show, looks_at, any_machine=any_machine)
+        for done, files in _replayed(played, certify):
             documents.append(_document(done, files))
             if not as_json:
                 put_replay(done, files)
@@ -134,17 +151,31 @@ def audit_replay(
         put_json({"runs": documents})
 
 
-def _replayed(
-    site: "Site",
-    runs: "list[Evidence]",
-    show: "Show",
-    certify: "Callable[[Replay], list[Path]]",
-    looks_at: "LooksAtRun",
-) -> "list[tuple[Replay, list[Path]]]":
-    from vfl.jobs.replaying import replay_runs
+def _start_anew(arguments: list[str], variables: dict[str, str]) -> NoReturn:
+    """Give this process up for one with these variables of the environment, which libraries read before
+    all else."""
+    from vfl.jobs.arithmetic import TOLD, describe
+    from vfl.terminal.log import VARIABLE
 
+    stderr.put(f"note: computing as the machine of the run: {describe(variables)}")
+    for stream in (sys.stdout, sys.stderr):
+        stream.flush()
+    environment = {
+        **os.environ,
+        **variables,
+        TOLD: "1",
+        VARIABLE: "json" if stderr.logs_json else "text",
+    }
+    # Like the installed command, which takes no code from the folder that it is started in.
+    started = ["-m", "vfl"] if sys.path[0] in ("", str(Path.cwd())) else ["-P", "-m", "vfl"]
+    os.execve(sys.executable, [sys.executable, *started, *arguments], environment)  # noqa: S606 - this program itself
+
+
+def _replayed(
+    played: "AsyncIterator[Replay]", certify: "Callable[[Replay], list[Path]]"
+) -> "list[tuple[Replay, list[Path]]]":
     async def play() -> "list[tuple[Replay, list[Path]]]":
-        return [(one, certify(one)) async for one in replay_runs(site, runs, show, looks_at)]
+        return [(one, certify(one)) async for one in played]
 
     return wait_for(play())
 

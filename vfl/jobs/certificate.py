@@ -18,6 +18,7 @@ import msgspec
 
 from vfl.errors import IdentityError, ModelError
 from vfl.jobs.agreement import Agreement
+from vfl.jobs.arithmetic import Arithmetic
 from vfl.jobs.commitments import Commitments
 from vfl.jobs.connect import Site
 from vfl.jobs.evidence import Evidence, find_evidence
@@ -71,6 +72,7 @@ class ReplayCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     of: int  # how many there were by the party's ledger
     relies: list[str]
     auditor: str  # PEM of whose key signs
+    arithmetic: Arithmetic | None = None  # in which the run was computed, by what the party has kept
 
 
 @dataclass(frozen=True)
@@ -130,6 +132,7 @@ def make_certificate(evidence: Evidence, shown: Replayed, by: Identity) -> bytes
         shown.of,
         list(shown.relies),
         by.certificate.pem.decode(),
+        evidence.arithmetic,
     )
     content = msgspec.to_builtins(made)
     signature = base64.b64encode(by.sign(_signed(content))).decode()

@@ -5,11 +5,20 @@ committed in the agreement, and from what came to it, message by message. What c
 certificate for each peer (certificate.py).
 """
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vfl.errors import ModelError, VflError
 from vfl.jobs import replay_alignment, replay_scoring, replay_training
+from vfl.jobs.arithmetic import (
+    Arithmetic,
+    computing_as,
+    differing,
+    present,
+    threads_of,
+    variables_for,
+)
 from vfl.jobs.certificate import Covered, Replayed
 from vfl.jobs.connect import Site
 from vfl.jobs.evidence import Evidence, find_evidence
@@ -81,11 +90,38 @@ def _is_digits_of(name: str, run: str) -> bool:
     return len(name) >= 6 and run.startswith(name)
 
 
+def variables_of(store: Store, runs: Sequence[Evidence]) -> dict[str, str]:
+    """With which variables of the environment a process of this machine computes as the machine of these
+    runs, if it does not already and can be told to (arithmetic.py).
+
+    Raises ModelError for runs of machines of several kinds.
+    """
+    played = {one.run: one for run in runs for one in _attempts(store, run)}
+    kinds = [there for one in played.values() if (there := _arithmetic_of(one)) is not None]
+    if not kinds:
+        return {}
+    if len(runs) > 1 and any(differing(one, kinds[0]) for one in kinds):
+        raise ModelError(
+            "these runs were computed on machines of several kinds: replay them one by one, each by its "
+            "first digits, which `vfl audit list` shows"
+        )
+    with threads_of(kinds[0]):
+        return variables_for(kinds[0], present(), os.environ)
+
+
 async def replay_runs(
-    site: Site, runs: Sequence[Evidence], show: Show, looks_at: LooksAtRun = whole_run
+    site: Site,
+    runs: Sequence[Evidence],
+    show: Show,
+    looks_at: LooksAtRun = whole_run,
+    *,
+    any_machine: bool = False,
 ) -> AsyncIterator[Replay]:
-    """Play this party's part of some runs again, each with those that it went on from. `looks_at`: which
-    steps of a run are looked at. Raises as `replay`."""
+    """Play this party's part of some runs again, each with those that it went on from.
+
+    `looks_at`: which steps of a run are looked at; `any_machine`: also where this process computes
+    otherwise than that of the run. Raises as `replay`.
+    """
     states: list[State] = []
     for evidence in runs:
         done = evidence.agreement.terms.done
@@ -95,7 +131,9 @@ async def replay_runs(
         for attempt in attempts:
             run = open_rerun(site, attempt, show, looks_at(attempt))
             run.last = _state(states, attempt)
-            found = await _play(run)
+            named = f"run {attempt.run[:12]}"
+            with computing_as(_arithmetic_of(attempt), named, show, any_machine=any_machine):
+                found = await _play(run)
             states += run.states
         yield found
 
@@ -105,10 +143,16 @@ async def replay(site: Site, evidence: Evidence, show: Show, looks_at: LooksAtRu
 
     A run that went on from an earlier attempt needs that one, which is played first. Raises
     MessageDiffers with the first message that is not the one that left, EvidenceDiffers where what is
-    kept is not what was signed or what the ledger says, ModelError for a run that cannot be replayed.
+    kept is not what was signed or what the ledger says, ModelError for a run that cannot be replayed,
+    or not by a process that computes as this one.
     """
     (done,) = [one async for one in replay_runs(site, [evidence], show, looks_at)]
     return done
+
+
+def _arithmetic_of(evidence: Evidence) -> Arithmetic | None:
+    """In which arithmetic a run has to be played; None where its messages have no real numbers."""
+    return None if evidence.agreement.terms.task == "align" else evidence.arithmetic
 
 
 def _attempts(store: Store, evidence: Evidence) -> list[Evidence]:
