@@ -109,8 +109,8 @@ def audit_replay(
     """Play this party's part of a run again, and compare every message with the one that left.
 
     Reads the table, the secret and the tape of the run, and the ledger; asks no peer, and keeps nothing
-    but certificates that hosts wait for. The first message that differs is named, with what the program would have sent. Exit
-    code 1 where anything differs.
+    but certificates that hosts wait for. The first message that differs is named, with what the program
+    would have sent. Exit code 1 where anything differs.
 
     Plays with the instructions of the processor that the run had, where this one has more; the program
     starts itself anew for that.
