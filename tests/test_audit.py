@@ -156,7 +156,7 @@ def test_a_hosts_part_of_a_batch_replays(honest: AuditedRoom) -> None:
         assert done.shown["insurer"].relies == [f"on the half of {model} that an earlier run has left"]
         assert honest.check("insurer", honest.certify(name, done, "insurer")).complete
     with pytest.raises(ModelError, match=r"no tape of run [0-9a-f]{12} was kept here"):
-        honest.replay("insurer", model)
+        honest.replay("insurer", last_run(honest, "insurer"))
 
 
 # --- What is spoilt is found and named. -------------------------------------------------------------

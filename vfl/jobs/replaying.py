@@ -35,6 +35,7 @@ from vfl.jobs.show import Show
 from vfl.net.replay import MessageDiffers, TapeEnds
 from vfl.party.store import Store
 from vfl.protocols.common.checkpoints import State
+from vfl.protocols.common.participant import LooksAt, every_step
 from vfl.text import nearest_name
 
 _PLAYERS: Mapping[tuple[str, str], Callable[[Rerun], Awaitable[None]]] = {
@@ -59,6 +60,13 @@ _OF = (
     "for settings and, at a host, of batches"
 )
 
+LooksAtRun = Callable[[Evidence], LooksAt]
+
+
+def whole_run(_: Evidence) -> LooksAt:
+    """Look at all steps of a run."""
+    return every_step
+
 
 @dataclass(frozen=True)
 class Replay:
@@ -71,18 +79,19 @@ class Replay:
     @property
     def complete(self) -> bool:
         """Whether every message was compared."""
-        return all(len(one.messages) == one.of for one in self.shown.values())
+        return all(one.compared == one.of for one in self.shown.values())
 
 
 def runs_named(store: Store, name: str) -> list[Evidence]:
     """The runs of a model or an alignment, or of the newest one of this name, each attempt at it in
-    turn; or the one run whose first digits these are. Raises ModelError when there is none."""
+    turn; or the one run whose first digits these are. Those of which no tape was kept are left out where
+    there are others. Raises ModelError when there is none."""
     every = find_evidence(store)
     newest = resolve_model(store, name), resolve_model(store, name, "run")
     names = {*newest, resolve_model(store, name, "alignment")}
     found = [one for one in every if one.subject in names or _is_digits_of(name, one.run)]
     if found:
-        return found
+        return [one for one in found if one.opening is not None or one.forgotten] or found
     if not every:
         raise ModelError(f"nothing is kept of any run that could be replayed: {_OF}")
     near = nearest_name(name, [one.subject for one in every])
@@ -114,11 +123,17 @@ def variables_of(store: Store, runs: Sequence[Evidence]) -> dict[str, str]:
 
 
 async def replay_runs(
-    site: Site, runs: Sequence[Evidence], show: Show, *, any_machine: bool = False
+    site: Site,
+    runs: Sequence[Evidence],
+    show: Show,
+    looks_at: LooksAtRun = whole_run,
+    *,
+    any_machine: bool = False,
 ) -> AsyncIterator[Replay]:
     """Play this party's part of some runs again, each with those that it went on from.
 
-    `any_machine`: also where this process computes otherwise than that of the run. Raises as `replay`.
+    `looks_at`: which steps of a run are looked at; `any_machine`: also where this process computes
+    otherwise than that of the run. Raises as `replay`.
     """
     kept: dict[str, list[State]] = {}  # by run
     for evidence in runs:
@@ -126,7 +141,7 @@ async def replay_runs(
         for number, attempt in enumerate([*before, evidence]):
             if attempt.run in kept and attempt is not evidence:
                 continue
-            run = open_rerun(site, attempt, show)
+            run = open_rerun(site, attempt, show, looks_at(attempt))
             run.earlier = [state for one in before[:number] for state in kept[one.run]]
             run.last = _state(run.earlier, attempt) if _goes_on_at_once(attempt) else None
             named = f"run {attempt.run[:12]}"
@@ -136,7 +151,7 @@ async def replay_runs(
         yield found
 
 
-async def replay(site: Site, evidence: Evidence, show: Show) -> Replay:
+async def replay(site: Site, evidence: Evidence, show: Show, looks_at: LooksAtRun = whole_run) -> Replay:
     """Play this party's part of a run again.
 
     A run that went on from an earlier attempt needs that one, which is played first. Raises
@@ -144,7 +159,7 @@ async def replay(site: Site, evidence: Evidence, show: Show) -> Replay:
     kept is not what was signed or what the ledger says, ModelError for a run that cannot be replayed,
     or not by a process that computes as this one.
     """
-    (done,) = [one async for one in replay_runs(site, [evidence], show)]
+    (done,) = [one async for one in replay_runs(site, [evidence], show, looks_at)]
     return done
 
 
@@ -231,6 +246,9 @@ async def _play(run: Rerun) -> Replay:
     shown = {}
     for name, peer in run.peers.items():
         sent = run.talks[name].sent
-        covered = [Covered.of(one) for one in sent[: peer.compared]]
+        covered = [
+            Covered.left_out(one) if place in peer.left_out else Covered.of(one)
+            for place, one in enumerate(sent[: peer.compared])
+        ]
         shown[name] = Replayed(name, covered, len(sent), run.checked, run.relies)
     return Replay(evidence, shown, ended)
