@@ -5,6 +5,9 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from vfl.blocks.scratch import Scratch
 from vfl.errors import ModelError
@@ -15,6 +18,7 @@ from vfl.jobs.hints import PassingGuestHints, StoredGuestHints, lock_hints
 from vfl.jobs.host_columns import HostColumns
 from vfl.jobs.offer import Kept
 from vfl.jobs.own_table import table_of
+from vfl.jobs.project_rows import Outcome, read_project_rows
 from vfl.jobs.rerun import Rerun
 from vfl.jobs.telling import tell_kept
 from vfl.jobs.training import commits_to as guest_commits_to
@@ -22,10 +26,12 @@ from vfl.jobs.training import guest_columns, lead
 from vfl.jobs.training_host import HostWork, host_run
 from vfl.jobs.training_host import commits_to as host_commits_to
 from vfl.jobs.warm_start import guest_kind, kept_kind
+from vfl.learn.claims import Part
 from vfl.learn.levels import tidy_levels
 from vfl.models.kind import CoordinatorRun, GuestRun, PartyColumns, TrainingStep
 from vfl.models.kinds import kind_of_job, rules_of
 from vfl.net.peer import together
+from vfl.party.project_file import Project
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import NO_HINTS, UNCOUNTED
 from vfl.protocols.common.lattice_hints import KnownHint, NoKeptHints
@@ -35,10 +41,11 @@ from vfl.protocols.common.participant import Resources
 async def replay_guest(run: Rerun) -> None:
     """The guest's part of a training."""
     site, show, job = run.site, run.show, run.job
-    if job.job.project is not None:
-        raise ModelError("models of a project cannot be replayed yet: their label is made of several")
     named = load_alignment(site.store, run.offer.alignment or "")
-    own = await asyncio.to_thread(read_guest_rows, site, job, named, show)
+    outcome = None
+    if job.job.project is not None:
+        outcome = await asyncio.to_thread(_outcome, run)
+    own = await asyncio.to_thread(read_guest_rows, site, job, named, show, outcome)
     run.check_table(guest_commits_to(own), own.table.path.name)
     kind = guest_kind(site, job, own)
     role = kind.guest(guest_columns(site, own), own.rows)
@@ -64,6 +71,22 @@ async def replay_guest(run: Rerun) -> None:
         finally:
             hints.close()
     await together([tell_kept(peer, found) for peer in run.peers.values()])
+
+
+class _AskedModel(msgspec.Struct, frozen=True):
+    """What `Outcome.asked` is."""
+
+    project: dict[str, Any]
+    part: Part
+
+
+def _outcome(run: Rerun) -> Outcome:
+    """What a project's model was to learn of each row."""
+    asked = run.asked(_AskedModel)
+    project = Project.model_validate(asked.project)
+    return Outcome(
+        asked.part, read_project_rows(run.site, project, run.site.party.data, run.show), project
+    )
 
 
 async def replay_host(run: Rerun) -> None:

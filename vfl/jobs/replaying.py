@@ -24,6 +24,7 @@ from vfl.text import nearest_name
 _PLAYERS: Mapping[tuple[str, str], Callable[[Rerun], Awaitable[None]]] = {
     ("guest", "align"): replay_alignment.replay_guest,
     ("host", "align"): replay_alignment.replay_host,
+    ("guest", "score"): replay_scoring.replay_guest,
     ("host", "score"): replay_scoring.replay_host,
     ("guest", "train"): replay_training.replay_guest,
     ("host", "train"): replay_training.replay_host,
