@@ -14,6 +14,7 @@ All of it lies in the store as one document a run with its tapes beside it, encr
 A tape whose disk is full, or that cannot be written, ends; the run goes on.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import shutil
@@ -145,6 +146,11 @@ def remove_evidence(store: Store, run: str) -> None:
     store.remove(_KIND, run[:_NAME])
     for path in tapes_of(store, run):
         path.unlink(missing_ok=True)
+
+
+async def digests_if_kept(site: Site, make: Callable[[], TableDigests]) -> TableDigests:
+    """What a run commits to of the table, made while sessions go on; none where no tape is kept."""
+    return {} if site.party.party.tape == "none" else await asyncio.to_thread(make)
 
 
 @contextlib.contextmanager

@@ -103,7 +103,7 @@ async def replay_host(run: Rerun) -> None:
     hints = AnsweredHostHints(NO_HINTS, run.answers)
     given = replace(
         given,
-        participant=replace(given.participant.asking(run.sign, run.say), count_columns=_count_nothing),
+        participant=given.participant.asking(run.sign, run.say).uncounted,
         checkpoints=Checkpoints(run.last, run.keep),
         hints=hints,
         sums=AnsweredSums(UNCOUNTED, run.answers),
@@ -114,10 +114,6 @@ async def replay_host(run: Rerun) -> None:
     if hints.promised:
         run.relies.append("on a hint that this host has made in an earlier run")
     await guest.recv(Kept)
-
-
-def _count_nothing(guest: str, columns: int) -> None:
-    """In a replay what the run has counted is not counted again."""
 
 
 async def replay_coordinator(run: Rerun) -> None:

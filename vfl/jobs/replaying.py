@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 
 from vfl.errors import ModelError, VflError
-from vfl.jobs import replay_alignment, replay_scoring, replay_training
+from vfl.jobs import replay_alignment, replay_columns, replay_scoring, replay_training
 from vfl.jobs.certificate import Covered, Replayed
 from vfl.jobs.connect import Site
 from vfl.jobs.evidence import Evidence, find_evidence
@@ -26,6 +26,10 @@ _PLAYERS: Mapping[tuple[str, str], Callable[[Rerun], Awaitable[None]]] = {
     ("host", "align"): replay_alignment.replay_host,
     ("guest", "score"): replay_scoring.replay_guest,
     ("host", "score"): replay_scoring.replay_host,
+    ("guest", "oneway"): replay_columns.replay_table_guest,
+    ("host", "oneway"): replay_columns.replay_table_host,
+    ("guest", "screen"): replay_columns.replay_screening_guest,
+    ("host", "screen"): replay_columns.replay_screening_host,
     ("guest", "train"): replay_training.replay_guest,
     ("host", "train"): replay_training.replay_host,
     ("coordinator", "train"): replay_training.replay_coordinator,
