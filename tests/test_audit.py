@@ -520,6 +520,28 @@ def test_a_secret_is_removed_on_request(spoilt: tuple[AuditedRoom, str]) -> None
         room.replay("bureau", model)
 
 
+def told(*words: str) -> dict[str, Any]:
+    result = CliRunner().invoke(main, [*words, "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+def test_what_is_kept_is_listed_forgotten_and_removed(spoilt: tuple[AuditedRoom, str]) -> None:
+    room, model = spoilt
+    file = str(room.federation.parties["bureau"].file)
+    (run,) = [one for one in told("audit", "list", file)["runs"] if one["subject"] == model]
+    assert (run["task"], run["replay"]) == ("train", "yes")
+    assert sorted(run["commitments"]) == sorted(ALL)
+    gone = told("audit", "forget", file, "--run", run["run"][:12], "--yes")
+    assert len(gone["files"]) >= 2 and gone["bytes"] > 0
+    (after,) = [one for one in told("audit", "list", file)["runs"] if one["subject"] == model]
+    assert after["replay"] == "forgotten" and after["bytes"] < run["bytes"]
+    told("models", "remove", file, "--model", model, "--yes")
+    assert model not in {one["subject"] for one in told("audit", "list", file)["runs"]}
+    result = CliRunner().invoke(main, ["audit", "replay", file, "--run", "nothing"])
+    assert result.exit_code == 5 and "nothing is kept of a run nothing" in result.output
+
+
 # --- The walk of docs/audit.md. ---------------------------------------------------------------------
 
 PAGE = Path(__file__).parents[1] / "docs" / "audit.md"

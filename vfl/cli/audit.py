@@ -147,6 +147,7 @@ def _document(done: "Replay", files: list[Path]) -> dict[str, object]:
         "task": done.evidence.agreement.terms.task,
         "complete": done.complete,
         "ended": done.ended,
+        "table": {} if done.evidence.opening is None else done.evidence.opening.table,
         "peers": {
             peer: {
                 "messages": len(one.messages),
