@@ -4,12 +4,14 @@ A replay gets the answers of the run in their place. None of them is among what 
 to: docs/audit.md says what could be done with that.
 """
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from vfl.arrays import Mask
 from vfl.jobs.evidence import Answers
 from vfl.protocols.common.course import SumsCount
+from vfl.protocols.common.label_count import LabelCount
 from vfl.protocols.common.lattice_hints import HostHint, HostHints, KeptHints, KnownHint
 
 
@@ -28,6 +30,22 @@ class AnsweredSums:
 
     def tell(self, pairs: Sequence[tuple[Mask, Mask]]) -> list[bool]:
         return self._answers.ask("sums that may be told", list[bool], lambda: self._sums.tell(pairs))
+
+
+class AnsweredLabels:
+    """How many labels hosts could have read, over all attempts: `LabelCount`."""
+
+    def __init__(self, labels: LabelCount, answers: Answers) -> None:
+        self._labels, self._answers = labels, answers
+
+    def so_far(self) -> Counter[str]:
+        told = self._answers.ask(
+            "labels that could be read", dict[str, int], lambda: dict(self._labels.so_far())
+        )
+        return Counter(told)
+
+    def add(self, labels: Mapping[str, int], most: float) -> bool:
+        return self._answers.ask("room for labels", bool, lambda: self._labels.add(labels, most))
 
 
 class AnsweredHostHints:

@@ -13,7 +13,7 @@ from vfl.blocks.scratch import Scratch
 from vfl.errors import ModelError
 from vfl.jobs.aligned_rows import read_guest_rows
 from vfl.jobs.alignments import load_alignment, refresh
-from vfl.jobs.answers import AnsweredGuestHints, AnsweredHostHints, AnsweredSums
+from vfl.jobs.answers import AnsweredGuestHints, AnsweredHostHints, AnsweredLabels, AnsweredSums
 from vfl.jobs.hints import PassingGuestHints, StoredGuestHints, lock_hints
 from vfl.jobs.host_columns import HostColumns
 from vfl.jobs.offer import Kept
@@ -34,6 +34,7 @@ from vfl.net.peer import together
 from vfl.party.project_file import Project
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import NO_HINTS, UNCOUNTED
+from vfl.protocols.common.label_count import OneAttempt
 from vfl.protocols.common.lattice_hints import KnownHint, NoKeptHints
 from vfl.protocols.common.participant import Resources
 
@@ -66,6 +67,7 @@ async def replay_guest(run: Rerun) -> None:
                 Checkpoints(run.last, run.keep),
                 hints,
                 coordinator=run.peers.get(kind.coordinator or ""),
+                labels=AnsweredLabels(OneAttempt(), run.answers),
             )
             _, _, found = await lead(role, kind, job, own, run.hosts, given)
         finally:

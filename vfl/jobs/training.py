@@ -18,7 +18,7 @@ from vfl.jobs.admission import matching_of
 from vfl.jobs.agreement import Agreement, check_aligned, offer_to
 from vfl.jobs.aligned_rows import GuestRows, read_guest_rows
 from vfl.jobs.alignments import guest_alignment
-from vfl.jobs.answers import AnsweredGuestHints
+from vfl.jobs.answers import AnsweredGuestHints, AnsweredLabels
 from vfl.jobs.commitments import TableDigests, digest_table
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.coordinator import coordinator_of
@@ -322,6 +322,7 @@ class _GuestTraining:
             )
             sessions.callback(stored.close)
             hints = stored
+        given = LabelsGiven.of(site.store, self.own.aligned.name, self.job)
         return GuestRun(
             Resources(site.party.party.machine, operations, kept.randomness_of(offer.run), kept.say),
             self._follow,
@@ -331,7 +332,7 @@ class _GuestTraining:
             coordinator,
             lambda done, of: show.progress("choosing alpha, fits", done, of),
             lambda done, of: show.progress("standard errors, %", done, of),
-            LabelsGiven.of(site.store, self.own.aligned.name, self.job),
+            AnsweredLabels(given, kept.answers),
         )
 
     def _follow(self, step: TrainingStep) -> None:
