@@ -19,6 +19,7 @@ from test_drawn_jobs import RULES
 from vfl.errors import VflError
 from vfl.jobs import oneway, resume, scoring, screening
 from vfl.jobs.evidence import find_evidence, save_evidence
+from vfl.jobs.kept_evidence import OF_ALIGNMENT, OF_MODEL, evidence_about, list_evidence
 from vfl.jobs.oneway import TableRequest
 from vfl.jobs.oneway_host import HostTable
 from vfl.jobs.project import train_project
@@ -313,6 +314,21 @@ def test_screenings_replay(room: AuditedRoom) -> None:
     before = {name: folder_of(room, name) for name in ALL}
     replay_all(room, last_run(room))
     assert {name: folder_of(room, name) for name in ALL} == before  # nothing is counted or kept anew
+
+
+def test_what_is_about_an_alignment_is_listed_and_goes_with_it(room: AuditedRoom, model: str) -> None:
+    screen(room)
+    table(room, "registry:brand")
+    table(room, "registry:brand", model=model)
+    for name in ("insurer", "registry"):
+        store = room.there(name).store
+        *_, of_screening, of_table, of_model = list_evidence(store)
+        assert [of_screening.task, of_table.task] == ["screen", "oneway"]
+        assert of_screening.subject == of_table.subject and of_model.subject == model
+        alignment, runs = of_table.subject, {one.run for one in evidence_about(store, OF_MODEL, model)}
+        assert alignment.startswith("first-") and of_model.run in runs and of_table.run not in runs
+        about = {one.run for one in evidence_about(store, OF_ALIGNMENT, alignment)}
+        assert {of_screening.run, of_table.run} <= about and of_model.run not in about
 
 
 def test_a_guest_that_screens_numbers_of_its_own_is_found(room: AuditedRoom) -> None:

@@ -38,8 +38,8 @@ _PLAYERS: Mapping[tuple[str, str], Callable[[Rerun], Awaitable[None]]] = {
 
 
 _OF = (
-    'with tape = "all" in [party] tapes are kept of alignments, of trainings over columns and, at a '
-    "host, of batches"
+    'with tape = "all" in [party] tapes are kept of alignments, trainings over columns, batches that '
+    "are scored by an alignment, tables by factors and screenings"
 )
 
 
