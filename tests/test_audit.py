@@ -102,7 +102,10 @@ def replay_all(room: AuditedRoom, subject: str) -> None:
             assert checked.certificate.checked == ["secret", "settings", "table"]
 
 
-@pytest.mark.parametrize(("join", "engine"), [("inner", "ecdh"), ("left", "ot"), ("inner", "vole")])
+@pytest.mark.parametrize(
+    ("join", "engine"),
+    [("inner", "ecdh"), pytest.param("left", "ot", marks=pytest.mark.slow), ("inner", "vole")],
+)
 def test_alignments_replay(honest: AuditedRoom, join: str, engine: str) -> None:
     made = honest.align(join=join, engine=engine, name=f"{join}-{engine}").alignment
     replay_all(honest, made.name)
@@ -125,6 +128,7 @@ def test_a_linear_model_replays(honest: AuditedRoom) -> None:
     replay_all(honest, honest.train(GLM_JOB))
 
 
+@pytest.mark.slow
 def test_trees_replay_that_go_on_with_a_hint(honest: AuditedRoom) -> None:
     first, second = honest.train(LATTICE), honest.train(LATTICE)
     replay_all(honest, first)
@@ -138,6 +142,7 @@ def test_trees_replay_that_go_on_with_a_hint(honest: AuditedRoom) -> None:
         honest.replay("insurer", second)
 
 
+@pytest.mark.slow
 def test_a_linear_model_replays_under_the_lattice_engine(honest: AuditedRoom) -> None:
     replay_all(honest, honest.train(LATTICE_GLM))
 
