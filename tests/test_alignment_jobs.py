@@ -15,7 +15,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from drawn import nothing_from_the_system
-from federation import JOB, Federation, Table, make_tables, toml, word, write_table
+from federation import GLM_JOB, JOB, Federation, Table, make_tables, toml, word, write_table
 from room import HOSTS, Room
 from test_boost import resolved
 
@@ -171,6 +171,14 @@ def test_many_rows_to_one(room: Room, join: str) -> None:
     else:
         assert sorted(one[0] for one in found) == sorted(own)
     assert all(other in (None, one[0]) for one in found for other in one[1:])
+    # What a guest and a host know of which rows are joined to one.
+    at_guest = alignments.joined_rows(done.alignment)
+    for place, host in enumerate(sorted(HOSTS)):
+        of_host = [(plates[1 + HOSTS.index(host)] or number) for number, plates in enumerate(found)]
+        expected = [of_host.index(one) for one in of_host]
+        (at_host,) = alignments.joined_rows(kept(room, host, done.alignment.name))
+        for numbers in (at_guest[place if join == "left" else 0], at_host):
+            assert [*map(numbers.tolist().index, numbers.tolist())] == expected
 
     party = load_party(room.federation.guest.file)
     table = read_table(party.data, role="guest", need_label=True)
@@ -185,6 +193,31 @@ def test_many_rows_to_one(room: Room, join: str) -> None:
     room.federation.parties["registry"].settings["policy"]["max_rows_an_id"] = 2
     with pytest.raises(PeerStopped, match=r"3 rows joined to one row breaks rule max_rows_an_id = 2 of"):
         room.align(join=join)
+
+
+@pytest.mark.parametrize("owner", ["insurer", "registry"])
+def test_columns_that_name_one_that_many_rows_are_joined_to_are_not_inferred_by(
+    room: Room, owner: str
+) -> None:
+    """None of its eight rows stands out by itself."""
+    column = {"insurer": "density", "registry": "power"}[owner]
+    tables = {name: dict(table) for name, table in TABLES.items()}
+    plate = sorted(common(tables))[0]
+    tables["insurer"] = doubled(tables["insurer"], [*range(160)] * 7)
+    own = cleaned(tables[owner][ID[owner]])
+    tables[owner][column] = ["1" if one == plate else "0" for one in own]
+    for name in ("insurer", owner):
+        put(room, name, tables[name])
+    data_of(room, "insurer")["duplicates"] = "keep"
+    rules = {"encryptions": ["lattice"], "inference": True, "max_rows_an_id": 8}
+    for host in HOSTS:
+        room.federation.parties[host].settings["policy"] |= rules
+    room.align()
+    job = {**GLM_JOB["job"], "holdout": 0.0}
+    settings = {"inference": True, "encryption": "lattice", "alpha": 0.01}
+    error = DataError if owner == "insurer" else PeerStopped
+    with pytest.raises(error, match=r"(makes|by some of its columns) single rows stand out"):
+        room.train({"job": job, "glm": settings})
 
 
 def test_a_hosts_repeated_ids_become_one_row(room: Room) -> None:

@@ -34,7 +34,7 @@ TABLES = {
 }
 
 
-def run(tables=TABLES, between=(), changed=None, counted=None, refuse=False):
+def run(tables=TABLES, between=(), changed=None, counted=None, refuse=False, joined=None):
     """What the guest is told, and each host."""
     hosts, counts = [*tables][1:], {} if counted is None else counted
     known = {name: Associated.of(features, 10, token_bytes) for name, features in tables.items()}
@@ -63,7 +63,10 @@ def run(tables=TABLES, between=(), changed=None, counted=None, refuse=False):
 
     async def host(name, peer):
         own = HostColumns(
-            known[name], [f"{name}-{one.name}" for one in known[name].columns], name in between
+            known[name],
+            [f"{name}-{one.name}" for one in known[name].columns],
+            name in between,
+            joined,
         )
         part = Participant(name, hosts, b"correlations")
         return await host_correlations(watched(peer), own, ROWS, part, count(name))
@@ -231,6 +234,21 @@ def test_a_column_of_one_row_says_little_of_it(monkeypatch):
     drawn = noise(token_bytes, 20_000)
     assert abs(drawn.mean()) < 0.05 and drawn.std() == pytest.approx(1, abs=0.03)
     assert np.mean(np.abs(drawn) > 2) == pytest.approx(0.0455, abs=0.01)
+
+
+def test_a_column_of_rows_that_are_joined_to_one_says_little_of_it(monkeypatch):
+    """As the test before, of ten rows of the guest's that are joined to one of the host's."""
+    who = np.repeat(np.arange(ROWS // 10), 10)
+    secret = RNG.permutation(np.repeat([-1.0, 1.0], ROWS // 20))
+    made = {f"{one}": (who == one).astype(float) for one in range(ROWS // 10)}
+    rng, right = np.random.default_rng(4), []
+    monkeypatch.setattr(correlations, "normal", lambda *shape: rng.normal(size=shape))
+    monkeypatch.setattr(correlations, "_sent", lambda value: 0.0)
+    for joined in (None, np.full(ROWS, 10)):
+        monkeypatch.setattr(correlations, "share_products", in_the_clear())
+        found = run({"guest": made, "a": {"secret": secret[who]}}, joined=joined)[0][0].figures
+        right.append(np.mean((np.ravel(found) > 0) == (secret > 0)))
+    assert right[0] > 0.99 and right[1] == pytest.approx(0.84, abs=0.08)
 
 
 @pytest.mark.parametrize("sizes", [(0, 0), (10, 0), (40, 0), (40, 3), (20, 20)])

@@ -337,7 +337,8 @@ def test_a_basis_is_changed_under_encryption_and_back():
 @pytest.mark.parametrize("rows", [2, 3, 7, 15, 31, 63, 127, 255, 10**5])
 def test_weights_are_no_longer_than_a_column_of_so_many_rows_may_be(rows):
     information = np.full(rows, 1 - 2.0**-52)  # rounds up to a further bit
-    weights = np.rint(information * 2.0 ** inference._Scale.of(information, np.ones(rows)).weight)
+    given = inference.Curved(information, rows)
+    weights = inference._Scale.of(given).weights(given)
     column = weights.astype(np.int32)[np.newaxis]
     cut = BitMatrix.of(Matrix(np.zeros((0, rows), np.uint16), (), column))
     assert cut.bits[0] >= 25
@@ -397,6 +398,7 @@ START = inference_messages.InferenceStart(["host1"], [2, 1], 10.0, 0.0, 200)
         ({"columns": [1000, 1]}, "more columns than there may be"),
         ({"unit": 0.0}, "without a unit"),
         ({"penalty": math.inf}, "a penalty that is none"),
+        ({"penalty": 2.0**150}, "a penalty that the job does not have"),
         ({"fraction": 5000}, "covariances that cannot be told"),
     ],
 )

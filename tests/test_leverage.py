@@ -26,6 +26,7 @@ from vfl.party.linear_rules import GlmSection
 from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.linear.inference_messages import coarse, number_bits
 from vfl.protocols.linear.inflation import guest_inflation, host_inflation
 from vfl.protocols.linear.turned_products import TurnedForm
 
@@ -58,6 +59,28 @@ def test_leverages_are_the_projections(monkeypatch, constant, weighted):
     basis, _ = np.linalg.qr(dense)
     found = leverages(matrix, weight, constant=constant)
     np.testing.assert_allclose(found.rows, np.sum(basis**2, axis=1), atol=1e-12)
+
+
+@pytest.mark.parametrize("constant", [True, False])
+def test_rows_that_are_joined_to_one_are_looked_at_together(constant):
+    rng = np.random.default_rng(4)
+    who = rng.integers(0, 120, 1000)
+    matrix, weight = matrix_of(rng.gamma(1, 1, (2, 1000)), rng.integers(0, 4, 1000), 3), rng.random(1000)
+    dense = np.hstack([np.ones((1000, int(constant))), matrix.dense()]) * weight[:, np.newaxis]
+    basis, _ = np.linalg.qr(np.array([dense[who == one].sum(axis=0) for one in np.unique(who)]))
+    largest = float(np.sum(basis**2, axis=1).max())
+    given = {"weight": weight, "constant": constant, "about": [who]}
+    assert standing_out(matrix, largest + 1e-9, **given) is None
+    found = standing_out(matrix, largest - 1e-9, **given)
+    assert found.leverage == pytest.approx(largest)
+    # One of ten rows, and by differences within each ten one alone of which something is left.
+    ten, sign = np.repeat(np.arange(100), 10), np.where(np.arange(1000) % 2, 1.0, -1.0)
+    one = (ten == 3).astype(float)
+    assert standing_out(matrix_of(one), MAX_LEVERAGE) is None
+    assert standing_out(matrix_of(one), MAX_LEVERAGE, about=[ten]).leverage == pytest.approx(1)
+    assert standing_out(matrix_of(sign), 0.02, about=[ten]) is None
+    sign[35] += 2.0**-20
+    assert standing_out(matrix_of(sign), MAX_LEVERAGE, about=[ten]).leverage == pytest.approx(1)
 
 
 @pytest.mark.parametrize("difference", [1.0, 1e-4, 2.0**-24])
@@ -95,6 +118,51 @@ def test_the_owner_is_told_which_column_it_is():
     rows = np.array([1.0, *np.zeros(499)])
     with pytest.raises(DataError, match=r"column 'one' .* leverage of 1"):
         prepare_columns("t", {"one": rows}, given[2], GlmSection(), GlmParams(inference=True))
+
+
+def test_rows_joined_to_one_are_refused_where_columns_are_prepared():
+    rng = np.random.default_rng(5)
+    who, train = np.repeat(np.arange(60), 10), np.arange(600) % 10 < 8
+    features = {"age": rng.normal(size=600), "one": (who == 7).astype(float)}
+    given, params = ("t", features, train, GlmSection()), GlmParams(inference=True)
+    prepare_columns(*given, params)
+    with pytest.raises(DataError, match=r"column 'one' .* leverage of 1"):
+        prepare_columns(*given, params, about=[who])
+    design, _ = InflationDesign.of(features, train, 20, MAX_LEVERAGE, [who])
+    assert {*design.places} == {"age"} and {*design.left_out} == {"one"}
+
+
+def test_columns_are_looked_at_as_inference_rounds_them():
+    """Two columns that differ a little in all rows, and rounded in a single one."""
+    rng, unit = np.random.default_rng(8), 2.0 ** -number_bits(ROWS)
+    one = np.rint(standard(rng.normal(size=ROWS)) / unit) * unit
+    other = one + rng.uniform(-0.4, 0.4, ROWS) * unit
+    other[17] = one[17] + 0.6 * unit
+    matrix = matrix_of([one, other])
+    assert standing_out(matrix, MAX_LEVERAGE) is None
+    assert standing_out(coarse(matrix), MAX_LEVERAGE).leverage == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("joined", [False, True])
+def test_weights_are_looked_at_as_they_are_sent(joined):
+    """Of six rows about alike one is rounded up to a unit of the weights, and five to none; and of ten
+    rows that are joined to one, each as any other."""
+    rng = np.random.default_rng(6)
+    rows = rng.permutation(240)[:100].reshape(10, 10)[:, : 10 if joined else 6]
+    made = {f"g{place}": np.isin(np.arange(240), own).astype(float) for place, own in enumerate(rows)}
+    tables = {"guest": made, "host1": {"age": rng.normal(size=240)}}
+    job = make_job("gaussian", tables, rows=240, held_out=0.0)
+    job = job.with_params(inference=True, encryption="lattice")
+    weight, about = np.ones(240), np.arange(240)
+    if joined:
+        for own in rows:
+            about[own] = own[0]
+    else:
+        weight[rows], weight[rows[:, 0]] = 0.95 * 2.0**-28, 1.05 * 2.0**-28
+        assert standing_out(job.matrices["guest"], MAX_LEVERAGE, weight, share=0.25) is None
+    found, _ = inferred(replace(job, rows=replace(job.rows, weight=weight, about=(about,))))
+    own = found["guest"]
+    assert own.covariance is None and found["host1"] is None and own.standing_out.leverage > 0.99
 
 
 def test_rows_that_the_fit_weighs_more_are_not_inferred_by():

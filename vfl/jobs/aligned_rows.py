@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from vfl.blocks.scratch import Scratch
 from vfl.errors import DataError
-from vfl.jobs.alignments import Alignment, refresh
+from vfl.jobs.alignments import Alignment, joined_rows, refresh
 from vfl.jobs.cluster import say_if_slower
 from vfl.jobs.connect import Site
 from vfl.jobs.evaluation import RowParts, split_rows
@@ -79,6 +79,7 @@ def read_guest_rows(
     kind.check_rules(rules_of(site.party), table.features, table.path.name)
     aligned = refresh(named, ids, table.path.name)
     rows, held_out = split_rows(table, aligned.rows, job, ids.entities, scratch)
+    rows = replace(rows, about=joined_rows(aligned))
     parts = RowParts.of(table, aligned.rows, rows, held_out, job.job.holdout)
     for text in parts.sentences:
         show.say(text)

@@ -340,6 +340,20 @@ def most_joined(rows: Integers) -> int:
     return int(joined.max(initial=1))
 
 
+def joined_rows(alignment: Alignment) -> tuple[Integers, ...]:
+    """By whom the rows are joined with, at a host by itself, the same number for those that are joined
+    to one row; nothing where none is joined to several."""
+    if not alignment.many:
+        return ()
+    found = []
+    for numbers in (alignment.rows,) if alignment.matched is None else alignment.matched:
+        alone = numbers < 0
+        apart = np.arange(int(np.count_nonzero(alone)), dtype=np.int64)
+        found.append(numbers.astype(np.int64))
+        found[-1][alone] = apart + int(numbers.max(initial=-1)) + 1
+    return tuple(found)
+
+
 def known_rows(rows: Integers, scratch: Scratch) -> Integers:
     """Those of an alignment that a host has, in their order."""
     known = marked(lambda own: own >= 0, rows)

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 from vfl.blocks.scratch import Scratch
 from vfl.errors import ConfigError
-from vfl.jobs.alignments import Alignment, count_known_rows, host_alignment
+from vfl.jobs.alignments import Alignment, count_known_rows, host_alignment, joined_rows
 from vfl.jobs.approval_view import Brought
 from vfl.jobs.connect import Site
 from vfl.jobs.memory import release_memory
@@ -69,4 +69,5 @@ async def read_host_columns(site: Site, peer: Peer, offer: Offer, job: Job) -> H
         await asyncio.to_thread(given.check, party.policy, told, share, offer.done)
         alignment = given.alignment
     features = tidy_levels(table.take(alignment.rows))
-    return HostColumns(table, alignment, digest, replace(columns, features=features), given)
+    columns = replace(columns, features=features, about=joined_rows(alignment))
+    return HostColumns(table, alignment, digest, columns, given)

@@ -12,7 +12,7 @@ import msgspec
 from vfl.blocks.scratch import Scratch
 from vfl.errors import ModelError
 from vfl.jobs.aligned_rows import read_guest_rows
-from vfl.jobs.alignments import load_alignment, refresh
+from vfl.jobs.alignments import joined_rows, load_alignment, refresh
 from vfl.jobs.answers import AnsweredGuestHints, AnsweredHostHints, AnsweredLabels, AnsweredSums
 from vfl.jobs.hints import PassingGuestHints, StoredGuestHints, lock_hints
 from vfl.jobs.host_columns import HostColumns
@@ -141,6 +141,7 @@ async def _host_columns(run: Rerun) -> HostColumns:
     alignment = await asyncio.to_thread(refresh, kept, ids, table.path.name)
     features = tidy_levels(table.take(alignment.rows))
     columns = PartyColumns(site.party.name, table.path.name, features, rules_of(site.party), scratch)
+    columns = replace(columns, about=joined_rows(alignment))
     kind_of_job(job).check_rules(columns.rules, table.features, table.path.name)
     return HostColumns(table, alignment.stored(scratch), kept.digest_of_ids, columns, None)
 

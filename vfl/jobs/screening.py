@@ -251,7 +251,7 @@ class GuestScreening:
     ) -> tuple[InflationDesign, Inference | None]:
         """The guest's part of variance inflation."""
         train, least = self.own.rows.train, self.rules.min_level_rows
-        given = self.features, train, least, most
+        given = self.features, train, least, most, self.own.rows.about
         design, whole = await asyncio.to_thread(InflationDesign.of, *given)
         found = await guest_inflation(
             hosts,

@@ -1,19 +1,19 @@
 """A host's part of a screening (screening.py): what it lets in, and what its people are told of it."""
 
 import asyncio
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated
 
 import msgspec
 import numpy as np
 
-from vfl.arrays import Mask
+from vfl.arrays import Integers, Mask
 from vfl.blocks.scratch import Scratch
 from vfl.crypto.workers import Operations
 from vfl.errors import Refused
 from vfl.jobs.admission import accept, check_request
-from vfl.jobs.alignments import count_known_rows, host_alignment
+from vfl.jobs.alignments import count_known_rows, host_alignment, joined_rows
 from vfl.jobs.approval import approve
 from vfl.jobs.approval_view import Brought
 from vfl.jobs.columns_given import ColumnsGiven
@@ -165,9 +165,9 @@ class HostScreening:
         )
         design, inferred = None, None
         if asked.vif:
-            design, inferred = await _inflation(
-                work.site, guest, self.participant, self.features, asked.max_leverage, show
-            )
+            most, about = asked.max_leverage, joined_rows(work.table.alignment)
+            given = self.participant, self.features, most, about, show
+            design, inferred = await _inflation(work.site, guest, *given)
         correlated: list[Told] = []
         if asked.correlations:
             correlated = await _correlations(guest, self.participant, work, self.features)
@@ -293,9 +293,13 @@ async def _correlations(
     own = await asyncio.to_thread(Associated.of, of_rows, site.party.glm.min_level_rows, turn)
     given, between = CorrelationsGiven(site.store, peer.name), policy.correlations_between_hosts
     shown = [places[one.name] for one in own.columns]
+    joined = None
+    for numbers in joined_rows(work.table.alignment):
+        _, place, counts = np.unique(numbers[chosen], return_inverse=True, return_counts=True)
+        joined = counts[place]
     return await host_correlations(
         peer,
-        HostColumns(own, shown, between),
+        HostColumns(own, shown, between, joined),
         rows,
         participant,
         lambda many: None if work.table.replayed else given.count(policy, rows, many),
@@ -303,13 +307,19 @@ async def _correlations(
 
 
 async def _inflation(
-    site: Site, peer: Peer, participant: Participant, features: Features, most: float, show: Show
+    site: Site,
+    peer: Peer,
+    participant: Participant,
+    features: Features,
+    most: float,
+    about: Sequence[Integers],
+    show: Show,
 ) -> tuple[InflationDesign, Inference | None]:
     """The party's part of variance inflation, over all its columns that may enter a model."""
     made: list[InflationDesign] = []
 
     def prepare(training: Mask) -> Whole:
-        design, whole = InflationDesign.of(features, training, least, most)
+        design, whole = InflationDesign.of(features, training, least, most, about)
         made.append(design)
         return whole
 

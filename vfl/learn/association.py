@@ -13,7 +13,8 @@ and 1, and none depends on the basis that Z is turned to. The largest canonical 
 soon as one level of each had the same rows, however few. Of two numbers r has its sign.
 
 What is told has noise that hides a row: one row changes a figure by at most m / sqrt(n min(p, q)), m the
-longest row of the column that is hidden; noise is normal, with that for a standard deviation.
+longest row of the column that is hidden; noise is normal, with that for a standard deviation. Rows that
+are joined to one of the column's owner change it together, k of them as much as one of sqrt(k) m.
 """
 
 import math
@@ -23,7 +24,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.arrays import Floats
+from vfl.arrays import Floats, Integers
 from vfl.learn.binning import Features
 from vfl.learn.design import Design
 from vfl.learn.factors import Rules
@@ -82,13 +83,17 @@ class Associated:
         return np.concatenate([one.rotated.numbers(bits) for one in self.columns])
 
 
-def longest_rows(numbers: NDArray[np.int32], sizes: Sequence[int], bits: int) -> list[float]:
-    """Of each column the length of its longest row, of `Associated.numbers`."""
+def longest_rows(
+    numbers: NDArray[np.int32], sizes: Sequence[int], bits: int, joined: Integers | None = None
+) -> list[float]:
+    """Of each column the length of its longest row, of `Associated.numbers`. joined: shape (rows,), how
+    many are joined to the owner's row that each is of, together as long as one; None: one each."""
     found, first = [], 0
     for size in sizes:
         own = numbers[first : first + max(size, 1)].astype(np.float64)
         first += max(size, 1)
-        found.append(math.sqrt(float(np.square(own).sum(axis=0).max(initial=0.0))) / 2.0**bits)
+        squares = np.square(own).sum(axis=0) * (1 if joined is None else joined)
+        found.append(math.sqrt(float(squares.max(initial=0.0))) / 2.0**bits)
     return found
 
 

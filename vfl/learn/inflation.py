@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vfl.arrays import Floats, Mask
+from vfl.arrays import Floats, Integers, Mask
 from vfl.blocks.columns import change_each
 from vfl.learn.binning import Features
 from vfl.learn.design import Design
@@ -40,10 +40,16 @@ class InflationDesign:
 
     @classmethod
     def of(
-        cls, features: Features, training: Mask, least: int, most: float = 1.0
+        cls,
+        features: Features,
+        training: Mask,
+        least: int,
+        most: float = 1.0,
+        about: Sequence[Integers] = (),
     ) -> tuple["InflationDesign", Whole]:
         """With the matrix of all rows, by the rows that train: numbers as they are, categories by their
-        levels of `least` rows. Columns by which a row has a leverage above `most` are left out."""
+        levels of `least` rows. Columns by which a row has a leverage above `most` are left out, or
+        rows that have one number in `about` (`standing_out`), of all rows, too."""
         plain = Rules(missing="mean", min_level_rows=least)
         of_training = change_each(features, lambda values: values[training])
         left_out, usable = {}, []
@@ -64,7 +70,7 @@ class InflationDesign:
             own = matrix.take(training)
             dependent = dict.fromkeys(name for name, _ in design.dependent(own))
             if not dependent:
-                found = standing_out(own, most)
+                found = standing_out(own, most, about=[numbers[training] for numbers in about])
                 if found is None:
                     break
                 name = design.coefficients[found.place][0]

@@ -11,19 +11,24 @@ nothing of (1 - P)y. If all y_i vary alike, by s^2, and one says nothing of anot
 estimate of y_i is (Py)_i, whose mean square error is s^2 (1 - h_i): it explains the share h_i of the
 variance of y_i, and correlates with it by the root of h_i. A secret basis of y makes it no easier.
 
+Where several rows are joined to one of another party's table, y is the same in them, and what is told of
+it are sums over such rows together: the bound is held by these as well, each a row with the sum of its
+rows of B.
+
 It is a bound on estimates, not on all that there is in exact sums. Of a column of two values a sum of
 m rows, each times another number of many digits, is a different one for each of the 2^m ways that it
 can come about. Who is told it to b bits finds the way where m is below b, and so where rows may have a
 leverage above 1 / b (docs/security.md).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 
 import numpy as np
 
-from vfl.arrays import Floats
+from vfl.arrays import Floats, Integers
 from vfl.blocks.engine import ENGINE, Array
 from vfl.learn.matrix import Matrix
 
@@ -74,23 +79,46 @@ def standing_out(
     *,
     constant: bool = True,
     share: float = 0.0,
+    about: Sequence[Integers] = (),
 ) -> StandingOut | None:
     """The row that stands out most, if rows whose leverage is above `most` have more than a `share` of
     that of all rows, or than one row may have.
 
     weight: v, shape (rows,), none below 0; 1 without. constant: whether there is one beside the
-    columns.
+    columns. about: shape (rows,) each, the same number for rows that are joined to one row of another
+    party's, which are looked at together as well.
     """
     given = np.ones(matrix.rows) if weight is None else np.asarray(weight, np.float64)
-    largest = float(given.max(initial=0.0))
-    if most >= 1 or not matrix.columns or not largest > 0:
+    if most >= 1 or not matrix.columns or not given.max(initial=0.0) > 0:
         return None
-    found = leverages(matrix, given / largest, constant=constant)
-    beyond = float(found.rows[found.rows > most].sum())
-    if not beyond > (max(1.0, share * found.rows.sum()) if share else 0.0):
-        return None
-    row = int(found.rows.argmax())
-    return StandingOut(float(found.rows[row]), found.place(row))
+    for numbers in (None, *about):
+        rows, sums = (matrix, given) if numbers is None else _joined(matrix, given, numbers)
+        found = leverages(rows, sums / sums.max(), constant=constant)
+        beyond = float(found.rows[found.rows > most].sum())
+        if beyond > (max(1.0, share * found.rows.sum()) if share else 0.0):
+            row = int(found.rows.argmax())
+            return StandingOut(float(found.rows[row]), found.place(row))
+    return None
+
+
+def _joined(matrix: Matrix, weight: Floats, about: Integers) -> tuple[Matrix, Floats]:
+    """A row for all that have one number: the mean of theirs by weight, and what their weights add up
+    to, so that times this it is the sum of theirs."""
+    numbers, place = np.unique(about, return_inverse=True)
+    count = len(numbers)
+    codes, own = (np.asarray(ENGINE.gather(of)) for of in (matrix.codes, matrix.numbers))
+    levels = (
+        of == level
+        for of, size in zip(codes, matrix.levels, strict=True)
+        for level in range(1, size + 1)
+    )
+    sums = np.zeros(count) + np.bincount(place, weight, count)
+    means = np.empty((matrix.columns, count))
+    for at, column in enumerate(chain(levels, own)):
+        means[at] = np.bincount(place, weight * column, count)
+    means[matrix.columns - len(own) :] *= matrix.unit
+    np.divide(means, sums, out=means, where=sums > 0)
+    return Matrix(np.zeros((0, count), np.uint16), (), means), sums
 
 
 @dataclass(frozen=True)
@@ -124,7 +152,10 @@ def leverages(matrix: Matrix, weight: Floats, *, constant: bool = True) -> Lever
     mean = np.zeros(matrix.columns)
     if constant:
         mean = matrix.transposed_times(square) / total
-    gram = matrix.gram(square) - total * np.outer(mean, mean)
+    # Not `matrix.gram`, which is exact to a share of the largest weight: rows of small ones count, too.
+    centred = _linear(matrix, mean, np.eye(matrix.columns))
+    each = ENGINE.results(partial(_gram, centred), matrix.codes, matrix.numbers, weight)
+    gram = np.sum([*each], axis=0)
     length = np.sqrt(np.maximum(np.diag(gram), 0.0))
     length[length == 0] = 1.0
     values, vectors = np.linalg.eigh(gram / np.outer(length, length))
@@ -134,8 +165,8 @@ def leverages(matrix: Matrix, weight: Floats, *, constant: bool = True) -> Lever
     if near.any():
         change = np.hstack([change, _small(matrix, mean, (change, vectors[:, near]), weight)])
     made = _linear(matrix, mean, change)
-    each = ENGINE.results(partial(_squares, made), matrix.codes, matrix.numbers, weight)
-    rows = np.concatenate([*each]) + (square / total if constant else 0.0)
+    squares = ENGINE.results(partial(_squares, made), matrix.codes, matrix.numbers, weight)
+    rows = np.concatenate([*squares]) + (square / total if constant else 0.0)
 
     def parts(row: int) -> Floats:
         codes, numbers = (ENGINE.gather(of, row, row + 1) for of in (matrix.codes, matrix.numbers))

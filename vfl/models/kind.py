@@ -83,6 +83,7 @@ class PartyColumns:
     features: Features
     rules: ColumnRules = field(default_factory=ColumnRules)
     scratch: Scratch = Scratch()  # where what is made of them goes, where it is large
+    about: tuple[Integers, ...] = ()  # as of `Training`
 
 
 NOTHING: Mapping[str, Never] = MappingProxyType({})

@@ -101,6 +101,7 @@ class _LinearGuest(GuestRole[GuestGlm]):
         self._design, self._matrix = prepare_columns(
             *(own.table, own.features, rows.train, own.rules.glm, kind.params, own.scratch),
             exposure=rows.sizes,
+            about=rows.about,
         )
         self._idle = said_idle(own.rules.glm, kind.params)
         self._across = guest_levels(own.table, self._design, own.features, kind.params)
@@ -204,9 +205,8 @@ class _LinearHost(HostRole[HostGlm]):
         def prepare(training: Mask) -> Whole:
             run.admit(training)
             own = self._own
-            design, matrix = prepare_columns(
-                own.table, own.features, training, own.rules.glm, self._params, own.scratch
-            )
+            given = own.table, own.features, training, own.rules.glm, self._params, own.scratch
+            design, matrix = prepare_columns(*given, about=own.about)
             designs.append(design)
             return matrix
 

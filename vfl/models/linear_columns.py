@@ -1,11 +1,11 @@
 """A party's columns for a linear model, by the rules of its own party file."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 import numpy as np
 
-from vfl.arrays import Floats, Mask
+from vfl.arrays import Floats, Integers, Mask
 from vfl.blocks.columns import change_each
 from vfl.blocks.scratch import Scratch
 from vfl.errors import ConfigError, DataError
@@ -20,6 +20,7 @@ from vfl.learn.small_levels import EVERY_OTHER
 from vfl.models.kind import OwnScores
 from vfl.party.documents import Body
 from vfl.party.linear_rules import GlmSection
+from vfl.protocols.linear.inference_messages import coarse
 from vfl.protocols.linear.scoring import LinearPart
 from vfl.text import nearest_name
 
@@ -32,14 +33,15 @@ def prepare_columns(
     params: GlmParams,
     scratch: Scratch = Scratch(),
     exposure: Floats | None = None,
+    about: Sequence[Integers] = (),
 ) -> tuple[Design, Whole]:
     """The design fitted to the rows that train, and the matrix of all rows, which goes into `scratch`
     where it is large.
 
-    `training`, and `exposure` at the guest, have an entry a row; `features` may be none, as of a guest
-    with a label alone. Raises DataError naming the table, the column and what to do: for columns that no
-    linear model can use, and without a penalty for columns that are linear combinations of others. Peers
-    are told no name.
+    `training`, `about` (as of `Training`), and `exposure` at the guest have an entry a row; `features`
+    may be none, as of a guest with a label alone. Raises DataError naming the table, the column and what
+    to do: for columns that no linear model can use, without a penalty for columns that are linear
+    combinations of others, and for inference by columns by which rows stand out. Peers are told no name.
     """
     rules = Rules(**section.rules)
     if not params.credibility:
@@ -73,7 +75,13 @@ def prepare_columns(
             "the job needs alpha above 0",
         )
     if params.inference:
-        _check_leverage(table, design, matrix.take(training), params.max_leverage)
+        _check_leverage(
+            table,
+            design,
+            coarse(matrix.take(training)),  # as inference has them
+            params.max_leverage,
+            [numbers[training] for numbers in about],
+        )
     sizes = None
     if params.shrink_to == "mean" and params.least_alpha:
         sizes = level_sizes(design, matrix.take(training), weights)
@@ -81,9 +89,11 @@ def prepare_columns(
     return design, matrix if penalty.is_plain else matrix.shrunk_by(penalty)
 
 
-def _check_leverage(table: str, design: Design, matrix: Matrix, most: float) -> None:
+def _check_leverage(
+    table: str, design: Design, matrix: Matrix, most: float, about: Sequence[Integers]
+) -> None:
     """Raises DataError for columns by which a row stands out further than the job infers by."""
-    found = standing_out(matrix, most)
+    found = standing_out(matrix, most, about=about)
     if found is not None:
         raise DataError(
             f"{table}: for inference = true {named(design.coefficients[found.place])} makes single "

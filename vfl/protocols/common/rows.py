@@ -29,6 +29,9 @@ class Training:
     offset: Floats | None = None
     exposure: Floats | None = None
     together: Integers | None = None  # which rows are of one group, or about one thing, by number
+    about: tuple[Integers, ...] = ()
+    """By whom rows are joined with, the same number for rows that are joined to one of theirs; nothing
+    where none is joined to several."""
     constant: float | None = None
     """What scores start with; None: the constant of least loss."""
     scratch: Scratch = Scratch()
@@ -46,6 +49,11 @@ class Training:
     def weighing(self) -> int:
         """How many of the rows that train have weight: labels that a model learns from."""
         return int(np.count_nonzero(self.train & (self.weight > 0)))
+
+    @property
+    def joined(self) -> list[Integers]:
+        """`about` of the rows that train."""
+        return [numbers[self.train] for numbers in self.about]
 
     def class_starts(self) -> tuple[float, ...]:
         """What each class's score starts with, by the rows that train; nothing without classes."""

@@ -7,8 +7,8 @@ What a figure is stands in vfl/learn/association.py. Each party turns each of it
     this will tell, and refuses more than it allows.
  2. A guest and a host share the products of their columns (turned_products.py). The guest adds noise to
     its shares that hides any single row of its own, and sends them.
- 3. The host puts both together, adds noise that hides any single row of its own, rounds to two decimals
-    and tells the guest.
+ 3. The host puts both together, adds noise that hides any single row of its own, with all that are
+    joined to it, rounds to two decimals and tells the guest.
  4. Two hosts do the same through the guest, sealed: the earlier one in the guest's place. The later one
     tells both, where both allow it.
 
@@ -163,11 +163,12 @@ async def guest_correlations(
 @dataclass(frozen=True)
 class HostColumns:
     """A host's columns as it tells of them. shown: what each is called; between: whether they may be
-    held against other hosts'."""
+    held against other hosts'; joined: as of `longest_rows`."""
 
     own: Associated
     shown: Sequence[str]
     between: bool
+    joined: Integers | None = None
 
 
 async def host_correlations(
@@ -208,7 +209,7 @@ async def host_correlations(
         conversation = f"correlations {pair[0]} {pair[1]}"
         peer = RelayedPeer(guest, participant.name, fellow, fellows[fellow], conversation)
         if place == pair[0]:
-            await _give(peer, both, numbers, resources)
+            await _give(peer, both, numbers, resources, columns.joined)
             given = await peer.recv(Correlations)
             tables = both.read(peer, given)
             await peer.close()
@@ -282,12 +283,18 @@ class _Pair:
         return figures.tolist(), errors.tolist()
 
 
-async def _give(other: Peer, pair: _Pair, numbers: NDArray[np.int32], resources: Resources) -> None:
+async def _give(
+    other: Peer,
+    pair: _Pair,
+    numbers: NDArray[np.int32],
+    resources: Resources,
+    joined: Integers | None = None,
+) -> None:
     """2. The giver's part."""
     sizes, form = pair.sizes[pair.giver], pair.form
     resources = resources.part("pair", pair.giver, pair.teller)
     shares = await share_products(other, numbers, (pair.giver, pair.teller), form, resources)
-    longest = longest_rows(numbers, sizes, form.bits)
+    longest = longest_rows(numbers, sizes, form.bits, joined)
     noise = [_sent(one / math.sqrt(form.rows)) for one in longest]
     spread = np.repeat(noise, [max(size, 1) for size in sizes])[:, np.newaxis]
     drawn = normal(resources.randomness.at("noise on shares"), *pair.shape)
@@ -316,7 +323,8 @@ async def _tell(
     both = np.frombuffer(given.data, "<u8").astype(np.uint64).reshape(pair.shape)
     products = form.products(both + pair.turned(shares))
     exact = associations(products, theirs, mine, noise.tolist())
-    own = np.array(longest_rows(numbers, mine, form.bits)) / math.sqrt(form.rows)
+    longest = longest_rows(numbers, mine, form.bits, columns.joined)
+    own = np.array(longest) / math.sqrt(form.rows)
     widths = [np.maximum(of, 1) for of in (theirs, mine)]
     hidden = own / np.sqrt(np.minimum.outer(*widths))
     drawn = normal(resources.randomness.at("noise on figures"), *hidden.shape)

@@ -556,7 +556,7 @@ class FitLoop:
     def ended(self) -> FitEnded:
         """What is inferred from."""
         own = sum(block.matrix.columns for block in self.own.values())
-        return FitEnded(self.scores, self._columns, own, self._null, self._alone)
+        return FitEnded(self.scores, self._columns, own, self._null, self._alone, self.rows.joined)
 
     async def end(self, converged: bool, held_out: int, precision: float) -> Floats:
         """The hosts' part of the scores of so many rows held out, shape (held_out,)."""

@@ -139,11 +139,16 @@ class _Scale:
     sums: float  # the sum of weights
 
     @classmethod
-    def of(cls, information: Floats, total: float) -> "_Scale":
+    def of(cls, rows: "Curved") -> "_Scale":
+        information, total = rows.information, rows.total
         most = float(information.max(initial=0.0))
         # As long as a number of so many rows may be, for whom the weights are a column.
         bits = min(WEIGHT_BITS, FEW_ROWS_BITS + len(information).bit_length() // 2)
         return cls(bits - (math.frexp(most)[1] if most > 0 else 0), total)
+
+    def weights(self, rows: "Curved") -> Integers:
+        """What each row counts, as a whole number."""
+        return np.rint(rows.information * 2.0**self.weight).astype(np.int64)
 
 
 @dataclass(frozen=True)
@@ -180,8 +185,12 @@ async def guest_inference(
         return NOTHING
     rows = Curved(ended.rows.information, weight, summary.dispersion, summary.residuals)
     most, free = params.max_leverage, int(params.fit_intercept)
-    given = block.matrix, most, rows.information
-    outlier = await asyncio.to_thread(standing_out, *given, constant=bool(free), share=FEW)
+    # As hosts' columns are multiplied by them: what is rounded away makes others stand out.
+    sent = await asyncio.to_thread(coarse, block.matrix)
+    weights = _Scale.of(rows).weights(rows).astype(np.float64)
+    outlier = await asyncio.to_thread(
+        standing_out, sent, most, weights, constant=bool(free), share=FEW, about=ended.about
+    )
     if outlier is not None:
         await together([host.send(NoInference()) for host in hosts])
         nothing = Inference(None, rows.freedom, constants=free, standing_out=outlier)
@@ -208,7 +217,7 @@ async def guest_covariance(
     """
     free, resources = int(params.fit_intercept), resources.part("inference")
     with_columns = [host for host in hosts if columns[host.name]]
-    scale, unit, fraction = _Scale.of(rows.information, rows.total), 0.0, MOST_FRACTION
+    scale, unit, fraction = _Scale.of(rows), 0.0, MOST_FRACTION
     few = matrix.columns + sum(columns.values()) + free <= MOST_COLUMNS
     if rows.dispersion > 0 and with_columns and few:
         unit = rows.total / rows.dispersion
@@ -226,7 +235,7 @@ async def guest_covariance(
     if key is None:
         key = await asyncio.to_thread(generate_key, params, resources.randomness.at("Paillier key"))
     await send_key(with_columns, key)
-    weights = np.rint(rows.information * 2.0**scale.weight).astype(np.int64)
+    weights = scale.weights(rows)
     async with Workers(key, resources.machine, resources.operations) as workers:
         follow = InferenceProgress(progress, sizes, mine.rows)
         guest = _Guest(with_columns, mine, weights, workers, resources)

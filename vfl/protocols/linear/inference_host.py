@@ -90,7 +90,7 @@ async def host_inference(
         return None
     if not block.matrix.columns:
         return Inference.of(np.zeros((0, 0)), start.freedom)
-    _check_start(guest, start, block.matrix.columns, participant)
+    _check_start(guest, start, block.matrix.columns, participant, params.penalty_unit)
     await asyncio.to_thread(participant.count_columns, guest.name, start.columns[0])
     resources = participant.resources.part("inference")
     key = await receive_key(guest, params, resources.randomness.at("base"))
@@ -125,7 +125,11 @@ async def host_inference(
     return Inference(None, start.freedom, (Alias(places, named),) if places else ())
 
 
-def _check_start(guest: Peer, start: InferenceStart, own: int, participant: Participant) -> None:
+def _check_start(
+    guest: Peer, start: InferenceStart, own: int, participant: Participant, unit: float
+) -> None:
+    """Raises PeerError. `unit`: the job's penalty. By another one a guest would see the basis that hides
+    the hosts' columns: T'T beside T'AT."""
     named = dict(zip(start.hosts, start.columns[1:], strict=False))
     if len(start.columns) != len(start.hosts) + 1 or named.get(participant.name) != own:
         raise guest.breach("an InferenceStart of other columns than this host's")
@@ -135,6 +139,8 @@ def _check_start(guest: Peer, start: InferenceStart, own: int, participant: Part
         raise guest.breach("an InferenceStart of more columns than there may be")
     if not (start.unit > 0 and math.isfinite(start.unit) and 0 <= start.penalty < 2.0**200):
         raise guest.breach("an InferenceStart without a unit, or with a penalty that is none")
+    if start.penalty and not unit:
+        raise guest.breach("an InferenceStart with a penalty that the job does not have")
     if not 0 < start.fraction < MOST_FRACTION:
         raise guest.breach("an InferenceStart of covariances that cannot be told")
 

@@ -1,10 +1,11 @@
 """What is inferred from a fit at its end, by who has all columns; and what the guest knows of it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 
+from vfl.arrays import Integers
 from vfl.learn.glm import Block, Scores
 from vfl.learn.inference import FitSummary, FittedRows, Inference, inferences, joint_information
 from vfl.learn.params import GlmParams
@@ -31,6 +32,7 @@ class FitEnded:
     own: int  # of the guest
     null: float  # mean deviance of the constant
     alone: float | None  # and of the guest's own columns, where they were fitted first
+    about: Sequence[Integers] = ()  # as `Training.about`, of the rows that train
 
     @property
     def rows(self) -> FittedRows:
