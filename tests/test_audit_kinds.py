@@ -229,9 +229,10 @@ def test_tables_replay(
     table(room, *by, encryption=encryption)
     run = last_run(room)
     replay_all(room, run, ("insurer", *hosts))
-    table(room, *by, encryption=encryption)  # cut as before, which the store knows
-    replay_all(room, run, ("insurer", *hosts))
-    replay_all(room, last_run(room), ("insurer", *hosts))
+    if encryption == "lattice":
+        table(room, *by, encryption=encryption)  # cut as before, which the store knows by now
+        for again in (run, last_run(room)):
+            assert room.replay("registry", again).complete
 
 
 def test_a_table_of_what_a_model_expects_replays(room: AuditedRoom, model: str) -> None:
@@ -301,23 +302,21 @@ def test_what_a_table_was_made_of_is_found_changed(room: AuditedRoom) -> None:
 
 # --- Screenings. ------------------------------------------------------------------------------------
 
-SCREENED = {**JOB, "screen": {"vif": True, "correlations": True, "tell_hosts": True}}
 
-
-def screen(room: AuditedRoom) -> None:
-    job, show = Job.model_validate(SCREENED), room.said["insurer"]
+def screen(room: AuditedRoom, **settings: Any) -> None:
+    job, show = Job.model_validate({**JOB, "screen": settings}), room.said["insurer"]
     asyncio.run(screening.screen(room.site("insurer"), job, wait=1, show=show))
 
 
 def test_screenings_replay(room: AuditedRoom) -> None:
-    screen(room)
+    screen(room, vif=True, correlations=True, tell_hosts=True)
     before = {name: folder_of(room, name) for name in ALL}
     replay_all(room, last_run(room))
     assert {name: folder_of(room, name) for name in ALL} == before  # nothing is counted or kept anew
 
 
 def test_what_is_about_an_alignment_is_listed_and_goes_with_it(room: AuditedRoom, model: str) -> None:
-    screen(room)
+    screen(room, vif=False)
     table(room, "registry:brand")
     table(room, "registry:brand", model=model)
     for name in ("insurer", "registry"):
@@ -339,7 +338,7 @@ def test_a_guest_that_screens_numbers_of_its_own_is_found(room: AuditedRoom) -> 
         return await guest_screen(host, chosen, replace(numbers, actual=actual), *rest)
 
     with mock.patch.object(screening, "guest_screen", others), contextlib.suppress(VflError):
-        screen(room)
+        screen(room, vif=False)
     with pytest.raises(MessageDiffers, match=r"to \w+ differs: it was Vectors of"):
         room.replay("insurer", last_run(room))
 
@@ -351,7 +350,7 @@ def test_a_host_that_screens_other_rows_is_found(room: AuditedRoom) -> None:
         return [replace(one, codes=np.roll(one.codes, 1)) for one in of_rows(self, chosen)]
 
     with mock.patch.object(ScreenedColumns, "of_rows", others):
-        screen(room)
+        screen(room, vif=False)
     run = last_run(room)
     with pytest.raises(MessageDiffers, match=r"to insurer differs: it was HintHeader of"):
         room.replay("registry", run)
