@@ -11,7 +11,7 @@ from unittest import mock
 import numpy as np
 import pytest
 from audited import AuditedRoom
-from federation import JOB, Federation, make_tables, write_table
+from federation import GLM_JOB, JOB, Federation, make_tables, write_table
 from paillier_key import one_key
 from room import HOSTS
 from test_drawn_jobs import RULES
@@ -355,3 +355,33 @@ def test_a_host_that_screens_other_rows_is_found(room: AuditedRoom) -> None:
     with pytest.raises(MessageDiffers, match=r"to insurer differs: it was HintHeader of"):
         room.replay("registry", run)
     assert room.replay("insurer", run).complete
+
+
+# --- Rows that are joined several times. ------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_all_kinds_replay_of_a_left_join_with_repeated_ids(
+    tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = make_tables(400)
+    tables["insurer"] = {head: [*cells, *cells[:60]] for head, cells in tables["insurer"].items()}
+    federation = Federation(tmp_path, keys, guest_listens=True, tables=tables)
+    federation.guest.settings["data"]["duplicates"] = "keep"
+    for name in HOSTS:
+        federation.parties[name].settings["policy"] = RULES
+        federation.parties[name].settings["glm"] = {"bins": 4}
+    room = AuditedRoom(federation)
+    room.patch(monkeypatch)
+    for module in (oneway, screening):
+        monkeypatch.setattr(module, "hosts_of", room.hosts_of)
+    replay_all(room, room.align(name="many", join="left").alignment.name)
+    screen(room, vif=True, correlations=True)
+    replay_all(room, last_run(room))
+    glm = {"alpha": 0.0, "inference": True, "max_iterations": 3}
+    model = room.train({**GLM_JOB, "glm": glm})
+    replay_all(room, model)
+    room.score(model)
+    replay_all(room, model)
+    table(room, "registry:brand", "insurer:density")
+    replay_all(room, last_run(room), ("insurer", "registry"))
