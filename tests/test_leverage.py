@@ -3,6 +3,7 @@ variance inflation, with the bound that programs keep to and without."""
 
 import math
 from dataclasses import replace
+from secrets import token_bytes
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,7 +28,7 @@ from vfl.party.policy_section import PolicySection
 from vfl.party.store import Store
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.linear.inference_messages import coarse, number_bits
-from vfl.protocols.linear.inflation import guest_inflation, host_inflation
+from vfl.protocols.linear.inflation import NOISE, guest_inflation, host_inflation
 from vfl.protocols.linear.turned_products import TurnedForm
 
 RNG = np.random.default_rng(7)
@@ -190,15 +191,18 @@ def test_rows_that_the_fit_weighs_more_are_not_inferred_by():
 # --- What a guest reads that makes its columns up. --------------------------------------------------
 
 
-def seen(columns, host):
+def seen(columns, host, noise=0.0):
     """By column of the guest's what it makes of the products of variance inflation: the sums over its
-    rows of the host's columns, turned by the host's secret basis."""
+    rows of the host's columns, turned by the host's secret basis. Without noise they are as exact as
+    those of inference, or more."""
     guest = matrix_of(columns)
     sizes = [guest.columns, host.columns]
     form = TurnedForm(guest.rows, sizes)
-    own, theirs = Rotated.of(guest), Rotated.of(host)
+    own, theirs = Rotated.of(guest, token_bytes), Rotated.of(host, token_bytes)
     one, two = (of.numbers(form.bits).astype(np.int64) for of in (own, theirs))
     total = (one @ two.T) / (guest.rows * 4.0**form.bits)
+    if noise:
+        total += noise / math.sqrt(guest.rows) * RNG.normal(size=total.shape)
     return np.linalg.solve(own.change.T, total) * guest.rows
 
 
@@ -318,6 +322,43 @@ def test_exact_sums_name_values_of_a_column_of_two_unless_of_many_rows(rows, bou
         sums = both[ways] @ column[some]
         fits = ways[np.minimum(abs(sums - told), abs(sums + told)).argmin()]
         assert (fits == x[some]).all()
+
+
+POWERS = 2.0 ** np.arange(8)
+
+
+def named_of_eight(jobs, noise, weights=None):
+    """The share of eight rows whose value of two a guest names, that is told the sum of these rows, each
+    times another number, in so many jobs; by the likeliest values, as if it knew a host's sign."""
+    right = []
+    ways = (np.arange(1 << 8)[:, np.newaxis] >> np.arange(8)) & 1
+    for _ in range(120):
+        x = (RNG.random(ROWS) < 0.5).astype(float)
+        some = RNG.choice(ROWS, 8, replace=False)
+        chance = np.zeros(len(ways))
+        for _ in range(jobs):
+            times = POWERS if weights is None else weights(8)
+            column = np.zeros(ROWS)
+            column[some] = times
+            told = standard(column) @ standard(x) / ROWS + noise / math.sqrt(ROWS) * RNG.normal()
+            sums = ((ways - x.mean()) / x.std()) @ times / column.std() / ROWS
+            chance -= ((sums - told) * math.sqrt(ROWS) / max(noise, 1e-3)) ** 2 / 2
+        likely = np.exp(chance - chance.max())
+        right.append(np.mean((likely @ ways / likely.sum() > 0.5) == x[some]))
+    return np.mean(right)
+
+
+def test_noise_hides_which_of_two_values_eight_rows_have_from_a_sum_of_them():
+    """What noise adds to a sum of length 1 is a quarter of its standard deviation: so it tells at most
+    log2(17) / 2 bits, whatever it is of, and the same again little more. Others tell as much anew."""
+    assert named_of_eight(1, 0.0) == 1
+    assert named_of_eight(1, NOISE) < 0.68
+    assert named_of_eight(16, NOISE) < 0.79
+    assert named_of_eight(8, NOISE, lambda rows: RNG.normal(size=rows)) > 0.9
+    x = standard(RNG.gamma(2, 1, ROWS))
+    single, rows = groups(300, 1)
+    found = correlations(seen(single, matrix_of(x), NOISE), x[rows])[0, 0]
+    assert found == pytest.approx(1 / math.sqrt(1 + NOISE**2), abs=0.02)
 
 
 # --- The other way round. ---------------------------------------------------------------------------

@@ -88,8 +88,11 @@ def test_each_party_knows_what_is_its_own(parties: Federation) -> None:
         if party != "insurer":
             assert lines["rows"].min() >= LEAST
     # What goes together between two parties is inflated at both: the host is advised to leave it out.
-    assert own["density"]["vif"] > 5 > own["area"]["vif"] > 1
+    assert own["density"]["vif"] > 5 > own["area"]["vif"] >= 1
     assert own["density"]["advice"] is None
+    for line in own.values():
+        assert 1 <= line["vif_least"] <= line["vif"]
+        assert line["vif_most"] == "infinite" or line["vif_most"] > line["vif"]
     host = pd.read_csv(kept(parties, "registry", "*.csv")).set_index("column")
     assert host.loc["traffic", "vif"] > 5 > host.loc["power", "vif"] > 0.999
     assert host.loc["traffic", "advice"] == "inflated"

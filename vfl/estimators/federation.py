@@ -168,12 +168,13 @@ class Federation(Learner):
 
         A line a column: information value, share of the deviance that its levels explain, variance
         inflation over the columns of all parties (infinite where others make it up, in which case there
-        is none of the rest), and why to leave it out, if so: "weak" below min_iv, "inflated" beyond
-        max_vif. bins: of columns of numbers. min_cell_rows: least rows of a host's level. fit_params:
-        what else fit takes, but progress. Of the rows that all parties know; `attrs` has their number
-        and, as "woe", a line a level; as "correlations", where they are asked for, a line each two
-        columns of two parties, to two decimals and without the noise of a federation. With
-        engine="protocol" sums are added up under encryption.
+        is none of the rest; with engine="protocol" under hosts' noise instead), and why to leave it
+        out, if so: "weak" below min_iv, "inflated" beyond max_vif. bins: of columns of numbers.
+        min_cell_rows: least rows of a host's level. fit_params: what else fit takes, but progress. Of
+        the rows that all parties know; `attrs` has their number and, as "woe", a line a level; as
+        "correlations", where they are asked for, a line each two columns of two parties, to two
+        decimals and without the noise of a federation. With engine="protocol" sums are
+        added up under encryption.
 
         Raises ConfigError and DataError as fit, and Refused where a host's rows are too few.
         """

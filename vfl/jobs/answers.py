@@ -6,13 +6,20 @@ to: docs/audit.md says what could be done with that.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vfl.arrays import Mask
+from vfl.jobs.audit_draw import HostDraw
 from vfl.jobs.evidence import Answers
 from vfl.protocols.common.course import SumsCount
 from vfl.protocols.common.label_count import LabelCount
 from vfl.protocols.common.lattice_hints import HostHint, HostHints, KeptHints, KnownHint
+
+
+def answered_draw(draw: HostDraw, answers: Answers) -> HostDraw:
+    """What a host brings to a draw (audit_draw.py), as it was in the run."""
+    return replace(draw, share=answers.ask("share of an audit", bytes, lambda: draw.share))
 
 
 class AnsweredSums:

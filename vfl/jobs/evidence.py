@@ -31,6 +31,7 @@ import msgspec
 from vfl.crypto.randomness import Randomness
 from vfl.errors import ModelError, VflError
 from vfl.jobs.agreement import Agreement
+from vfl.jobs.arithmetic import Arithmetic, present
 from vfl.jobs.commitments import Commitments, Opening, TableDigests, settings_of
 from vfl.jobs.connect import Site
 from vfl.jobs.record import now
@@ -93,6 +94,7 @@ class Evidence:
     ended: str = ""  # ISO 8601, UTC; empty while it goes on, or where its process was killed
     whole: bool = False  # whether it has ended as a job ends that goes well
     forgotten: str = ""  # when the secret was removed
+    arithmetic: Arithmetic | None = None  # of a run whose part can be replayed
 
     @property
     def name(self) -> str:
@@ -218,6 +220,7 @@ class Keeping:
             opening,
             None if opening is None else opening.commitments,
             tape,
+            arithmetic=None if opening is None else present(),
         )
         if self._save(self._evidence) and opening is not None:
             self._tapes = _Tapes(self._site.store, run, self._show)

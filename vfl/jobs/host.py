@@ -20,6 +20,7 @@ from vfl.jobs.offer import Offer
 from vfl.jobs.oneway_host import serve_oneway
 from vfl.jobs.own_table import read_guest, read_host
 from vfl.jobs.pooled import serve_pooled
+from vfl.jobs.presenting import serve_audit
 from vfl.jobs.scoring_host import serve_score
 from vfl.jobs.screening_host import serve_screen
 from vfl.jobs.shared_table import without_features
@@ -263,4 +264,5 @@ _TASKS: dict[str, Callable[[Site, Peer, Offer, Show], Coroutine[object, None, st
     "worth": serve_worth,
     "tune": serve_tune,
     "screen": serve_screen,
+    "audit": serve_audit,
 }

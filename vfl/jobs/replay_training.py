@@ -13,13 +13,21 @@ from vfl.blocks.scratch import Scratch
 from vfl.errors import ModelError
 from vfl.jobs.aligned_rows import read_guest_rows
 from vfl.jobs.alignments import joined_rows, load_alignment, refresh
-from vfl.jobs.answers import AnsweredGuestHints, AnsweredHostHints, AnsweredLabels, AnsweredSums
+from vfl.jobs.answers import (
+    AnsweredGuestHints,
+    AnsweredHostHints,
+    AnsweredLabels,
+    AnsweredSums,
+    answered_draw,
+)
+from vfl.jobs.audit_draw import HostDraw, commit
+from vfl.jobs.audits import draw_all
 from vfl.jobs.hints import PassingGuestHints, StoredGuestHints, lock_hints
 from vfl.jobs.host_columns import HostColumns
 from vfl.jobs.offer import Kept
 from vfl.jobs.own_table import table_of
 from vfl.jobs.project_rows import Outcome, read_project_rows
-from vfl.jobs.rerun import Rerun
+from vfl.jobs.rerun import EvidenceDiffers, Rerun
 from vfl.jobs.telling import tell_kept
 from vfl.jobs.training import commits_to as guest_commits_to
 from vfl.jobs.training import guest_columns, lead
@@ -30,7 +38,7 @@ from vfl.learn.claims import Part
 from vfl.learn.levels import tidy_levels
 from vfl.models.kind import CoordinatorRun, GuestRun, PartyColumns, TrainingStep
 from vfl.models.kinds import kind_of_job, rules_of
-from vfl.net.peer import together
+from vfl.net.peer import Peer, together
 from vfl.party.project_file import Project
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import NO_HINTS, UNCOUNTED
@@ -62,7 +70,7 @@ async def replay_guest(run: Rerun) -> None:
         hints = _GuestHints(run, f"{named.name} {kind.name}")
         try:
             given = GuestRun(
-                Resources(site.party.party.machine, Counter(), run.randomness, run.say),
+                Resources(site.party.party.machine, Counter(), run.randomness, run.say, run.looks_at),
                 follow,
                 Checkpoints(run.last, run.keep),
                 hints,
@@ -70,6 +78,7 @@ async def replay_guest(run: Rerun) -> None:
                 labels=AnsweredLabels(OneAttempt(), run.answers),
             )
             _, _, found = await lead(role, kind, job, own, run.hosts, given)
+            await draw_all(run.hosts, run.evidence.agreement, run.randomness)
         finally:
             hints.close()
     await together([tell_kept(peer, found) for peer in run.peers.values()])
@@ -113,9 +122,21 @@ async def replay_host(run: Rerun) -> None:
     )
     guest = run.peers[run.evidence.agreement.terms.guest]
     await role.train(guest, given)
+    await _draw(run, guest)
     if hints.promised:
         run.relies.append("on a hint that this host has made in an earlier run")
     await guest.recv(Kept)
+
+
+async def _draw(run: Rerun, guest: Peer) -> None:
+    """A host's part of the draw whether the run is audited, if it has demanded one."""
+    name, agreement = run.site.party.name, run.evidence.agreement
+    if (demand := agreement.audits.get(name)) is None:
+        return
+    brought = answered_draw(HostDraw(demand.probability, b""), run.answers)
+    if commit(agreement.terms.run, name, brought.share) != demand.commitment:
+        raise EvidenceDiffers("the number that was drawn with is not the one that was committed to")
+    await brought.draw(guest, name, lambda drawing: None)
 
 
 async def replay_coordinator(run: Rerun) -> None:

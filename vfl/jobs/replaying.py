@@ -5,11 +5,20 @@ committed in the agreement, and from what came to it, message by message. What c
 certificate for each peer (certificate.py).
 """
 
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from vfl.errors import ModelError, VflError
 from vfl.jobs import replay_alignment, replay_columns, replay_scoring, replay_training
+from vfl.jobs.arithmetic import (
+    Arithmetic,
+    computing_as,
+    differing,
+    present,
+    threads_of,
+    variables_for,
+)
 from vfl.jobs.certificate import Covered, Replayed
 from vfl.jobs.connect import Site
 from vfl.jobs.evidence import Evidence, find_evidence
@@ -19,6 +28,7 @@ from vfl.jobs.show import Show
 from vfl.net.replay import MessageDiffers, TapeEnds
 from vfl.party.store import Store
 from vfl.protocols.common.checkpoints import State
+from vfl.protocols.common.participant import LooksAt, every_step
 from vfl.text import nearest_name
 
 _PLAYERS: Mapping[tuple[str, str], Callable[[Rerun], Awaitable[None]]] = {
@@ -42,6 +52,13 @@ _OF = (
     "are scored by an alignment, tables by factors and screenings"
 )
 
+LooksAtRun = Callable[[Evidence], LooksAt]
+
+
+def whole_run(_: Evidence) -> LooksAt:
+    """Look at all steps of a run."""
+    return every_step
+
 
 @dataclass(frozen=True)
 class Replay:
@@ -54,18 +71,19 @@ class Replay:
     @property
     def complete(self) -> bool:
         """Whether every message was compared."""
-        return all(len(one.messages) == one.of for one in self.shown.values())
+        return all(one.compared == one.of for one in self.shown.values())
 
 
 def runs_named(store: Store, name: str) -> list[Evidence]:
     """The runs of a model or an alignment, or of the newest one of this name, each attempt at it in
-    turn; or the one run whose first digits these are. Raises ModelError when there is none."""
+    turn; or the one run whose first digits these are. Those of which no tape was kept are left out where
+    there are others. Raises ModelError when there is none."""
     every = find_evidence(store)
     newest = resolve_model(store, name), resolve_model(store, name, "run")
     names = {*newest, resolve_model(store, name, "alignment")}
     found = [one for one in every if one.subject in names or _is_digits_of(name, one.run)]
     if found:
-        return found
+        return [one for one in found if one.opening is not None or one.forgotten] or found
     if not every:
         raise ModelError(f"nothing is kept of any run that could be replayed: {_OF}")
     near = nearest_name(name, [one.subject for one in every])
@@ -77,9 +95,38 @@ def _is_digits_of(name: str, run: str) -> bool:
     return len(name) >= 6 and run.startswith(name)
 
 
-async def replay_runs(site: Site, runs: Sequence[Evidence], show: Show) -> AsyncIterator[Replay]:
-    """Play this party's part of some runs again, each with those that it went on from. Raises as
-    `replay`."""
+def variables_of(store: Store, runs: Sequence[Evidence]) -> dict[str, str]:
+    """With which variables of the environment a process of this machine computes as the machine of these
+    runs, if it does not already and can be told to (arithmetic.py).
+
+    Raises ModelError for runs of machines of several kinds.
+    """
+    played = {one.run: one for run in runs for one in _attempts(store, run)}
+    kinds = [there for one in played.values() if (there := _arithmetic_of(one)) is not None]
+    if not kinds:
+        return {}
+    if len(runs) > 1 and any(differing(one, kinds[0]) for one in kinds):
+        raise ModelError(
+            "these runs were computed on machines of several kinds: replay them one by one, each by its "
+            "first digits, which `vfl audit list` shows"
+        )
+    with threads_of(kinds[0]):
+        return variables_for(kinds[0], present(), os.environ)
+
+
+async def replay_runs(
+    site: Site,
+    runs: Sequence[Evidence],
+    show: Show,
+    looks_at: LooksAtRun = whole_run,
+    *,
+    any_machine: bool = False,
+) -> AsyncIterator[Replay]:
+    """Play this party's part of some runs again, each with those that it went on from.
+
+    `looks_at`: which steps of a run are looked at; `any_machine`: also where this process computes
+    otherwise than that of the run. Raises as `replay`.
+    """
     states: list[State] = []
     for evidence in runs:
         done = evidence.agreement.terms.done
@@ -87,22 +134,30 @@ async def replay_runs(site: Site, runs: Sequence[Evidence], show: Show) -> Async
         attempts = [evidence] if known else _attempts(site.store, evidence)
         states = states if known else []
         for attempt in attempts:
-            run = open_rerun(site, attempt, show)
+            run = open_rerun(site, attempt, show, looks_at(attempt))
             run.last = _state(states, attempt)
-            found = await _play(run)
+            named = f"run {attempt.run[:12]}"
+            with computing_as(_arithmetic_of(attempt), named, show, any_machine=any_machine):
+                found = await _play(run)
             states += run.states
         yield found
 
 
-async def replay(site: Site, evidence: Evidence, show: Show) -> Replay:
+async def replay(site: Site, evidence: Evidence, show: Show, looks_at: LooksAtRun = whole_run) -> Replay:
     """Play this party's part of a run again.
 
     A run that went on from an earlier attempt needs that one, which is played first. Raises
     MessageDiffers with the first message that is not the one that left, EvidenceDiffers where what is
-    kept is not what was signed or what the ledger says, ModelError for a run that cannot be replayed.
+    kept is not what was signed or what the ledger says, ModelError for a run that cannot be replayed,
+    or not by a process that computes as this one.
     """
-    (done,) = [one async for one in replay_runs(site, [evidence], show)]
+    (done,) = [one async for one in replay_runs(site, [evidence], show, looks_at)]
     return done
+
+
+def _arithmetic_of(evidence: Evidence) -> Arithmetic | None:
+    """In which arithmetic a run has to be played; None where its messages have no real numbers."""
+    return None if evidence.agreement.terms.task == "align" else evidence.arithmetic
 
 
 def _attempts(store: Store, evidence: Evidence) -> list[Evidence]:
@@ -173,6 +228,9 @@ async def _play(run: Rerun) -> Replay:
     shown = {}
     for name, peer in run.peers.items():
         sent = run.talks[name].sent
-        covered = [Covered.of(one) for one in sent[: peer.compared]]
+        covered = [
+            Covered.left_out(one) if place in peer.left_out else Covered.of(one)
+            for place, one in enumerate(sent[: peer.compared])
+        ]
         shown[name] = Replayed(name, covered, len(sent), run.checked, run.relies)
     return Replay(evidence, shown, ended)

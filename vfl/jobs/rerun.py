@@ -34,6 +34,8 @@ from vfl.party.ledger import FOLDER, kept_beside
 from vfl.party.store import Store
 from vfl.party.tapes import read_tape
 from vfl.protocols.common.checkpoints import State
+from vfl.protocols.common.participant import LooksAt, every_step
+from vfl.protocols.trees.paillier_messages import LEFT_OUT
 from vfl.text import counted
 
 T = TypeVar("T")
@@ -57,6 +59,7 @@ class Rerun:
     peers: dict[str, ReplayedPeer]
     answers: Answers
     show: Show
+    looks_at: LooksAt = every_step
     last: State | None = None  # the state that an attempt before this has kept, from which it went on
     states: list[State] = field(default_factory=list)  # that this one keeps
     checked: list[str] = field(default_factory=lambda: ["secret", "settings"])
@@ -139,8 +142,8 @@ class Rerun:
                 peer.check_end()
 
 
-def open_rerun(site: Site, evidence: Evidence, show: Show) -> Rerun:
-    """A run to be played again.
+def open_rerun(site: Site, evidence: Evidence, show: Show, looks_at: LooksAt = every_step) -> Rerun:
+    """A run to be played again, of which only some trees need be encrypted, if `looks_at` says so.
 
     Raises ModelError for one that cannot be, EvidenceDiffers where what is kept is not what was signed
     or what the ledger says.
@@ -158,6 +161,7 @@ def open_rerun(site: Site, evidence: Evidence, show: Show) -> Rerun:
             _received(store, evidence, talk),
             [one for one in talk.sent if one.kind != STOP],
             cut=not evidence.whole,
+            left_out=None if looks_at is every_step else LEFT_OUT,
         )
         for name, talk in talks.items()
     }
@@ -171,7 +175,7 @@ def open_rerun(site: Site, evidence: Evidence, show: Show) -> Rerun:
         ) from None
     settled = replace(site, party=party)
     answers = Replayed(own, evidence.tape.answers)
-    return Rerun(settled, evidence, opening, talks, peers, answers, show)
+    return Rerun(settled, evidence, opening, talks, peers, answers, show, looks_at=looks_at)
 
 
 def own_certificate(evidence: Evidence) -> Certificate:

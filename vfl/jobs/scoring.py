@@ -35,6 +35,7 @@ from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.evidence import Answers, PassedOn, keeping
 from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Offer, new_run
+from vfl.jobs.presenting import present
 from vfl.jobs.queries import with_query_of
 from vfl.jobs.resume import persevere
 from vfl.jobs.score_places import place_of, target_of, text_of
@@ -308,6 +309,7 @@ class BatchJob:
         if sealed and (why := not_by_parts(self.half.model)):
             raise ConfigError(f"model {self.half.name} {why}")
         reconnect = self.site.party.party.reconnect
+        await present(self.site, self.half.trained_name, wait=wait, show=self.show)
         try:
             await persevere(
                 self._session, wait=wait, reconnect=reconnect, show=self.show, done=lambda: batch.rows

@@ -21,6 +21,7 @@ from vfl.jobs.admission import (
 from vfl.jobs.answers_of_ids import admit_with_answers, count_with_answers, with_answers
 from vfl.jobs.approval import approve
 from vfl.jobs.approval_view import Brought
+from vfl.jobs.audits import check_audited
 from vfl.jobs.commitments import TableDigests, digest_of_half, digest_table
 from vfl.jobs.connect import Site
 from vfl.jobs.evidence import Answers, keeping
@@ -61,6 +62,7 @@ async def serve_score(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     if not site.same_party(peer.name, half.guest):
         raise Refused(f"model {half.name} was not trained with this {peer.name}")
     check_columns(policy, half.name, half.columns)
+    await asyncio.to_thread(check_audited, site, half.name, show)
     try:
         data = with_query_of(site.party.data, half, show)
         table, ids = await table_of(site, offer, half.columns, kind.needed(half.model), data)

@@ -73,6 +73,7 @@ class Screening:
     rows: int
     lines: list[str]
     inflation: bool  # whether it was found out
+    alike: list[str]  # hosts with columns that may make up some of the guest's
     correlations: list[Told]
     alignment: str
     account: Account
@@ -116,6 +117,7 @@ async def screen(
         work.numbers.rows,
         file_lines(party.data, outcome.reasons),
         inferred is not None,
+        sorted({name for alias in inferred.aliases for name in alias.parties}) if inferred else [],
         screened.correlated,
         own.aligned.name,
         account,

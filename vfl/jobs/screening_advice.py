@@ -13,14 +13,22 @@ from vfl.jobs.connect import Site
 from vfl.learn.advice import Reason, Thresholds, advise
 from vfl.learn.association import HUNDREDTHS
 from vfl.learn.inference import Inference
-from vfl.learn.inflation import InflationDesign
+from vfl.learn.inflation import Inflation, InflationDesign
 from vfl.learn.screening import Strength
 from vfl.party.sections import DataSection
 from vfl.party.spreadsheet import write_rows
 from vfl.protocols.linear.correlations import Told
 from vfl.protocols.oneway.screening import Screened
 
-HEADS = ("column", "information_value", "deviance_explained", "vif", "advice")
+HEADS = (
+    "column",
+    "information_value",
+    "deviance_explained",
+    "vif",
+    "vif_least",
+    "vif_most",
+    "advice",
+)
 EVIDENCE = ("column", "level", "rows", "exposure", "actual", "woe")
 CORRELATED = ("party", "column", "other_party", "other_column", "correlation", "within")
 """Columns of the files that are written."""
@@ -32,7 +40,7 @@ class ColumnOutcome:
 
     name: str
     strength: Strength
-    inflation: float | None
+    inflation: Inflation | None
     advice: Reason | None
     note: str = ""  # why there is no inflation, or what it comes from
 
@@ -40,7 +48,13 @@ class ColumnOutcome:
     def row(self) -> tuple[str | float | None, ...]:
         """In a file of HEADS."""
         strength = self.strength
-        return self.name, strength.information, strength.share, self.inflation, self.advice
+        return self.name, strength.information, strength.share, *self.vif, self.advice
+
+    @property
+    def vif(self) -> tuple[float | None, float | None, float | None]:
+        """The VIF, and within which it is 95 times in a hundred as far as noise goes."""
+        one = self.inflation
+        return (None, None, None) if one is None else (one.value, one.least, one.most)
 
 
 @dataclass(frozen=True)
@@ -64,11 +78,11 @@ class Outcome:
         else for the party's own alone. gives_way: whether those go that others' make up."""
         reasons = advise(strengths, thresholds, design, found if joint else None, gives_way)
         names = [*strengths]
-        inflation: Mapping[str, float | None] = {}
+        inflation: Mapping[str, Inflation] = {}
         if design is not None:
             names += [name for name in (*design.places, *design.made_up) if name not in strengths]
             if found is not None:
-                inflation = design.inflations(found, names)
+                inflation = design.judged(found, names)
         columns = [
             ColumnOutcome(
                 name,

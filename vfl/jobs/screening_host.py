@@ -54,6 +54,7 @@ from vfl.protocols.linear.inflation import host_inflation
 from vfl.protocols.oneway.messages import TableEncryption
 from vfl.protocols.oneway.screening import HostColumn, HostScreen, ScreenRules, host_screen
 from vfl.protocols.oneway.sums import HostTerms
+from vfl.report.words import listed
 from vfl.text import counted
 
 
@@ -333,4 +334,8 @@ async def _inflation(
     )
     for why in made[-1].left_out.values():
         show.say(f"note: no variance inflation: {why}")
+    if found is not None and found.aliases:
+        own = ", ".join(f"'{column}'" for column in made[-1].aliased(found))
+        others = listed(found.aliases[0].parties or ["other parties"])
+        show.say(f"note: columns of {others} may make up {own}, as far as noise lets that be seen")
     return made[-1], found

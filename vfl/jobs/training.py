@@ -19,6 +19,7 @@ from vfl.jobs.agreement import Agreement, check_aligned, offer_to
 from vfl.jobs.aligned_rows import GuestRows, read_guest_rows
 from vfl.jobs.alignments import guest_alignment
 from vfl.jobs.answers import AnsweredGuestHints, AnsweredLabels
+from vfl.jobs.audits import begin_audits, draw_all, note_draws
 from vfl.jobs.commitments import TableDigests, digest_table
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.coordinator import coordinator_of
@@ -279,12 +280,14 @@ class _GuestTraining:
         )
         answers, agreement = await offer_to(site, hosts, offer, self.show)
         kept.agreed(agreement, offer.job, hosts)
+        begin_audits(site.store, agreement, self.show)
         check_aligned(hosts, answers, aligned.name, len(aligned.rows))
         alone = f"{site.party.name} alone"
         try:
             self.role.check_rows()
             run = await self._run(offer, agreement, wait, sessions, operations, kept, hosts)
             model, score, found = await lead(self.role, self.kind, self.job, self.own, hosts, run)
+            draws = await draw_all(hosts, agreement, run.resources.randomness)
         except NothingTrained:
             self.unfinished.finish()  # there is nothing to go on with
             raise
@@ -294,6 +297,7 @@ class _GuestTraining:
         warnings = [one.text for one in found]
         warnings += judge_quality(metrics, rows, self.own.judged, alone, self.kind.advice)
         trained = self._keep_run(model, score, metrics, evaluation, agreement, warnings)
+        note_draws(site.store, agreement, hosts, draws, self.show)
         return replace(trained, of_project=part), found
 
     async def _run(

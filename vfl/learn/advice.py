@@ -35,7 +35,10 @@ def advise(
     weak = [name for name, one in strengths.items() if is_weak(one, thresholds.least)]
     inflated: Sequence[str] = []
     if design is not None:
-        inflated = design.inflated(found, weak, thresholds.most)
+        # Of those that cannot be told from a later party's one of both stays.
+        aliases = found.aliases if found is not None and not gives_way else ()
+        stay = design.aliased(found) if found is not None and any(a.parties for a in aliases) else []
+        inflated = design.inflated(found, weak, thresholds.most, stay)
         if found is not None and gives_way:
             known = design.inflations(found, [*design.places])
             inflated = [*inflated, *(name for name, one in known.items() if one == float("inf"))]

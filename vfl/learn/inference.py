@@ -64,6 +64,16 @@ class Alias:
 
 
 @dataclass(frozen=True)
+class Noise:
+    """What was added to sums that a covariance comes from: with all columns of a party at right angles
+    and of length 1, normal numbers on the products of two parties' columns. spread: their largest
+    standard deviation; others: how many other parties there are."""
+
+    spread: float
+    others: int
+
+
+@dataclass(frozen=True)
 class Inference:
     """What a party knows of its own coefficients; of the guest's an intercept is the first."""
 
@@ -72,6 +82,7 @@ class Inference:
     aliases: tuple[Alias, ...] = ()
     constants: int = 0  # coefficients before those of columns: the guest's intercept
     standing_out: StandingOut | None = None  # why nothing was inferred: by which column rows do
+    noise: Noise | None = None  # of the covariance; then `aliases` are what cannot be told from it
 
     @classmethod
     def of(cls, covariance: Floats, freedom: int | None) -> "Inference":

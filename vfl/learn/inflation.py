@@ -6,6 +6,16 @@ the levels of a factor it is the generalised one (Fox and Monette, JASA 87, 1992
 det(R), to the power 1 / (levels less one), which is on the scale of a VIF. Both follow from the inverse
 of the centred X'X alone: det(R22) / det(R) is the determinant of the columns' own block of the inverse
 of R. A party that has this block of its columns needs nothing else of others.
+
+Noise on the sums that the block comes from makes an inflation uncertain. With each party's columns at
+right angles and of length 1, G all parties' products, E the noise, normal of standard deviation s on the
+products of two parties, and g = G^-1 a of a column a of a party's, the inflation V = a'G^-1 a changes by
+-g'Eg to first order. With p the party's part of g and q the others', the variance of that is
+4 s^2 |p|^2 |q|^2, and at most 2 s^2 |q|^4 (1 - 1/k) more of k others among themselves. |p|^2 is
+a'B^2 a, B the party's block of G^-1, and |q|^2 is a'(B^2 - B)a if the others' columns are at right
+angles; so the party sees how uncertain it is. Of a column that one of another party's goes with alone
+the standard deviation is 2 s root(V(V - 1)) of V, and 1/V, what others leave of it, is off by 2 s at
+most, whatever V is.
 """
 
 from collections.abc import Mapping, Sequence
@@ -18,9 +28,42 @@ from vfl.blocks.columns import change_each
 from vfl.learn.binning import Features
 from vfl.learn.design import Design
 from vfl.learn.factors import Rules
-from vfl.learn.inference import Inference
+from vfl.learn.inference import Inference, Noise
 from vfl.learn.leverage import standing_out
 from vfl.learn.matrix import Matrix, Whole
+
+_WITHIN = 2.0  # standard deviations of the noise, within which it is 95 times in a hundred
+_BOUNDED = 4.0  # within which it nearly always is
+
+
+@dataclass(frozen=True)
+class Inflation:
+    """Of one column. doubt: the standard deviation of the noise, by the share of `value`."""
+
+    value: float
+    doubt: float = 0.0
+
+    @property
+    def least(self) -> float:
+        """Noise on 1 / value makes as large a figure of less 2.5 times in a hundred."""
+        return max(1.0, self.value / (1 + _WITHIN * self.doubt))
+
+    @property
+    def most(self) -> float:
+        """As `least`; infinite where others may make the column up as far as noise lets be seen."""
+        return np.inf if _BOUNDED * self.doubt >= 1 else self.value / (1 - _WITHIN * self.doubt)
+
+    @property
+    def said(self) -> str:
+        """To as many decimals, two at most, as noise leaves."""
+        if np.isinf(self.value):
+            return "no bound"
+        if np.isinf(self.most):
+            return f"at least {self.least:.1f}"
+        within = self.most - self.value
+        places = 2 if within < 0.1 else 1 if within < 1 else 0
+        text = f"{self.value:.{places}f}"
+        return f"{text} ± {max(within, 0.01):.{places}f}" if self.doubt else text
 
 
 @dataclass(frozen=True)
@@ -91,13 +134,27 @@ class InflationDesign:
         a column up, in which case nothing is known of the rest: None."""
         alone = dict.fromkeys((name for name in columns if name in self.made_up), np.inf)
         covariance = self._block(found)
-        if covariance is not None:
+        if covariance is not None:  # of noisy sums, too
             known = inflations(covariance, self.gram, self.places)
             return {name: known.get(name, alone.get(name)) for name in columns}
-        free = found.constants
-        bad = {place - free for alias in found.aliases for place in alias.places}
-        aliased = {name: np.inf for name, own in self.places.items() if bad & {*own}}
+        aliased = dict.fromkeys(self.aliased(found), np.inf)
         return {name: aliased.get(name, alone.get(name)) for name in columns}
+
+    def judged(self, found: Inference, columns: Sequence[str]) -> dict[str, Inflation]:
+        """As `inflations`, with how uncertain they are; without those of which nothing is known."""
+        covariance, doubt = self._block(found), dict[str, float]()
+        if covariance is not None and found.noise is not None:
+            doubt = doubts(covariance, self.gram, self.places, found.noise)
+        return {
+            name: Inflation(max(value, 1.0), doubt.get(name, 0.0))  # by noise it may be less
+            for name, value in self.inflations(found, columns).items()
+            if value is not None
+        }
+
+    def aliased(self, found: Inference) -> list[str]:
+        """Columns that others make up, or that noise does not tell from such."""
+        bad = {place - found.constants for alias in found.aliases for place in alias.places}
+        return [name for name, own in self.places.items() if bad & {*own}]
 
     def alone(self) -> dict[str, float | None]:
         """As `inflations` of the party's columns without any other's."""
@@ -106,10 +163,17 @@ class InflationDesign:
             found |= inflations(np.asarray(np.linalg.inv(self.gram)), self.gram, self.places)
         return found
 
-    def inflated(self, found: Inference | None, dropped: Sequence[str], most: float) -> list[str]:
+    def inflated(
+        self,
+        found: Inference | None,
+        dropped: Sequence[str],
+        most: float,
+        kept: Sequence[str] = (),
+    ) -> list[str]:
         """Columns to leave out, the most inflated first, one after the other, until no other of this
-        party's is inflated beyond `most`; those that are `dropped` count no more. `found`: the block of
-        the party's coefficients among all parties', None for its own columns alone."""
+        party's but those that are `kept` is inflated beyond `most`; those that are `dropped` count no
+        more. `found`: the block of the party's coefficients among all parties', None for its own columns
+        alone."""
         covariance = np.asarray(np.linalg.inv(self.gram)) if found is None else self._block(found)
         gone = [name for name in self.made_up if name not in dropped]
         if covariance is None or not len(self.gram):
@@ -120,6 +184,7 @@ class InflationDesign:
                 covariance = _without(covariance, places.pop(name))
         while True:
             known = inflations(covariance, self.gram, places)
+            known = {name: one for name, one in known.items() if name not in kept}
             worst = max(known, key=lambda name: known[name], default=None)
             if worst is None or not known[worst] > most:
                 return gone
@@ -147,6 +212,29 @@ def inflations(
         of_rest = np.linalg.slogdet(covariance[at] * np.outer(length, length))
         found[name] = float(np.exp((of_own[1] + of_rest[1]) / len(own)))
     return found
+
+
+def doubts(
+    covariance: Floats, gram: Floats, places: Mapping[str, Sequence[int]], noise: Noise
+) -> dict[str, float]:
+    """By column the standard deviation of the noise in its inflation, by the share of that; as of
+    `inflations`. Of a factor to first order of the sum over columns that span it."""
+    square, found = covariance @ gram @ covariance, {}
+    for name, own in places.items():
+        at = np.ix_(own, own)
+        both = np.linalg.solve(covariance[at], square[at])
+        rest = both - np.eye(len(own))
+        others = 2 * (1 - 1 / noise.others) * np.trace(rest @ rest)
+        variance = 4 * np.trace(both @ rest) + others
+        found[name] = float(noise.spread * np.sqrt(max(variance, 0.0)) / len(own))
+    return found
+
+
+def unbounded(covariance: Floats, gram: Floats, noise: Noise) -> tuple[int, ...]:
+    """The places of columns that noise does not tell from such as others make up."""
+    each = {str(place): [place] for place in range(len(gram))}
+    found = doubts(covariance, gram, each, noise)
+    return tuple(int(place) for place, one in found.items() if _BOUNDED * one >= 1)
 
 
 def _without(covariance: Floats, places: Sequence[int]) -> Floats:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from vfl.jobs.screening_advice import CORRELATED, EVIDENCE, correlation_rows, evidence_rows
 from vfl.report.screen_page import CorrelatedTable, ScreenPage
+from vfl.report.words import listed
 from vfl.terminal.results import cost
 from vfl.terminal.sheets import Sheet, SheetCell, put_sheet
 from vfl.terminal.streams import stdout
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from vfl.protocols.linear.correlations import Told
 
 HEADS = ("party", "column", "levels", "IV", "deviance", "VIF", "advice")
+_VIF = ("vif", "vif_least", "vif_most")
 _NUMBERS = frozenset(HEADS[2:6])
 _WIDEST = 12  # columns of a table on a terminal
 
@@ -38,11 +40,14 @@ def put_screening(party: str, done: "Screening") -> None:
 
 
 def screening_document(party: str, done: "Screening") -> dict[str, object]:
-    """The same for programs. A VIF without bound is "infinite"."""
+    """The same for programs. What has no bound is "infinite"."""
     own = [
         {
             **_figures(party, one.name, one.strength),
-            "vif": "infinite" if one.inflation == math.inf else one.inflation,
+            **{
+                name: "infinite" if figure == math.inf else figure
+                for name, figure in zip(_VIF, one.vif, strict=True)
+            },
             "advice": one.advice,
             "note": one.note or None,
         }
@@ -99,7 +104,7 @@ def page_of(party: str, purpose: str, done: "Screening") -> ScreenPage:
     lines = [[str(cell) for cell in cells] for _, cells in sorted(_lines(party, done))]
     document = screening_document(party, done)
     columns = [*_columns_of(document["own"]), *_columns_of(document["hosts"])]
-    heads = ("party", "column", "information_value", "deviance_explained", "vif", "advice")
+    heads = ("party", "column", "information_value", "deviance_explained", *_VIF, "advice")
     return ScreenPage(
         party,
         [*done.hosts],
@@ -137,7 +142,7 @@ def _lines(party: str, done: "Screening") -> list[tuple[tuple[float, str, str], 
     cells = {one.name: one.cells for one in done.own_tables}
     found: list[tuple[tuple[float, str, str], list[SheetCell]]] = []
     for one in done.own.columns:
-        vif = "" if one.inflation is None else f"{one.inflation:.2f}".replace("inf", "no bound")
+        vif = "" if one.inflation is None else one.inflation.said
         line: list[SheetCell] = [
             party,
             one.name,
@@ -166,11 +171,16 @@ def _shown(strength: "Strength") -> tuple[str, str]:
 
 def _notes(done: "Screening") -> list[str]:
     notes = [f"{one.name} has no VIF: {one.note}" for one in done.own.columns if one.note]
-    if any(one.inflation == math.inf for one in done.own.columns):
+    found = [one for one in (column.inflation for column in done.own.columns) if one is not None]
+    if any(one.value == math.inf for one in found):
+        notes.append("a VIF without bound is of a column that others here make up: leave it out")
+    if any(one.value < one.most == math.inf for one in found):
         notes.append(
-            "a VIF without bound is of a column that others make up, of this party or of another; then "
-            "there is none of the rest: leave it out, or have the other party do so, and screen again"
+            f"a VIF of at least a number: columns of {listed(done.alike or ['other parties'])} may make "
+            "the column up, as far as noise lets that be seen: leave it out here, or there"
         )
+    if any(one.doubt for one in found):
+        notes.append("hosts add noise to what VIFs come from: 95 of 100 are within what is after ±")
     if done.inflation:
         notes.append("what a host's columns are inflated by only the host knows")
     return notes

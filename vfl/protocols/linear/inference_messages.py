@@ -205,18 +205,16 @@ def uniform_parts(seed: bytes, rows: int) -> list[Integers]:
     return [(part & ((1 << PART_BITS) - 1)).astype(np.int64) for part in words]
 
 
-def aliased_places(
-    covariance: Floats, root: Floats, alpha: float, share: float = ALIASED
-) -> tuple[int, ...]:
-    """The places of a party's columns that others' make up as well: where they leave less than a share
-    of a direction's information. `root` @ its transpose is the party's own information."""
+def aliased_places(covariance: Floats, root: Floats, alpha: float) -> tuple[int, ...]:
+    """The places of a party's columns that others' make up as well: where they leave almost nothing of
+    a direction's information. `root` @ its transpose is the party's own information."""
     if alpha > 0:
         return ()
     whitened = root.T @ covariance @ root
     values, vectors = np.linalg.eigh((whitened + whitened.T) / 2)
     found: set[int] = set()
     # Beside a direction of which nothing is left, others' are rounding: they are found without it.
-    least = max(1 / share, _RIGHT * float(np.abs(values).max(initial=0.0)))
+    least = max(1 / ALIASED, _RIGHT * float(np.abs(values).max(initial=0.0)))
     for value, vector in zip(values, vectors.T, strict=True):
         if abs(value) < least:
             continue

@@ -15,20 +15,23 @@ have in common remains, which the guest may see in these bases.
     the other's masks add up to sums by digits and bits. Each puts its numbers together by the powers of
     two that they count by, modulo 2^B: so these are shares of the sums of products, uniform each, from
     which no sum by a digit or a bit follows.
- 3. Each host sends the guest its shares. The guest adds them up to Z'Z of all parties.
+ 3. Each host sends the guest its shares, with normal noise on them, of NOISE / root(n) an entry of
+    Z'Z / n. The guest adds them up to Z'Z of all parties.
  4. The guest inverts, reads its own block, and sends each host that of its columns, in the host's
     basis. Each changes its own back.
- 5. Each host says whether some of its columns are made up by others'; if any are, nobody has figures
-    but that, and those whose columns are in it are told of each other.
+ 5. Each host says whether noise leaves some of its columns that others' may make up; those that have
+    such columns are told of each other.
 
-Learned by the guest: Z'Z, that is of each two parties what their columns have in common, up to turns
-that only hosts know. Of its own columns and one host's it is what follows from its own block; of two
-hosts also their canonical correlations, and how its own columns lie to the directions that both share.
-**A guest with columns that it has made up so has sums of a host's rows of its choice, turned.** Programs
-leave out columns by which a row stands out (learn/leverage.py, learn/inflation.py), and a host counts
-how many columns a guest was told of: what that leaves is in docs/security.md. A guest that has as many
-columns as all hosts has the same from the blocks of its own columns of three jobs, with one host, with
-the other and with both. And how many columns hosts have, and how many bits their largest numbers.
+Learned by the guest: Z'Z under noise, that is of each two parties what their columns have in common, up
+to turns that only hosts know. Of its own columns and one host's it is what follows from its own block;
+of two hosts also their canonical correlations, and how its own columns lie to the directions that both
+share. **A guest with columns that it has made up so has sums of a host's rows of its choice, turned.**
+Programs leave out columns by which a row stands out (learn/leverage.py, learn/inflation.py), and a host
+counts how many columns a guest was told of. Under noise each of them, if of length 1 as programs have
+them, tells at most log2(1 + 1 / NOISE^2) / 2 = 2.04 bits of a host's column, whatever rows it is of;
+what that leaves is in docs/security.md. A guest that has as many columns as all hosts has the same from
+the blocks of its own columns of three jobs, with one host, with the other and with both. And how many
+columns hosts have, and how many bits their largest numbers.
 
 Learned by a host: the block of its own columns; how many columns others have, and how many bits their
 largest numbers. Shares are uniform, and what it adds up is encrypted.
@@ -40,6 +43,7 @@ with both's, up to its turn.
 import asyncio
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import combinations
 from typing import Annotated, ClassVar
 
@@ -47,10 +51,11 @@ import numpy as np
 from msgspec import Meta
 
 from vfl.arrays import Floats, Mask, Words
-from vfl.learn.inference import Alias, Inference
+from vfl.learn.inference import Alias, Inference, Noise
+from vfl.learn.inflation import unbounded
 from vfl.learn.matrix import Matrix, Whole
 from vfl.learn.params import GlmParams
-from vfl.learn.rotated import Rotated
+from vfl.learn.rotated import Rotated, normal
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
 from vfl.protocols.common.fellows import relay_keys
@@ -61,7 +66,6 @@ from vfl.protocols.linear.inference_messages import (
     AliasFound,
     InferenceEnd,
     NoInference,
-    aliased_places,
 )
 from vfl.protocols.linear.relayed import RelayedPeer, relay
 from vfl.protocols.linear.start import begin_host_fit, start_hosts
@@ -72,7 +76,11 @@ PLAIN = GlmParams.model_validate({"inference": True})
 
 Progress = Callable[[int, int], None]
 
-_UNSURE = 80  # errors of a sum within which a direction is taken for one of which nothing is left
+NOISE = 0.25
+"""The standard deviation of what a host adds to a product of two columns of length 1, by that of the
+correlation of two columns that have nothing to do with each other, 1 / root(rows)."""
+
+_UNSURE = 2  # standard deviations of noise, below which no direction is taken to be left
 
 
 class InflationStart(Message, frozen=True):
@@ -85,7 +93,7 @@ class InflationStart(Message, frozen=True):
 
 class InflationShares(Message, frozen=True):
     """host -> guest. Reveals: with the other party's shares of them, the products of its columns and the
-    other party's, each party's in a basis that only it knows; alone they are uniform."""
+    other party's under noise, each party's in a basis that only it knows; alone they are uniform."""
 
     data: bytes  # uint64
     limit: ClassVar[int] = 2 * MIB
@@ -142,17 +150,16 @@ async def guest_inflation(
         form.put(gram, (one, other), shares[0] + shares[1])
         follow.done((one, other))
     # 4. The inverse.
-    blocks = await asyncio.to_thread(_inverse_blocks, gram, sizes, form.error)
+    blocks = await asyncio.to_thread(_inverse_blocks, gram, sizes, form)
     for host, block in zip(able, blocks[1:], strict=True):
         await host.send(InflationBlock(block.astype("<f8").tobytes()))
     # 5. Whose columns others' make up as well.
-    places = _made_up(blocks[0], rotated, form)
+    found = _inference(blocks[0], rotated, form)
     told = await together([host.recv(AliasFound) for host in able])
     aliased = [host.name for host, said in zip(able, told, strict=True) if said.found]
-    await together([host.send(InferenceEnd([*([""] if places else []), *aliased])) for host in able])
-    if aliased or places:
-        return Inference(None, aliases=(Alias(places, tuple(aliased)),) if places else ())
-    return Inference.of(rotated.covariance(blocks[0]), None)
+    everyone = [*([""] if found.aliases else []), *aliased]
+    await together([host.send(InferenceEnd(everyone)) for host in able])
+    return _named(found, aliased)
 
 
 async def _receive(host: Peer, shape: tuple[int, int]) -> Words:
@@ -162,11 +169,15 @@ async def _receive(host: Peer, shape: tuple[int, int]) -> Words:
     return np.frombuffer(data, "<u8").astype(np.uint64).reshape(shape)
 
 
-def _inverse_blocks(gram: Floats, sizes: Sequence[int], error: float) -> list[Floats]:
+def _inverse_blocks(gram: Floats, sizes: Sequence[int], form: TurnedForm) -> list[Floats]:
     """Each party's block of the inverse; directions of which nothing is left count as much as could be
-    by rounding."""
-    values, vectors = np.linalg.eigh(gram)
-    inverse = (vectors / np.maximum(values, 2 * error)) @ vectors.T
+    by noise. Noise alone takes its variance, times others' columns, of what these leave: it is added."""
+    of_host, of_hosts = (_spread(form, hosts) ** 2 for hosts in (1, 2))
+    others = [sum(sizes) - size for size in sizes]
+    taken = [of_host * others[0]]
+    taken += [of_host * sizes[0] + of_hosts * (other - sizes[0]) for other in others[1:]]
+    values, vectors = np.linalg.eigh(gram + np.diag(np.repeat(taken, sizes)))
+    inverse = (vectors / np.maximum(values, _UNSURE * _noise(form).spread)) @ vectors.T
     ends = np.cumsum(sizes).tolist()
     places = [slice(end - size, end) for end, size in zip(ends, sizes, strict=True)]
     return [np.ascontiguousarray(inverse[own, own]) for own in places]
@@ -207,7 +218,7 @@ async def host_inflation(
     if start.columns[0]:
         alone = resources.part("pair", 0, place)
         own = await share_products(guest, numbers, (place, 0), form, alone)
-        await guest.send(InflationShares(own.astype("<u8").tobytes()))
+        await _send_noisy(guest, own, form, alone)
     follow.done((0, place))
     for pair in combinations(range(1, len(start.columns)), 2):
         if place in pair:
@@ -218,7 +229,7 @@ async def host_inflation(
             alone = resources.part("pair", *pair)
             own = await share_products(peer, numbers, (place, other), form, alone)
             await peer.close()
-            await guest.send(InflationShares(own.astype("<u8").tobytes()))
+            await _send_noisy(guest, own, form, alone)
         follow.done(pair)
     # 4. Its block.
     size = matrix.columns
@@ -229,13 +240,18 @@ async def host_inflation(
     if not np.isfinite(block).all() or not np.allclose(block, block.T, rtol=1e-6, atol=1e-6):
         raise guest.breach("an InflationBlock that is no inverse")
     # 5. Whether others' columns make up some of them.
-    places = _made_up(block, rotated, form)
-    await guest.send(AliasFound(bool(places)))
+    found = _inference(block, rotated, form)
+    await guest.send(AliasFound(bool(found.aliases)))
     end = await guest.recv(InferenceEnd)
-    if not end.aliased:
-        return Inference.of(rotated.covariance(block), None)
-    named = tuple(other or guest.name for other in end.aliased if other != name)
-    return Inference(None, aliases=(Alias(places, named),) if places else ())
+    return _named(found, [other or guest.name for other in end.aliased if other != name])
+
+
+async def _send_noisy(guest: Peer, shares: Words, form: TurnedForm, resources: Resources) -> None:
+    """3. Both hosts' shares of a pair have noise: of one host alone, the other and the guest would know
+    the products without it."""
+    drawn = normal(resources.randomness.at("noise on shares"), *shares.shape)
+    noisy = form.noisy(shares, NOISE / math.sqrt(form.rows) * drawn)
+    await guest.send(InflationShares(noisy.astype("<u8").tobytes()))
 
 
 def _check_start(guest: Peer, start: InflationStart, own: int, participant: Participant) -> None:
@@ -265,7 +281,25 @@ class _Followed:
         self._progress(100 * self._done // max(1, sum(self._weights.values())), 100)
 
 
-def _made_up(block: Floats, rotated: Rotated, form: TurnedForm) -> tuple[int, ...]:
-    """The places of columns that others' make up as well, as far as rounding lets that be seen."""
-    root = np.asarray(np.linalg.inv(rotated.change).T * math.sqrt(form.rows), np.float64)
-    return aliased_places(rotated.covariance(block), root, 0.0, _UNSURE * form.error)
+def _spread(form: TurnedForm, hosts: int) -> float:
+    """The standard deviation of a product of two parties, so many of them hosts."""
+    return math.hypot(math.sqrt(hosts) * NOISE / math.sqrt(form.rows), form.error)
+
+
+def _noise(form: TurnedForm) -> Noise:
+    others = len(form.sizes) - 1
+    return Noise(_spread(form, min(others, 2)), others)
+
+
+def _inference(block: Floats, rotated: Rotated, form: TurnedForm) -> Inference:
+    """What a party knows by its block; of its aliases not whose columns they are of."""
+    root = np.asarray(np.linalg.inv(rotated.change), np.float64)
+    covariance, noise = rotated.covariance(block), _noise(form)
+    places = unbounded(covariance, form.rows * root.T @ root, noise)
+    aliases = (Alias(places, ()),) if places else ()
+    return replace(Inference.of(covariance, None), aliases=aliases, noise=noise)
+
+
+def _named(found: Inference, parties: Sequence[str]) -> Inference:
+    """With the other parties whose columns are aliased, too."""
+    return replace(found, aliases=tuple(replace(one, parties=tuple(parties)) for one in found.aliases))
