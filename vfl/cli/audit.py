@@ -29,7 +29,7 @@ _RUN = click.option(
     "--run",
     metavar="NAME",
     required=True,
-    help="A model or an alignment (all attempts at it), or the first digits of one run.",
+    help="A model or an alignment (all runs that are about it), or the first digits of one run.",
     shell_complete=names_of("model", "run", "alignment"),
 )
 

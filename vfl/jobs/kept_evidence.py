@@ -19,8 +19,8 @@ from vfl.jobs.record import now
 from vfl.jobs.removal import Removal, size_of
 from vfl.party.store import Store
 
-OF_MODEL: Sequence[Task] = ("train", "score")
-OF_ALIGNMENT: Sequence[Task] = ("align", "worth", "tune")
+OF_MODEL: Sequence[Task] = ("train", "score", "oneway")
+OF_ALIGNMENT: Sequence[Task] = ("align", "oneway", "screen", "worth", "tune")
 
 
 @dataclass(frozen=True)

@@ -68,7 +68,7 @@ async def replay_host(run: Rerun) -> None:
     ) -> HostRun[AnyHostModel]:
         return replace(
             training,
-            participant=training.participant.asking(run.sign, run.say),
+            participant=training.participant.asking(run.sign, run.say).uncounted,
             hints=hints,
             sums=AnsweredSums(UNCOUNTED, run.answers),
         )

@@ -46,7 +46,7 @@ async def replay_host(run: Rerun) -> None:
     def given(training: HostRun[AnyHostModel], number: int) -> HostRun[AnyHostModel]:
         return replace(
             training,
-            participant=training.participant.asking(run.sign, run.say),
+            participant=training.participant.asking(run.sign, run.say).uncounted,
             sums=AnsweredSums(UNCOUNTED, run.answers),
         )
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from vfl.errors import ModelError, VflError
 from vfl.jobs import (
     replay_alignment,
+    replay_columns,
     replay_pooled,
     replay_scoring,
     replay_training,
@@ -41,7 +42,12 @@ from vfl.text import nearest_name
 _PLAYERS: Mapping[tuple[str, str], Callable[[Rerun], Awaitable[None]]] = {
     ("guest", "align"): replay_alignment.replay_guest,
     ("host", "align"): replay_alignment.replay_host,
+    ("guest", "score"): replay_scoring.replay_guest,
     ("host", "score"): replay_scoring.replay_host,
+    ("guest", "oneway"): replay_columns.replay_table_guest,
+    ("host", "oneway"): replay_columns.replay_table_host,
+    ("guest", "screen"): replay_columns.replay_screening_guest,
+    ("host", "screen"): replay_columns.replay_screening_host,
     ("guest", "train"): replay_training.replay_guest,
     ("host", "train"): replay_training.replay_host,
     ("coordinator", "train"): replay_training.replay_coordinator,
@@ -55,10 +61,7 @@ _PLAYERS: Mapping[tuple[str, str], Callable[[Rerun], Awaitable[None]]] = {
 """By part and task. A kind of run that is new is played by one function of a `Rerun`."""
 
 
-_OF = (
-    'with tape = "all" in [party] tapes are kept of alignments, trainings, what data is worth, searches '
-    "for settings and, at a host, of batches"
-)
+_OF = 'with tape = "all" in [party] tapes are kept of all jobs but lookups'
 
 LooksAtRun = Callable[[Evidence], LooksAt]
 

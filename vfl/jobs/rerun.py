@@ -9,7 +9,9 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
+import msgspec
 from cryptography.exceptions import InvalidSignature
 from pydantic import ValidationError
 
@@ -35,6 +37,8 @@ from vfl.protocols.common.checkpoints import State
 from vfl.protocols.common.participant import LooksAt, every_step
 from vfl.protocols.trees.paillier_messages import LEFT_OUT
 from vfl.text import counted
+
+T = TypeVar("T")
 
 
 class EvidenceDiffers(VflError):
@@ -89,6 +93,16 @@ class Rerun:
     def job(self) -> Job:
         """The job file. Raises ConfigError."""
         return Job.from_canonical(self.evidence.job.encode())
+
+    def asked(self, kind: type[T]) -> T:
+        """What a person has asked for beside the party file and the job. Raises ModelError."""
+        try:
+            return msgspec.convert(self.opening.settings.get("asked"), kind)
+        except msgspec.ValidationError:
+            raise ModelError(
+                f"what was asked for in run {self.evidence.run[:12]} is of vfl {self.evidence.version}: "
+                "replay it with that version"
+            ) from None
 
     @property
     def hosts(self) -> list[ReplayedPeer]:

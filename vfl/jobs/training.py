@@ -136,7 +136,7 @@ async def train(
             show=show,
             started=started,
             query=KeptQuery.of(party.data),
-            of_project=outcome is not None,
+            outcome=outcome,
         )
         return await persevere(
             work.attempt,
@@ -216,7 +216,7 @@ class _GuestTraining:
     started: float  # of the present attempt
     others: list[Peer] = field(default_factory=list)  # its sessions beside those with hosts
     query: KeptQuery | None = None  # that made the table
-    of_project: bool = False
+    outcome: Outcome | None = None  # of a project's model
 
     def commits_to(self) -> TableDigests:
         """What the run has of the guest's table."""
@@ -238,9 +238,8 @@ class _GuestTraining:
 
                 self.unfinished.measure = account
                 try:
-                    # The label of a project's model is made of several columns: it is not replayed.
-                    table = None if self.of_project else self.commits_to
-                    with keeping(self.site, self.show, table) as kept:
+                    asked = None if self.outcome is None else self.outcome.asked
+                    with keeping(self.site, self.show, self.commits_to, asked) as kept:
                         trained, found = await self._with(hosts, wait, sessions, operations, kept)
                         parties = (*hosts, *self.others)
                         await together([tell_kept(party, found) for party in parties])
@@ -357,7 +356,7 @@ class _GuestTraining:
         For a project also what it needs of them."""
         own, name = self.own, self.site.party.name
         rows, held_out, of_table = own.rows, own.held_out, own.aligned.rows
-        trained = of_table[rows.train | rows.validation] if self.of_project else None
+        trained = of_table[rows.train | rows.validation] if self.outcome is not None else None
         if not held_out.any():
             return {}, None, None if trained is None else ProjectPart(trained, None)
         scores = {f"{name} alone": await self.role.train_alone(), "federation": score}

@@ -66,6 +66,11 @@ class Participant:
         """The same for a part of the run, as of Resources."""
         return replace(self, resources=self.resources.part(purpose, *place))
 
+    @property
+    def uncounted(self) -> "Participant":
+        """The same, which counts nothing: of a run that is over, and counted."""
+        return replace(self, count_columns=_uncounted)
+
     def asking(self, sign: Sign, say: Say) -> "Participant":
         """The same, which signs, and says how long it took, as these do."""
         return replace(self, sign=sign, resources=replace(self.resources, say=say))
