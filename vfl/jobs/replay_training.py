@@ -148,7 +148,7 @@ async def replay_coordinator(run: Rerun) -> None:
     resources = Resources(run.site.party.party.machine, Counter(), run.randomness, run.say)
 
     def follow(what: str, done: int, of: int | None) -> None:
-        show.progress(f"replaying: {what}", done, of)
+        show.progress(f"replaying {what}", done, of)
 
     role = kind_of_job(run.job).coordinator_role()
     await role.train(parties, CoordinatorRun(resources, follow, terms.done))
