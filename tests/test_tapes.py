@@ -1,14 +1,17 @@
 """Tapes as they are written: what is packed, and the thread that writes them."""
 
 import io
+import os
 import random
 import threading
 import zlib
 from functools import partial
+from pathlib import Path
 from unittest import mock
 
 import pytest
 
+from vfl.party.files import NotReadSoon
 from vfl.party.tapes import InTurn, TapeWriter, read_tape
 
 NOISE = random.Random(0).randbytes(40_000)
@@ -80,3 +83,21 @@ def test_what_goes_wrong_in_the_thread_is_raised_where_the_next_is_brought() -> 
         turns.put(10, fail)  # waits for the first
     with pytest.raises(MemoryError, match="no more"):
         turns.close()
+
+
+def test_a_tape_leaves_the_systems_memory_while_it_grows(tmp_path: Path) -> None:
+    told: list[int] = []
+    path = tmp_path / "tape"
+    with (
+        path.open("wb") as file,
+        mock.patch.object(NotReadSoon, "_STEP", 50_000),
+        mock.patch.object(NotReadSoon, "_BACK", 50_000),
+        mock.patch.object(os, "posix_fadvise", create=True) as advise,
+    ):
+        sink = NotReadSoon(file)
+        for _ in range(5):
+            assert sink.write(NOISE) == len(NOISE)
+        told = [call.args[1] for call in advise.call_args_list]
+        advise.side_effect = OSError("a file system that takes no advice")
+        sink.write(NOISE)
+    assert told == [0, 30_000] and path.read_bytes() == 6 * NOISE

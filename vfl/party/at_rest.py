@@ -122,7 +122,7 @@ class StoreKey:
         return hmac.digest(self._made, f"{kind} {digest}".encode(), "sha256").hex()[:16]
 
     @contextmanager
-    def encrypting(self, file: BinaryIO, kind: str, name: str) -> Iterator[Sink]:
+    def encrypting(self, file: Sink, kind: str, name: str) -> Iterator[Sink]:
         """What encrypts all that is written to it into an open file."""
         with _encrypting(self._made, file, kind, name) as sink:
             yield sink
@@ -264,7 +264,7 @@ class StoreKey:
 
 
 class _Encrypting:
-    def __init__(self, file: BinaryIO, key: bytes) -> None:
+    def __init__(self, file: Sink, key: bytes) -> None:
         self._file, self._cipher = file, AESGCM(key)
         self._held, self._number = bytearray(), 0
 
@@ -340,7 +340,7 @@ def is_encrypted(path: Path) -> bool:
 
 
 @contextmanager
-def _encrypting(key: bytes, file: BinaryIO, kind: str, name: str) -> Iterator[Sink]:
+def _encrypting(key: bytes, file: Sink, kind: str, name: str) -> Iterator[Sink]:
     salt = secrets.token_bytes(_SALT)
     file.write(FIRST_LINE + salt)
     sink = _Encrypting(file, _derived(key, salt, kind, name))
