@@ -5,6 +5,7 @@ import contextlib
 import io
 import secrets
 import tempfile
+import zlib
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,10 +33,12 @@ from vfl.errors import PeerStopped, Refused
 from vfl.jobs import coordinator
 from vfl.jobs.agreement import Agreement, accept_offer, check_offer, offer_to
 from vfl.jobs.approved import approval_statement
+from vfl.jobs.audit_draw import HostDraw, Presented, Settled, commit, draw_with
 from vfl.jobs.connect import Site
 from vfl.jobs.coordinator import coordinator_of
 from vfl.jobs.directories import fetch_directory
-from vfl.jobs.offer import Approved, Gathered, Join, Kept, Offer, Waiting
+from vfl.jobs.offer import Approved, AuditDemand, Gathered, Join, Kept, Offer, Waiting
+from vfl.jobs.presenting import unpack
 from vfl.learn.across import CrossedLevels, GuestLevels, OwnFactor, PairOfParties
 from vfl.learn.association import Associated
 from vfl.learn.binning import Features, bin_columns
@@ -328,7 +331,13 @@ def agreement(folder: Path, keys: Path) -> Scenario:
             await peers[GUEST].send(Waiting(600))
             said = approval_statement(asked.terms(GUEST), NOW)
             given = Approved(NOW, offices[name].identity.sign(said))
-        signed = await accept_offer(offices[name], peers[GUEST], asked, ROWS, approved=given)
+        audit = None
+        if name == HOSTS[1]:  # which audits trainings
+            draw = HostDraw(0.1, b"\5" * 32, "0" * 64)
+            audit = draw.demand(asked.terms(GUEST), offices[name].identity)
+        signed = await accept_offer(
+            offices[name], peers[GUEST], asked, ROWS, approved=given, audit=audit
+        )
         await join(peers, signed)
         await peers[GUEST].send(Kept(30))
 
@@ -982,6 +991,30 @@ def tuning() -> Scenario:
     return Scenario("tuning", star(HOSTS[:1]), roles, PATTERNS)
 
 
+def auditing() -> Scenario:
+    """The draw whether a run is audited, and a certificate that is handed over, whatever it says."""
+    run, name = b"\7" * 32, HOSTS[0]
+    brought = HostDraw(0.5, b"\1" * 32)
+    demand = AuditDemand(0.5, commit(run, name, brought.share), b"")
+
+    async def guest(host: Peer) -> None:
+        await draw_with(host, run, demand, lambda size: b"\2" * size)
+        await host.send(Presented(zlib.compress(b"a certificate"), False))
+        await host.recv(Settled)
+
+    async def host(guest: Peer) -> None:
+        await brought.draw(guest, name, lambda drawing: None)
+        said = await guest.recv(Presented)
+        if unpack(guest, said.certificate) != b"a certificate" or said.more:
+            raise Refused("the certificate does not hold")
+        await guest.send(Settled(0))
+
+    def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
+        return {GUEST: guest(peers[GUEST][name]), name: host(peers[name][GUEST])}
+
+    return Scenario("auditing", star(HOSTS[:1]), roles, PATTERNS)
+
+
 SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "greeting": greeting,
     "resuming": resuming,
@@ -1022,6 +1055,7 @@ SCENARIOS: dict[str, Callable[[], Scenario]] = {
     "screening": screening,
     "inflating": inflating,
     "correlating": correlating,
+    "auditing": auditing,
     "worth": worth,
     "tuning": tuning,
 }

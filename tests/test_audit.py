@@ -147,16 +147,14 @@ def test_a_linear_model_replays_under_the_lattice_engine(honest: AuditedRoom) ->
     replay_all(honest, honest.train(LATTICE_GLM))
 
 
-def test_a_hosts_part_of_a_batch_replays(honest: AuditedRoom) -> None:
+def test_a_batch_replays(honest: AuditedRoom) -> None:
     model = honest.train(JOB)
     honest.score(model)
+    replay_all(honest, model)
     for name in HOSTS:
-        done = honest.replay(name, model, workers=2)
-        assert done.evidence.agreement.terms.task == "score" and done.complete
+        done = honest.replay(name, model)
+        assert done.evidence.agreement.terms.task == "score"
         assert done.shown["insurer"].relies == [f"on the half of {model} that an earlier run has left"]
-        assert honest.check("insurer", honest.certify(name, done, "insurer")).complete
-    with pytest.raises(ModelError, match=r"no tape of run [0-9a-f]{12} was kept here"):
-        honest.replay("insurer", model)
 
 
 # --- What is spoilt is found and named. -------------------------------------------------------------

@@ -14,7 +14,7 @@ from room import Room, Said
 
 from vfl.errors import DataError, PeerError, PeerStopped
 from vfl.jobs import host as host_jobs
-from vfl.jobs import own_table, scoring
+from vfl.jobs import own_table, scoring_host
 from vfl.jobs.activity import Activity
 from vfl.jobs.connect import Site
 from vfl.models.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf
@@ -149,7 +149,7 @@ def test_the_guests_own_unknown_levels_stop_it_before_any_host_is_asked(
 def test_a_host_cannot_have_more_such_rows_than_rows(
     trained: Trained, room: Room, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(scoring, "say_unknown_levels", lambda *_: 10_000)
+    monkeypatch.setattr(scoring_host, "say_unknown_levels", lambda *_: 10_000)
     with pytest.raises(
         PeerError, match="broke the protocol: it sent more rows with unknown levels than"
     ):

@@ -49,6 +49,7 @@ from vfl.blocks.local_cluster import local_cluster
 from vfl.blocks.scheduler import Access, Connection
 from vfl.crypto import group
 from vfl.crypto.lattice.matrix import Accumulator
+from vfl.crypto.randomness import Randomness
 from vfl.errors import ClusterError, ConfigError, DataError
 from vfl.jobs import cluster
 from vfl.jobs.check_result import CheckResult
@@ -200,13 +201,13 @@ def test_ids_are_evaluated_by_workers(connection: Connection, monkeypatch, hosts
         def watch(way: str, kind: str, payload: bytes) -> None:
             seen.setdefault((way, kind), []).append(bytes(payload))
 
-        fixed = [np.random.default_rng(party).bytes for party in range(1 + hosts)]
+        fixed = [Randomness(bytes([party]) * 32) for party in range(1 + hosts)]
         with ENGINE.instead(engine):
             rows = align(
                 sets,
                 watch=watch,
-                of_guest={"entropy": fixed[0]},
-                of_hosts={j: {"entropy": fixed[1 + j]} for j in range(hosts)},
+                of_guest={"randomness": fixed[0]},
+                of_hosts={j: {"randomness": fixed[1 + j]} for j in range(hosts)},
             )
         # Those of several hosts are each in its own order.
         order = sorted if hosts > 1 else list

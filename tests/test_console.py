@@ -94,6 +94,7 @@ def test_a_wrong_token_opens_nothing_and_tries_are_counted(host: Running) -> Non
         for _ in range(access._TRIES):
             answer = browser.sign_in("a" * 43)
             assert answer.status_code == 403 and "none of the console" in answer.text
+            assert 'value="ada"' in answer.text  # the name need not be typed again
         refused = browser.sign_in(host.token("look"))  # the right one does not help now
         assert refused.status_code == 429 and int(refused.headers["retry-after"]) >= 1
         assert "set-cookie" not in refused.headers

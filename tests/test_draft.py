@@ -338,6 +338,17 @@ def test_what_says_the_label_in_words_is_left_out_with_the_reason(rows, ends):
     assert faults_of("me.toml") == []
 
 
+def test_ids_that_doctor_would_refuse_are_faults_of_the_table():
+    Path("t.csv").write_text("id,x\na,1\na,2\nb,3\n,4\n")
+    done = vfl("me", *HOST, "--data", "t.csv", "--id", "id")
+    assert done.exit_code == 3 and "me.toml is drafted" in done.stdout
+    without, again, last = done.stderr.splitlines()
+    assert "1 row has no id once normalised (row 5)" in without
+    assert "1 row repeats the id of an earlier row (row 3)" in again
+    assert last == "error: t.csv has 2 things to correct first: then vfl doctor me.toml"
+    assert [f"table: {without}", f"table: {again}"] == faults_of("me.toml")
+
+
 def test_what_cannot_be_is_said_before_a_file_is_there():
     table = ("--data", SAMPLES / "insurer/policies.csv")
     guest = ("--role", "guest", *table, "--id", "plate", "--label", "claim")

@@ -112,6 +112,7 @@ def survived(scenario: Scenario, size: int) -> None:
         ("pair", 6),
         ("inflating", 8),
         ("correlating", 8),
+        ("auditing", 30),
         ("worth", 40),
         ("tuning", 40),
     ],

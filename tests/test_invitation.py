@@ -418,6 +418,8 @@ def test_what_the_commands_refuse_before_anything_is_sent(insurer: Company, regi
         (("join", registry.path), 2, "does not say where the other party waits"),
         (("join", registry.path, Code.new().spoken, "--at", "0.0.0.0:7443"), 7, "no address to dial"),
         (("invite", registry.path), 2, "[party] has no listen"),
+        (("invite", insurer.path, "Registry"), 2, "'Registry' is no name"),
+        (("invite", insurer.path, "insurer"), 2, "insurer is this party itself"),
         (("invite", insurer.path, "--compare"), 2, "asks at a terminal, and there is none"),
         (("invite", insurer.path, "--address", "insurer.example"), 2, "is no address"),
     ):

@@ -161,7 +161,9 @@ def test_nothing_is_removed_without_being_asked(
     before = files(insurer)
     vfl(insurer, "models", "remove", "--model", CLAIMS).failed(2, "add --yes")
     vfl(insurer, "models", "remove", "--model", "claims", "--yes").failed(5, "whole name", CLAIMS)
-    vfl(insurer, "models", "rename", "--model", CLAIMS).failed(2, "cannot be changed")
+    for kept in ("models", "runs", "alignments"):
+        vfl(insurer, kept, "rename", "--model", CLAIMS).failed(2, "cannot be changed")
+    vfl(insurer, "models", "delete", "--model", CLAIMS).failed(2, "add --yes")  # the same as remove
     command("models", "shwo").failed(2, "did you mean show?")
     assert files(insurer) == before
     monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)

@@ -212,7 +212,7 @@ def test_doctor_of_a_server(tmp_path: Path, keys: Path) -> None:
 def test_policy_check_of_a_party_of_jobs_over_rows(coast: Path) -> None:
     allowed = command("policy", "check", JOB, "coast.toml", "--guest", "server", folder=coast).ok().out
     assert allowed.startswith("coast allows readmission, whose digest is ")
-    assert "min_pooled_rows = 1000" in allowed and "max_jobs_a_day = 20" in allowed
+    assert "min_pooled_rows = 1,000" in allowed and "max_jobs_a_day = 20" in allowed
     assert "alignment" not in allowed and "max_sums_a_row" not in allowed
     command("policy", "check", JOB, "coast.toml", "--guest", "city", folder=coast).failed(
         2, '[peers] has no "city" that could be the server of a job over rows: it has server'

@@ -597,7 +597,9 @@ def test_help_fits_80_columns_and_cuts_nothing(monkeypatch: pytest.MonkeyPatch) 
         assert done.stdout.startswith(" ".join(["Usage: vfl", *path]))
         assert all(len(line) <= 80 for line in done.stdout.splitlines())
         assert not any(line.endswith("...") for line in done.stdout.splitlines()[1:]), path
-        assert not re.search(r"\b(TEXT|INTEGER|FLOAT|RANGE)\b", done.stdout.replace("--reason TEXT", ""))
+        assert not re.search(
+            r"\b(TEXT|INTEGER|FLOAT|RANGE)\b", re.sub("--(reason|purpose) TEXT", "", done.stdout)
+        )
 
 
 def test_every_command_that_has_a_result_has_json() -> None:
@@ -608,9 +610,10 @@ def test_every_command_that_has_a_result_has_json() -> None:
         return isinstance(command, click.Group) or any("--json" in p.opts for p in command.params)
 
     without = {path for path in commands(main) if not has_json(path)}
-    scripts, refused = ("completion",), ("models", "rename")
+    scripts = ("completion",)
+    refused = {(group, "rename") for group in ("models", "runs", "alignments")}
     services = {("serve",), ("relay",), ("online", "serve"), ("console",)}
-    assert without == {("config", "schema"), scripts, refused, *services}
+    assert without == {("config", "schema"), scripts, *refused, *services}
 
 
 LEFT_COMPUTING = """
@@ -638,6 +641,41 @@ def test_a_command_ends_beside_a_thread_that_still_computes() -> None:
     """At once: one that comes back from compiled code while the interpreter ends makes it abort."""
     ended = subprocess.run([sys.executable, "-c", LEFT_COMPUTING], capture_output=True, text=True)
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, "done\n", "")
+
+
+LEFT_WORKING = """
+import multiprocessing, threading, time
+from concurrent.futures import ProcessPoolExecutor
+
+import click
+
+from vfl.crypto.workers import _end_with
+from vfl.terminal.usage import COMPUTING, CommandGroup
+
+def end_with_it():
+    parent = multiprocessing.parent_process()
+    threading.Thread(target=_end_with, args=(parent.sentinel,), daemon=True).start()
+
+@click.group(cls=CommandGroup)
+def group(): ...
+
+@group.command()
+def go():
+    pool = ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), end_with_it)
+    pool.submit(int).result()
+    pool.submit(time.sleep, 600)
+    threading.Thread(target=threading.Event().wait, name=COMPUTING, daemon=True).start()
+    pool.shutdown(wait=False, cancel_futures=True)
+
+if __name__ == "__main__":
+    group(["go"])
+"""
+
+
+def test_workers_that_are_left_are_no_leak_that_python_tells_of(tmp_path: Path) -> None:
+    (tmp_path / "left.py").write_text(LEFT_WORKING)
+    ended = subprocess.run([sys.executable, tmp_path / "left.py"], capture_output=True, text=True)
+    assert (ended.returncode, ended.stderr) == (0, "")
 
 
 def test_a_step_that_waits_says_its_seconds_once(monkeypatch: pytest.MonkeyPatch) -> None:

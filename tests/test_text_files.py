@@ -263,6 +263,11 @@ def test_an_encoding_is_proposed_and_never_guessed(
         ),
         (NAMES.encode("utf-16"), "utf-16-be", "the file is UTF-16, not UTF-16-BE: save it as CSV UTF-8"),
         (b"id;x\nA\x81;1\n", "windows-1252", "line 2 is not Windows-1252: set"),
+        (
+            "id;x\nMüller;1\nGöbel\0;2\n".replace("\0", "\x81").encode("latin-1"),
+            "windows-1252",
+            "line 3 is not Windows-1252, though the rest looks like it: there is a byte",
+        ),
         (NAMES.encode("latin-1"), "utf-8", "line 1 is not UTF-8: save the file as CSV UTF-8, or set"),
         (NAMES.replace("größe", "g").encode("latin-1"), "utf-8", "line 2 is not UTF-8"),
         (

@@ -9,6 +9,7 @@ Ends with an error that names page and link where a link leads nowhere, and wher
 the code (made_tables.py).
 """
 
+import argparse
 import html
 import inspect
 import os
@@ -278,8 +279,11 @@ REFERENCES = {"commands.md": commands, "python.md": python_interface, "messages.
 
 
 def main() -> None:
-    (folder,) = sys.argv[1:] or ("build/site/pages",)
-    wrong = stage(Path(folder))
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("build/site/pages"))
+    wrong = stage(parser.parse_args().folder)
     for line in wrong:
         print(line, file=sys.stderr)
     sys.exit(1 if wrong else 0)

@@ -12,25 +12,29 @@ import click
 from vfl.cli.completion import names_of
 from vfl.cli.group import main
 from vfl.cli.kept import YES, ask_and_remove
-from vfl.cli.options import FORCE, JSON, LOG, PARTY
-from vfl.cli.running import open_party, run
-from vfl.errors import ConfigError
+from vfl.cli.options import FORCE, JSON, LOG, PARTY, WAIT
+from vfl.cli.running import need_role, open_party, open_site
+from vfl.cli.running import run as wait_for
+from vfl.errors import ConfigError, ModelError
 from vfl.terminal.streams import put_json, stderr, stdout
 
 if TYPE_CHECKING:
+    from vfl.jobs.connect import Site
+    from vfl.jobs.evidence import Evidence
     from vfl.jobs.replaying import Replay
     from vfl.party.identity import Identity
+    from vfl.protocols.common.participant import LooksAt
 
 _RUN = click.option(
     "--run",
     metavar="NAME",
     required=True,
-    help="A model or an alignment (all attempts at it), or the first digits of one run.",
+    help="A model or an alignment (all runs that are about it), or the first digits of one run.",
     shell_complete=names_of("model", "run", "alignment"),
 )
 
 
-@main.group()
+@main.group(short_help="Replay what this party did in a run, and check others.")
 def audit() -> None:
     """Replay what this party did in a run, and check what was replayed at a peer.
 
@@ -43,19 +47,24 @@ def audit() -> None:
 @JSON
 def audit_list(party: Path, as_json: bool) -> None:
     """List the runs of which something is kept, the oldest first: who has committed to what it brings,
-    and whether this party's part can be replayed."""
+    and whether this party's part can be replayed; and the models that a host may have audited."""
+    from vfl.jobs.audits import list_audits
     from vfl.jobs.connect import store_of
     from vfl.jobs.kept_evidence import list_evidence
     from vfl.party.config import load_party
-    from vfl.terminal.audit import put_evidence
+    from vfl.terminal.audit import put_audits, put_evidence
 
-    found = list_evidence(store_of(load_party(party)))
+    store = store_of(load_party(party))
+    found, audits = list_evidence(store), list_audits(store)
     if as_json:
-        put_json({"runs": [asdict(one) for one in found]})
-    elif not found:
+        put_json({"runs": [asdict(one) for one in found], "audits": [asdict(one) for one in audits]})
+        return
+    if not found:
         stdout.put('nothing is kept of any run; [party] tape = "all" keeps it of later ones')
     else:
         put_evidence(found)
+    if audits:
+        put_audits(audits)
 
 
 @audit.command("replay", short_help="Play this party's part of a run again, and certify it.")
@@ -65,13 +74,19 @@ def audit_list(party: Path, as_json: bool) -> None:
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="FOLDER",
-    help="Where the certificates go, one for each peer; none are made without.",
+    help="Where the certificates go, one for each peer. Without, those alone are made, and kept for "
+    "`vfl audit send` and `vfl score`, that a host waits for.",
 )
 @click.option(
     "--auditor",
     type=click.Path(path_type=Path),
     metavar="KEY",
     help="Keys of the auditor who signs, without .key and .pem; this party's own by default.",
+)
+@click.option(
+    "--drawn",
+    is_flag=True,
+    help="Of a model that hosts audit: encrypt again the trees alone that were drawn.",
 )
 @click.option(
     "--any-machine",
@@ -86,41 +101,49 @@ def audit_replay(
     run: str,
     out: Path | None,
     auditor: Path | None,
+    drawn: bool,
     any_machine: bool,
     force: bool,
     as_json: bool,
 ) -> None:
     """Play this party's part of a run again, and compare every message with the one that left.
 
-    Reads the table, the secret and the tape of the run, and the ledger; asks no peer, and keeps and
-    counts nothing. The first message that differs is named, with what the program would have sent. Exit
-    code 1 where anything differs.
+    Reads the table, the secret and the tape of the run, and the ledger; asks no peer, and keeps nothing
+    but certificates that hosts wait for. The first message that differs is named, with what the program
+    would have sent. Exit code 1 where anything differs.
 
     Plays with the instructions of the processor that the run had, where this one has more; the program
     starts itself anew for that.
     """
+    from vfl.jobs.audits import check_signer, looks_at_drawn
     from vfl.jobs.connect import Site
-    from vfl.jobs.replaying import replay_runs, runs_named, variables_of
+    from vfl.jobs.replaying import replay_runs, runs_named, variables_of, whole_run
     from vfl.party.identity import load
     from vfl.terminal.audit import put_replay
     from vfl.terminal.progress import show_progress
 
     settings = open_party(party)
-    if auditor is not None and out is None:
-        raise ConfigError("--auditor signs certificates: name their folder by --out")
     site = Site.open(settings)
     signer = site.identity if auditor is None else load(auditor)
     runs = runs_named(site.store, run)
+    check_signer(site.store, runs, signer.certificate)
     if variables := variables_of(site.store, runs):
-        flags = {"--any-machine": any_machine, "--force": force, "--json": as_json}
+        flags = {"--any-machine": any_machine, "--drawn": drawn, "--force": force, "--json": as_json}
         named = {"--run": run, "--out": out, "--auditor": auditor}
         given = [f"{option}={value}" for option, value in named.items() if value is not None]
         given += [option for option, on in flags.items() if on]
         _start_anew(["audit", "replay", *given, "--", str(party)], variables)
+
+    def certify(done: "Replay") -> list[Path]:
+        return _certify(site, done, out, signer, force)
+
+    def looks_at(evidence: "Evidence") -> "LooksAt":
+        return looks_at_drawn(site.store, evidence) if drawn else whole_run(evidence)
+
     with show_progress() as show:
         documents = []
-        played = replay_runs(site, runs, show, any_machine=any_machine)
-        for done, files in _replayed(played, lambda one: _certify(one, out, signer, force)):
+        played = replay_runs(site, runs, show, looks_at, any_machine=any_machine)
+        for done, files in _replayed(played, certify):
             documents.append(_document(done, files))
             if not as_json:
                 put_replay(done, files)
@@ -154,24 +177,34 @@ def _replayed(
     async def play() -> "list[tuple[Replay, list[Path]]]":
         return [(one, certify(one)) async for one in played]
 
-    return run(play())
+    return wait_for(play())
 
 
-def _certify(done: "Replay", out: Path | None, signer: "Identity", force: bool) -> list[Path]:
-    """Write the certificates of a replay, one for each peer."""
+def _certify(
+    site: "Site", done: "Replay", out: Path | None, signer: "Identity", force: bool
+) -> list[Path]:
+    """Write the certificates of a replay, one for each peer, and keep those that hosts wait for."""
+    from vfl.jobs.audits import keep_certificate, wants_certificate
     from vfl.jobs.certificate import make_certificate
     from vfl.party.files import replacing
 
-    if out is None:
-        return []
     files = []
     for peer, shown in done.shown.items():
+        wanted = wants_certificate(site.store, done.evidence, peer)
+        if out is None and not wanted:
+            continue
+        content = make_certificate(done.evidence, shown, signer)
+        if wanted:
+            keep_certificate(site.store, done.evidence, peer, content)
+            stderr.put(f"{peer} gets this certificate by `vfl audit send`, or by the next `vfl score`")
+        if out is None:
+            continue
         path = out / f"{done.evidence.run[:12]}-{done.evidence.party}-for-{peer}.json"
         if path.exists() and not force:
             raise ConfigError(f"{path} is there already: add --force to replace it")
         out.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
-            file.write(make_certificate(done.evidence, shown, signer))
+            file.write(content)
         files.append(path)
     return files
 
@@ -185,7 +218,7 @@ def _document(done: "Replay", files: list[Path]) -> dict[str, object]:
         "table": {} if done.evidence.opening is None else done.evidence.opening.table,
         "peers": {
             peer: {
-                "messages": len(one.messages),
+                "messages": one.compared,
                 "of": one.of,
                 "checked": list(one.checked),
                 "relies": list(one.relies),
@@ -209,16 +242,21 @@ def _document(done: "Replay", files: list[Path]) -> dict[str, object]:
 def audit_check(party: Path, certificate: Path, auditor: Path | None, as_json: bool) -> None:
     """Hold a peer's certificate of a replay against what was signed and against this party's ledger.
 
-    Exit code 1 where it does not hold, or messages came in the run that it does not cover.
+    A model that this host has audited is of use once the certificates of its runs hold. Exit code 1
+    where it does not hold, or messages came in the run that it does not cover.
     """
+    from vfl.jobs.audits import auditor_of, settle
     from vfl.jobs.certificate import check_certificate
     from vfl.jobs.connect import Site
     from vfl.party.identity import load_certificate
     from vfl.terminal.audit import put_checked
 
     site = Site.open(open_party(party))
-    pinned = None if auditor is None else load_certificate(auditor)
-    found = check_certificate(site, certificate, pinned)
+    of_policy = auditor_of(site.party)
+    pinned = of_policy if auditor is None else load_certificate(auditor)
+    found, settled = check_certificate(site, certificate, pinned), False
+    if of_policy is None or (pinned is not None and pinned.fingerprint == of_policy.fingerprint):
+        settled = settle(site.store, found)
     if as_json:
         made = found.certificate
         put_json(
@@ -227,6 +265,7 @@ def audit_check(party: Path, certificate: Path, auditor: Path | None, as_json: b
                 "party": made.party,
                 "signed_by": found.signed_by,
                 "complete": found.complete,
+                "settled": settled,
                 "received": found.received,
                 "covered": found.received - len(found.uncovered),
                 "uncovered": [{"number": number, "type": kind} for number, kind in found.uncovered],
@@ -235,9 +274,45 @@ def audit_check(party: Path, certificate: Path, auditor: Path | None, as_json: b
             }
         )
     else:
-        put_checked(found)
-    if not found.complete:
+        put_checked(found, settled)
+    if not found.complete and not settled:
         raise click.exceptions.Exit(1)
+
+
+@audit.command("send", short_help="Hand the certificates of a model to the hosts that wait for them.")
+@PARTY
+@click.option(
+    "--run",
+    metavar="MODEL",
+    required=True,
+    help="The model whose runs were replayed.",
+    shell_complete=names_of("model", "run"),
+)
+@WAIT
+@LOG
+@JSON
+def audit_send(party: Path, run: str, wait: float, as_json: bool) -> None:
+    """Hand the certificates of a model to the hosts that have it audited, as `vfl score` does by itself.
+
+    `vfl audit replay` makes them.
+    """
+    from vfl.jobs.audits import to_present
+    from vfl.jobs.names import resolve_model
+    from vfl.jobs.presenting import present
+    from vfl.terminal.progress import show_progress
+
+    settings = open_party(party)
+    need_role(settings.role, "guest", party)
+    with show_progress() as show, open_site(settings, show) as site:
+        model = resolve_model(site.store, run)
+        if not to_present(site.store, model):
+            raise ModelError(
+                f"no certificate of {model} is kept here that a host waits for: `vfl audit replay` "
+                "makes them, and `vfl audit list` says who waits for one"
+            )
+        done = wait_for(present(site, model, wait=wait, show=show))
+    if as_json:
+        put_json({"model": model, "hosts": done})
 
 
 @audit.command("forget", short_help="Remove the secrets and tapes of runs.")

@@ -67,6 +67,7 @@ def invite(
     from vfl.jobs.introducing import invite as await_party
 
     _check(at, address, compare)
+    _check_awaited(name, party)
     put = stderr.put if as_json else stdout.put
 
     def ready(code: "Code", where: str) -> None:
@@ -156,6 +157,19 @@ def _check(at: str | None, address: str | None, compare: bool) -> None:
     for given in (at, address):
         if given is not None:
             split_address(given.removeprefix(SCHEME))
+
+
+def _check_awaited(name: str | None, party: Path) -> None:
+    """Raises ConfigError for a name under which nobody can come."""
+    from vfl.party.config import load_party
+    from vfl.party.config_errors import check_name
+    from vfl.party.config_words import PARTY_NAME
+
+    if name is None:
+        return
+    check_name(name, PARTY_NAME)
+    if name == load_party(party, peers_to_come=True).name:
+        raise ConfigError(f"{name} is this party itself: name the one that is to come, or nobody")
 
 
 def _seen_from_outside(where: str, address: str | None) -> str:

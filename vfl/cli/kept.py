@@ -116,15 +116,22 @@ def remove_model(party: Path, model: str, yes: bool, as_json: bool) -> None:
     ask_and_remove(plan, yes, as_json, lambda: remove_kept_model(store, plan.name))
 
 
-@models.command("rename", hidden=True, context_settings={"ignore_unknown_options": True})
-@click.argument("words", nargs=-1)
-def rename_model(words: tuple[str, ...]) -> None:
-    """Refused: a name cannot be changed."""
-    del words
-    raise ConfigError(
-        "the name of a model cannot be changed: all its parties have signed it and keep their halves "
-        "under it; the name of its job alone counts for the next model"
-    )
+def _refuse_renaming(group: click.Group, why: str) -> None:
+    """Add a command that says why a name cannot be changed, and does nothing else."""
+
+    @group.command("rename", hidden=True, context_settings={"ignore_unknown_options": True})
+    @click.argument("words", nargs=-1)
+    def rename(words: tuple[str, ...]) -> None:
+        """Refused: a name cannot be changed."""
+        del words
+        raise ConfigError(why)
+
+
+_refuse_renaming(
+    models,
+    "the name of a model cannot be changed: all its parties have signed it and keep their halves under "
+    "it; the name of its job alone counts for the next model",
+)
 
 
 @main.group(
@@ -139,6 +146,13 @@ def runs() -> None:
     `vfl runs PARTY.toml` lists them, the one that was at work last first: how far each is, and which one
     `vfl train` goes on with. No peer is asked.
     """
+
+
+_refuse_renaming(
+    runs,
+    "the name of a run cannot be changed: all its parties keep their steps under it; the name of its "
+    "job alone counts for the next run",
+)
 
 
 @runs.command("list", hidden=True)
@@ -207,6 +221,13 @@ def alignments() -> None:
 
     `vfl alignments PARTY.toml` lists them, the oldest first. No peer is asked.
     """
+
+
+_refuse_renaming(
+    alignments,
+    "the name of an alignment cannot be changed: all its parties keep their rows under it; `vfl align "
+    "--name` gives the next one a name of its own beside",
+)
 
 
 @alignments.command("list", hidden=True)

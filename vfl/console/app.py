@@ -217,9 +217,12 @@ def _sign_in_page(console: Console) -> Callable[[Request], Awaitable[Response]]:
     return shown
 
 
-def _sign_in_form(console: Console, then: str, said: str) -> str:
+def _sign_in_form(console: Console, then: str, said: str, name: str = "") -> str:
     oidc = console.section.oidc is not None
-    return console.pages.render("signin", then=_own_address(then), said=said, oidc=oidc)
+    made = bool(console.access.made)
+    return console.pages.render(
+        "signin", then=_own_address(then), said=said, name=name, oidc=oidc, made=made
+    )
 
 
 def _sign_in(console: Console) -> Callable[[Request], Awaitable[Response]]:
@@ -230,7 +233,7 @@ def _sign_in(console: Console) -> Callable[[Request], Awaitable[Response]]:
         if session is None:
             console.say("a sign-in with a token that is none")
             said = "This token is none of the console's."
-            return HTMLResponse(_sign_in_form(console, field(form, "then"), said), 403)
+            return HTMLResponse(_sign_in_form(console, field(form, "then"), said, name), 403)
         console.say(f"{session.who} signed in, to {session.role}")
         return console.signed_in(request, session, field(form, "then"))
 

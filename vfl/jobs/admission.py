@@ -139,11 +139,16 @@ async def accept(
     `approved`: what `approval.approve` gave, which has to be asked before. `commitment`: this one's, if
     it keeps a tape. Returns the agreement.
     """
+    count_job(site, peer, rows, jobs)
+    digest = b"" if query is None else query.digest
+    return await accept_offer(site, peer, offer, rows, digest, approved, commitment)
+
+
+def count_job(site: Site, peer: Peer, rows: int | None = None, jobs: int = 1) -> None:
+    """Count a job of a guest, which starts here, and the rows that it is about. Raises Refused."""
     Usage(site.store, sides_of(site.party)).count(site.party.policy, peer.name, "jobs", jobs, today())
     if rows is not None:
         site.activity.count(rows)
-    digest = b"" if query is None else query.digest
-    return await accept_offer(site, peer, offer, rows, digest, approved, commitment)
 
 
 def fresh_name(store: Store, kind: DocumentKind, name: str | None, sides: Sides = OVER_COLUMNS) -> str:

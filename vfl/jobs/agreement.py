@@ -22,8 +22,9 @@ from msgspec import UNSET, UnsetType
 
 from vfl.errors import IdentityError, ModelError, PeerError, Refused
 from vfl.jobs.approved import answers_of, approval_statement
+from vfl.jobs.audit_draw import check_demand, demand_statement
 from vfl.jobs.connect import Site
-from vfl.jobs.offer import Accept, Agreed, Approved, Offer, Terms, bind
+from vfl.jobs.offer import Accept, Agreed, Approved, AuditDemand, Offer, Terms, bind
 from vfl.jobs.show import Show
 from vfl.models.kinds import kind_of_job
 from vfl.net.peer import Peer, together
@@ -53,6 +54,8 @@ class Agreement:
     commitments: dict[str, str] = field(default_factory=dict)
     """In hex, what a party has committed to (commitments.py), of those who keep a tape; each signed its
     own with the terms."""
+    audits: dict[str, AuditDemand] = field(default_factory=dict)
+    """What hosts have said of an audit (audits.py), by host: at the guest of all, at a host its own."""
 
     @classmethod
     def of(
@@ -130,6 +133,7 @@ async def offer_to(
             raise host.breach("Accept with a signature that does not hold")
         _check_seal(host, answer)
         _check_approval(site, host, terms, answer)
+        check_demand(host, site.pinned[host.name], terms, answer)
         bind(host, offer)
     signatures = [own_signature, *(answer.signature for answer in answers)]
     said: list[Offer | Accept] = [offer, *answers]
@@ -138,6 +142,8 @@ async def offer_to(
     ledgers = {site.party.name: offer.ledger, **seals}
     approvals = {host.name: answer.approved for host, answer in zip(hosts, answers, strict=True)}
     agreement = Agreement.of(site, terms, signatures, ledgers, queries, approvals, commitments)
+    demands = {host.name: answer.audit for host, answer in zip(hosts, answers, strict=True)}
+    agreement.audits.update({n: one for n, one in demands.items() if isinstance(one, AuditDemand)})
     agreed = Agreed(signatures, agreement.told_queries, agreement.told_commitments)
     await together([host.send(agreed) for host in hosts])
     return answers, agreement
@@ -180,19 +186,22 @@ async def accept_offer(
     query: bytes = b"",
     approved: Approved | None = None,
     commitment: bytes = b"",
+    audit: AuditDemand | None = None,
 ) -> Agreement:
     """A host's part, after `check_offer`: sign, and receive what all have signed.
 
     `rows` is the number of aligned rows, for training; `query` the digest of the query that made the
-    table, `commitment` this host's, empty without one; `approved` what `approval.approve` gave. Raises
-    PeerError for a signature that does not hold, and what sessions raise.
+    table, `commitment` this host's, empty without one; `approved` what `approval.approve` gave; `audit`
+    what this host demands. Raises PeerError for a signature that does not hold, and what sessions raise.
     """
-    if approved is None and site.party.policy.approve == "person":
+    decided = approved is not None or offer.task == "audit"  # which asks for nothing
+    if not decided and site.party.policy.approve == "person":
         raise AssertionError("a job on which nobody was asked")
     terms = offer.terms(guest.name)
     own_signature = site.identity.sign(terms.statement_of(query, commitment))
     seal = site.journal.ledger.newest_seal
-    accept = Accept(rows, own_signature, seal, query or UNSET, approved or UNSET, commitment or UNSET)
+    given_here = query or UNSET, approved or UNSET, commitment or UNSET, audit or UNSET
+    accept = Accept(rows, own_signature, seal, *given_here)
     await guest.send(accept)
     bind(guest, offer)
     agreed = await guest.recv(Agreed)
@@ -214,6 +223,7 @@ async def accept_offer(
             continue
         raise guest.breach("Agreed with another signature than was given")
     check_signatures(site, guest, "Agreed", agreement)
+    agreement.audits.update({} if audit is None else {site.party.name: audit})
     return agreement
 
 
@@ -320,6 +330,10 @@ def verify_signatures(
             if not certificate.verify(said.signature, approval_statement(terms, said.decided)):
                 raise ModelError(f"{what} is damaged or forged: the approval of {name} does not hold")
             words[name] += f"; a person there approved it on {said.decided}"
+        if (asked := agreement.audits.get(name)) is not None:
+            if not certificate.verify(asked.signature, demand_statement(terms, asked)):
+                raise ModelError(f"{what} is damaged or forged: the audit of {name} does not hold")
+            words[name] += f"; audits a share of {asked.probability:g} of it"
         if name in agreement.commitments:
             words[name] += "; committed to its secret, table and settings"
     return words

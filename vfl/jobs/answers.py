@@ -6,13 +6,20 @@ to: docs/audit.md says what could be done with that.
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from vfl.arrays import Mask
+from vfl.jobs.audit_draw import HostDraw
 from vfl.jobs.evidence import Answers
 from vfl.protocols.common.course import SumsCount
 from vfl.protocols.common.label_count import LabelCount
 from vfl.protocols.common.lattice_hints import HostHint, HostHints, KeptHints, KnownHint
+
+
+def answered_draw(draw: HostDraw, answers: Answers) -> HostDraw:
+    """What a host brings to a draw (audit_draw.py), as it was in the run."""
+    return replace(draw, share=answers.ask("share of an audit", bytes, lambda: draw.share))
 
 
 class AnsweredSums:
@@ -53,20 +60,23 @@ class AnsweredHostHints:
 
     def __init__(self, hints: HostHints, answers: Answers) -> None:
         self._hints, self._answers = hints, answers
+        self._made = set[bytes]()
         self.promised = False
-        """Whether a kept hint had room for the run."""
+        """Whether a hint of an earlier run had room for this one."""
 
     def known(self) -> HostHint | None:
         return self._answers.ask("a kept hint", HostHint | None, self._hints.known)
 
     def keep(self, hint: HostHint) -> None:
+        self._made.add(hint.name)
         self._hints.keep(hint)
 
     def promise(self, name: bytes, vectors: int, life: int) -> bool:
-        self.promised = self._answers.ask(
+        has_room = self._answers.ask(
             "room for a kept hint", bool, lambda: self._hints.promise(name, vectors, life)
         )
-        return self.promised
+        self.promised |= has_room and name not in self._made
+        return has_room
 
 
 class AnsweredGuestHints:

@@ -5,8 +5,8 @@ A replay starts without; one of a run that went on with what an earlier run has 
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TypeVar
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
 from vfl.arrays import Bytes
 from vfl.errors import DayIsFull, ModelError
@@ -31,6 +31,17 @@ def with_answers(settings: PsiSettings, answers: Answers, *, replayed: bool = Fa
     if guest is not None:
         settings = replace(settings, guest_keeps=_GuestStores(None if replayed else guest, answers))
     return settings
+
+
+@dataclass(frozen=True)
+class AnswersAbout:
+    """`Answers` about one peer, asked beside those about others."""
+
+    answers: Answers
+    peer: str
+
+    def ask(self, what: str, kind: Any, answer: Callable[[], T]) -> T:
+        return self.answers.ask(f"{what} ({self.peer})", kind, answer)
 
 
 def admit_with_answers(admit: Admit, answers: Answers) -> Admit:

@@ -32,6 +32,7 @@ from vfl.version import __version__
 _STEPS: Sequence[tuple[str, str, str]] = (  # of messages: module, when they are sent, option they are of
     ("vfl.net.", "every session", ""),
     ("vfl.jobs.offer", "every job", ""),
+    ("vfl.jobs.audit_draw", "training, audits by agreement", "audit"),
     ("vfl.protocols.align.match_rates", "alignment, why few ids match", "diagnose"),
     ("vfl.protocols.align.dh_oprf", "alignment (ecdh)", "columns"),
     ("vfl.protocols.align.ot_oprf", "alignment (ot)", "columns"),
@@ -257,6 +258,7 @@ def _possible(party: Party, job: Job, settings: Mapping[str, object]) -> Iterato
         there |= {"init_model"} if settings.get("init_model") else set()
         of_policy = ("diagnose", "directories", "worth", "oneway")
         there |= {name for name in of_policy if party.role == "host" and getattr(policy, name)}
+        there |= {"audit"} if party.role != "host" or policy.audit else set()
         there |= {"tune"} if job.tune is not None else set()
     for name, kind in message_types().items():
         for module, step, option in _STEPS:

@@ -27,7 +27,8 @@ from vfl.jobs.rerun import EvidenceDiffers, check_signature
 from vfl.net.replay import Sent
 from vfl.party.audit.conversations import conversations
 from vfl.party.audit.verify import verify
-from vfl.party.documents import body_of, canonical_json, document, read_document
+from vfl.party.documents import body_of, canonical_json, document, parse_document
+from vfl.party.files import reason
 from vfl.party.identity import Certificate, Identity, parse_certificate
 from vfl.party.ledger import FOLDER
 from vfl.text import counted
@@ -36,15 +37,20 @@ FORM, VERSION = "vfl/replay-certificate", 1
 
 
 class Covered(msgspec.Struct, frozen=True, array_like=True):
-    """A message that the program sends, too."""
+    """A message that the program sends, too, or one that the replay did not look at."""
 
     type: str
     bytes: int
-    sha256: str
+    sha256: str  # empty: of one that was not looked at
 
     @classmethod
     def of(cls, message: Sent) -> "Covered":
         return cls(message.kind, message.size, message.digest.hex())
+
+    @classmethod
+    def left_out(cls, message: Sent) -> "Covered":
+        """Of one that the replay did not look at."""
+        return cls(message.kind, message.size, "")
 
 
 class ReplayCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -99,6 +105,11 @@ class Replayed:
     checked: Sequence[str]  # against the commitments
     relies: Sequence[str]
 
+    @property
+    def compared(self) -> int:
+        """Messages that were looked at, and are the program's."""
+        return sum(bool(one.sha256) for one in self.messages)
+
 
 def make_certificate(evidence: Evidence, shown: Replayed, by: Identity) -> bytes:
     """The content of a certificate's file, signed by an identity."""
@@ -133,20 +144,28 @@ def read_certificate(path: Path) -> tuple[ReplayCertificate, Certificate]:
     """A certificate, and whose signature it has. Raises ModelError for what is none, EvidenceDiffers for
     a signature that does not hold."""
     try:
-        read = read_document(path)
+        content = path.read_bytes()
     except FileNotFoundError:
         raise ModelError(f"no file {path}") from None
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read: {reason(error)}") from None
+    return parse_certificate_of_replay(content, path)
+
+
+def parse_certificate_of_replay(content: bytes, path: Path) -> tuple[ReplayCertificate, Certificate]:
+    """The same of what a file of this name holds."""
+    read = parse_document(content, path)
     if not isinstance(read, dict) or read.get("format") != FORM:
         raise ModelError(f"{path} is no certificate of a replay")
     body = body_of(read, VERSION, path)
-    content: Any = body.get("certificate")
+    said: Any = body.get("certificate")
     try:
-        made = msgspec.convert(content, ReplayCertificate)
+        made = msgspec.convert(said, ReplayCertificate)
         auditor = parse_certificate(made.auditor.encode(), path)
         signature = base64.b64decode(str(body.get("signature")), validate=True)
     except (msgspec.ValidationError, IdentityError, ValueError):
         raise ModelError(f"{path} is damaged: it is no certificate of a replay") from None
-    if not auditor.verify(signature, _signed(content)):
+    if not auditor.verify(signature, _signed(said)):
         raise EvidenceDiffers(f"the signature of {path} does not hold")
     return made, auditor
 
@@ -158,7 +177,17 @@ def check_certificate(site: Site, path: Path, auditor: Certificate | None = None
     for what is no certificate or of a run that this party does not know, EvidenceDiffers where it does
     not hold.
     """
-    made, signer = read_certificate(path)
+    return check_read(site, read_certificate(path), path, auditor)
+
+
+def check_read(
+    site: Site,
+    read: tuple[ReplayCertificate, Certificate],
+    path: Path,
+    auditor: Certificate | None = None,
+) -> Checked:
+    """The same of a certificate that was read, from a file of this name."""
+    made, signer = read
     signed_by = _check_signer(site, made, signer, auditor)
     if made.peer != site.party.name:
         own = site.party.name
@@ -173,14 +202,17 @@ def check_certificate(site: Site, path: Path, auditor: Certificate | None = None
         raise EvidenceDiffers(f"this party's own ledger is not whole: {found.damage[0]}")
     talk = conversations(ledger, made.run).get(made.party)
     received = [] if talk is None else talk.received
+    uncovered = []
     for number, (mine, theirs) in enumerate(zip(received, made.messages, strict=False), 1):
-        if Covered.of(mine) != theirs:
+        if theirs == Covered.left_out(mine):
+            uncovered.append((number, mine.kind))
+        elif Covered.of(mine) != theirs:
             raise EvidenceDiffers(
                 f"message {number:,} of {made.party} in the run is not the one of the replay: it was "
                 f"{mine}, and the certificate has {theirs.type} of {counted(theirs.bytes, 'byte')}"
             )
     rest = received[len(made.messages) :]
-    uncovered = [(number, one.kind) for number, one in enumerate(rest, len(made.messages) + 1)]
+    uncovered += [(number, one.kind) for number, one in enumerate(rest, len(made.messages) + 1)]
     return Checked(made, signed_by, len(received), uncovered, max(0, len(made.messages) - len(received)))
 
 

@@ -27,6 +27,7 @@ from vfl.party.linear_rules import GlmSection
 from vfl.party.policy_section import PolicySection
 from vfl.party.rows_from import RowsFrom
 from vfl.party.sections import AlignSection, DataSection
+from vfl.party.store import Store
 from vfl.version import __version__
 
 SALT = 32  # bytes
@@ -95,6 +96,11 @@ def digest_table(features: Features, **others: NDArray[np.generic] | str | None)
             add_array(digest, name, values)
             found[name] = digest.hexdigest()
     return found
+
+
+def digest_of_half(store: Store, model: str) -> str:
+    """Of a party's half of a model, as it is kept. Raises ModelError."""
+    return hashlib.sha256(canonical_json(store.read("model", model))).hexdigest()
 
 
 def settings_of(party: Party) -> dict[str, Any]:

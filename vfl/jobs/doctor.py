@@ -12,9 +12,10 @@ from datetime import UTC, datetime
 from importlib.util import find_spec
 
 from vfl.errors import ConfigError, PeerUnreachable, VflError, not_installed
+from vfl.jobs.audits import auditor_of, list_audits
 from vfl.jobs.check_result import CheckResult, Reporter
 from vfl.jobs.cluster import check_cluster
-from vfl.jobs.connect import OPENING, PERIOD, Site, faults_of_keys
+from vfl.jobs.connect import OPENING, PERIOD, Site, faults_of_keys, store_of
 from vfl.jobs.directory_check import check_directories
 from vfl.jobs.evidence import SPARE
 from vfl.jobs.pooled import check_pool
@@ -61,6 +62,7 @@ async def examine(party: Party, wait: float, report: Reporter, job: Job | None =
     stored = _check_store(party, report)
     if stored:
         _report_tapes(party, report)
+        healthy = _check_audits(party, report) and healthy
     try:
         check_keys(party)
         site = Site.open(party)
@@ -242,6 +244,26 @@ def _report_tapes(party: Party, report: Reporter) -> None:
     if free < 4 * SPARE:
         text += f": a run's tape ends where less than {SPARE >> 20} MB are free; make room"
     report(CheckResult("ok" if free >= 4 * SPARE else "note", "tapes", text))
+
+
+def _check_audits(party: Party, report: Reporter) -> bool:
+    """Say which audits are due or were not drawn; whether the auditor's certificate can be read."""
+    try:
+        auditor = auditor_of(party)
+        due = [one for one in list_audits(store_of(party)) if one.missing]
+    except VflError as error:
+        report(CheckResult("FAIL", "audits", f"audits: {error}"))
+        return False
+    if party.role == "host" and party.policy.audit:
+        by = "the guest itself" if auditor is None else f"the auditor {auditor.name}"
+        text = f"audits: of a share of {party.policy.audit:g} of trees, signed by {by}"
+        report(CheckResult("ok", "audits", text))
+    for one in due:
+        said = "is due" if one.state == "due" else "was not drawn: its training is not over"
+        advice = " (`vfl audit replay --drawn`, then `vfl audit send`)" if party.role == "guest" else ""
+        text = f"audits: that of {one.model} with {one.peer} {said}{advice}"
+        report(CheckResult("note", "audits", text))
+    return True
 
 
 def _store(party: Party) -> str:

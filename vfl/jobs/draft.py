@@ -15,8 +15,8 @@ from pydantic import ValidationError
 
 from vfl.arrays import Floats
 from vfl.errors import ConfigError, DataError
-from vfl.jobs.own_table import ids_of
 from vfl.jobs.proposals import lines_of, read_with_proposals
+from vfl.jobs.table_check import try_ids
 from vfl.leakage.estimate import estimate
 from vfl.learn.losses import (
     GammaLoss,
@@ -166,7 +166,7 @@ def draft_party(own: Own, peers: Peers, path: Path) -> Draft:
         "dates": {one: rule for one, rule in data.dates.items() if one not in reasons},
     }
     data = data.model_copy(update={**used, "ignore": (*known, *left) or None})
-    notes = [*_id_notes(data, table), *_hints(own, table, data, _codes(source, table))]
+    notes = [*_id_notes(data, table, faults), *_hints(own, table, data, _codes(source, table))]
     room = _room(table.rows) if own.role == "host" else ""
     if room:
         notes.append(f"[policy]: by default {room} (max_sums_a_row)")
@@ -277,13 +277,11 @@ def _unmeant(table: Table) -> Iterator[tuple[str, str]]:
             yield name, reasons[0].partition(": ")[0].partition("; ")[0]
 
 
-def _id_notes(data: DataSection, table: Table) -> list[str]:
-    """What a person should know of the ids."""
-    try:
-        ids_of(table, data)
-        report = profile_ids(data)
-    except DataError as error:
-        return [str(error)]
+def _id_notes(data: DataSection, table: Table, faults: list[str]) -> list[str]:
+    """What a person should know of the ids; what has to be corrected in them joins `faults`."""
+    if try_ids(table, data, lambda text, _advice="": faults.append(text)) is None:
+        return []
+    report = profile_ids(data)
     count = counted(report.ids.distinct, "id")
     notes = [f"ids: {count} by the rule {report.rule}, which all parties need"]
     return notes + [

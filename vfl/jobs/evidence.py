@@ -15,12 +15,13 @@ Tapes are written in a thread, for which a run waits only where its disk is slow
 whose disk is full, or that cannot be written, ends; the run goes on.
 """
 
+import asyncio
 import contextlib
 import hashlib
 import shutil
 import threading
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
@@ -104,9 +105,10 @@ class Evidence:
 
     @property
     def subject(self) -> str:
-        """The model that it is about, or the alignment."""
+        """The model that it is about; of a run about none the alignment."""
         terms = self.agreement.terms
-        return (terms.alignment if terms.task == "align" else terms.model) or ""
+        about = terms.alignment if terms.task == "align" else terms.model or terms.alignment
+        return about or ""
 
 
 def save_evidence(store: Store, evidence: Evidence) -> None:
@@ -150,13 +152,26 @@ def remove_evidence(store: Store, run: str) -> None:
         path.unlink(missing_ok=True)
 
 
+async def digests_if_kept(site: Site, make: Callable[[], TableDigests]) -> TableDigests:
+    """What a run commits to of the table, made while sessions go on; none where no tape is kept."""
+    return {} if site.party.party.tape == "none" else await asyncio.to_thread(make)
+
+
 @contextlib.contextmanager
-def keeping(site: Site, show: Show, table: Callable[[], TableDigests] | None) -> Iterator["Keeping"]:
+def keeping(
+    site: Site,
+    show: Show,
+    table: Callable[[], TableDigests] | None,
+    asked: Mapping[str, Any] | None = None,
+) -> Iterator["Keeping"]:
     """The block of a run, of which is kept what [party] says. `table`: of what it commits to; None for a
-    part that cannot be replayed, of which is kept what others have signed."""
+    part that cannot be replayed, of which is kept what others have signed. `asked`: what a person has
+    asked for beside the party file and the job that is signed, in JSON; it is committed to with the
+    settings."""
     opening = None
     if site.party.party.tape != "none" and table is not None:
-        opening = Opening.new(table(), settings_of(site.party))
+        settings = settings_of(site.party)
+        opening = Opening.new(table(), settings if asked is None else settings | {"asked": dict(asked)})
     keeping = Keeping(site, show, opening)
     try:
         yield keeping

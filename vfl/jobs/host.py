@@ -20,6 +20,7 @@ from vfl.jobs.offer import Offer
 from vfl.jobs.oneway_host import serve_oneway
 from vfl.jobs.own_table import read_guest, read_host
 from vfl.jobs.pooled import serve_pooled
+from vfl.jobs.presenting import serve_audit
 from vfl.jobs.scoring_host import serve_score
 from vfl.jobs.screening_host import serve_screen
 from vfl.jobs.shared_table import without_features
@@ -27,7 +28,7 @@ from vfl.jobs.show import Once, Show
 from vfl.jobs.storage import serving
 from vfl.jobs.telling import attending, first_message, while_here
 from vfl.jobs.training_host import serve_train
-from vfl.jobs.tuning import serve_tune
+from vfl.jobs.tuning_host import serve_tune
 from vfl.jobs.worth import serve_worth
 from vfl.models.halves import HostHalf
 from vfl.models.kinds import check_rules_of, kind_of_model, load_half
@@ -263,4 +264,5 @@ _TASKS: dict[str, Callable[[Site, Peer, Offer, Show], Coroutine[object, None, st
     "worth": serve_worth,
     "tune": serve_tune,
     "screen": serve_screen,
+    "audit": serve_audit,
 }

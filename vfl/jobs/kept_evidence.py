@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vfl.errors import ModelError
+from vfl.jobs.audits import waiting_for
 from vfl.jobs.evidence import (
     Evidence,
     files_of_evidence,
@@ -18,8 +19,8 @@ from vfl.jobs.record import now
 from vfl.jobs.removal import Removal, size_of
 from vfl.party.store import Store
 
-OF_MODEL: Sequence[Task] = ("train", "score")
-OF_ALIGNMENT: Sequence[Task] = ("align",)
+OF_MODEL: Sequence[Task] = ("train", "score", "oneway")
+OF_ALIGNMENT: Sequence[Task] = ("align", "oneway", "screen", "worth", "tune")
 
 
 @dataclass(frozen=True)
@@ -80,6 +81,8 @@ def plan_forgetting(store: Store, runs: Sequence[Evidence], name: str) -> Remova
     if not have:
         raise ModelError(f"no secret of a run of {name} is kept here")
     notes = ["none of these runs can be replayed any more; what all parties signed stays"]
+    for peer in dict.fromkeys(one for run in have for one in waiting_for(store, run)):
+        notes.append(f"{peer} waits for a replay of it, and lets the model be used no more without")
     tapes = [path for one in have for path in tapes_of(store, one.run)]
     documents = [path for one in have for path in store.files("evidence", one.name)]
     parts = [("the secrets in", documents), ("the tapes", tapes)]

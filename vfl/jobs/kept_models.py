@@ -121,6 +121,7 @@ def plan_removal(store: Store, party: Party, model: str) -> Removal:
         ("the record of its run, with what all parties signed", store.files("run", name)),
         ("its tables by factors", _table_files(store, name)),
         ("the secrets and tapes of its runs", files_about(store, OF_MODEL, name)),
+        ("what was agreed and shown of its audit", store.files("audit", name)),
     ]
     for one in _ending_directories(store, kept):
         fetched = one.document != name
@@ -140,6 +141,7 @@ def remove_kept_model(store: Store, name: str) -> None:
         for table in names_of_tables(store, name):
             store.remove("table", table)
         remove_about(store, OF_MODEL, name)
+        store.remove("audit", name)
         remove_model(store, name)
 
 

@@ -215,11 +215,13 @@ def _alignment(store: Store, party: Party, guest: str | None) -> Alignment:
             which = f", with --guest who starts the job ({' or '.join(names)})"
         raise ConfigError(
             "there is no alignment yet: give the number of rows that all parties know with "
-            f"--rows{which}, or run `vfl align` first"
+            f"--rows (or after --estimate){which}, or run `vfl align` first"
         )
     alignment = find_alignment(store, None)
     if not len(alignment.rows):
-        raise ModelError(f"alignment {alignment.name} has no row: give a number with --rows")
+        raise ModelError(
+            f"alignment {alignment.name} has no row: give a number with --rows, or --estimate"
+        )
     return alignment
 
 

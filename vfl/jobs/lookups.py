@@ -12,6 +12,7 @@ from vfl.jobs.admission import check_request
 from vfl.jobs.agreement import accept_offer
 from vfl.jobs.approval import approve, subject_of
 from vfl.jobs.approval_view import Brought
+from vfl.jobs.audits import check_audited
 from vfl.jobs.connect import Site
 from vfl.jobs.group_kernels import group_ready, prepare_group
 from vfl.jobs.lookup_limits import ROWS_AHEAD, ApprovedLookups, day_of, rates_of
@@ -55,6 +56,7 @@ async def serve_lookup(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     if not site.same_party(peer.name, half.guest):
         raise Refused(f"model {half.name} was not trained with this {peer.name}")
     check_columns(policy, half.name, half.columns)
+    await asyncio.to_thread(check_audited, site, half.name, show)
     approved = await approve(site, peer, offer, show, Brought(half.columns))
     approval = None
     if approved is not None:

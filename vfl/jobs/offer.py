@@ -24,7 +24,7 @@ Run = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 OfferedDigest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 Fingerprint = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Signature = Annotated[bytes, msgspec.Meta(max_length=256)]
-Task = Literal["align", "train", "score", "lookup", "oneway", "worth", "tune", "screen"]
+Task = Literal["align", "train", "score", "lookup", "oneway", "worth", "tune", "screen", "audit"]
 RowCount = Annotated[int, msgspec.Meta(ge=1)]
 Steps = Annotated[int, msgspec.Meta(ge=0, le=1_000_000)]
 ShortText = Annotated[str, msgspec.Meta(pattern=r"^[a-z_]{1,32}\Z")]
@@ -144,6 +144,16 @@ class Approved(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signature: Signature
 
 
+class AuditDemand(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Which share of its trees a host has replayed, a commitment to its part of the draw that decides
+    which, and whose certificate has to sign, if not the guest's (audit_draw.py); signed."""
+
+    probability: Annotated[float, msgspec.Meta(gt=0, le=1)]
+    commitment: Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
+    signature: Signature
+    auditor: Fingerprint | UnsetType = UNSET
+
+
 class Waiting(Message, frozen=True):
     """host -> guest. Reveals: that the host's rules allow the job and a person there decides on it, and
     in how many seconds at most."""
@@ -152,11 +162,13 @@ class Waiting(Message, frozen=True):
 
 
 class Accept(Message, frozen=True):
-    """Either -> either. Reveals: that the host takes part; for training, the number of aligned rows; the
-    hash of the newest seal of the host's ledger, which is random to who does not have the ledger; a
-    salted digest of the query that made the host's table, if one did; where the host keeps a tape, a
-    salted digest of its secret of the run, its table and its settings; when a person there approved the
-    job, if one did. The guest's own, once ids are matched, repeats the number of matched ids."""
+    """Either -> either. Reveals: that the host takes part; for training, the number of aligned rows;
+    the hash of the newest seal of the host's ledger, which is random to who does not have the ledger;
+    a salted digest of the query that made the host's table, if one did; where the host keeps a tape, a
+    salted digest of its secret of the run, its table and its settings; when a person there approved
+    the job, if one did; where it audits trainings, which share of trees, the fingerprint of the
+    auditor that it names, if any, and a digest of 32 random bytes. The guest's own, once ids are
+    matched, repeats the number of matched ids."""
 
     rows: int | None = None
     signature: Signature = b""  # the host's
@@ -164,6 +176,7 @@ class Accept(Message, frozen=True):
     query: QueryDigest | UnsetType = UNSET  # the host's
     approved: Approved | UnsetType = UNSET
     commitment: Commitment | UnsetType = UNSET  # the host's
+    audit: AuditDemand | UnsetType = UNSET
     per_row = ("rows", 1)
 
 

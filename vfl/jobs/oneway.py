@@ -7,9 +7,11 @@ with the run. What is asked for is signed with the job's other terms, as canonic
 
 import asyncio
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
+import msgspec
 import numpy as np
 from msgspec import UNSET
 from numpy.typing import NDArray
@@ -26,7 +28,9 @@ from vfl.jobs.alignments import (
     guest_alignment,
     refresh,
 )
+from vfl.jobs.commitments import TableDigests, digest_table
 from vfl.jobs.connect import Site, hosts_of
+from vfl.jobs.evidence import Keeping, keeping
 from vfl.jobs.kept_tables import keep_table
 from vfl.jobs.memory import release_memory
 from vfl.jobs.names import resolve_model
@@ -97,6 +101,16 @@ class TableRequest:
             raise ConfigError("--purpose must be one line of printable text, of 200 characters at most")
         return cls(tuple(found), model, alignment, encryption, purpose, share)
 
+    def of_party(self, name: str) -> list[str]:
+        """The factors of a party."""
+        return [column for party, column in self.by if party == name]
+
+    def asked(self, hosts: Sequence[str]) -> AskedTable:
+        """What these hosts are asked for."""
+        factors = [column for name, column in self.by if name in hosts]
+        of = [*hosts] if len(hosts) > 1 else UNSET
+        return AskedTable(TableSection(self.purpose), factors, self.encryption, of)
+
 
 @dataclass(frozen=True)
 class OnewayTable:
@@ -112,15 +126,29 @@ class OnewayTable:
 
 
 @dataclass(frozen=True)
-class _GuestRows:
+class GuestTableRows:
     """The guest's part: the aligned rows that the table is of, and its numbers and factors of these."""
 
     alignment: Alignment
+    aligned_ids: str  # the digest of the ids of its rows
     chosen: Mask | None  # of the aligned rows; None for all
     totals: RowTotals
     columns: dict[str, NDArray[np.generic]]
     rows_are: str
     model: str | None
+
+    @property
+    def commits_to(self) -> TableDigests:
+        """What a table has of the guest's rows, for its commitment."""
+        found = self.totals
+        return digest_table(
+            self.columns,
+            ids=self.aligned_ids,
+            exposure=found.exposure,
+            label=found.actual,
+            expected=found.expected,
+            **{"rows of the table": self.chosen},
+        )
 
 
 @in_store
@@ -134,8 +162,9 @@ async def oneway(site: Site, request: TableRequest, *, wait: float, show: Show) 
     hosts = _hosts_of(site, request)
     if request.share and (len(hosts) != 1 or {name for name, _ in request.by} != {*hosts}):
         raise ConfigError("--share is for a table by the factors of a host alone")
-    own = [column for name, column in request.by if name == party.name]
-    rows = await asyncio.to_thread(_read_rows, site, request, own, show)
+    own = request.of_party(party.name)
+    find = partial(guest_alignment, site, site.store)
+    rows = await asyncio.to_thread(read_table_rows, site, request, find)
     try:
         measures = rows.totals.measures
     except ValueError as error:
@@ -149,10 +178,7 @@ async def oneway(site: Site, request: TableRequest, *, wait: float, show: Show) 
         found = _Found(add_up(factors, [*measures.values()]), None, None, [], Operations())
     else:
         async with hosts_of(site, wait, show, hosts) as peers:
-            if len(hosts) > 1:
-                found = await _of_two_hosts(site, peers, rows, measures, request, show)
-            else:
-                found = await _of_a_host(site, peers[0], rows, measures, request, show)
+            found = await _ask(site, peers, rows, request, show)
     names = [f"{name}:{column}" for name, column in request.by]
     rest = f"(no row at {hosts[0]})" if len(hosts) == 1 and not own else None
     table = lines_of(names, rows.totals, measures, found.told, rest)
@@ -180,24 +206,51 @@ class _Found:
     operations: Operations
 
 
+class AskedByGuest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a person asks for that no host is told, for the commitment of a table and its replay."""
+
+    by: list[tuple[str, str]]
+    share: bool
+
+
+async def _ask(
+    site: Site, hosts: Sequence[Peer], rows: GuestTableRows, request: TableRequest, show: Show
+) -> _Found:
+    """A table with factors of hosts."""
+    asked = AskedByGuest([*request.by], request.share)
+    with keeping(site, show, lambda: rows.commits_to, msgspec.to_builtins(asked)) as kept:
+        run = await _offer(site, hosts, rows, request, show, kept)
+        resources = Resources(site.party.party.machine, Operations(), kept.randomness_of(run), kept.say)
+        return await ask_hosts(site, hosts, rows, request, resources)
+
+
+async def ask_hosts(
+    site: Site,
+    hosts: Sequence[Peer],
+    rows: GuestTableRows,
+    request: TableRequest,
+    resources: Resources,
+) -> _Found:
+    """The guest's part after the agreement, in a job and in its replay."""
+    if len(hosts) > 1:
+        return await _of_two_hosts(hosts, rows, rows.totals.measures, resources)
+    return await _of_a_host(site, hosts[0], rows, request, resources)
+
+
 async def _of_a_host(
     site: Site,
     peer: Peer,
-    rows: _GuestRows,
-    measures: Mapping[str, FixedPoint],
+    rows: GuestTableRows,
     request: TableRequest,
-    show: Show,
+    resources: Resources,
 ) -> _Found:
     """With factors of one host, and perhaps one of the guest's."""
-    own = [column for name, column in request.by if name == site.party.name]
-    operations = Operations()
+    own, measures = request.of_party(site.party.name), rows.totals.measures
 
     def group(minimum: int) -> Factor:
         return _own_factor(site, rows, own[0], minimum)
 
-    run = await _offer(site, [peer], rows, request, show)
     given = rows.chosen, [*measures.values()], group if own else None
-    resources = Resources(site.party.party.machine, operations, site.randomness_of(run))
     table = await guest_table(peer, *given, resources)
     names = [f"{name}:{column}" for name, column in request.by]
     shared = lines_of(names, rows.totals, measures, table.cell_sums, None).numbers
@@ -205,25 +258,20 @@ async def _of_a_host(
     told = table.cell_sums
     if own and request.by[0][0] == site.party.name:
         told = told.turned()
-    return _Found(told, table.least, table.encryption, [peer], operations)
+    return _Found(told, table.least, table.encryption, [peer], resources.operations or Operations())
 
 
 async def _of_two_hosts(
-    site: Site,
     peers: Sequence[Peer],
-    rows: _GuestRows,
+    rows: GuestTableRows,
     measures: Mapping[str, FixedPoint],
-    request: TableRequest,
-    show: Show,
+    resources: Resources,
 ) -> _Found:
     """With a factor of each of two hosts."""
-    operations = Operations()
     one, other = peers
-    run = await _offer(site, peers, rows, request, show)
-    resources = Resources(site.party.party.machine, operations, site.randomness_of(run))
     table = await guest_pair((one, other), rows.chosen, [*measures.values()], resources)
     await together([peer.send(TableShared([])) for peer in peers])
-    return _Found(table.cells, table.least, "paillier", peers, operations)
+    return _Found(table.cells, table.least, "paillier", peers, resources.operations or Operations())
 
 
 def _hosts_of(site: Site, request: TableRequest) -> list[str]:
@@ -248,14 +296,16 @@ def _hosts_of(site: Site, request: TableRequest) -> list[str]:
 
 
 async def _offer(
-    site: Site, hosts: Sequence[Peer], rows: _GuestRows, request: TableRequest, show: Show
+    site: Site,
+    hosts: Sequence[Peer],
+    rows: GuestTableRows,
+    request: TableRequest,
+    show: Show,
+    kept: Keeping,
 ) -> bytes:
     """Agree with the hosts on the table, and the run. Raises what sessions raise."""
     alignment, model = rows.alignment, rows.model
     names = [host.name for host in hosts]
-    factors = [column for name, column in request.by if name in names]
-    of = names if len(hosts) > 1 else UNSET
-    asked = AskedTable(TableSection(request.purpose), factors, request.encryption, of)
     offer = Offer(
         "oneway",
         new_run(),
@@ -263,17 +313,22 @@ async def _offer(
         list(alignment.normalise),
         alignment=alignment.name,
         model=model,
-        job=asked.canonical,
+        job=request.asked(names).canonical,
         matching=matching_of(site.party.data, join=alignment.join, many=alignment.many),
+        commitment=kept.commitment or UNSET,
     )
-    answers, _ = await offer_to(site, hosts, offer, show)
+    answers, agreement = await offer_to(site, hosts, offer, show)
+    kept.agreed(agreement, offer.job, hosts)
     check_aligned(hosts, answers, alignment.name, len(alignment.rows))
     return offer.run
 
 
-def _read_rows(site: Site, request: TableRequest, own: Sequence[str], show: Show) -> _GuestRows:
-    """The guest's rows, with the columns `own`. Raises ConfigError, DataError and ModelError."""
-    data, store = site.party.data, site.store
+def read_table_rows(
+    site: Site, request: TableRequest, find: Callable[[str | None], Alignment]
+) -> GuestTableRows:
+    """The guest's rows, with its own factors; `find` gives an alignment, None for the latest. Raises
+    ConfigError, DataError and ModelError."""
+    data, store, own = site.party.data, site.store, request.of_party(site.party.name)
     scratch = Scratch(store.scratch(make=False))
     record = evaluation = None
     if request.model is not None:
@@ -295,7 +350,7 @@ def _read_rows(site: Site, request: TableRequest, own: Sequence[str], show: Show
                 "row: leave --model out"
             )
     named = request.alignment or (None if record is None else record.alignment)
-    alignment = guest_alignment(site, store, named)
+    alignment = find(named)
     if record is not None and alignment.name != record.alignment:
         raise ConfigError(
             f"model {record.model} is of alignment {record.alignment}: leave --alignment out"
@@ -323,8 +378,9 @@ def _read_rows(site: Site, request: TableRequest, own: Sequence[str], show: Show
         evaluation.exposure,
     )
     rows = alignment.rows[chosen]
-    return _GuestRows(
+    return GuestTableRows(
         alignment.without_ids,
+        alignment.digest_of_ids,
         chosen,
         RowTotals(found.exposure, found.actual, found.expected),
         {name: values[rows] for name, values in tidy_levels(table.features).items()},
@@ -346,7 +402,7 @@ def _expected(store: Store, model: str, evaluation: Evaluation) -> Floats:
     return predicted if expected is None else expected
 
 
-def _all_rows(table: Table, alignment: Alignment) -> _GuestRows:
+def _all_rows(table: Table, alignment: Alignment) -> GuestTableRows:
     if table.label is None:
         raise ValueError("a table without a label was read")
     rows = alignment.rows
@@ -354,8 +410,9 @@ def _all_rows(table: Table, alignment: Alignment) -> _GuestRows:
     weight = np.ones(len(rows)) if table.weight is None else table.weight[rows]
     exposure = None if table.exposure is None else table.exposure[rows]
     found = totals(label, np.zeros(len(rows)), weight, exposure)
-    return _GuestRows(
+    return GuestTableRows(
         alignment.without_ids,
+        alignment.digest_of_ids,
         None,
         RowTotals(found.exposure, found.actual),
         {name: values[rows] for name, values in tidy_levels(table.features).items()},
@@ -377,7 +434,7 @@ def _check_own(site: Site, own: Sequence[str], scratch: Scratch) -> None:
             raise ConfigError(f"{data.named.name} has no feature '{column}' for --by: {hint}")
 
 
-def _own_factor(site: Site, rows: _GuestRows, name: str, minimum: int) -> Factor:
+def _own_factor(site: Site, rows: GuestTableRows, name: str, minimum: int) -> Factor:
     """A factor of the guest's, with levels of so many rows at least."""
     rules = site.party.glm
     values = grouped_values(rows.columns[name], rules.group.get(name, {}))

@@ -25,14 +25,16 @@ from vfl.jobs.alignments import (
 )
 from vfl.jobs.approval import approve
 from vfl.jobs.approval_view import Brought
+from vfl.jobs.commitments import digest_table
 from vfl.jobs.connect import Site
+from vfl.jobs.evidence import Answers, PassedOn, digests_if_kept, keeping
 from vfl.jobs.kept_tables import keep_table
 from vfl.jobs.offer import Offer, OfferedName
 from vfl.jobs.own_table import table_of
 from vfl.jobs.show import Show
 from vfl.jobs.sums_given import SumsGiven, guest_of
-from vfl.jobs.told_cells import ToldCells
-from vfl.learn.binning import Column
+from vfl.jobs.told_cells import Cut, ToldCells
+from vfl.learn.binning import Column, Features
 from vfl.learn.cells import Factor, column_of, counts_of, factor_of, grouped_values
 from vfl.learn.factor_tables import AGAINST, SUMS
 from vfl.learn.levels import tidy_levels
@@ -40,8 +42,8 @@ from vfl.net.peer import Peer
 from vfl.party.documents import canonical_json
 from vfl.party.policy import check_intersection, check_oneway, today
 from vfl.party.policy_section import PolicySection
-from vfl.party.table import feature_names
-from vfl.protocols.common.participant import Resources
+from vfl.party.table import Table, feature_names
+from vfl.protocols.common.participant import Participant
 from vfl.protocols.oneway.host_cells import HostCells, cells_of_factors
 from vfl.protocols.oneway.messages import TableEncryption, TableShared
 from vfl.protocols.oneway.pairs import host_pair
@@ -79,6 +81,16 @@ class AskedTable(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         return [self.factors[self.of.index(host)]]
 
     @property
+    def is_pair(self) -> bool:
+        """Whether it is by factors of two hosts."""
+        return not isinstance(self.of, UnsetType)
+
+    @property
+    def wanted(self) -> TableEncryption | None:
+        """Under what the numbers are to be; None: as the host's policy has it."""
+        return "paillier" if self.is_pair else self.encryption
+
+    @property
     def canonical(self) -> bytes:
         return canonical_json(msgspec.to_builtins(self))
 
@@ -94,52 +106,69 @@ async def serve_oneway(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     if not asked.job.purpose.isprintable():
         raise peer.breach("an Offer with a purpose that cannot be printed")
     several = "a factor" if len(asked.factors) == 1 else "two factors"
-    is_pair = not isinstance(asked.of, UnsetType)
+    is_pair = asked.is_pair
     if is_pair:
         several = f"a factor and one of {' and '.join({*offer.hosts} - {site.party.name})}"
     check_request(site, peer, offer, show, f"add up by {several} ({asked.job.purpose})")
     check_oneway(policy, asked.job.purpose, peer.name, today(), pair=is_pair)
-    encryption = encryption_of(policy, "paillier" if is_pair else asked.encryption)
+    encryption_of(policy, asked.wanted)
     columns = await asyncio.to_thread(columns_of, site, wanted)
     table, ids = await table_of(site, offer, expect=columns)
     alignment = await asyncio.to_thread(host_alignment, site, store, peer, offer, ids)
     del ids
-    alignment = alignment.without_ids
+    ids_digest, alignment = alignment.digest_of_ids, alignment.without_ids
     check_intersection(policy, await asyncio.to_thread(count_known_rows, alignment.rows))
     if is_pair and (alignment.rows < 0).any():
         raise Refused(
             "a table by factors of two hosts is of rows that both know, and this alignment has others "
             "(a left join): run `vfl align --join inner`"
         )
-    given = await asyncio.to_thread(SumsGiven, store, alignment)
-    features = tidy_levels(table.take(alignment.rows))
+    work, features = await asyncio.to_thread(table_work, site, table, alignment, columns)
     del table
-    groups = site.party.glm.group
-    own = {name: grouped_values(features[name], groups.get(name, {})) for name in columns}
-    work = HostTable(site, given, alignment, columns, own)
     rows = len(alignment.rows)
     approved = await approve(site, peer, offer, show, Brought(columns, alignment=alignment))
-    await accept(site, peer, offer, rows, approved=approved)
-    operations, terms = Operations(), HostTerms(encryption, policy.key_bits)
-    randomness = site.randomness_of(offer.run)
-    if is_pair:
-        participant = site.participant(offer.hosts, offer.run, 1, operations, randomness)
-        await host_pair(peer, rows, work.cells, terms, work.count, participant)
-    else:
-        await host_table(
-            peer,
-            rows,
-            work.cells,
-            terms,
-            work.count,
-            Resources(site.party.party.machine, operations, randomness),
-            hint_progress=lambda done, of: show.progress("making a hint", done, of),
-        )
-    shared = await peer.recv(TableShared)
-    if shared.lines:
-        work.keep(peer, offer.model, shared.lines)
+    commits = await digests_if_kept(site, lambda: digest_table(features, ids=ids_digest))
+    with keeping(site, show, lambda: commits) as kept:
+        commitment = kept.commitment
+        agreement = await accept(site, peer, offer, rows, approved=approved, commitment=commitment)
+        kept.agreed(agreement, offer.job, [peer])
+        work.answers = kept.answers
+        randomness = kept.randomness_of(offer.run)
+        participant = site.participant(offer.hosts, offer.run, 1, Operations(), randomness)
+        participant = participant.asking(kept.sign(site.identity.sign), kept.say)
+        shared = await tell_table(peer, work, asked, participant, show)
+        if shared.lines:
+            work.keep(peer, offer.model, shared.lines)
     by = " and ".join(columns)
     return f"told {peer.name} a table by {by}"
+
+
+def table_work(
+    site: Site, table: Table, alignment: Alignment, columns: Sequence[str]
+) -> tuple["HostTable", Features]:
+    """What tables by these columns are made of, and all columns of the aligned rows."""
+    given, groups = SumsGiven(site.store, alignment), site.party.glm.group
+    features = tidy_levels(table.take(alignment.rows))
+    own = {name: grouped_values(features[name], groups.get(name, {})) for name in columns}
+    return HostTable(site, given, alignment, [*columns], own), features
+
+
+async def tell_table(
+    guest: Peer, work: "HostTable", asked: AskedTable, participant: Participant, show: Show
+) -> TableShared:
+    """A host's part of a table after the agreement, in a job and in its replay; what the guest shares
+    of it. Raises Refused."""
+    policy, rows = work.site.party.policy, len(work.alignment.rows)
+    is_pair = asked.is_pair
+    terms = HostTerms(encryption_of(policy, asked.wanted), policy.key_bits)
+    if is_pair:
+        await host_pair(guest, rows, work.cells, terms, work.count, participant)
+    else:
+        await host_table(
+            *(guest, rows, work.cells, terms, work.count, participant.resources),
+            hint_progress=lambda done, of: show.progress("making a hint", done, of),
+        )
+    return await guest.recv(TableShared)
 
 
 def encryption_of(policy: PolicySection, wanted: TableEncryption | None) -> TableEncryption:
@@ -188,6 +217,8 @@ class HostTable:
     chosen: Mask | None = None
     cuts: dict[str, Column] = field(default_factory=dict)
     levels: list[tuple[str, ...]] = field(default_factory=list)  # of each cell, the total last
+    answers: Answers = field(default_factory=PassedOn)
+    replayed: bool = False  # whether nothing is kept or counted
 
     def cells(self, chosen: Mask) -> HostCells:
         """What is told of some rows, kept before it is. Raises Refused."""
@@ -232,12 +263,15 @@ class HostTable:
         """Count what is about to be told. Raises Refused."""
         if self.chosen is None:
             raise ValueError("no rows were asked for")
-        self.given.tell(self.site.party.policy, self.chosen, sums)
+        if not self.replayed:
+            self.given.tell(self.site.party.policy, self.chosen, sums)
 
     def factor(self, name: str, chosen: Mask, own: Integers, minimum: int) -> Factor:
         """A column in levels of enough rows, cut as it was told before."""
         every = self.features[name]
-        kept = ToldCells(self.site.store, guest_of(self.alignment), [name]).column()
+        told = ToldCells(self.site.store, guest_of(self.alignment), [name])
+        cut = self.answers.ask("how a column was cut before", Cut | None, told.cut)
+        kept = None if cut is None else cut.column(name)
         rules, known = self.site.party.glm, every[self.alignment.rows >= 0]
         bands = rules.bands.get(name, ())
         if kept is None or bands or (kept.edges is None) != (every.dtype == object):
@@ -255,6 +289,8 @@ class HostTable:
 
     def keep_cells(self, columns: Sequence[str], chosen: Mask, codes: Integers, minimum: int) -> None:
         """Have the cells of rows be known from now on."""
+        if self.replayed:
+            return
         of_own = np.full(len(self.given.numbers) + 1, -1)
         own = self.given.of_aligned[chosen]
         of_own[own[own >= 0]] = codes[own >= 0]

@@ -63,6 +63,7 @@ _LATER = {
     "what data is worth": ("worth",),
     "a search for settings": ("tune_trials",),
     "a job over rows": ("min_parties", "min_pooled_rows", "without"),
+    "audits": ("audit", "unaudited", "auditor", "audit_days"),
     "a person's decision": (
         "approve",
         "approve_within",

@@ -9,11 +9,13 @@ beside a model of its own rows alone.
 import asyncio
 import contextlib
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+from msgspec import UNSET
 
 from vfl.arrays import Floats
 from vfl.errors import ConfigError, PeerLost, PeerStopped, Refused, VflError
@@ -22,8 +24,10 @@ from vfl.jobs.admission import accept, check_request, fresh_name
 from vfl.jobs.agreement import Agreement, offer_to
 from vfl.jobs.approval import approve
 from vfl.jobs.approval_view import Brought
+from vfl.jobs.commitments import TableDigests, digest_table
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.evaluation import evaluate, score_profile
+from vfl.jobs.evidence import Answers, Keeping, keeping
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Kept, Offer, new_run, stamp
 from vfl.jobs.record import Evaluation, Record, now, save_record
@@ -51,12 +55,14 @@ from vfl.net.peer import Peer, together
 from vfl.party.config import Job, Party
 from vfl.party.kept_query import KeptQuery
 from vfl.party.policy import OVER_ROWS, broken_by_pool, check_job, today
-from vfl.protocols.pooled.adding import Absences, MaskingAdder, common_step
+from vfl.protocols.common.checkpoints import Checkpoints
+from vfl.protocols.pooled.adding import Absences, Adder, MaskingAdder, common_step
 from vfl.protocols.pooled.adding_server import ServerCourse, serve_totals
 from vfl.protocols.pooled.times import common_cuts
 from vfl.protocols.pooled.totals import Totals
 from vfl.text import counted
 
+T = TypeVar("T")
 _TRAINING = Replaceable()
 
 
@@ -133,38 +139,44 @@ class _Leading:
 
     async def attempt(self, wait: float) -> Led:
         """Connect to all clients, have them go on where they are, to the end."""
-        started, job = time.monotonic(), self.job
+        started = time.monotonic()
         async with hosts_of(self.site, wait, self.show, self.names, role="guest") as clients:
-            checkpoints = self.unfinished.checkpoints(ServerState, self.unfinished.done)
-            offer = Offer(
-                "train",
-                new_run(),
-                self.names,
-                [],
-                model=self.unfinished.name,
-                job=job.canonical,
-                done=self.unfinished.done,
-            )
-            _, agreement = await offer_to(self.site, clients, offer, self.show)
-            before = self.totals
+            with keeping(self.site, self.show, dict) as kept:
+                return await self._with(clients, started, kept)
 
-            def follow(totals: int) -> None:
-                self.totals = before + totals
-                self.show.progress(f"{job.name}: adding up totals", self.totals, None)
+    async def _with(self, clients: Sequence[Peer], started: float, kept: Keeping) -> Led:
+        job = self.job
+        checkpoints = self.unfinished.checkpoints(ServerState, self.unfinished.done)
+        offer = Offer(
+            "train",
+            new_run(),
+            self.names,
+            [],
+            model=self.unfinished.name,
+            job=job.canonical,
+            done=self.unfinished.done,
+            commitment=kept.commitment or UNSET,
+        )
+        _, agreement = await offer_to(self.site, clients, offer, self.show)
+        kept.agreed(agreement, offer.job, clients)
+        before = self.totals
 
-            def left(name: str) -> None:
-                self.show.say(f"{name} is gone: the others go on without it")
+        def follow(totals: int) -> None:
+            self.totals = before + totals
+            self.show.progress(f"{job.name}: adding up totals", self.totals, None)
 
-            if not self.unfinished.done:
-                await checkpoints.keep(ServerState(1))
-            course = ServerCourse(_absences(job), follow, left)
-            stayed = await serve_totals(clients, course)
-            present = [client for client in clients if client.name in stayed]
-            await together([client.recv(Kept) for client in present])
-            led = self._keep(stayed, agreement, Account.of(started, clients))
-            # Once they hear of it they go on from nowhere: this party must not ask for that any more.
-            await together([_tell_kept(client) for client in present])
-        return led
+        def left(name: str) -> None:
+            (gone,) = (client for client in clients if client.name == name)
+            kept.answers.ask(lost_by(name), bool, lambda: gone.unsent)
+            self.show.say(f"{name} is gone: the others go on without it")
+
+        if not self.unfinished.done:
+            await checkpoints.keep(ServerState(1))
+
+        def keep(stayed: list[str]) -> Led:
+            return self._keep(stayed, agreement, Account.of(started, clients))
+
+        return await add_for(clients, ServerCourse(absences(job), follow, left), keep)
 
     def _keep(self, stayed: list[str], agreement: Agreement, account: Account) -> Led:
         party, name = self.site.party, self.unfinished.name
@@ -185,13 +197,31 @@ class _Leading:
         return Led(name, stayed, self.totals, account)
 
 
+async def add_for(clients: Sequence[Peer], course: ServerCourse, keep: Callable[[list[str]], T]) -> T:
+    """The server's part after the agreement, in a job and in its replay. `keep`: once the clients that
+    stayed have kept the model."""
+    stayed = await serve_totals(clients, course)
+    present = [client for client in clients if client.name in stayed]
+    await together([client.recv(Kept) for client in present])
+    kept = keep(stayed)
+    # Once they hear of it they go on from nowhere: this party must not ask for that any more.
+    await together([_tell_kept(client) for client in present])
+    return kept
+
+
 async def _tell_kept(client: Peer) -> None:
     # One that is gone keeps its model, and its checkpoint until its next run of the job.
     with contextlib.suppress(PeerLost, PeerStopped):
         await client.send(Kept())
 
 
-def _absences(job: Job) -> Absences:
+def lost_by(client: str) -> str:
+    """What a run is asked of a client that is gone."""
+    return f"whether {client} was lost by a message to it"
+
+
+def absences(job: Job) -> Absences:
+    """What becomes of a job when a client is gone."""
     return Absences(job.rows.without, job.rows.min_parties)
 
 
@@ -223,7 +253,11 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     new = not offer.done or name not in store.names("checkpoint")
     with open_run(store, name, subject, new=new) as unfinished:
         work = _Client(site, peer, offer, job, kind, taken, unfinished, show)
-        return await work.train()
+        commits: TableDigests = {}
+        if party.party.tape != "none":
+            commits = await asyncio.to_thread(commits_to, taken)
+        with keeping(site, show, lambda: commits) as kept:
+            return await work.train(kept)
 
 
 def _check_job(site: Site, peer: Peer, offer: Offer, job: Job) -> None:
@@ -245,6 +279,120 @@ def _check_job(site: Site, peer: Peer, offer: Offer, job: Job) -> None:
         raise Refused("; ".join(broken), rules=("min_parties",))
 
 
+def commits_to(taken: TakenRows) -> TableDigests:
+    """What the run has of a client's table, for its commitment."""
+    return digest_table(
+        taken.features,
+        ids=taken.ids,
+        label=taken.label,
+        weight=taken.weight,
+        offset=taken.offset,
+        draws=taken.draw,
+        times=None if taken.times is None else taken.times[0],
+    )
+
+
+class StepsKept(Protocol):
+    """The states that a client has kept of a job: in its store, or in a replay."""
+
+    @property
+    def newest(self) -> int:
+        """Steps that the last one has done; 0 without any."""
+
+    def go_on_after(self, done: int) -> tuple[Checkpoints[Any], Cuts | None]:
+        """Those to go on with, and the times by which rows were split then. Raises ModelError."""
+
+    def split_by(self, cuts: Cuts) -> None:
+        """Keep these times with the states that follow."""
+
+
+@dataclass(frozen=True)
+class _StepsInStore:
+    """`StepsKept` of a job."""
+
+    unfinished: Unfinished
+    kind: AnyKind
+    answers: Answers
+
+    @property
+    def newest(self) -> int:
+        return self.answers.ask("steps that are kept", int, lambda: self.unfinished.done)
+
+    def go_on_after(self, done: int) -> tuple[Checkpoints[Any], Cuts | None]:
+        checkpoints = self.unfinished.checkpoints(self.kind.client_state, done)
+        return checkpoints, self.unfinished.history.cuts
+
+    def split_by(self, cuts: Cuts) -> None:
+        self.unfinished.history.cuts = cuts
+
+
+@dataclass(frozen=True)
+class Added:
+    """What a client has when all is added up."""
+
+    role: ClientRole[AnyGuestModel]
+    own: OwnRows
+    model: AnyGuestModel
+    score: Floats
+
+
+@dataclass(frozen=True)
+class ClientWork:
+    """A client's part after the agreement, in a job and in its replay."""
+
+    site: Site
+    job: Job
+    kind: AnyKind
+    taken: TakenRows
+    show: Show
+
+    async def add_up(
+        self,
+        adder: MaskingAdder,
+        steps: StepsKept,
+        follow: Callable[[ClientRole[AnyGuestModel], TrainingStep], None],
+    ) -> Added:
+        """Add up with the others to the end. Raises NothingTrained, Refused for too few rows of all."""
+        taken, job = self.taken, self.job
+        done = await common_step(adder, steps.newest)
+        checkpoints, cuts = steps.go_on_after(done)
+        own = await self._split(adder, steps, cuts)
+        await self._check_rows(adder, int(own.rows.train.sum()), "rows that train")
+        if done:
+            self.show.say(f"going on after {self.kind.steps(done)}")
+        columns = PartyColumns(
+            self.site.party.name, taken.table.path.name, taken.features, rules_of_job(job)
+        )
+        role: ClientRole[AnyGuestModel] = await asyncio.to_thread(
+            self.kind.client, columns, own.rows, schema_of(job)
+        )
+        model, score = await role.add_up(adder, ClientRun(partial(follow, role), checkpoints))
+        role.check_model(model)
+        await adder.end()
+        return Added(role, own, model, score)
+
+    async def _split(self, adder: Adder, steps: StepsKept, cuts: Cuts | None) -> OwnRows:
+        """The rows that train and that do not; by time from cuts on that are the same at all parties."""
+        job, taken = self.job, self.taken
+        if taken.times is not None and cuts is None:
+            await self._check_rows(adder, len(taken.taken), "rows that take part")
+            shares = job.job.holdout, self.kind.validation_share
+            cuts = await common_cuts(Totals(adder), taken.times, taken.draw, shares)
+            steps.split_by(cuts)
+        own = taken.split(job, cuts or Cuts())
+        for text in own.parts.by_columns:
+            self.show.say(text)
+        return own
+
+    async def _check_rows(self, adder: Adder, count: int, what: str) -> None:
+        """Raises Refused where all parties together have too few rows for this one's policy."""
+        (rows,) = await adder.total(np.array([count], np.int64), what)
+        least = self.site.party.policy.min_pooled_rows
+        if rows < least:
+            broken = broken_by_pool(self.site.party.policy, None, int(rows))
+            raise Refused("; ".join(broken), rules=("min_pooled_rows",))
+
+
 @dataclass
 class _Client:
     """A training that this party has agreed to."""
@@ -258,16 +406,18 @@ class _Client:
     unfinished: Unfinished
     show: Show
 
-    async def train(self) -> str:
+    async def train(self, kept: Keeping) -> str:
         """Add up with the others to the end, keep the model; what came of it, in words."""
         site, peer, offer, unfinished = self.site, self.peer, self.offer, self.unfinished
-        kind, taken = self.kind, self.taken
+        taken, job = self.taken, self.job
         started = time.monotonic()
         unfinished.measure = lambda: Account.of(started, [peer])
         query = KeptQuery.of(site.party.data)
-        brought = Brought([*taken.features], self.job)
-        approved = await approve(site, peer, offer, self.show, brought)
-        agreement = await accept(site, peer, offer, query=query, approved=approved)
+        approved = await approve(site, peer, offer, self.show, Brought([*taken.features], job))
+        agreement = await accept(
+            site, peer, offer, query=query, approved=approved, commitment=kept.commitment
+        )
+        kept.agreed(agreement, offer.job, [peer])
         gone: list[str] = []
 
         def left(names: Sequence[str]) -> None:
@@ -276,26 +426,18 @@ class _Client:
             self._note_two(len(offer.hosts) - len(gone))
 
         self._note_two(len(offer.hosts))
-        randomness = site.randomness_of(offer.run)
+        randomness = kept.randomness_of(offer.run)
         participant = site.participant(offer.hosts, offer.run, randomness=randomness)
-        adder = MaskingAdder(peer, participant, _absences(self.job), left)
-        done = await common_step(adder, unfinished.done)
-        checkpoints = unfinished.checkpoints(kind.client_state, done)
-        own = await self._split(adder)
-        await self._check_rows(adder, int(own.rows.train.sum()), "rows that train")
-        if done:
-            self.show.say(f"going on after {kind.steps(done)}")
-        rules, schema = rules_of_job(self.job), schema_of(self.job)
-        columns = PartyColumns(site.party.name, taken.table.path.name, taken.features, rules)
-        role: ClientRole[AnyGuestModel] = await asyncio.to_thread(kind.client, columns, own.rows, schema)
-        follow = partial(self._follow, role)
+        participant = participant.asking(kept.sign(site.identity.sign), kept.say)
+        adder = MaskingAdder(peer, participant, absences(job), left)
+        work = ClientWork(site, job, self.kind, taken, self.show)
+        steps = _StepsInStore(unfinished, self.kind, kept.answers)
         try:
-            model, score = await role.add_up(adder, ClientRun(follow, checkpoints))
-            role.check_model(model)
+            added = await work.add_up(adder, steps, self._follow)
         except NothingTrained:
             unfinished.finish()  # there is nothing to go on with
             raise
-        await adder.end()
+        role, own, model, score = added.role, added.own, added.model, added.score
         if (ending := role.ending(model)) is not None:
             self.show.say(ending)
         evaluated = await self._evaluate(role, own, score)
@@ -313,26 +455,6 @@ class _Client:
                 "note: there are two parties: each can take its own part off every total, and has the "
                 "other's"
             )
-
-    async def _split(self, adder: MaskingAdder) -> OwnRows:
-        """The rows that train and that do not; by time from cuts on that are the same at all parties."""
-        history, job, taken = self.unfinished.history, self.job, self.taken
-        if taken.times is not None and history.cuts is None:
-            await self._check_rows(adder, len(taken.taken), "rows that take part")
-            shares = job.job.holdout, self.kind.validation_share
-            history.cuts = await common_cuts(Totals(adder), taken.times, taken.draw, shares)
-        own = taken.split(job, history.cuts or Cuts())
-        for text in own.parts.by_columns:
-            self.show.say(text)
-        return own
-
-    async def _check_rows(self, adder: MaskingAdder, count: int, what: str) -> None:
-        """Raises Refused where all parties together have too few rows for this one's policy."""
-        (rows,) = await adder.total(np.array([count], np.int64), what)
-        least = self.site.party.policy.min_pooled_rows
-        if rows < least:
-            broken = broken_by_pool(self.site.party.policy, None, int(rows))
-            raise Refused("; ".join(broken), rules=("min_pooled_rows",))
 
     def _follow(self, role: ClientRole[AnyGuestModel], step: TrainingStep) -> None:
         history = self.unfinished.history

@@ -58,7 +58,7 @@ async def train_project(
             jobs[part],
             alignment=named.name,
             fresh=fresh,
-            outcome=Outcome(part, rows),
+            outcome=Outcome(part, rows, project),
             wait=wait,
             show=show,
         )

@@ -4,6 +4,7 @@ It is read once for all models, from the policies' table or from a second one wi
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,6 +59,13 @@ class Outcome:
 
     part: Part
     rows: ProjectRows
+    project: Project
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The project and which of its models it is, for the commitment of its training."""
+        settings = self.project.model_dump(mode="json", exclude_unset=True)
+        return {"project": settings, "part": self.part}
 
     def of(self, table: Table, ids: str) -> Table:
         """The table with the model's label and weights. Raises DataError for another table than that of

@@ -11,6 +11,7 @@ from vfl.blocks.disk import NO_ROOM
 from vfl.crypto import voprf
 from vfl.crypto.randomness import OF_SYSTEM, Entropy, Randomness
 from vfl.errors import DataError, ModelError, Refused
+from vfl.jobs.audits import check_audited
 from vfl.jobs.connect import Site
 from vfl.jobs.memory import release_memory
 from vfl.jobs.own_table import read_host
@@ -82,6 +83,7 @@ def publish(
     half = load_half(store, model, HostHalf)
     guest = guest_of(site, half)
     check_columns(site.party.policy, half.name, half.columns)
+    check_audited(site, half.name, show)
     with store.locked("directory", half.name, f"another run of vfl that seals {half.name}"):
         kept = load_directory(store, half.name)
         return _Publisher(site, half, guest, show, randomness).publish(kept, renew)

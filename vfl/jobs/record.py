@@ -87,6 +87,8 @@ def save_record(store: Store, record: Record, evaluation: Evaluation | None = No
         del body["agreement"]["approvals"]
     if record.agreement is not None and not record.agreement.commitments:
         del body["agreement"]["commitments"]
+    if record.agreement is not None and not record.agreement.audits:
+        del body["agreement"]["audits"]
     if evaluation is not None:
         arrays = {name: getattr(evaluation, name) for name in _ARRAYS}
         body["held_out"] = {

@@ -1,12 +1,44 @@
-"""Batches played again (rerun.py): by a host."""
+"""Batches played again (rerun.py): by the guest, by a host."""
 
+import asyncio
+
+from vfl.blocks.scratch import Scratch
+from vfl.jobs.batch_rows import read_batch
 from vfl.jobs.own_table import table_of
 from vfl.jobs.queries import with_query_of
 from vfl.jobs.rerun import Rerun
+from vfl.jobs.score_places import place_of
+from vfl.jobs.scoring import AskedBatch, BatchClock, BatchJob, PlayedBatch, section_as_trained
+from vfl.jobs.scoring import commits_to as commits_to_batch
 from vfl.jobs.scoring_host import HostScoring, commits_to
-from vfl.models.halves import HostHalf
+from vfl.models.halves import GuestHalf, HostHalf
 from vfl.models.kinds import kind_of_model, load_half
 from vfl.net.peer import Peer
+
+
+async def replay_guest(run: Rerun) -> None:
+    """The guest's part of a batch that was scored by an alignment."""
+    site, show, asked = run.site, run.show, run.asked(AskedBatch)
+    half = load_half(site.store, asked.model, GuestHalf)
+    section = section_as_trained(with_query_of(site.party.data, half, show), half)
+    place, scratch = place_of(asked.place, section), Scratch(site.store.scratch(make=False))
+    rows = await asyncio.to_thread(read_batch, section, half, place, scratch, show)
+    run.check_table(commits_to_batch(site, half.name, rows), place.name)
+    run.relies.append(f"on the half of {half.name} that an earlier run has left")
+    work = BatchJob(
+        site=site,
+        half=half,
+        rows=rows,
+        section=section,
+        place=place,
+        batch=PlayedBatch(asked.first, rows.table.rows),
+        explain=asked.explain,
+        show=show,
+        clock=BatchClock(),
+        drift={},
+        resumed_from=asked.first,
+    )
+    await work.by_alignment(run.hosts, run.offer, run.randomness, run.answers, replayed=True)
 
 
 async def replay_host(run: Rerun) -> None:

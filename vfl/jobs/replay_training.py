@@ -5,27 +5,41 @@ import shutil
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import msgspec
 
 from vfl.blocks.scratch import Scratch
 from vfl.errors import ModelError
 from vfl.jobs.aligned_rows import read_guest_rows
-from vfl.jobs.alignments import load_alignment, refresh
-from vfl.jobs.answers import AnsweredGuestHints, AnsweredHostHints, AnsweredLabels, AnsweredSums
+from vfl.jobs.alignments import joined_rows, load_alignment, refresh
+from vfl.jobs.answers import (
+    AnsweredGuestHints,
+    AnsweredHostHints,
+    AnsweredLabels,
+    AnsweredSums,
+    answered_draw,
+)
+from vfl.jobs.audit_draw import HostDraw, commit
+from vfl.jobs.audits import draw_all
 from vfl.jobs.hints import PassingGuestHints, StoredGuestHints, lock_hints
 from vfl.jobs.host_columns import HostColumns
 from vfl.jobs.offer import Kept
 from vfl.jobs.own_table import table_of
-from vfl.jobs.rerun import Rerun
+from vfl.jobs.project_rows import Outcome, read_project_rows
+from vfl.jobs.rerun import EvidenceDiffers, Rerun
 from vfl.jobs.telling import tell_kept
 from vfl.jobs.training import commits_to as guest_commits_to
 from vfl.jobs.training import guest_columns, lead
 from vfl.jobs.training_host import HostWork, host_run
 from vfl.jobs.training_host import commits_to as host_commits_to
 from vfl.jobs.warm_start import guest_kind, kept_kind
+from vfl.learn.claims import Part
 from vfl.learn.levels import tidy_levels
 from vfl.models.kind import CoordinatorRun, GuestRun, PartyColumns, TrainingStep
 from vfl.models.kinds import kind_of_job, rules_of
-from vfl.net.peer import together
+from vfl.net.peer import Peer, together
+from vfl.party.project_file import Project
 from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.course import NO_HINTS, UNCOUNTED
 from vfl.protocols.common.label_count import OneAttempt
@@ -36,10 +50,11 @@ from vfl.protocols.common.participant import Resources
 async def replay_guest(run: Rerun) -> None:
     """The guest's part of a training."""
     site, show, job = run.site, run.show, run.job
-    if job.job.project is not None:
-        raise ModelError("models of a project cannot be replayed yet: their label is made of several")
     named = load_alignment(site.store, run.offer.alignment or "")
-    own = await asyncio.to_thread(read_guest_rows, site, job, named, show)
+    outcome = None
+    if job.job.project is not None:
+        outcome = await asyncio.to_thread(_outcome, run)
+    own = await asyncio.to_thread(read_guest_rows, site, job, named, show, outcome)
     run.check_table(guest_commits_to(own), own.table.path.name)
     kind = guest_kind(site, job, own)
     role = kind.guest(guest_columns(site, own), own.rows)
@@ -52,10 +67,10 @@ async def replay_guest(run: Rerun) -> None:
         show.progress(f"replaying {report.what}", report.step, report.of)
 
     with lock_hints(site.store, named.name):
-        hints = _GuestHints(run, f"{named.name} {kind.name}")
+        hints = GuestHints(run, f"{named.name} {kind.name}")
         try:
             given = GuestRun(
-                Resources(site.party.party.machine, Counter(), run.randomness, run.say),
+                Resources(site.party.party.machine, Counter(), run.randomness, run.say, run.looks_at),
                 follow,
                 Checkpoints(run.last, run.keep),
                 hints,
@@ -63,15 +78,32 @@ async def replay_guest(run: Rerun) -> None:
                 labels=AnsweredLabels(OneAttempt(), run.answers),
             )
             _, _, found = await lead(role, kind, job, own, run.hosts, given)
+            await draw_all(run.hosts, run.evidence.agreement, run.randomness)
         finally:
             hints.close()
     await together([tell_kept(peer, found) for peer in run.peers.values()])
 
 
+class _AskedModel(msgspec.Struct, frozen=True):
+    """What `Outcome.asked` is."""
+
+    project: dict[str, Any]
+    part: Part
+
+
+def _outcome(run: Rerun) -> Outcome:
+    """What a project's model was to learn of each row."""
+    asked = run.asked(_AskedModel)
+    project = Project.model_validate(asked.project)
+    return Outcome(
+        asked.part, read_project_rows(run.site, project, run.site.party.data, run.show), project
+    )
+
+
 async def replay_host(run: Rerun) -> None:
     """A host's part of a training."""
     site, job, offer = run.site, run.job, run.offer
-    own = await _host_columns(run)
+    own = await host_columns(run)
     run.check_table(host_commits_to(own), own.table.path.name)
     kind = kept_kind(site, job)
     if kind.init_model is not None:
@@ -82,7 +114,7 @@ async def replay_host(run: Rerun) -> None:
     hints = AnsweredHostHints(NO_HINTS, run.answers)
     given = replace(
         given,
-        participant=replace(given.participant.asking(run.sign, run.say), count_columns=_count_nothing),
+        participant=given.participant.asking(run.sign, run.say).uncounted,
         checkpoints=Checkpoints(run.last, run.keep),
         hints=hints,
         sums=AnsweredSums(UNCOUNTED, run.answers),
@@ -90,13 +122,21 @@ async def replay_host(run: Rerun) -> None:
     )
     guest = run.peers[run.evidence.agreement.terms.guest]
     await role.train(guest, given)
+    await _draw(run, guest)
     if hints.promised:
         run.relies.append("on a hint that this host has made in an earlier run")
     await guest.recv(Kept)
 
 
-def _count_nothing(guest: str, columns: int) -> None:
-    """In a replay what the run has counted is not counted again."""
+async def _draw(run: Rerun, guest: Peer) -> None:
+    """A host's part of the draw whether the run is audited, if it has demanded one."""
+    name, agreement = run.site.party.name, run.evidence.agreement
+    if (demand := agreement.audits.get(name)) is None:
+        return
+    brought = answered_draw(HostDraw(demand.probability, b""), run.answers)
+    if commit(agreement.terms.run, name, brought.share) != demand.commitment:
+        raise EvidenceDiffers("the number that was drawn with is not the one that was committed to")
+    await brought.draw(guest, name, lambda drawing: None)
 
 
 async def replay_coordinator(run: Rerun) -> None:
@@ -113,7 +153,7 @@ async def replay_coordinator(run: Rerun) -> None:
     await parties[0].recv(Kept)
 
 
-async def _host_columns(run: Rerun) -> HostColumns:
+async def host_columns(run: Rerun) -> HostColumns:
     """The host's columns as the run had them, whatever its policy allows by now."""
     site, offer, job = run.site, run.offer, run.job
     table, ids = await table_of(site, offer)
@@ -122,11 +162,12 @@ async def _host_columns(run: Rerun) -> HostColumns:
     alignment = await asyncio.to_thread(refresh, kept, ids, table.path.name)
     features = tidy_levels(table.take(alignment.rows))
     columns = PartyColumns(site.party.name, table.path.name, features, rules_of(site.party), scratch)
+    columns = replace(columns, about=joined_rows(alignment))
     kind_of_job(job).check_rules(columns.rules, table.features, table.path.name)
     return HostColumns(table, alignment.stored(scratch), kept.digest_of_ids, columns, None)
 
 
-class _GuestHints:
+class GuestHints:
     """The hints of a replay: those that came in the run anew, or the ones that an earlier run has kept
     and that are still there, copied. `KeptHints`."""
 
@@ -138,7 +179,8 @@ class _GuestHints:
         self._asked = AnsweredGuestHints(NoKeptHints(), run.answers)
 
     def known(self, host: str) -> KnownHint | None:
-        if (hint := self._asked.known(host)) is not None:
+        hint = self._asked.known(host)
+        if hint is not None and hint != self._new.known(host):
             self._earlier[host] = hint
         return hint
 
@@ -154,7 +196,9 @@ class _GuestHints:
                 "no more: it cannot be replayed"
             )
         shutil.copy(there, file)
-        self._run.relies.append(f"on a hint of {host} that came in an earlier run")
+        relies = f"on a hint of {host} that came in an earlier run"
+        if relies not in self._run.relies:  # the trials of a search share it
+            self._run.relies.append(relies)
         return file
 
     def keep(self, host: str, hint: KnownHint) -> None:

@@ -10,7 +10,15 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass
 
 from vfl.errors import ModelError, VflError
-from vfl.jobs import replay_alignment, replay_scoring, replay_training
+from vfl.jobs import (
+    replay_alignment,
+    replay_columns,
+    replay_pooled,
+    replay_scoring,
+    replay_training,
+    replay_tuning,
+    replay_worth,
+)
 from vfl.jobs.arithmetic import (
     Arithmetic,
     computing_as,
@@ -28,23 +36,39 @@ from vfl.jobs.show import Show
 from vfl.net.replay import MessageDiffers, TapeEnds
 from vfl.party.store import Store
 from vfl.protocols.common.checkpoints import State
+from vfl.protocols.common.participant import LooksAt, every_step
 from vfl.text import nearest_name
 
 _PLAYERS: Mapping[tuple[str, str], Callable[[Rerun], Awaitable[None]]] = {
     ("guest", "align"): replay_alignment.replay_guest,
     ("host", "align"): replay_alignment.replay_host,
+    ("guest", "score"): replay_scoring.replay_guest,
     ("host", "score"): replay_scoring.replay_host,
+    ("guest", "oneway"): replay_columns.replay_table_guest,
+    ("host", "oneway"): replay_columns.replay_table_host,
+    ("guest", "screen"): replay_columns.replay_screening_guest,
+    ("host", "screen"): replay_columns.replay_screening_host,
     ("guest", "train"): replay_training.replay_guest,
     ("host", "train"): replay_training.replay_host,
     ("coordinator", "train"): replay_training.replay_coordinator,
+    ("guest", "worth"): replay_worth.replay_guest,
+    ("host", "worth"): replay_worth.replay_host,
+    ("guest", "tune"): replay_tuning.replay_guest,
+    ("host", "tune"): replay_tuning.replay_host,
+    ("server", "train"): replay_pooled.replay_server,
+    ("client", "train"): replay_pooled.replay_client,
 }
-"""By role and task. A kind of run that is new is played by one function of a `Rerun`."""
+"""By part and task. A kind of run that is new is played by one function of a `Rerun`."""
 
 
-_OF = (
-    'with tape = "all" in [party] tapes are kept of alignments, of trainings over columns and, at a '
-    "host, of batches"
-)
+_OF = 'with tape = "all" in [party] tapes are kept of all jobs but lookups'
+
+LooksAtRun = Callable[[Evidence], LooksAt]
+
+
+def whole_run(_: Evidence) -> LooksAt:
+    """Look at all steps of a run."""
+    return every_step
 
 
 @dataclass(frozen=True)
@@ -58,18 +82,19 @@ class Replay:
     @property
     def complete(self) -> bool:
         """Whether every message was compared."""
-        return all(len(one.messages) == one.of for one in self.shown.values())
+        return all(one.compared == one.of for one in self.shown.values())
 
 
 def runs_named(store: Store, name: str) -> list[Evidence]:
     """The runs of a model or an alignment, or of the newest one of this name, each attempt at it in
-    turn; or the one run whose first digits these are. Raises ModelError when there is none."""
+    turn; or the one run whose first digits these are. Those of which no tape was kept are left out where
+    there are others. Raises ModelError when there is none."""
     every = find_evidence(store)
     newest = resolve_model(store, name), resolve_model(store, name, "run")
     names = {*newest, resolve_model(store, name, "alignment")}
     found = [one for one in every if one.subject in names or _is_digits_of(name, one.run)]
     if found:
-        return found
+        return [one for one in found if one.opening is not None or one.forgotten] or found
     if not every:
         raise ModelError(f"nothing is kept of any run that could be replayed: {_OF}")
     near = nearest_name(name, [one.subject for one in every])
@@ -87,7 +112,7 @@ def variables_of(store: Store, runs: Sequence[Evidence]) -> dict[str, str]:
 
     Raises ModelError for runs of machines of several kinds.
     """
-    played = {one.run: one for run in runs for one in _attempts(store, run)}
+    played = {one.run: one for run in runs for one in [*_attempts_before(store, run), run]}
     kinds = [there for one in played.values() if (there := _arithmetic_of(one)) is not None]
     if not kinds:
         return {}
@@ -101,29 +126,35 @@ def variables_of(store: Store, runs: Sequence[Evidence]) -> dict[str, str]:
 
 
 async def replay_runs(
-    site: Site, runs: Sequence[Evidence], show: Show, *, any_machine: bool = False
+    site: Site,
+    runs: Sequence[Evidence],
+    show: Show,
+    looks_at: LooksAtRun = whole_run,
+    *,
+    any_machine: bool = False,
 ) -> AsyncIterator[Replay]:
     """Play this party's part of some runs again, each with those that it went on from.
 
-    `any_machine`: also where this process computes otherwise than that of the run. Raises as `replay`.
+    `looks_at`: which steps of a run are looked at; `any_machine`: also where this process computes
+    otherwise than that of the run. Raises as `replay`.
     """
-    states: list[State] = []
+    kept: dict[str, list[State]] = {}  # by run
     for evidence in runs:
-        done = evidence.agreement.terms.done
-        known = bool(done) and any(state.done == done for state in states)
-        attempts = [evidence] if known else _attempts(site.store, evidence)
-        states = states if known else []
-        for attempt in attempts:
-            run = open_rerun(site, attempt, show)
-            run.last = _state(states, attempt)
+        before = _attempts_before(site.store, evidence)
+        for number, attempt in enumerate([*before, evidence]):
+            if attempt.run in kept and attempt is not evidence:
+                continue
+            run = open_rerun(site, attempt, show, looks_at(attempt))
+            run.earlier = [state for one in before[:number] for state in kept[one.run]]
+            run.last = _state(run.earlier, attempt) if _goes_on_at_once(attempt) else None
             named = f"run {attempt.run[:12]}"
             with computing_as(_arithmetic_of(attempt), named, show, any_machine=any_machine):
                 found = await _play(run)
-            states += run.states
+            kept[attempt.run] = run.states
         yield found
 
 
-async def replay(site: Site, evidence: Evidence, show: Show) -> Replay:
+async def replay(site: Site, evidence: Evidence, show: Show, looks_at: LooksAtRun = whole_run) -> Replay:
     """Play this party's part of a run again.
 
     A run that went on from an earlier attempt needs that one, which is played first. Raises
@@ -131,7 +162,7 @@ async def replay(site: Site, evidence: Evidence, show: Show) -> Replay:
     kept is not what was signed or what the ledger says, ModelError for a run that cannot be replayed,
     or not by a process that computes as this one.
     """
-    (done,) = [one async for one in replay_runs(site, [evidence], show)]
+    (done,) = [one async for one in replay_runs(site, [evidence], show, looks_at)]
     return done
 
 
@@ -140,10 +171,28 @@ def _arithmetic_of(evidence: Evidence) -> Arithmetic | None:
     return None if evidence.agreement.terms.task == "align" else evidence.arithmetic
 
 
-def _attempts(store: Store, evidence: Evidence) -> list[Evidence]:
-    """The attempts that have to be played, the last of them last."""
+def _part(evidence: Evidence) -> str:
+    """What the party was in a run."""
+    terms = evidence.agreement.terms
+    leads = terms.guest == evidence.party
+    if terms.task == "train" and terms.alignment is None:  # over rows
+        return "server" if leads else "client"
+    if leads:
+        return "guest"
+    return "host" if evidence.party in terms.signers else "coordinator"
+
+
+def _goes_on_at_once(evidence: Evidence) -> bool:
+    """Whether the terms say from which state of the party's own the run goes on."""
+    terms = evidence.agreement.terms
+    return bool(terms.done) and terms.task == "train" and _part(evidence) in ("guest", "host")
+
+
+def _attempts_before(store: Store, evidence: Evidence) -> list[Evidence]:
+    """The attempts that have to be played before, the oldest first."""
     line = [evidence]
-    while line[0].agreement.terms.done and evidence.party != _coordinator_of(evidence):
+    rows = _part(evidence) == "client"  # which may go on from a state of any attempt before
+    while line[0].agreement.terms.done and (rows or _goes_on_at_once(evidence)):
         terms, first = line[0].agreement.terms, line[0]
         before = [
             one
@@ -151,7 +200,7 @@ def _attempts(store: Store, evidence: Evidence) -> list[Evidence]:
             if one.agreement.terms.model == terms.model
             and one.agreement.terms.task == terms.task
             and (one.begun, one.run) < (first.begun, first.run)
-            and one.agreement.terms.done < terms.done
+            and (rows or one.agreement.terms.done < terms.done)
         ]
         if not before:
             raise ModelError(
@@ -159,20 +208,12 @@ def _attempts(store: Store, evidence: Evidence) -> list[Evidence]:
                 "nothing is kept: it cannot be replayed"
             )
         line.insert(0, before[-1])
-    return line
+    return line[:-1]
 
 
-def _coordinator_of(evidence: Evidence) -> str | None:
-    terms = evidence.agreement.terms
-    others = terms.fingerprints.keys() - set(terms.signers)
-    return next(iter(others), None)
-
-
-def _state(states: list[State], attempt: Evidence) -> State | None:
+def _state(states: Sequence[State], attempt: Evidence) -> State:
     """What an attempt went on from."""
     done = attempt.agreement.terms.done
-    if not done or attempt.party == _coordinator_of(attempt):
-        return None
     found = [state for state in states if state.done == done]
     if not found:
         raise ModelError(
@@ -185,10 +226,10 @@ def _state(states: list[State], attempt: Evidence) -> State | None:
 async def _play(run: Rerun) -> Replay:
     """Play the role to its end, or to that of its tape."""
     evidence, terms = run.evidence, run.evidence.agreement.terms
-    role = run.site.party.role
-    player = _PLAYERS.get((role, terms.task))
-    if player is None or (role == "guest" and terms.guest != evidence.party):
-        raise ModelError(f"a {role}'s part of a run of task {terms.task} cannot be replayed yet")
+    part = _part(evidence)
+    player = _PLAYERS.get((part, terms.task))
+    if player is None:
+        raise ModelError(f"a {part}'s part of a run of task {terms.task} cannot be replayed yet")
     ended = ""
     try:
         await player(run)
@@ -208,6 +249,9 @@ async def _play(run: Rerun) -> Replay:
     shown = {}
     for name, peer in run.peers.items():
         sent = run.talks[name].sent
-        covered = [Covered.of(one) for one in sent[: peer.compared]]
+        covered = [
+            Covered.left_out(one) if place in peer.left_out else Covered.of(one)
+            for place, one in enumerate(sent[: peer.compared])
+        ]
         shown[name] = Replayed(name, covered, len(sent), run.checked, run.relies)
     return Replay(evidence, shown, ended)

@@ -9,7 +9,9 @@ import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import TypeVar
 
+import msgspec
 from cryptography.exceptions import InvalidSignature
 from pydantic import ValidationError
 
@@ -32,7 +34,11 @@ from vfl.party.ledger import FOLDER, kept_beside
 from vfl.party.store import Store
 from vfl.party.tapes import read_tape
 from vfl.protocols.common.checkpoints import State
+from vfl.protocols.common.participant import LooksAt, every_step
+from vfl.protocols.trees.paillier_messages import LEFT_OUT
 from vfl.text import counted
+
+T = TypeVar("T")
 
 
 class EvidenceDiffers(VflError):
@@ -53,7 +59,9 @@ class Rerun:
     peers: dict[str, ReplayedPeer]
     answers: Answers
     show: Show
+    looks_at: LooksAt = every_step
     last: State | None = None  # the state that an attempt before this has kept, from which it went on
+    earlier: Sequence[State] = ()  # all that the attempts before it have kept, by age
     states: list[State] = field(default_factory=list)  # that this one keeps
     checked: list[str] = field(default_factory=lambda: ["secret", "settings"])
     """What was held against the commitments."""
@@ -85,6 +93,16 @@ class Rerun:
     def job(self) -> Job:
         """The job file. Raises ConfigError."""
         return Job.from_canonical(self.evidence.job.encode())
+
+    def asked(self, kind: type[T]) -> T:
+        """What a person has asked for beside the party file and the job. Raises ModelError."""
+        try:
+            return msgspec.convert(self.opening.settings.get("asked"), kind)
+        except msgspec.ValidationError:
+            raise ModelError(
+                f"what was asked for in run {self.evidence.run[:12]} is of vfl {self.evidence.version}: "
+                "replay it with that version"
+            ) from None
 
     @property
     def hosts(self) -> list[ReplayedPeer]:
@@ -125,8 +143,8 @@ class Rerun:
                 peer.check_end()
 
 
-def open_rerun(site: Site, evidence: Evidence, show: Show) -> Rerun:
-    """A run to be played again.
+def open_rerun(site: Site, evidence: Evidence, show: Show, looks_at: LooksAt = every_step) -> Rerun:
+    """A run to be played again, of which only some trees need be encrypted, if `looks_at` says so.
 
     Raises ModelError for one that cannot be, EvidenceDiffers where what is kept is not what was signed
     or what the ledger says.
@@ -144,6 +162,7 @@ def open_rerun(site: Site, evidence: Evidence, show: Show) -> Rerun:
             _received(store, evidence, talk),
             [one for one in talk.sent if one.kind != STOP],
             cut=not evidence.whole,
+            left_out=None if looks_at is every_step else LEFT_OUT,
         )
         for name, talk in talks.items()
     }
@@ -157,7 +176,7 @@ def open_rerun(site: Site, evidence: Evidence, show: Show) -> Rerun:
         ) from None
     settled = replace(site, party=party)
     answers = Replayed(own, evidence.tape.answers)
-    return Rerun(settled, evidence, opening, talks, peers, answers, show)
+    return Rerun(settled, evidence, opening, talks, peers, answers, show, looks_at=looks_at)
 
 
 def own_certificate(evidence: Evidence) -> Certificate:

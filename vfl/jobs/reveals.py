@@ -11,9 +11,9 @@ import vfl.net
 import vfl.protocols
 from vfl.net.wire import Message
 
-# Messages are defined in these rooms, and in this module of a room that has much else.
+# Messages are defined in these rooms, and in these modules of a room that has much else.
 _ROOMS = (vfl.net, vfl.protocols)
-_MODULES = ("vfl.jobs.offer",)
+_MODULES = ("vfl.jobs.offer", "vfl.jobs.audit_draw")
 
 UNKNOWN = "this version of vfl has no such message"
 

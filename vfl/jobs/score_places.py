@@ -46,6 +46,11 @@ def place_of(given: Path | str, data: DataSection) -> Place:
     return Path(given)
 
 
+def text_of(place: Place) -> str:
+    """What `place_of` makes the same place of, whatever folder it is called in."""
+    return f"{place.url}#{place.table}" if isinstance(place, TablePlace) else str(place.absolute())
+
+
 class Target(Protocol):
     """Where scores go."""
 

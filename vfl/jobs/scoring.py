@@ -3,14 +3,16 @@ scoring_host.py."""
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import msgspec
 import numpy as np
+from msgspec import UNSET
 
-from vfl.arrays import Integers
+from vfl.arrays import Integers, Mask
 from vfl.blocks.scratch import Scratch
 from vfl.crypto.randomness import OF_SYSTEM, Randomness
 from vfl.errors import (
@@ -25,15 +27,18 @@ from vfl.jobs.admission import (
     psi_settings,
 )
 from vfl.jobs.agreement import offer_to
-from vfl.jobs.batch import Batch, batch_key, batch_name
+from vfl.jobs.answers_of_ids import AnswersAbout, with_answers
+from vfl.jobs.batch import Batch, KeptPart, batch_key, batch_name
 from vfl.jobs.batch_rows import check_batch_levels, read_batch
+from vfl.jobs.commitments import TableDigests, digest_of_half, digest_table
 from vfl.jobs.connect import Site, hosts_of
-from vfl.jobs.evidence import keeping
+from vfl.jobs.evidence import Answers, PassedOn, keeping
 from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Offer, new_run
+from vfl.jobs.presenting import present
 from vfl.jobs.queries import with_query_of
 from vfl.jobs.resume import persevere
-from vfl.jobs.score_places import place_of, target_of
+from vfl.jobs.score_places import place_of, target_of, text_of
 from vfl.jobs.scored_columns import BatchRows, ScoredColumns, check_names
 from vfl.jobs.sealed_host import fault_of, unknown_rows
 from vfl.jobs.sealed_scores import SealedBatch
@@ -50,7 +55,7 @@ from vfl.party.sections import DataSection, Lookup
 from vfl.party.sources.places import Place
 from vfl.party.table import Table
 from vfl.party.unknown_levels import check_host_levels, describe_host_levels
-from vfl.protocols.align.join import KeyIds, guest_match
+from vfl.protocols.align.join import KeyIds, Matched, guest_match
 from vfl.protocols.common.batches import ROWS, ScoredPart, UnknownLevels
 from vfl.protocols.common.checkpoints import to_the_end
 from vfl.text import counted
@@ -197,6 +202,7 @@ def prepare_batch(
         half=half,
         rows=rows,
         section=section,
+        place=place,
         batch=batch,
         explain=options.explain,
         show=show,
@@ -222,6 +228,39 @@ def _take_up(batch: Batch, fresh: bool, show: Show) -> int:
     return batch.rows
 
 
+class AskedBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a person asks for, for the commitment of a batch and its replay."""
+
+    model: str
+    place: str
+    explain: bool
+    first: int  # rows that were done before
+
+
+def commits_to(site: Site, model: str, rows: BatchRows) -> TableDigests:
+    """What a batch has of the guest's rows and of its half of the model, for its commitment."""
+    half = digest_of_half(site.store, model)
+    return digest_table(rows.table.features, ids=rows.ids.digest, **{"half of the model": half})
+
+
+@dataclass
+class PlayedBatch:
+    """Of a replay, of which nothing is kept: the place of a `Batch`."""
+
+    rows: int
+    of: int
+
+    def keep(self, part: ScoredPart, unknown: Mask) -> None:
+        self.rows = part.rows.stop
+
+    def parts(self) -> Iterator[KeptPart]:
+        """None."""
+        return iter(())
+
+    def remove(self) -> None:
+        """Nothing is there."""
+
+
 @dataclass
 class BatchJob:
     """The part of the job that needs hosts.
@@ -234,7 +273,8 @@ class BatchJob:
     half: AnyGuestHalf
     rows: BatchRows
     section: DataSection
-    batch: Batch
+    place: Place
+    batch: Batch | PlayedBatch
     explain: bool
     show: Show
     clock: BatchClock
@@ -269,6 +309,7 @@ class BatchJob:
         if sealed and (why := not_by_parts(self.half.model)):
             raise ConfigError(f"model {self.half.name} {why}")
         reconnect = self.site.party.party.reconnect
+        await present(self.site, self.half.trained_name, wait=wait, show=self.show)
         try:
             await persevere(
                 self._session, wait=wait, reconnect=reconnect, show=self.show, done=lambda: batch.rows
@@ -321,14 +362,32 @@ class BatchJob:
             looked_up = [host for host in hosts if host.name in sealed]
             await self._by_both(hosts, (looked_up, lookup), (asked, offer))
             return
-        with keeping(self.site, self.show, None) as kept:
+        half, rows = self.half, self.rows
+        wanted = AskedBatch(half.name, text_of(self.place), self.explain, self.batch.rows)
+        with keeping(
+            *(self.site, self.show, lambda: commits_to(self.site, half.name, rows)),
+            msgspec.to_builtins(wanted),
+        ) as kept:
+            offer = msgspec.structs.replace(offer, commitment=kept.commitment or UNSET)
             _, agreement = await offer_to(self.site, hosts, offer, self.show)
             kept.agreed(agreement, offer.job, hosts)
             self.clock.add(None)
-            randomness = kept.randomness_of(offer.run)
-            places, known = await self._align(hosts, offer, randomness)
-            self.clock.add("alignment")
-            await self._score(hosts, places, known, randomness)
+            await self.by_alignment(hosts, offer, kept.randomness_of(offer.run), kept.answers)
+
+    async def by_alignment(
+        self,
+        hosts: Sequence[Peer],
+        offer: Offer,
+        randomness: Randomness,
+        answers: Answers,
+        *,
+        replayed: bool = False,
+    ) -> None:
+        """The part after the agreement, in a job and in its replay: align what is left with each host
+        and score it. `replayed`: whether nothing is asked of the store."""
+        places, known = await self._align(hosts, offer, randomness, answers, replayed=replayed)
+        self.clock.add("alignment")
+        await self._score(hosts, places, known, randomness)
 
     async def _by_both(
         self,
@@ -346,7 +405,7 @@ class BatchJob:
         batch, first = self._sealed_batch(looked_up[1]), self.batch.rows
         randomness = self.site.randomness_of(asked[1].run)
         async with batch.stand_ins(looked_up[0], first) as stand_ins:
-            aligned, known = await self._align(*asked, randomness)
+            aligned, known = await self._align(*asked, randomness, PassedOn())
             self.clock.add("alignment")
             every = np.arange(self.table.rows - first)
             peers: dict[str, Peer] = {host.name: host for host in (*asked[0], *stand_ins)}
@@ -423,7 +482,13 @@ class BatchJob:
         check_host_levels(host.name, rows, known, self.section.unknown_levels, advice)
 
     async def _align(
-        self, hosts: Sequence[Peer], offer: Offer, randomness: Randomness
+        self,
+        hosts: Sequence[Peer],
+        offer: Offer,
+        randomness: Randomness,
+        answers: Answers,
+        *,
+        replayed: bool = False,
     ) -> tuple[list[Integers], dict[str, int]]:
         """The place of each row that is left in the alignment with each host, -1 where it is unknown,
         and how many ids each host knows."""
@@ -431,24 +496,16 @@ class BatchJob:
         # Never fewer than a part, if there are that many: a host whose policy refuses small batches
         # must not take the end of a large one for such a batch.
         keys = [_from_row(key, min(first, max(0, rows - ROWS))) for key in self.ids.keys]
-        matches = await together(
-            [
-                guest_match(
-                    [host],
-                    keys,
-                    context=offer.run + host.name.encode(),
-                    settings=psi_settings(
-                        self.site,
-                        offer,
-                        self.show,
-                        [host],
-                        randomness.part("matched ids", host.name),
-                    ),
-                    many=True,
-                )
-                for host in hosts
-            ]
-        )
+
+        def match(host: Peer) -> Awaitable[Matched]:
+            part = randomness.part("matched ids", host.name)
+            settings = psi_settings(self.site, offer, self.show, [host], part)
+            about = AnswersAbout(answers, host.name)
+            settings = with_answers(settings, about, replayed=replayed)
+            context = offer.run + host.name.encode()
+            return guest_match([host], keys, context=context, settings=settings, many=True)
+
+        matches = await together([match(host) for host in hosts])
         known = {host.name: matched.ids for host, matched in zip(hosts, matches, strict=True)}
         places = (matched.of_row[first:] for matched in matches)
         return [self.ids.scratch.cast(own, np.int64, "rows of a host") for own in places], known

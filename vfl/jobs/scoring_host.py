@@ -1,7 +1,6 @@
 """A host's side of a batch that is scored."""
 
 import asyncio
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -22,7 +21,8 @@ from vfl.jobs.admission import (
 from vfl.jobs.answers_of_ids import admit_with_answers, count_with_answers, with_answers
 from vfl.jobs.approval import approve
 from vfl.jobs.approval_view import Brought
-from vfl.jobs.commitments import TableDigests, digest_table
+from vfl.jobs.audits import check_audited
+from vfl.jobs.commitments import TableDigests, digest_of_half, digest_table
 from vfl.jobs.connect import Site
 from vfl.jobs.evidence import Answers, keeping
 from vfl.jobs.memory import release_memory
@@ -35,7 +35,6 @@ from vfl.models.halves import AnyHostHalf, HostHalf
 from vfl.models.kind import HostBatch
 from vfl.models.kinds import kind_of_model, load_half
 from vfl.net.peer import Peer
-from vfl.party.documents import canonical_json
 from vfl.party.keys import TableIds
 from vfl.party.policy import (
     Usage,
@@ -63,6 +62,7 @@ async def serve_score(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     if not site.same_party(peer.name, half.guest):
         raise Refused(f"model {half.name} was not trained with this {peer.name}")
     check_columns(policy, half.name, half.columns)
+    await asyncio.to_thread(check_audited, site, half.name, show)
     try:
         data = with_query_of(site.party.data, half, show)
         table, ids = await table_of(site, offer, half.columns, kind.needed(half.model), data)
@@ -90,7 +90,7 @@ async def serve_score(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
 
 def commits_to(site: Site, model: str, table: Table, ids: TableIds) -> TableDigests:
     """What a batch has of a host's table and of its half of the model, for its commitment."""
-    half = hashlib.sha256(canonical_json(site.store.read("model", model))).hexdigest()
+    half = digest_of_half(site.store, model)
     return digest_table(table.features, ids=ids.digest, **{"half of the model": half})
 
 

@@ -10,8 +10,11 @@ import asyncio
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
+import msgspec
 import numpy as np
+from msgspec import UNSET
 from numpy.typing import NDArray
 
 from vfl.crypto.workers import Operations
@@ -21,13 +24,16 @@ from vfl.jobs.admission import matching_of
 from vfl.jobs.agreement import check_aligned, offer_to
 from vfl.jobs.aligned_rows import GuestRows, read_guest_rows
 from vfl.jobs.alignments import guest_alignment
+from vfl.jobs.commitments import TableDigests, digest_table
 from vfl.jobs.connect import Site, hosts_of
+from vfl.jobs.evidence import Keeping, keeping
 from vfl.jobs.offer import Kept, Offer, new_run
 from vfl.jobs.own_table import say_uses
 from vfl.jobs.screening_advice import Outcome, file_lines
 from vfl.jobs.screening_host import AskedScreen, ScreenJob
 from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
+from vfl.jobs.training import commits_to as commits_to_training
 from vfl.learn.advice import Thresholds
 from vfl.learn.association import Associated
 from vfl.learn.binning import Features
@@ -89,35 +95,30 @@ async def screen(
     names = [name for name in party.partners if name in named.parties]
     site.activity.tell(names, [named.name])
     own = await asyncio.to_thread(read_guest_rows, site, job, named, show)
-    work = await asyncio.to_thread(_GuestWork.of, site, own)
+    work = await asyncio.to_thread(GuestScreening.of, site, own)
     operations = Operations()
+    asked = msgspec.to_builtins(AskedByGuest(job.model_dump(mode="json", exclude_unset=True)))
     async with hosts_of(site, wait, show, names) as hosts:
-        randomness = site.randomness_of(await _offer(site, hosts, own, job, show))
-        resources = Resources(party.party.machine, operations, randomness)
-        chosen = None if own.rows.train.all() else own.rows.train
-        given = work.numbers, work.everything, settings.tell_hosts, resources
-        found = await together([guest_screen(host, chosen, *given) for host in hosts])
-        design, inferred = None, None
-        if settings.vif:
-            design, inferred = await work.inflation(hosts, settings.max_leverage, resources, show)
-        correlated: list[Told] = []
-        if settings.correlations:
-            correlated = await work.correlations(hosts, resources, show)
-        await together([host.recv(Kept) for host in hosts])
+        with keeping(site, show, lambda: commits_to(own), asked) as kept:
+            run = await _offer(site, hosts, own, job, show, kept)
+            randomness = kept.randomness_of(run)
+            resources = Resources(party.party.machine, operations, randomness, kept.say)
+            screened = await work.screen(hosts, job, resources, show)
         account = Account.of(started, hosts, operations)
     thresholds = Thresholds(settings.min_iv, settings.max_vif)
     strengths = {one.name: one.strength for one in work.tables}
-    outcome = Outcome.of(thresholds, strengths, design, inferred, joint=False)
+    inferred = screened.inferred
+    outcome = Outcome.of(thresholds, strengths, screened.design, inferred, joint=False)
     return Screening(
         job.name,
         outcome,
         work.tables,
-        dict(zip(names, found, strict=True)),
+        dict(zip(names, screened.found, strict=True)),
         work.numbers.rows,
         file_lines(party.data, outcome.reasons),
         inferred is not None,
         sorted({name for alias in inferred.aliases for name in alias.parties}) if inferred else [],
-        correlated,
+        screened.correlated,
         own.aligned.name,
         account,
     )
@@ -135,10 +136,21 @@ def _check(job: Job) -> None:
         )
 
 
-async def _offer(site: Site, hosts: Sequence[Peer], own: GuestRows, job: Job, show: Show) -> bytes:
-    """Agree with the hosts on a run. Raises PeerError for another alignment, and what sessions raise."""
-    aligned, settings = own.aligned, job.screen
-    asked = AskedScreen(
+class AskedByGuest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a person asks for, of which hosts are told a part: for the commitment, and the replay."""
+
+    job: dict[str, Any]  # the job file
+
+
+def commits_to(own: GuestRows) -> TableDigests:
+    """What a screening has of the guest's table, for its commitment."""
+    return {**commits_to_training(own), **digest_table({}, exposure=own.rows.exposure)}
+
+
+def asked_of_hosts(job: Job) -> AskedScreen:
+    """What hosts are asked for by a job."""
+    settings = job.screen
+    return AskedScreen(
         ScreenJob(job.job.purpose, job.name),
         job.objective,
         job.params.tweedie_power,
@@ -151,22 +163,41 @@ async def _offer(site: Site, hosts: Sequence[Peer], own: GuestRows, job: Job, sh
         settings.correlations,
         settings.max_leverage,
     )
+
+
+async def _offer(
+    site: Site, hosts: Sequence[Peer], own: GuestRows, job: Job, show: Show, kept: Keeping
+) -> bytes:
+    """Agree with the hosts on a run. Raises PeerError for another alignment, and what sessions raise."""
+    aligned = own.aligned
     offer = Offer(
         "screen",
         new_run(),
         [host.name for host in hosts],
         list(aligned.normalise),
         alignment=aligned.name,
-        job=asked.canonical,
+        job=asked_of_hosts(job).canonical,
         matching=matching_of(site.party.data, join=aligned.join, many=aligned.many),
+        commitment=kept.commitment or UNSET,
     )
-    answers, _ = await offer_to(site, hosts, offer, show)
+    answers, agreement = await offer_to(site, hosts, offer, show)
+    kept.agreed(agreement, offer.job, hosts)
     check_aligned(hosts, answers, aligned.name, len(aligned.rows))
     return offer.run
 
 
 @dataclass(frozen=True)
-class _GuestWork:
+class _Found:
+    """What the guest has learnt from hosts and with them. found: by host."""
+
+    found: list[ScreenedHost]
+    design: InflationDesign | None
+    inferred: Inference | None
+    correlated: list[Told]
+
+
+@dataclass(frozen=True)
+class GuestScreening:
     """The guest's rows that train: its numbers, and its own columns by itself."""
 
     site: Site
@@ -178,7 +209,7 @@ class _GuestWork:
     tables: list[Screened]
 
     @classmethod
-    def of(cls, site: Site, own: GuestRows) -> "_GuestWork":
+    def of(cls, site: Site, own: GuestRows) -> "GuestScreening":
         """Raises DataError for numbers that nothing can be told apart by."""
         rows, train, table = own.rows, own.rows.train, own.table.path.name
         weight, label = np.asarray(rows.weight[train]), rows.label[train]
@@ -201,6 +232,21 @@ class _GuestWork:
             factor = _levels_of(name, values[train], rules)
             tables.append(screened_here(name, factor, numbers, whole))
         return cls(site, own, features, rules, numbers, everything, tables)
+
+    async def screen(self, hosts: Sequence[Peer], job: Job, resources: Resources, show: Show) -> _Found:
+        """The part after the agreement, in a job and in its replay."""
+        settings, train = job.screen, self.own.rows.train
+        chosen = None if train.all() else train
+        given = self.numbers, self.everything, settings.tell_hosts, resources
+        found = await together([guest_screen(host, chosen, *given) for host in hosts])
+        design, inferred = None, None
+        if settings.vif:
+            design, inferred = await self.inflation(hosts, settings.max_leverage, resources, show)
+        correlated: list[Told] = []
+        if settings.correlations:
+            correlated = await self.correlations(hosts, resources, show)
+        await together([host.recv(Kept) for host in hosts])
+        return _Found(found, design, inferred, correlated)
 
     async def inflation(
         self, hosts: Sequence[Peer], most: float, resources: Resources, show: Show

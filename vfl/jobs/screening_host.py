@@ -17,11 +17,13 @@ from vfl.jobs.alignments import count_known_rows, host_alignment, joined_rows
 from vfl.jobs.approval import approve
 from vfl.jobs.approval_view import Brought
 from vfl.jobs.columns_given import ColumnsGiven
+from vfl.jobs.commitments import digest_table
 from vfl.jobs.connect import Site
 from vfl.jobs.correlations_given import CorrelationsGiven
+from vfl.jobs.evidence import digests_if_kept, keeping
 from vfl.jobs.names import JOB_LENGTH
 from vfl.jobs.offer import Kept, Name, Offer, stamp
-from vfl.jobs.oneway_host import HostTable, encryption_of
+from vfl.jobs.oneway_host import HostTable, encryption_of, table_work
 from vfl.jobs.own_table import table_of
 from vfl.jobs.screening_advice import (
     CORRELATED,
@@ -31,14 +33,12 @@ from vfl.jobs.screening_advice import (
     written,
 )
 from vfl.jobs.show import Show
-from vfl.jobs.sums_given import SumsGiven
 from vfl.learn.advice import Thresholds
 from vfl.learn.association import Associated
 from vfl.learn.binning import Features
-from vfl.learn.cells import counts_of, grouped_values
+from vfl.learn.cells import counts_of
 from vfl.learn.inference import Inference
 from vfl.learn.inflation import InflationDesign
-from vfl.learn.levels import tidy_levels
 from vfl.learn.losses import Family, Objective, loss_of
 from vfl.learn.matrix import Whole
 from vfl.learn.params import MAX_LEVERAGE
@@ -48,11 +48,11 @@ from vfl.party.documents import canonical_json
 from vfl.party.policy import check_intersection, today
 from vfl.party.table import feature_names
 from vfl.party.told_rules import check_screen
-from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.common.participant import Participant
 from vfl.protocols.linear.correlations import HostColumns, Told, host_correlations
 from vfl.protocols.linear.inflation import host_inflation
 from vfl.protocols.oneway.messages import TableEncryption
-from vfl.protocols.oneway.screening import HostColumn, ScreenRules, host_screen
+from vfl.protocols.oneway.screening import HostColumn, HostScreen, ScreenRules, host_screen
 from vfl.protocols.oneway.sums import HostTerms
 from vfl.report.words import listed
 from vfl.text import counted
@@ -92,7 +92,7 @@ class AskedScreen(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 async def serve_screen(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     """Have this party's columns screened, and write down for its people what came of it."""
-    policy, store, party = site.party.policy, site.store, site.party
+    policy, store = site.party.policy, site.store
     asked = _asked(peer, offer)
     check_request(site, peer, offer, show, f"screen columns for {asked.job.name} ({asked.job.purpose})")
     check_screen(
@@ -103,64 +103,110 @@ async def serve_screen(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     )
     if asked.vif:
         await asyncio.to_thread(ColumnsGiven(store).check_room, policy, peer.name)
-    encryption = encryption_of(policy, asked.encryption)
-    columns, tables = await asyncio.to_thread(_columns, site, asked.tell_hosts)
+    encryption_of(policy, asked.encryption)
+    columns, tables = await asyncio.to_thread(screened_columns, site, asked.tell_hosts)
     table, ids = await table_of(site, offer)
     alignment = await asyncio.to_thread(host_alignment, site, store, peer, offer, ids)
     del ids
-    alignment = alignment.without_ids
+    ids_digest, alignment = alignment.digest_of_ids, alignment.without_ids
     check_intersection(policy, await asyncio.to_thread(count_known_rows, alignment.rows))
-    given = await asyncio.to_thread(SumsGiven, store, alignment)
-    features = tidy_levels(table.take(alignment.rows))
+    work, features = await asyncio.to_thread(table_work, site, table, alignment, [*columns])
     del table
-    groups = party.glm.group
-    own = {name: grouped_values(features[name], groups.get(name, {})) for name in columns}
-    work = _Columns(HostTable(site, given, alignment, [*columns], own), columns, tables)
-    rows, operations = len(alignment.rows), Operations()
+    rows = len(alignment.rows)
     approved = await approve(site, peer, offer, show, Brought([*columns], alignment=alignment))
-    await accept(site, peer, offer, rows, approved=approved)
-    loss = loss_of(asked.label, asked.tweedie_power, asked.theta)
-    terms, randomness = HostTerms(encryption, policy.key_bits), site.randomness_of(offer.run)
-    found = await host_screen(
-        peer,
-        rows,
-        work.of_rows,
-        ScreenRules(terms, policy.min_cell_rows, asked.tell_hosts, loss),
-        work.table.count,
-        Resources(party.party.machine, operations, randomness),
-        hint_progress=lambda done, of: show.progress("making a hint", done, of),
-    )
-    minimum = policy.min_intersection
-    participant = site.participant(offer.hosts, offer.run, minimum, randomness=randomness)
-    design, inferred = None, None
-    if asked.vif:
-        most, about = asked.max_leverage, joined_rows(alignment)
-        design, inferred = await _inflation(site, peer, participant, features, most, about, show)
-    correlated: list[Told] = []
-    if asked.correlations:
-        correlated = await _correlations(site, peer, participant, work, features)
+    commits = await digests_if_kept(site, lambda: digest_table(features, ids=ids_digest))
+    with keeping(site, show, lambda: commits) as kept:
+        commitment = kept.commitment
+        agreement = await accept(site, peer, offer, rows, approved=approved, commitment=commitment)
+        kept.agreed(agreement, offer.job, [peer])
+        work.answers = kept.answers
+        operations, randomness = Operations(), kept.randomness_of(offer.run)
+        minimum = policy.min_intersection
+        participant = site.participant(offer.hosts, offer.run, minimum, operations, randomness)
+        participant = participant.asking(kept.sign(site.identity.sign), kept.say)
+        columns_here = ScreenedColumns(work, columns, tables)
+        screened = await HostScreening(asked, columns_here, features, participant, show).screen(peer)
+        await _keep(site, peer, offer, asked, columns_here, screened, show)
+    return f"had {counted(len(columns), 'column')} screened for {peer.name}"
+
+
+@dataclass(frozen=True)
+class _Screened:
+    """What a host knows of its columns."""
+
+    found: HostScreen
+    design: InflationDesign | None
+    inferred: Inference | None
+    correlated: list[Told]
+
+
+@dataclass(frozen=True)
+class HostScreening:
+    """A host's part of a screening after the agreement, in a job and in its replay."""
+
+    asked: AskedScreen
+    work: "ScreenedColumns"
+    features: Features  # of the aligned rows
+    participant: Participant
+    show: Show
+
+    async def screen(self, guest: Peer) -> _Screened:
+        """All that is asked for. Raises Refused."""
+        asked, work, show, policy = self.asked, self.work, self.show, self.work.site.party.policy
+        terms = HostTerms(encryption_of(policy, asked.encryption), policy.key_bits)
+        loss = loss_of(asked.label, asked.tweedie_power, asked.theta)
+        found = await host_screen(
+            guest,
+            len(work.table.alignment.rows),
+            work.of_rows,
+            ScreenRules(terms, policy.min_cell_rows, asked.tell_hosts, loss),
+            work.table.count,
+            self.participant.resources,
+            hint_progress=lambda done, of: show.progress("making a hint", done, of),
+        )
+        design, inferred = None, None
+        if asked.vif:
+            most, about = asked.max_leverage, joined_rows(work.table.alignment)
+            given = self.participant, self.features, most, about, show
+            design, inferred = await _inflation(work.site, guest, *given)
+        correlated: list[Told] = []
+        if asked.correlations:
+            correlated = await _correlations(guest, self.participant, work, self.features)
+        return _Screened(found, design, inferred, correlated)
+
+
+async def _keep(
+    site: Site,
+    peer: Peer,
+    offer: Offer,
+    asked: AskedScreen,
+    columns: "ScreenedColumns",
+    screened: _Screened,
+    show: Show,
+) -> None:
+    """Write down what was found for this party's people, and tell the guest that it is kept."""
+    found, inferred, names = screened.found, screened.inferred, columns.shown
     strengths = {
         name: Strength(None, figure.information, figure.share)
-        for name, figure in zip(columns, found.figures, strict=True)
+        for name, figure in zip(names, found.figures, strict=True)
     }
     # Of two parties that have the same, the guest keeps it, or the first host.
-    first = {peer.name, *offer.hosts[: offer.hosts.index(party.name)]}
+    first = {peer.name, *offer.hosts[: offer.hosts.index(site.party.name)]}
     made_up = () if inferred is None else inferred.aliases
     gives_way = any(first & {*alias.parties} for alias in made_up)
     thresholds = Thresholds(asked.min_iv, asked.max_vif)
-    outcome = Outcome.of(thresholds, strengths, design, inferred, gives_way=gives_way)
-    named = [replace(one, name=name) for name, one in zip(columns, found.tables, strict=False)]
+    outcome = Outcome.of(thresholds, strengths, screened.design, inferred, gives_way=gives_way)
+    named = [replace(one, name=name) for name, one in zip(names, found.tables, strict=False)]
     name = f"{asked.job.name[:JOB_LENGTH]}-{stamp(offer.run)}"
     title = f"the screening for {asked.job.name} by {peer.name}"
     path = await asyncio.to_thread(keep_outcome, site, name, title, outcome, named)
-    if correlated:
-        content = written([CORRELATED, *correlation_rows(correlated)])
+    if screened.correlated:
+        content = written([CORRELATED, *correlation_rows(screened.correlated)])
         await asyncio.to_thread(
             site.store.write_beside, "screen", f"{name}-correlations", "csv", content
         )
     await peer.send(Kept())
     show.say(f"{title} advises to leave out {counted(len(outcome.reasons), 'column')}: see {path}")
-    return f"had {counted(len(columns), 'column')} screened for {peer.name}"
 
 
 def _asked(peer: Peer, offer: Offer) -> AskedScreen:
@@ -174,7 +220,7 @@ def _asked(peer: Peer, offer: Offer) -> AskedScreen:
     return asked
 
 
-def _columns(site: Site, tells: bool) -> tuple[dict[str, str], frozenset[str]]:
+def screened_columns(site: Site, tells: bool) -> tuple[dict[str, str], frozenset[str]]:
     """The columns that may be screened, with what the guest may call them; and those of them whose
     tables it may have. Raises Refused where there are none."""
     policy = site.party.policy
@@ -197,12 +243,16 @@ def _allows(rule: bool | Collection[str], name: str) -> bool:
 
 
 @dataclass(frozen=True)
-class _Columns:
+class ScreenedColumns:
     """The columns of a host that are screened, of the rows that a guest asks about."""
 
     table: HostTable
     shown: dict[str, str]
     tables: Collection[str]
+
+    @property
+    def site(self) -> Site:
+        return self.table.site
 
     @property
     def chosen(self) -> Mask:
@@ -230,10 +280,10 @@ class _Columns:
 
 
 async def _correlations(
-    site: Site, peer: Peer, participant: Participant, work: "_Columns", features: Features
+    peer: Peer, participant: Participant, work: "ScreenedColumns", features: Features
 ) -> list[Told]:
     """The party's part of correlations, over all its columns that may enter a model."""
-    policy, chosen = site.party.policy, work.chosen
+    site, policy, chosen = work.site, work.site.party.policy, work.chosen
     rows, data = int(chosen.sum()), site.party.data
     names = feature_names(data, "host", Scratch(site.store.scratch(make=False)))
     if policy.columns is not None:
@@ -253,7 +303,7 @@ async def _correlations(
         HostColumns(own, shown, between, joined),
         rows,
         participant,
-        lambda many: given.count(policy, rows, many),
+        lambda many: None if work.table.replayed else given.count(policy, rows, many),
     )
 
 

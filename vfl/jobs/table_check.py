@@ -113,12 +113,17 @@ def _read(
 
 
 def _ids(table: Table | None, data: DataSection, scratch: Scratch, fail: Fail) -> TableIds | None:
-    """The ids of the table; both rows without one and rows that share theirs are told."""
+    """The ids of the table, with their faults told."""
     if table is None:
         try:
             table = ids_alone(data, scratch)
         except VflError:  # told already
             return None
+    return try_ids(table, data, fail)
+
+
+def try_ids(table: Table, data: DataSection, fail: Fail) -> TableIds | None:
+    """The ids of a table; both rows without one and rows that share theirs are told, and then None."""
     said: set[str] = set()
     for empty in ("refuse", "drop") if data.empty == "refuse" else ("drop",):
         try:

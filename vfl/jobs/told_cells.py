@@ -28,12 +28,17 @@ _KIND: Literal["cells"] = "cells"
 
 
 @dataclass(frozen=True)
-class _Cut:
+class Cut:
     """How a column was cut when it was first told."""
 
     edges: list[float] | None
     categories: list[str]
     has_missing: bool
+
+    def column(self, name: str) -> Column:
+        """The same of a column of this name."""
+        edges = None if self.edges is None else np.array(self.edges, np.float64)
+        return Column(name, edges, tuple(self.categories), self.has_missing)
 
 
 class ToldCells:
@@ -43,13 +48,14 @@ class ToldCells:
         self._store, self._columns = store, tuple(columns)
         self._name = hashlib.sha256("\n".join([guest, *columns]).encode()).hexdigest()[:32]
 
-    def column(self) -> Column | None:
+    def cut(self) -> Cut | None:
         """How the column was cut before. Raises ModelError when what is kept is damaged."""
-        cut = self._read()[0]
-        if cut is None:
-            return None
-        edges = None if cut.edges is None else np.array(cut.edges, np.float64)
-        return Column(self._columns[0], edges, tuple(cut.categories), cut.has_missing)
+        return self._read()[0]
+
+    def column(self) -> Column | None:
+        """The same, as it is used. Raises as `cut`."""
+        cut = self.cut()
+        return None if cut is None else cut.column(self._columns[0])
 
     def tell(
         self, numbers: NDArray[np.uint64], cells: Integers, minimum: int, column: Column | None = None
@@ -79,7 +85,7 @@ class ToldCells:
                     "remembered: ask about the rows of one of them"
                 )
             if cut is None and column is not None:
-                cut = _Cut(
+                cut = Cut(
                     None if column.edges is None else column.edges.tolist(),
                     list(column.categories),
                     column.has_missing,
@@ -98,14 +104,14 @@ class ToldCells:
                 "differ: ask about the same rows as before, or about others by more"
             )
 
-    def _read(self) -> tuple[_Cut | None, NDArray[np.uint64], NDArray[np.int16]]:
+    def _read(self) -> tuple[Cut | None, NDArray[np.uint64], NDArray[np.int16]]:
         """How the column was cut, the rows that are known, and the cell of each in each table."""
         none = np.zeros(0, np.uint64), np.zeros((0, 0), np.int16)
         if self._name not in self._store.names(_KIND):
             return None, *none
         body = self._store.read(_KIND, self._name)
         try:
-            cut = msgspec.convert(body["cut"], _Cut | None)
+            cut = msgspec.convert(body["cut"], Cut | None)
             arrays = msgspec.convert(body["arrays"], dict[str, dict[str, str]])
             rows, told = (self._store.read_array(_KIND, arrays[name]) for name in ("rows", "told"))
         except (msgspec.ValidationError, KeyError) as error:
@@ -122,7 +128,7 @@ class ToldCells:
             for_peer="it cannot tell which tables it has told (its log has the details)",
         )
 
-    def _write(self, cut: _Cut | None, rows: NDArray[np.uint64], told: NDArray[np.int16]) -> None:
+    def _write(self, cut: Cut | None, rows: NDArray[np.uint64], told: NDArray[np.int16]) -> None:
         arrays = {
             name: dict(self._store.write_array(_KIND, self._name, values))
             for name, values in (("rows", rows), ("told", told))

@@ -19,6 +19,7 @@ from vfl.jobs.agreement import Agreement, check_aligned, offer_to
 from vfl.jobs.aligned_rows import GuestRows, read_guest_rows
 from vfl.jobs.alignments import guest_alignment
 from vfl.jobs.answers import AnsweredGuestHints, AnsweredLabels
+from vfl.jobs.audits import begin_audits, draw_all, note_draws
 from vfl.jobs.commitments import TableDigests, digest_table
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.coordinator import coordinator_of
@@ -135,7 +136,7 @@ async def train(
             show=show,
             started=started,
             query=KeptQuery.of(party.data),
-            of_project=outcome is not None,
+            outcome=outcome,
         )
         return await persevere(
             work.attempt,
@@ -215,7 +216,7 @@ class _GuestTraining:
     started: float  # of the present attempt
     others: list[Peer] = field(default_factory=list)  # its sessions beside those with hosts
     query: KeptQuery | None = None  # that made the table
-    of_project: bool = False
+    outcome: Outcome | None = None  # of a project's model
 
     def commits_to(self) -> TableDigests:
         """What the run has of the guest's table."""
@@ -237,9 +238,8 @@ class _GuestTraining:
 
                 self.unfinished.measure = account
                 try:
-                    # The label of a project's model is made of several columns: it is not replayed.
-                    table = None if self.of_project else self.commits_to
-                    with keeping(self.site, self.show, table) as kept:
+                    asked = None if self.outcome is None else self.outcome.asked
+                    with keeping(self.site, self.show, self.commits_to, asked) as kept:
                         trained, found = await self._with(hosts, wait, sessions, operations, kept)
                         parties = (*hosts, *self.others)
                         await together([tell_kept(party, found) for party in parties])
@@ -280,12 +280,14 @@ class _GuestTraining:
         )
         answers, agreement = await offer_to(site, hosts, offer, self.show)
         kept.agreed(agreement, offer.job, hosts)
+        begin_audits(site.store, agreement, self.show)
         check_aligned(hosts, answers, aligned.name, len(aligned.rows))
         alone = f"{site.party.name} alone"
         try:
             self.role.check_rows()
             run = await self._run(offer, agreement, wait, sessions, operations, kept, hosts)
             model, score, found = await lead(self.role, self.kind, self.job, self.own, hosts, run)
+            draws = await draw_all(hosts, agreement, run.resources.randomness)
         except NothingTrained:
             self.unfinished.finish()  # there is nothing to go on with
             raise
@@ -295,6 +297,7 @@ class _GuestTraining:
         warnings = [one.text for one in found]
         warnings += judge_quality(metrics, rows, self.own.judged, alone, self.kind.advice)
         trained = self._keep_run(model, score, metrics, evaluation, agreement, warnings)
+        note_draws(site.store, agreement, hosts, draws, self.show)
         return replace(trained, of_project=part), found
 
     async def _run(
@@ -353,7 +356,7 @@ class _GuestTraining:
         For a project also what it needs of them."""
         own, name = self.own, self.site.party.name
         rows, held_out, of_table = own.rows, own.held_out, own.aligned.rows
-        trained = of_table[rows.train | rows.validation] if self.of_project else None
+        trained = of_table[rows.train | rows.validation] if self.outcome is not None else None
         if not held_out.any():
             return {}, None, None if trained is None else ProjectPart(trained, None)
         scores = {f"{name} alone": await self.role.train_alone(), "federation": score}

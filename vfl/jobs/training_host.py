@@ -6,21 +6,31 @@ import time
 from collections import Counter
 from dataclasses import dataclass, field, replace
 
+from msgspec import UNSET
+
 from vfl.arrays import Mask
 from vfl.crypto.randomness import Randomness
 from vfl.crypto.workers import Operations
 from vfl.errors import PeerStopped, Refused
 from vfl.jobs.account import Account
-from vfl.jobs.admission import accept, admit_job, check_project, check_request, fresh_name
-from vfl.jobs.agreement import Agreement
+from vfl.jobs.admission import admit_job, check_project, check_request, count_job, fresh_name
+from vfl.jobs.agreement import Agreement, accept_offer
 from vfl.jobs.alignments import Alignment, count_known_rows, known_rows
-from vfl.jobs.answers import AnsweredHostHints, AnsweredSums
+from vfl.jobs.answers import AnsweredHostHints, AnsweredSums, answered_draw
 from vfl.jobs.approval import approve
+from vfl.jobs.audit_draw import Drawing, HostDraw
+from vfl.jobs.audits import (
+    begin_audit,
+    check_audited,
+    check_outstanding,
+    new_draw,
+    note_draw,
+)
 from vfl.jobs.commitments import TableDigests, digest_table
 from vfl.jobs.connect import Site
 from vfl.jobs.coordinator import coordinator_of
 from vfl.jobs.drawn_rows import StoredDraws
-from vfl.jobs.evidence import Keeping, keeping
+from vfl.jobs.evidence import Answers, Keeping, keeping
 from vfl.jobs.hints import StoredHostHints
 from vfl.jobs.host_columns import HostColumns, read_host_columns
 from vfl.jobs.memory import release_memory
@@ -54,10 +64,11 @@ from vfl.models.kinds import kind_of_job, save_half
 from vfl.net.peer import Peer
 from vfl.party.config import Job
 from vfl.party.kept_query import KeptQuery
-from vfl.party.policy import check_coordinator, check_intersection
+from vfl.party.policy import check_auditable, check_coordinator, check_intersection
 from vfl.party.table import Table
 from vfl.protocols.common.checkpoints import to_the_end
 from vfl.protocols.common.course import UNCOUNTED, SumsCount
+from vfl.text import counted
 
 
 def commits_to(own: HostColumns) -> TableDigests:
@@ -120,6 +131,7 @@ class _HostTraining:
     levels: dict[str, Levels] = field(default_factory=dict)  # of these rows
     query: KeptQuery | None = None  # that made the table
     approved: Approved | None = None
+    draw: HostDraw | None = None  # of a policy that audits trainings
 
     async def train(self, kept: Keeping) -> HostOutcome:
         """Prepare the columns, accept the job, train; what this host has kept, in words."""
@@ -133,10 +145,9 @@ class _HostTraining:
         rows = len(self.alignment.rows)
         async with contextlib.AsyncExitStack() as sessions:
             sums = await self._reserve_sums(sessions)
-            self.agreement = await accept(
-                site, self.peer, offer, rows, self.query, 1, self.approved, kept.commitment
-            )
+            self.agreement = await self._accept(rows, kept.commitment)
             kept.agreed(self.agreement, offer.job, [self.peer])
+            begin_audit(site.store, self.agreement, site.party.name, self.peer.name)
             coordinator = None
             if kind.coordinator is not None:
                 coordinator = await sessions.enter_async_context(
@@ -164,7 +175,34 @@ class _HostTraining:
                 coordinator=coordinator,
                 admit=self._admit,
             )
-            return await role.train(self.peer, run)
+            outcome = await role.train(self.peer, run)
+            await self._draw(kept.answers)
+            return outcome
+
+    async def _accept(self, rows: int, commitment: bytes) -> Agreement:
+        """Count the job, sign, and hear what all have signed; whether it is audited is drawn later."""
+        site, offer, audit = self.site, self.offer, None
+        self.draw = new_draw(site.party)
+        if self.draw is not None:
+            audit = self.draw.demand(offer.terms(self.peer.name), site.identity)
+        query = b"" if self.query is None else self.query.digest
+        count_job(site, self.peer, rows)
+        return await accept_offer(site, self.peer, offer, rows, query, self.approved, commitment, audit)
+
+    async def _draw(self, answers: Answers) -> None:
+        """Draw with the guest whether the run is audited, where this host's policy has that done."""
+        if self.draw is None:
+            return
+        site, agreement = self.site, self.agreement
+        if agreement is None:
+            raise AssertionError("a draw of a job that was not agreed to")
+
+        def keep(drawing: Drawing) -> None:
+            many = len(note_draw(site.store, agreement, self.peer, drawing))
+            which = f"{counted(many, 'step')} of" if many else "nothing of"
+            self.show.say(f"{which} {self.unfinished.name} audited, as was drawn with {self.peer.name}")
+
+        await answered_draw(self.draw, answers).draw(self.peer, site.party.name, keep)
 
     async def _reserve_sums(self, ends: contextlib.AsyncExitStack) -> SumsCount:
         """Reserve what the job may tell until `ends`; returns what counts a tree. Raises Refused."""
@@ -252,11 +290,16 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     check_request(site, peer, offer, show, f"train {job.name} ({job.job.purpose})")
     check_project(site, peer.name, job, show)
     admit_job(site, peer.name, job)
+    tape, several = offer.commitment is not UNSET, job.job.project is not None
+    check_auditable(party.policy, tape=tape, project=several)
+    await asyncio.to_thread(check_outstanding, site, peer.name)
     kind, store = kind_of_job(job), site.store
     name = (offer.done and offer.model) or fresh_name(store, "model", offer.model)
     own = await read_host_columns(site, peer, offer, job)
     approved = await approve(site, peer, offer, show, own.brought(job))
     table, alignment, started = own.table, own.alignment, time.monotonic()
+    if kind.init_model is not None:
+        await asyncio.to_thread(check_audited, site, kind.init_model, show)
     kind = host_kind(site, peer, job, table, None if offer.done else count_known_rows(alignment.rows))
     subject = await asyncio.to_thread(
         RunSubject.of, party, job, alignment.name, alignment.guest, offer.hosts, own.columns.features

@@ -1,4 +1,4 @@
-"""A search for settings, the guest and a host side by side: trials on one alignment, none kept.
+"""A search for settings: trials on one alignment, none kept. A host's side is in tuning_host.py.
 
 Guest and hosts agree once, on the job, the space of its settings and how many trials there are. A trial
 is one training of the job with settings of the space, or one a fold. What differs from `vfl train` is
@@ -14,53 +14,50 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from typing import Protocol
 
 import msgspec
 import numpy as np
 from msgspec import UNSET
 
-from vfl.arrays import Mask
 from vfl.crypto.workers import Operations
-from vfl.errors import ConfigError, ModelError, PeerLost, PeerStopped, Refused, VflError
+from vfl.errors import ConfigError, ModelError, PeerLost, PeerStopped, VflError
 from vfl.jobs.account import Account
-from vfl.jobs.admission import accept, check_request, matching_of
+from vfl.jobs.admission import matching_of
 from vfl.jobs.agreement import check_aligned, offer_to
 from vfl.jobs.aligned_rows import GuestRows, read_guest_rows
-from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment
-from vfl.jobs.approval import approve
+from vfl.jobs.alignments import guest_alignment
+from vfl.jobs.answers import AnsweredGuestHints, AnsweredLabels
+from vfl.jobs.commitments import TableDigests, digest_table
 from vfl.jobs.connect import Site, hosts_of
-from vfl.jobs.drawn_rows import StoredDraws
-from vfl.jobs.hints import StoredGuestHints, StoredHostHints, hold_hints
-from vfl.jobs.host_columns import HostColumns, read_host_columns
+from vfl.jobs.evidence import Answers, Keeping, keeping
+from vfl.jobs.hints import StoredGuestHints, hold_hints
 from vfl.jobs.judging import Judged, Judgement, judged_parts
 from vfl.jobs.labels_given import LabelsGiven
 from vfl.jobs.memory import release_memory
-from vfl.jobs.names import JOB_LENGTH
-from vfl.jobs.offer import Offer, new_run, stamp
+from vfl.jobs.offer import Offer, new_run
 from vfl.jobs.own_table import say_uses
 from vfl.jobs.resume import RunSubject, persevere
 from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
 from vfl.jobs.study import AskedTrial, Ended, Study, TrialDone, check_optuna, trees_of
-from vfl.jobs.sums_given import SumsBudget, SumsGiven, training_share
+from vfl.jobs.training import commits_to as guest_commits_to
+from vfl.jobs.training import guest_columns
 from vfl.jobs.tuned_folder import TunedFolder, trial_words
-from vfl.learn.params import BoostParams
-from vfl.models.kind import AnyHostModel, AnyKind, GuestRun, HostRun, PartyColumns, TrainingStep
-from vfl.models.kinds import kind_of_job, rules_of
+from vfl.models.kind import GuestRun, PartyColumns, TrainingStep
+from vfl.models.kinds import kind_of_job
 from vfl.net.peer import Peer
 from vfl.party.config import Job
 from vfl.party.documents import canonical_json, convert_document
 from vfl.party.kept_query import KeptQuery
-from vfl.party.policy import check_intersection, check_tune, today
-from vfl.party.policy_section import PolicySection
 from vfl.party.search import Search
-from vfl.protocols.common.checkpoints import to_the_end
-from vfl.protocols.common.course import UNCOUNTED, StopTraining, SumsCount
+from vfl.party.tune_section import Setting
+from vfl.protocols.common.course import StopTraining
+from vfl.protocols.common.label_count import LabelCount
 from vfl.protocols.common.lattice_hints import KeptHints, NoKeptHints
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.trees.grower import TreeDone
-from vfl.protocols.tuning import hear_trial, tell_end, tell_trial
+from vfl.protocols.tuning import NextTrial, tell_end, tell_trial
 from vfl.text import counted
 
 
@@ -155,7 +152,6 @@ class _GuestWork:
 
     def __post_init__(self) -> None:
         self.study = Study(self.search)
-        self.features = self.own.features
         release_memory(self.own.table.rows)
 
     @property
@@ -176,7 +172,7 @@ class _GuestWork:
         brought = (rows.label, rows.weight, rows.offset, rows.train, rows.validation)
         subject = RunSubject.of(
             *(self.site.party, self.search.job, own.aligned.name, own.aligned.guest, self.hosts),
-            self.features,
+            self.own.features,
             *brought,
         )
         how = tune.model_dump(mode="json", exclude={"trials", "seconds"})
@@ -212,15 +208,48 @@ class _GuestWork:
         try:
             async with hosts_of(self.site, wait, self.show, self.hosts) as sessions:
                 hosts = list(sessions)
-                randomness = self.site.randomness_of(await self._offer(hosts))
-                resources = Resources(self.site.party.party.machine, operations, randomness)
-                with contextlib.ExitStack() as ends:
-                    hints = self._hints(ends)
-                    while self.study.left and not self._is_late():
-                        await self._trial(hosts, hints, resources)
-                await tell_end(hosts)
+                with (
+                    keeping(self.site, self.show, lambda: commits_to(self.own, self.parts)) as kept,
+                    contextlib.ExitStack() as ends,
+                ):
+                    work = await self._agree(hosts, kept, operations, ends)
+                    while (asked := await self._next(kept.answers)) is not None:
+                        await self._trial(hosts, work, _Answered(asked, kept.answers))
+                    await tell_end(hosts)
         finally:
             self.account += Account.of(started, hosts, operations)
+
+    async def _next(self, answers: Answers) -> AskedTrial | None:
+        """The next trial; None where no further one is to be made."""
+        asked = None
+        if self.study.left and not self._is_late():
+            asked = await asyncio.to_thread(self.study.ask)
+        trial = None if asked is None else NextTrial(asked.number, dict(asked.settings))
+        answers.ask(NEXT, NextTrial | None, lambda: trial)
+        return asked
+
+    async def _agree(
+        self,
+        hosts: Sequence[Peer],
+        kept: Keeping,
+        operations: Operations,
+        ends: contextlib.ExitStack,
+    ) -> "GuestTrials":
+        """Agree with the hosts on a run; what trains in it."""
+        site, own, job = self.site, self.own, self.search.job
+        run = await self._offer(hosts, kept)
+        kept.answers.ask(FOLDS, str, lambda: self._draw)
+        return GuestTrials(
+            site,
+            self.search,
+            own,
+            self.parts,
+            guest_columns(site, own),
+            Resources(site.party.party.machine, operations, kept.randomness_of(run), kept.say),
+            AnsweredGuestHints(self._hints(ends), kept.answers),
+            AnsweredLabels(LabelsGiven.of(site.store, own.aligned.name, job), kept.answers),
+            self.show,
+        )
 
     def _is_late(self) -> bool:
         most = self.search.tune.seconds
@@ -240,7 +269,7 @@ class _GuestWork:
         ends.callback(hints.close)
         return hints
 
-    async def _offer(self, hosts: Sequence[Peer]) -> bytes:
+    async def _offer(self, hosts: Sequence[Peer], kept: Keeping) -> bytes:
         """Agree with the hosts on a run. Raises PeerError for another alignment, and what sessions
         raise."""
         site, aligned = self.site, self.own.aligned
@@ -256,33 +285,33 @@ class _GuestWork:
             done=len(self.study.trials),
             matching=matching_of(site.party.data, join=aligned.join, many=aligned.many),
             query=UNSET if query is None else query.digest,
+            commitment=kept.commitment or UNSET,
         )
-        answers, _ = await offer_to(site, hosts, offer, self.show)
+        answers, agreement = await offer_to(site, hosts, offer, self.show)
+        kept.agreed(agreement, offer.job, hosts)
         check_aligned(hosts, answers, aligned.name, len(aligned.rows))
         return offer.run
 
-    async def _trial(self, hosts: Sequence[Peer], hints: KeptHints, resources: Resources) -> None:
+    async def _trial(self, hosts: Sequence[Peer], work: "GuestTrials", asked: "_Answered") -> None:
         """Make the next trial, and keep what came of it. Raises ConfigError for one that cannot be."""
-        started = time.monotonic()
-        asked = await asyncio.to_thread(self.study.ask)
-        made = _TrialWork(self, asked, self.search.trial(asked.settings))
-        await tell_trial(hosts, asked.number, asked.settings)
+        started, number, settings = time.monotonic(), asked.number, asked.settings
+        made = TrialWork(work, asked)
         try:
-            ended, values = await made.run(hosts, hints, resources)
+            ended, values = await made.run(hosts)
         except (PeerLost, PeerStopped):
             raise
         except VflError as error:
             if error.exit_code == ConfigError.exit_code:  # its settings: another trial may do better
-                self._keep(TrialDone(asked.number, asked.settings, "failed"))
-                text = f"trial {asked.number:,} ended: {error}; the same command goes on with the next"
+                self._keep(TrialDone(number, settings, "failed"))
+                text = f"trial {number:,} ended: {error}; the same command goes on with the next"
                 raise ConfigError(text, for_peer=error.for_peer) from None
             raise
         found = self.parts.together(values)
         known = found.value is not None and found.loss is not None
         self._keep(
             TrialDone(
-                asked.number,
-                asked.settings,
+                number,
+                settings,
                 ended if known else "failed",
                 found.value,
                 found.loss,
@@ -294,12 +323,74 @@ class _GuestWork:
         )
 
 
-class _TrialWork:
+# --- What is done in a search and in its replay. ------------------------------------------------------
+
+NEXT, FOLDS, POOR = "the next trial", "the draw of folds", "whether a trial is poor"
+"""What a search is asked of what it has tried so far."""
+
+
+def commits_to(own: GuestRows, parts: Judged) -> TableDigests:
+    """What the run has of the guest's table, for its commitment."""
+    masks = {
+        f"{what} of fold {number}": mask
+        for number, rows in enumerate(parts.rows, 1)
+        for what, mask in (("training", rows.train), ("judging", rows.validation))
+    }
+    return dict(guest_commits_to(own)) | digest_table({}, **masks)
+
+
+class Asked(Protocol):
+    """A trial that is to be made."""
+
+    @property
+    def number(self) -> int:
+        """From 1."""
+
+    @property
+    def settings(self) -> Mapping[str, Setting]:
+        """Of the space."""
+
+    def is_poor(self, loss: float) -> bool:
+        """Whether it is to be ended, by the loss after a further tree of its first training."""
+
+
+class _Answered:
+    """`Asked` of a search."""
+
+    def __init__(self, asked: AskedTrial, answers: Answers) -> None:
+        self._asked, self._answers = asked, answers
+        self.number, self.settings = asked.number, asked.settings
+
+    @property
+    def curve(self) -> list[float]:
+        return self._asked.curve
+
+    def is_poor(self, loss: float) -> bool:
+        return self._answers.ask(POOR, bool, lambda: self._asked.is_poor(loss))
+
+
+@dataclass(frozen=True)
+class GuestTrials:
+    """What the trainings of the guest work with."""
+
+    site: Site
+    search: Search
+    own: GuestRows
+    parts: Judged
+    columns: PartyColumns
+    resources: Resources
+    hints: KeptHints
+    labels: LabelCount
+    show: Show
+
+
+class TrialWork:
     """The trainings of one trial."""
 
-    def __init__(self, work: _GuestWork, asked: AskedTrial, job: Job) -> None:
-        self._work, self._asked, self._job = work, asked, job
-        self._kind = kind_of_job(job)
+    def __init__(self, work: GuestTrials, asked: Asked) -> None:
+        """Raises pydantic.ValidationError for settings that are not of the job."""
+        self._work, self._asked = work, asked
+        self._kind = kind_of_job(work.search.trial(asked.settings))
         self._fold, self._stopped = 0, False
         self._curves: list[list[float]] = []
 
@@ -310,26 +401,21 @@ class _TrialWork:
         known = [trees for trees in each if trees is not None]
         return round(float(np.mean(known))) if known else None
 
-    async def run(
-        self, hosts: Sequence[Peer], hints: KeptHints, resources: Resources
-    ) -> tuple[Ended, list[Judgement]]:
+    async def run(self, hosts: Sequence[Peer]) -> tuple[Ended, list[Judgement]]:
         """Whether it came to its end, and loss and metric by fold."""
-        work, found = self._work, list[Judgement]()
-        site, own = work.site, work.own
-        columns = PartyColumns(
-            site.party.name, own.table.path.name, work.features, rules_of(site.party), own.scratch
-        )
+        work, asked, found = self._work, self._asked, list[Judgement]()
+        await tell_trial(hosts, asked.number, asked.settings)
         # Hosts make a training for each fold: those after a poor first one end with their first tree.
         for self._fold, rows in enumerate(work.parts.rows):
             if not self._stopped:
                 self._curves.append([])
-            role = await asyncio.to_thread(self._kind.guest, columns, rows)
+            role = await asyncio.to_thread(self._kind.guest, work.columns, rows)
             run = GuestRun(
-                resources.part("training", self._asked.number, self._fold),
+                work.resources.part("training", asked.number, self._fold),
                 self._follow,
-                hints=hints,
+                hints=work.hints,
                 hint_progress=lambda done, of: work.show.progress("receiving hints", done, of),
-                labels=LabelsGiven.of(site.store, own.aligned.name, work.search.job),
+                labels=work.labels,
             )
             _, score = await role.train(hosts, run)
             if not self._fold or not self._stopped:
@@ -357,163 +443,3 @@ class _TrialWork:
         if self._fold == 0 and asked.is_poor(step.validation_loss):
             self._stopped = True
             raise StopTraining
-
-
-# ---------------------------------------------------------------------------------------- host
-
-
-async def serve_tune(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
-    """Train as often as the guest has trials, at most as many as agreed; drop every half."""
-    party = site.party
-    search = _agreed_search(await asyncio.to_thread(Job.from_canonical, offer.job), offer)
-    job, trials = search.job, search.tune.trials
-    left = trials - offer.done
-    what = f"search for settings of {job.name} ({job.job.purpose}): {counted(trials, 'trial')}"
-    check_request(site, peer, offer, show, f"{what}, {left:,} to come" if offer.done else what)
-    check_tune(party.policy, search.extremes, trials, peer.name, today())
-    if left < 1:
-        raise Refused("no trial of the search is left")
-    # Of the trials so far nothing is known here: what is left is held against the rules.
-    asked = msgspec.structs.replace(offer, done=0)
-    own = await read_host_columns(site, peer, asked, search.tells_most)
-    release_memory(own.table.rows)
-    trainings = left * search.judges
-    approved = await approve(site, peer, offer, show, own.brought(search.tells_most, trainings))
-    async with contextlib.AsyncExitStack() as ends:
-        work = _HostWork(site, peer, offer, search, own, show)
-        await work.reserve(trainings, ends)
-        rows, query = len(own.alignment.rows), KeptQuery.of(party.data)
-        await accept(site, peer, offer, rows, query, jobs=trainings, approved=approved)
-        done = 0
-        while True:
-            settings = await hear_trial(peer, offer.done + done + 1, search.has)
-            if settings is None:
-                break
-            done += 1
-            if done > left:
-                raise peer.breach("a NextTrial beyond those that were agreed on")
-            await work.trial(done, search.trial(settings))
-    return f"made {counted(done, 'trial')} of {job.name} with {peer.name}, none of which is kept"
-
-
-def _agreed_search(job: Job, offer: Offer) -> Search:
-    """The search that the guest offers. Raises Refused for one that it has not written out, or that
-    there is not."""
-    try:
-        search = Search.of(job)
-    except ConfigError as error:
-        raise Refused(str(error)) from None
-    if search.job.searched != offer.job:
-        raise Refused("the search offered has no space written out")
-    return search
-
-
-@dataclass
-class _HostWork:
-    """The trainings of a host."""
-
-    site: Site
-    peer: Peer
-    offer: Offer
-    search: Search
-    own: HostColumns
-    show: Show
-
-    def __post_init__(self) -> None:
-        self._budgets: list[_Reserved] = []
-        self._operations: Operations = Counter()
-        self._randomness = self.site.randomness_of(self.offer.run)
-
-    async def reserve(self, trainings: int, ends: contextlib.AsyncExitStack) -> None:
-        """Reserve what all trainings may tell, as if each told the most of any of the space, before the
-        first, until `ends`. Raises Refused."""
-        told, given = kind_of_job(self.search.tells_most).tells_sums, self.own.given
-        if told is None or given is None:
-            return
-        share = training_share(self.peer, self.offer, self.own.alignment, self.search.job)
-        job, policy = self.search.job.name[:JOB_LENGTH], self.site.party.policy
-        names = [f"{job}-{stamp(self.offer.run)}-{n}" for n in range(1, trainings + 1)]
-
-        def reserve() -> None:
-            for number, name in enumerate(names):
-                try:
-                    budget = _Reserved(given, name, share, given.reserve(policy, name, told, share))
-                except Refused as error:
-                    trials = counted(trainings // self.search.judges, "trial")
-                    fit = counted(number // self.search.judges, "trial")
-                    raise Refused(
-                        f"{trials} may tell too much, if each tells the most of its space ({fit} would "
-                        f"not): {error}"
-                    ) from None
-                ends.callback(budget.close)
-                self._budgets.append(budget)
-
-        await to_the_end(reserve)
-
-    async def trial(self, number: int, job: Job) -> None:
-        """The trainings of one trial, the `number`-th of this session."""
-        site, own, kind = self.site, self.own, kind_of_job(job)
-        role = await asyncio.to_thread(kind.host, own.columns)
-        judges, trials = self.search.judges, self.search.tune.trials
-        name = f"{own.alignment.name} {kind.name}"
-        numbers = {c: f"{site.party.name}:{place}" for place, c in enumerate(own.table.features, 1)}
-        for judge in range(judges):
-            sums = await self._budget((number - 1) * judges + judge, kind)
-            # Secrets among hosts are of one training.
-            which = f"tune {self.offer.done + number} {judge}".encode()
-            run = HostRun[AnyHostModel](
-                site.participant(
-                    self.offer.hosts,
-                    hashlib.sha256(which + self.offer.run).digest(),
-                    kind.least_rows(site.party.policy),
-                    self._operations,
-                    self._randomness,
-                ).part("training", self.offer.done + number, judge),
-                len(own.alignment.rows),
-                _drop,
-                job=f"trial {self.offer.done + number} of {trials} of {job.name}",
-                progress=self.show.progress,
-                hints=StoredHostHints(site.store, name, own.alignment.guest),
-                draws=StoredDraws(site.store, own.alignment.name),
-                sums=sums,
-                hint_progress=lambda done, of: self.show.progress("making a hint", done, of),
-                shown=numbers.__getitem__,
-                admit=partial(_admit, site, own.alignment),
-            )
-            await role.train(self.peer, run)
-
-    async def _budget(self, training: int, kind: AnyKind) -> SumsCount:
-        """What counts the sums of a training: by its own settings, in place of the most of any."""
-        told = kind.tells_sums
-        if told is None or not self._budgets:
-            return UNCOUNTED
-        reserved = self._budgets[training]
-        await to_the_end(reserved.renew, self.site.party.policy, told)
-        return reserved.budget
-
-
-@dataclass
-class _Reserved:
-    """What a training may tell."""
-
-    given: SumsGiven
-    name: str
-    share: float  # of the aligned rows that train
-    budget: SumsBudget
-
-    def renew(self, policy: PolicySection, told: BoostParams) -> None:
-        """Reserve for other settings in its place. Raises Refused."""
-        self.close()
-        self.budget = self.given.reserve(policy, self.name, told, self.share)
-
-    def close(self) -> None:
-        self.budget.close()
-
-
-def _drop(half: AnyHostModel) -> None:
-    """Nothing is kept of a trial."""
-
-
-def _admit(site: Site, alignment: Alignment, training: Mask) -> None:
-    known = count_known_rows(alignment.rows, training)
-    check_intersection(site.party.policy, known, most=False)

@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from msgspec import UNSET
 
 from vfl.arrays import Floats, Integers, Mask
 from vfl.blocks.scratch import Scratch
+from vfl.crypto.randomness import Randomness
 from vfl.crypto.workers import Operations
 from vfl.errors import ConfigError, DataError, ModelError, Refused
 from vfl.jobs.account import Account
@@ -29,9 +30,12 @@ from vfl.jobs.admission import accept, check_request, matching_of
 from vfl.jobs.agreement import check_aligned, offer_to
 from vfl.jobs.aligned_rows import GuestRows, read_guest_rows
 from vfl.jobs.alignments import Alignment, count_known_rows, guest_alignment
+from vfl.jobs.answers import AnsweredLabels, AnsweredSums
 from vfl.jobs.approval import approve
+from vfl.jobs.commitments import TableDigests, digest_table
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.drawn_rows import StoredDraws
+from vfl.jobs.evidence import Keeping, keeping
 from vfl.jobs.hints import PassingGuestHints, PassingHostHints
 from vfl.jobs.host_columns import HostColumns, read_host_columns
 from vfl.jobs.labels_given import LabelsGiven
@@ -45,10 +49,22 @@ from vfl.jobs.report_columns import present_premium
 from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
 from vfl.jobs.sums_given import training_share
+from vfl.jobs.training import commits_to as guest_commits_to
+from vfl.jobs.training import guest_columns
+from vfl.jobs.training_host import commits_to as host_commits_to
 from vfl.learn.losses import BadLabel
 from vfl.learn.worth import Hosts, JudgedRows, WorthLine, subsets, worth_lines
-from vfl.models.kind import AnyHostModel, GuestRun, HostRun, PartyColumns, TrainingStep
-from vfl.models.kinds import kind_of_job, rules_of
+from vfl.models.kind import (
+    AnyGuestModel,
+    AnyHostModel,
+    AnyKind,
+    GuestRole,
+    GuestRun,
+    HostRole,
+    HostRun,
+    TrainingStep,
+)
+from vfl.models.kinds import kind_of_job
 from vfl.net.peer import Peer, together
 from vfl.party.config import Job
 from vfl.party.kept_query import KeptQuery
@@ -57,6 +73,8 @@ from vfl.party.policy import check_intersection, check_worth, today
 from vfl.party.table import Wanted, read_wanted
 from vfl.protocols.common.checkpoints import to_the_end
 from vfl.protocols.common.course import UNCOUNTED, SumsCount
+from vfl.protocols.common.label_count import LabelCount
+from vfl.protocols.common.lattice_hints import KeptHints
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.worth import WorthFigure, WorthFigures, hear_worth, tell_worth
 from vfl.report.worth import WORTH_PAGE, WORTH_SHEET, WorthOf
@@ -78,7 +96,7 @@ class Worth:
     account: Account
 
 
-class _Beside(NamedTuple):
+class Beside(NamedTuple):
     """Of the rows held out: the policy each is of, and its present premium, if there is any."""
 
     policy: Integers
@@ -120,20 +138,28 @@ async def worth(
         )
     site.activity.tell(party.partners, [named.name])
     own = await asyncio.to_thread(read_guest_rows, site, job, named, show)
-    if rows is not None:
-        own = _sample(own, job, rows)
+    own = sample_of(own, job, rows)
     _check_parts(own)
-    beside = await asyncio.to_thread(_read_beside, site, job, own)
+    beside = await asyncio.to_thread(read_beside, site, job, own)
     if beside.no_premium:
         show.say(f"note: {beside.no_premium}")
-    work = _GuestWork(site, job, own, show)
     names = [name for name in party.partners if name in own.aligned.parties]
     operations: Operations = Counter()
     async with hosts_of(site, wait, show, names) as hosts:
-        scores = await work.train(hosts, operations)
-        told = await asyncio.to_thread(_figures, own, beside, scores, names)
-        await tell_worth(hosts, told)
-        await together([host.recv(Kept) for host in hosts])
+        work = await GuestWorth.of(site, job, own, beside, show)
+        with (
+            keeping(site, show, lambda: commits_to(own, beside)) as kept,
+            contextlib.ExitStack() as ends,
+        ):
+            offer = await _offer(site, job, own, hosts, kept, show)
+            kept.answers.ask("rows that are drawn", int | None, lambda: rows)
+            resources = Resources(
+                party.party.machine, operations, kept.randomness_of(offer.run), kept.say
+            )
+            hints = PassingGuestHints(site.store, offer.run.hex())
+            ends.callback(hints.close)
+            labels = AnsweredLabels(LabelsGiven.of(site.store, named.name, job), kept.answers)
+            told = await work.find(hosts, resources, hints, labels)
         account = Account.of(started, hosts, operations)
     of = WorthOf(
         party=party.name,
@@ -151,6 +177,20 @@ async def worth(
     target.note({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
     write_folder(target.place, files)
     return Worth(of, own.aligned.name, folder / WORTH_PAGE, replaced, beside.no_premium, account)
+
+
+def commits_to(own: GuestRows, beside: Beside) -> TableDigests:
+    """What the run has of the guest's table, for its commitment."""
+    of_rows = dict(guest_commits_to(own))
+    rows = np.array([own.table.rows])
+    exposure = own.rows.exposure
+    return of_rows | digest_table(
+        {},
+        exposure=exposure,
+        policies=beside.policy,
+        premium=beside.premium,
+        **{"number of rows": rows},
+    )
 
 
 def _judged(job: Job) -> Job:
@@ -182,10 +222,11 @@ def _judged(job: Job) -> Job:
     return job.model_copy(update={"glm": job.glm.model_copy(update={"inference": False})})
 
 
-def _sample(own: GuestRows, job: Job, rows: int) -> GuestRows:
-    """Without the rows that are not drawn: these train nothing and are held out of nothing."""
+def sample_of(own: GuestRows, job: Job, rows: int | None) -> GuestRows:
+    """Without the rows that are not drawn, if not all are: these train nothing and are held out of
+    nothing."""
     count = len(own.aligned.rows)
-    if rows >= count:
+    if rows is None or rows >= count:
         return own
     rng = np.random.default_rng([kind_of_job(job).seed, _SAMPLE])
     chosen = np.zeros(count, np.bool_)
@@ -218,7 +259,7 @@ def _check_parts(own: GuestRows) -> None:
             )
 
 
-def _read_beside(site: Site, job: Job, own: GuestRows) -> _Beside:
+def read_beside(site: Site, job: Job, own: GuestRows) -> Beside:
     """Policies and present premiums of the rows held out. Raises DataError and ConfigError."""
     party, data = site.party, site.party.data
     scratch = Scratch(site.store.scratch(make=False))
@@ -239,7 +280,7 @@ def _read_beside(site: Site, job: Job, own: GuestRows) -> _Beside:
     held = Evaluation(rows, label, weight, _held(own.rows.exposure, own.held_out), {})
     model = tuple(own.table.features), job.objective
     premium, why = present_premium(party, model, table, table.take(rows), held)
-    return _Beside(policy, premium, why)
+    return Beside(policy, premium, why)
 
 
 def _held(values: Floats | None, held_out: Mask) -> Floats | None:
@@ -247,7 +288,7 @@ def _held(values: Floats | None, held_out: Mask) -> Floats | None:
 
 
 def _figures(
-    own: GuestRows, beside: _Beside, scores: Mapping[Hosts, Floats], hosts: Sequence[str]
+    own: GuestRows, beside: Beside, scores: Mapping[Hosts, Floats], hosts: Sequence[str]
 ) -> WorthFigures:
     """What the page says."""
     rows, held_out = own.rows, own.held_out
@@ -282,68 +323,82 @@ def _wire(line: WorthLine, hosts: Sequence[str]) -> list[WorthFigure]:
 
 
 @dataclass(frozen=True)
-class _GuestWork:
-    """The trainings of the guest."""
+class GuestWorth:
+    """The guest's part after the agreement, in a job and in its replay."""
 
-    site: Site
     job: Job
     own: GuestRows
+    beside: Beside
+    role: GuestRole[AnyGuestModel]
     show: Show
 
-    async def train(self, hosts: Sequence[Peer], operations: Operations) -> dict[Hosts, Floats]:
-        """The scores of the rows held out, by the hosts of each model."""
-        site, own, kind = self.site, self.own, kind_of_job(self.job)
-        columns = PartyColumns(
-            site.party.name, own.table.path.name, own.features, rules_of(site.party), own.scratch
-        )
-        role = await asyncio.to_thread(kind.guest, columns, own.rows)
+    @classmethod
+    async def of(cls, site: Site, job: Job, own: GuestRows, beside: Beside, show: Show) -> "GuestWorth":
+        """Raises NothingTrained for rows that can teach nothing."""
+        role = await asyncio.to_thread(kind_of_job(job).guest, guest_columns(site, own), own.rows)
         release_memory(own.table.rows)
         role.check_rows()
-        offer = await self._offer(hosts)
-        sets = subsets([host.name for host in hosts])
-        scores: dict[Hosts, Floats] = {(): (await role.train_alone())[own.held_out]}
-        randomness = site.randomness_of(offer.run)
-        resources = Resources(site.party.party.machine, operations, randomness)
-        hints = PassingGuestHints(site.store, offer.run.hex())
-        with contextlib.closing(hints):
-            for number, some in enumerate(sets, 1):
-                members = [host for host in hosts if host.name in some]
-                run = GuestRun(
-                    resources.part("training", *some),
-                    partial(self._follow, f"model {number} of {len(sets)}: "),
-                    hints=hints,
-                    hint_progress=lambda done, of: self.show.progress("receiving hints", done, of),
-                    labels=LabelsGiven.of(site.store, own.aligned.name, self.job),
-                )
-                _, score = await role.train(members, run)
-                scores[some] = score[own.held_out]
-        return scores
+        return cls(job, own, beside, role, show)
+
+    async def find(
+        self,
+        hosts: Sequence[Peer],
+        resources: Resources,
+        hints: KeptHints,
+        labels: LabelCount,
+    ) -> WorthFigures:
+        """Train with all sets of hosts; what that comes to, of which all of them hear."""
+        names = [host.name for host in hosts]
+        sets, held_out = subsets(names), self.own.held_out
+        scores: dict[Hosts, Floats] = {(): (await self.role.train_alone())[held_out]}
+        for number, some in enumerate(sets, 1):
+            members = [host for host in hosts if host.name in some]
+            run = GuestRun(
+                resources.part("training", *some),
+                partial(self._follow, f"model {number} of {len(sets)}: "),
+                hints=hints,
+                hint_progress=lambda done, of: self.show.progress("receiving hints", done, of),
+                labels=labels,
+            )
+            _, score = await self.role.train(members, run)
+            scores[some] = score[held_out]
+        told = await asyncio.to_thread(_figures, self.own, self.beside, scores, names)
+        await tell_worth(hosts, told)
+        await together([host.recv(Kept) for host in hosts])
+        return told
 
     def _follow(self, which: str, step: TrainingStep) -> None:
         what, done, of = kind_of_job(self.job).news(step)
         self.show.progress(which + what, done, of)
 
-    async def _offer(self, hosts: Sequence[Peer]) -> Offer:
-        """Agree with the hosts. Raises PeerError for another alignment, and what sessions raise."""
-        site, aligned = self.site, self.own.aligned
-        query = KeptQuery.of(site.party.data)
-        offer = Offer(
-            "worth",
-            new_run(),
-            [host.name for host in hosts],
-            list(aligned.normalise),
-            alignment=aligned.name,
-            job=self.job.canonical,
-            training=int(self.own.rows.train.sum()),
-            matching=matching_of(site.party.data, join=aligned.join, many=aligned.many),
-            query=UNSET if query is None else query.digest,
-        )
-        answers, _ = await offer_to(site, hosts, offer, self.show)
-        check_aligned(hosts, answers, aligned.name, len(aligned.rows))
-        return offer
+
+async def _offer(
+    site: Site, job: Job, own: GuestRows, hosts: Sequence[Peer], kept: Keeping, show: Show
+) -> Offer:
+    """Agree with the hosts. Raises PeerError for another alignment, and what sessions raise."""
+    aligned, query = own.aligned, KeptQuery.of(site.party.data)
+    offer = Offer(
+        "worth",
+        new_run(),
+        [host.name for host in hosts],
+        list(aligned.normalise),
+        alignment=aligned.name,
+        job=job.canonical,
+        training=int(own.rows.train.sum()),
+        matching=matching_of(site.party.data, join=aligned.join, many=aligned.many),
+        query=UNSET if query is None else query.digest,
+        commitment=kept.commitment or UNSET,
+    )
+    answers, agreement = await offer_to(site, hosts, offer, show)
+    kept.agreed(agreement, offer.job, hosts)
+    check_aligned(hosts, answers, aligned.name, len(aligned.rows))
+    return offer
 
 
 # ---------------------------------------------------------------------------------------- host
+
+Given = Callable[[HostRun[AnyHostModel], int], HostRun[AnyHostModel]]
+"""What a training works with beside, of which this is the number from 0."""
 
 
 async def serve_worth(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
@@ -358,46 +413,49 @@ async def serve_worth(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     if (own.alignment.rows < 0).any():
         raise Refused(f"alignment {own.alignment.name} has rows that a host does not know")
     release_memory(own.table.rows)
-    kind, name = kind_of_job(job), party.name
-    role = await asyncio.to_thread(kind.host, own.columns)
+    commits: TableDigests = {}
+    if party.party.tape != "none":
+        commits = await asyncio.to_thread(host_commits_to, own)
+    work = await HostWorth.of(site, job, offer, own, show)
     own = replace(own, columns=replace(own.columns, features={}))  # the role has what it needs of them
-    mine = [some for some in subsets(offer.hosts) if name in some]
-    rows, minimum = len(own.alignment.rows), kind.least_rows(party.policy)
-    numbers = {column: f"{name}:{place}" for place, column in enumerate(own.table.features, 1)}
-    operations: Operations = Counter()
-    query = KeptQuery.of(party.data)
-    hints = PassingHostHints()
-    approved = await approve(site, peer, offer, show, own.brought(job, len(mine)))
-    randomness = site.randomness_of(offer.run)
+    trainings, rows = len(work.sets), len(own.alignment.rows)
+    approved = await approve(site, peer, offer, show, own.brought(job, trainings))
     async with contextlib.AsyncExitStack() as ends:
-        budgets = await _reserve_sums(site, peer, offer, job, own, len(mine), ends)
-        await accept(site, peer, offer, rows, query, jobs=len(mine), approved=approved)
-        for number, (some, sums) in enumerate(zip(mine, budgets, strict=True), 1):
-            # Secrets among hosts are of one training.
-            context = hashlib.sha256(b"worth" + offer.run + "\n".join(some).encode()).digest()
-            run = HostRun[AnyHostModel](
-                site.participant(some, context, minimum, operations, randomness).part("training", *some),
-                rows,
-                _drop,
-                job=f"model {number} of {len(mine)} of {job.name}",
-                progress=show.progress,
-                hints=hints,
+        kept = ends.enter_context(keeping(site, show, lambda: commits))
+        budgets = await _reserve_sums(site, peer, offer, job, own, trainings, ends)
+        agreement = await accept(
+            site, peer, offer, rows, KeptQuery.of(party.data), trainings, approved, kept.commitment
+        )
+        kept.agreed(agreement, offer.job, [peer])
+        randomness = kept.randomness_of(offer.run)
+
+        def given(run: HostRun[AnyHostModel], number: int) -> HostRun[AnyHostModel]:
+            return replace(
+                run,
+                participant=run.participant.asking(kept.sign(site.identity.sign), kept.say),
                 draws=StoredDraws(site.store, own.alignment.name),
-                sums=sums,
-                hint_progress=lambda done, of: show.progress("making a hint", done, of),
-                shown=numbers.__getitem__,
+                sums=AnsweredSums(budgets[number], kept.answers),
                 admit=partial(_admit, site, own.alignment),
             )
-            await role.train(peer, run)
-    told = await hear_worth(peer, offer.hosts, rows)
+
+        await work.train(peer, randomness, given)
+        told = await hear_worth(peer, offer.hosts, rows)
+        await _tell_kept(site, peer, offer, job, told, show)
+    return f"told by {peer.name} what data is worth to {job.name}"
+
+
+async def _tell_kept(
+    site: Site, peer: Peer, offer: Offer, job: Job, told: WorthFigures, show: Show
+) -> None:
+    """Keep the page, and tell the guest that it is kept."""
     page = f"{job.name[:JOB_LENGTH]}-{stamp(offer.run)}"
     of = WorthOf(
-        party=name,
+        party=site.party.name,
         guest=peer.name,
         hosts=offer.hosts,
         job=job.name,
         purpose=job.job.purpose,
-        kind=kind.title,
+        kind=kind_of_job(job).title,
         ended=now(),
         version=__version__,
         told=told,
@@ -406,7 +464,52 @@ async def serve_worth(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     path = await asyncio.to_thread(_keep_page, site, page, of)
     await peer.send(Kept())
     show.say(f"what data is worth to {job.name} is in {path}")
-    return f"told by {peer.name} what data is worth to {job.name}"
+
+
+@dataclass(frozen=True)
+class HostWorth:
+    """The trainings of a host, in a job and in its replay."""
+
+    site: Site
+    kind: AnyKind
+    offer: Offer
+    job: str  # its name
+    role: HostRole[AnyHostModel]
+    rows: int  # aligned
+    shown: Mapping[str, str]  # by column, the name under which the guest sees it
+    show: Show
+
+    @classmethod
+    async def of(cls, site: Site, job: Job, offer: Offer, own: HostColumns, show: Show) -> "HostWorth":
+        kind, name = kind_of_job(job), site.party.name
+        role = await asyncio.to_thread(kind.host, own.columns)
+        shown = {column: f"{name}:{place}" for place, column in enumerate(own.table.features, 1)}
+        return cls(site, kind, offer, job.name, role, len(own.alignment.rows), shown, show)
+
+    @property
+    def sets(self) -> list[Hosts]:
+        """The hosts of each training of which this one is."""
+        return [some for some in subsets(self.offer.hosts) if self.site.party.name in some]
+
+    async def train(self, guest: Peer, randomness: Randomness, given: Given) -> None:
+        """All of them, one after the other."""
+        site, sets, operations = self.site, self.sets, Counter[str]()
+        minimum, hints = self.kind.least_rows(site.party.policy), PassingHostHints()
+        for number, some in enumerate(sets):
+            # Secrets among hosts are of one training.
+            context = hashlib.sha256(b"worth" + self.offer.run + "\n".join(some).encode()).digest()
+            own = site.participant(some, context, minimum, operations, randomness)
+            run = HostRun[AnyHostModel](
+                own.part("training", *some),
+                self.rows,
+                _drop,
+                job=f"model {number + 1} of {len(sets)} of {self.job}",
+                progress=self.show.progress,
+                hints=hints,
+                hint_progress=lambda done, of: self.show.progress("making a hint", done, of),
+                shown=self.shown.__getitem__,
+            )
+            await self.role.train(guest, given(run, number))
 
 
 def _drop(half: AnyHostModel) -> None:

@@ -20,6 +20,7 @@ _PHASES = {
     "receiving hints": "hints",
     "receiving the common rows": "matching",
     "receiving the store": "matching",
+    "replaying": "replaying",
     "scoring": "scoring",
     "sealing rows": "sealing",
     "searching": "searching",

@@ -74,6 +74,8 @@ class Peer(ABC):
         self._sent = 0
         self._received = 0
         self._stop_recorded = False  # among frames that nobody has received
+        self.unsent = False
+        """Whether the connection was lost by the last message to it."""
 
     @abstractmethod
     async def _put(self, frame: bytes) -> None:
@@ -107,6 +109,7 @@ class Peer(ABC):
         try:
             await self._put(frame)
         except PeerLost as lost:
+            self.unsent = True
             raise self.last_words(lost) from None
 
     @overload

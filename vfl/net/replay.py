@@ -5,6 +5,7 @@ is not the one that left then.
 """
 
 import hashlib
+from collections import deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
@@ -56,15 +57,26 @@ class ReplayedPeer(Peer):
     """The other end of a session of a run that is over."""
 
     def __init__(
-        self, name: str, received: Iterable[bytes], sent: Iterable[Sent], *, cut: bool = False
+        self,
+        name: str,
+        received: Iterable[bytes],
+        sent: Iterable[Sent],
+        *,
+        cut: bool = False,
+        left_out: Message | None = None,
     ) -> None:
         """`received`: the payloads that came from the peer, in order; `sent`: what went to it. `cut`:
-        whether the run was broken off, so that after the last message nothing can be compared."""
+        whether the run was broken off, so that after the last message nothing can be compared.
+        `left_out`: stands for any message of its type, which is then not compared."""
         super().__init__(name)
         self._cut = cut
         self._tape: Iterator[bytes] = iter(received)
-        self._expected: Iterator[Sent] = iter(sent)
-        self.compared = 0  # messages to the peer that were those of the run
+        self._expected = deque(sent)
+        self.loses_last = False
+        """Whether the connection was lost by the last message to the peer."""
+        self._stand_in = left_out
+        self.compared = 0  # messages to the peer that were those of the run, or left out
+        self.left_out: set[int] = set()  # of these, by place, counted from 0
 
     async def send(self, message: Message) -> None:
         """Compare a message with the one that left in its place. Raises MessageDiffers."""
@@ -72,17 +84,21 @@ class ReplayedPeer(Peer):
         sent = Sent.of(type(message).__name__, payload)
         self._record("sent", sent.kind, payload, HEADER + len(payload))
         self._sent += 1
-        was = next(self._expected, None)
+        was = self._expected.popleft() if self._expected else None
         if was is None and self._cut:
             raise TapeEnds(f"the run was broken off before another message went to {self.name}")
-        if was != sent:
+        if was is not None and was.kind == sent.kind and message == self._stand_in:
+            self.left_out.add(self.compared)
+        elif was != sent:
             raise MessageDiffers(self.name, self.compared + 1, was, sent)
         self.compared += 1
+        if self.loses_last and not self._expected:
+            raise TapeEnds(f"the connection to {self.name} was lost in the run")
 
     def check_end(self) -> None:
         """Raises MessageDiffers when the run has sent more than the replay."""
-        if (was := next(self._expected, None)) is not None:
-            raise MessageDiffers(self.name, self.compared + 1, was, None)
+        if self._expected:
+            raise MessageDiffers(self.name, self.compared + 1, self._expected[0], None)
 
     async def _put(self, frame: bytes) -> None:
         raise AssertionError("a frame to a peer of a run that is over")

@@ -36,7 +36,15 @@ class _List:
     state: tuple[int, ...] = ()
     serials: frozenset[int] = frozenset()
     issuer: x509.Name | None = None
+    since: datetime.datetime | None = None
     until: datetime.datetime | None = None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether a third of its time is left at most: many are made anew each week, or each day."""
+        if self.since is None or self.until is None:
+            return False
+        return 3 * (self.until - _now()) <= self.until - self.since
 
 
 @dataclass
@@ -121,7 +129,8 @@ class Authority:
         return self._list
 
     def ends(self) -> list[tuple[str, datetime.datetime, str]]:
-        """What ends when, and what is to be done: the authority's certificates and its list."""
+        """What ends when, and what is to be done: the authority's certificates, and its list once that
+        is late."""
         ends = [
             (
                 f"the certificate of the authority {_called(one.subject)} in {self.path}",
@@ -134,7 +143,7 @@ class Authority:
             listed = self._listed()
         except IdentityError:
             return ends  # which is said of each certificate that it is for
-        if listed is not None and listed.until is not None:
+        if listed is not None and listed.until is not None and listed.is_late:
             ends.append((f"the list {self.crl}", listed.until, "fetch the authority's newest one"))
         return ends
 
@@ -186,7 +195,7 @@ def _read_list(path: Path, certificates: list[x509.Certificate], state: tuple[in
         raise IdentityError(f"{path} is not signed by an authority whose certificate is in ca")
     if partial:
         raise IdentityError(f"{path} is not the whole list of its authority: fetch that")
-    return _List(state, serials, crl.issuer, crl.next_update_utc)
+    return _List(state, serials, crl.issuer, crl.last_update_utc, crl.next_update_utc)
 
 
 def _is_whole(extension: x509.ExtensionType) -> bool:

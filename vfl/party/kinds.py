@@ -21,6 +21,7 @@ DocumentKind = Literal[
     "project",
     "screen",
     "evidence",
+    "audit",
 ]
 CountKind = Literal["usage", "labels", "fetched", "refusals", "correlated", "inferred", "approved"]
 FileKind = DocumentKind | CountKind
@@ -44,6 +45,7 @@ FOLDERS: dict[DocumentKind, str] = {
     "project": "projects",
     "screen": "screens",
     "evidence": "evidence",
+    "audit": "audits",
 }
 COUNTS: dict[CountKind, str] = {
     "usage": "usage.json",
@@ -59,6 +61,7 @@ ENCRYPTED: frozenset[FileKind] = frozenset(
     {
         "alignment",
         "approved",
+        "audit",
         "batch",
         "cells",
         "checkpoint",

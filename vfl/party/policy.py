@@ -259,6 +259,21 @@ def check_tune(policy: PolicySection, jobs: Sequence[Job], trials: int, guest: s
     refuse(dict.fromkeys(broken))
 
 
+def check_auditable(policy: PolicySection, *, tape: bool, project: bool) -> None:
+    """Raises Refused for a training that could not be audited, where the policy has trainings audited.
+    tape: whether the guest keeps one of it. project: whether it is one of several of a project."""
+    if not policy.audit:
+        return
+    if not tape:
+        refuse([_breach("a training of which the guest keeps no tape", policy, "audit")])
+    if project:
+        text = (
+            f"a model of a project breaks {rule_words(policy, 'audit')}: such models cannot be replayed "
+            "yet; train each by a job of its own, or the host sets audit to 0"
+        )
+        refuse([BrokenRule(text, "audit")])
+
+
 def check_columns(policy: PolicySection, model: str, columns: Collection[str]) -> None:
     """Raises Refused for a model of columns that may not enter one any more."""
     if policy.columns is not None and not set(columns) <= set(policy.columns):
@@ -374,7 +389,7 @@ def widened(policy: PolicySection) -> list[str]:
 
 
 def _allows_more(rule: str, value: object, default: object) -> bool:
-    if value is None or default is None or rule.startswith(("hidden_", "approve_")):
+    if value is None or default is None or rule.startswith(("hidden_", "approve_", "audit")):
         return False
     if isinstance(default, bool):
         return value is not False and not default
@@ -427,6 +442,8 @@ _REMEDIES = {
     "hidden_sums": 'set sums = "hidden" and a coordinator, or the {allows} takes the rule out',
     "hidden_scores": 'set scores = "hidden" and a coordinator, or the {allows} takes the rule out',
     "max_jobs_a_day": _TOMORROW,
+    "audit": 'set tape = "all" in [party] of the {starts} (docs/audit.md), or the {allows} sets audit '
+    "to 0",
     "scoring": "the {allows} sets it to true if its columns may be scored with",
     "min_scored_rows": "score more rows at a time, or the {allows} lowers the rule",
     "max_scored_rows_a_day": _TOMORROW,
@@ -556,7 +573,7 @@ def rules_in(text: str) -> list[str]:
 
 def rule_text(value: object) -> str:
     """A value as the party file has it."""
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False, default=str)
 
 
 def refuse(broken: Iterable[str]) -> None:

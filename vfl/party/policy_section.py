@@ -14,6 +14,7 @@ from vfl.party.config_values import (
     FractionLimit,
     Joins,
     Limit,
+    LocalPath,
     Models,
     Names,
     Objectives,
@@ -222,6 +223,27 @@ class PolicySection(Section):
         ge=0,
         description="most trials of a search for settings (`vfl tune`); each training of it counts as a "
         "job, and its sums as those of any other",
+    )
+    audit: float = Field(
+        default=0.0,
+        ge=0,
+        le=1,
+        description="the share of a training's trees that is audited (a linear model counts as one), "
+        "drawn with the guest once the model is done: the guest then replays them (`vfl audit replay "
+        "--drawn`) before the model is of use here; 1 for all, 0 for none",
+    )
+    unaudited: Literal["refused", "noted"] = Field(
+        default="refused",
+        description="whether the use of a model whose audit is missing is refused, or noted in the log",
+    )
+    auditor: LocalPath | None = Field(
+        default=None,
+        description="certificate of the auditor who alone may sign such a replay; the guest itself if "
+        "absent",
+    )
+    audit_days: Limit = Field(
+        default=30,
+        description="days after which a guest that owes an audit may train no further model",
     )
     approve: Literal["rules", "person"] = Field(
         default="rules",

@@ -395,8 +395,8 @@ class CardParts:
     def _fairness(self) -> list[PageBlock]:
         page, one = self._page, self._one
         none = Note(
-            "Not measured. Columns under protected in [data] of the guest's party file, which are no "
-            "features, have reports and cards look at predictions by their classes."
+            "Not measured. Name columns under protected in [data] of the guest's party file: they are "
+            "no features then, and reports and cards look at predictions by their classes."
         )
         measured = one.loss.quantile is None and one.loss.classes <= 1
         if not isinstance(page, GuestPage) or not measured:

@@ -10,6 +10,7 @@ from vfl.terminal.streams import stdout
 from vfl.text import counted, in_words
 
 if TYPE_CHECKING:
+    from vfl.jobs.audits import ListedAudit
     from vfl.jobs.certificate import Checked
     from vfl.jobs.kept_evidence import KeptEvidence
     from vfl.jobs.replaying import Replay
@@ -36,12 +37,29 @@ def put_evidence(found: "Sequence[KeptEvidence]") -> None:
     put_sheet(Sheet(heads, rows, numbers=frozenset(("disk",))))
 
 
+def put_audits(found: "Sequence[ListedAudit]") -> None:
+    """The models that hosts may have audited, a line each."""
+    heads = ("model", "with", "begun (UTC)", "share", "audit", "missing")
+    rows: list[list[SheetCell]] = [
+        [
+            one.model,
+            one.peer,
+            when(one.begun),
+            f"{one.probability:g}",
+            one.state,
+            ", ".join(run[:_DIGITS] for run in one.missing),
+        ]
+        for one in found
+    ]
+    put_sheet(Sheet(heads, rows, numbers=frozenset(("share",))))
+
+
 def put_replay(done: "Replay", files: Sequence[Path]) -> None:
     """What came of a replay in which nothing differs."""
     evidence = done.evidence
     head = f"run {evidence.run[:_DIGITS]} ({evidence.agreement.terms.task})"
     for peer, shown in done.shown.items():
-        same, of = len(shown.messages), counted(shown.of, "message")
+        same, of = shown.compared, counted(shown.of, "message")
         stdout.put(f"{head}: {same:,} of {of} to {peer} {'is' if same == 1 else 'are'} the program's")
     shown = next(iter(done.shown.values()))
     stdout.put(f"{head}: {in_words(shown.checked)} as committed to")
@@ -53,8 +71,9 @@ def put_replay(done: "Replay", files: Sequence[Path]) -> None:
         stdout.put(f"certificate {path}")
 
 
-def put_checked(found: "Checked") -> None:
-    """What a peer found of a certificate that holds."""
+def put_checked(found: "Checked", settled: bool) -> None:
+    """What a peer found of a certificate that holds. `settled`: whether it is what was asked for of an
+    audited model."""
     made = found.certificate
     head = f"run {made.run[:_DIGITS]} ({made.task}), {made.party}"
     stdout.put(f"{head}: signed by {found.signed_by}; {in_words(made.checked)} as committed to")
@@ -67,8 +86,11 @@ def put_checked(found: "Checked") -> None:
     if made.went_on_after:
         steps = counted(made.went_on_after, "step")
         stdout.put(f"note: {head} went on after {steps} of an earlier attempt: check that one, too")
+    if settled:
+        stdout.put(f"{head}: all is covered that was drawn to be audited")
     if found.complete:
         stdout.put("complete")
+    if found.complete or settled:
         return
     for number, kind in found.uncovered[:_NAMED]:
         stdout.put(f"NOT COVERED message {number:,}, {kind}")

@@ -166,8 +166,16 @@ class CommandGroup(click.Group, _Helpful):
         except SystemExit as end:
             if any(thread.name == COMPUTING for thread in threading.enumerate()):
                 # Where a thread comes back from compiled code while the interpreter ends, it aborts.
+                _give_back()
                 os._exit(end.code if isinstance(end.code, int) else 0)
             raise
+
+
+def _give_back() -> None:
+    """Give the semaphores of worker processes back, of which the end of the interpreter would see to it:
+    else a process of Python's own says later on stderr that they leaked."""
+    if (used := sys.modules.get("multiprocessing.util")) is not None:
+        used._run_finalizers()
 
 
 class FileGroup(CommandGroup):
@@ -186,7 +194,9 @@ class FileGroup(CommandGroup):
     ) -> tuple[str | None, click.Command | None, list[str]]:
         """A command that is not named is the default, unless the word is one that was misspelt."""
         word = args[0]
-        if self.get_command(ctx, word) is None and not self._is_misspelt(word):
+        if word == "delete" and "remove" in self.commands and not Path(word).exists():
+            args = ["remove", *args[1:]]
+        elif self.get_command(ctx, word) is None and not self._is_misspelt(word):
             args = [self.default, *args]
         return super().resolve_command(ctx, args)
 

@@ -246,8 +246,10 @@ def undecodable(content: Content, encoding: str) -> TableError:
             ends = [ends[0] + whole.count(b"\n"), ends[1] + whole.count(b"\r")]
             if not chunk:
                 break
-    found = likely_encoding(content)
-    number, name = max(ends) + 1, _shown(encoding)
+    found, number, name = likely_encoding(content), max(ends) + 1, _shown(encoding)
+    if found is not None and codecs.lookup(found).name == encoding:
+        advice = "there is a byte that stands for nothing in it: export the file anew, as CSV UTF-8"
+        return _error(content, f"line {number} is not {name}, though the rest looks like it: {advice}")
     advice = (
         f"set {settings_line('encoding', found)} in [data]" if found else "set its encoding in [data]"
     )

@@ -12,15 +12,25 @@ Sign = Callable[[bytes], bytes]
 Verify = Callable[[str, bytes, bytes], None]
 
 
+LooksAt = Callable[[int], bool]
+"""Whether a replay looks at a step of a run, counted from 0; others need not be encrypted again."""
+
+
+def every_step(_: int) -> bool:
+    return True
+
+
 @dataclass(frozen=True)
 class Resources:
     """What a party lends to arithmetic under encryption, where its operations are counted, where its
-    random numbers come from, and what it says of the time it takes."""
+    random numbers come from, what it says of the time it takes, and in a replay which steps are looked
+    at."""
 
     machine: Machine = ONE_PROCESS
     operations: Operations | None = None
     randomness: Randomness = OF_SYSTEM
     say: Say = as_measured
+    looks_at: LooksAt = every_step
 
     def part(self, purpose: str, *place: Place) -> "Resources":
         """The same, with the random numbers of a part of the run (`Randomness.part`)."""
@@ -55,6 +65,11 @@ class Participant:
     def part(self, purpose: str, *place: Place) -> "Participant":
         """The same for a part of the run, as of Resources."""
         return replace(self, resources=self.resources.part(purpose, *place))
+
+    @property
+    def uncounted(self) -> "Participant":
+        """The same, which counts nothing: of a run that is over, and counted."""
+        return replace(self, count_columns=_uncounted)
 
     def asking(self, sign: Sign, say: Say) -> "Participant":
         """The same, which signs, and says how long it took, as these do."""

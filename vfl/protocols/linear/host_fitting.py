@@ -65,9 +65,8 @@ async def host_fit(
     # 1. Key, rows, keys of the other hosts.
     heard = Transcript(APART)
     heard.listen(guest)
-    key = None
-    if params.encryption != "lattice":
-        key = await receive_key(guest, params, participant.resources.randomness.at("base"))
+    drawn = participant.resources.randomness
+    key = None if params.encryption == "lattice" else await receive_key(guest, params, drawn.at("base"))
     begun = await begin_host_fit(guest, rows, prepare, params, participant, heard)
     across = await _across(guest, crossed, params, participant)
     iteration, way, known = 0, 0.0, None
@@ -123,7 +122,6 @@ async def host_fit(
                 continue
             way += await _take_step(guest, begun, combine, len(report.products), params, across)
             iteration += 1
-
     held_out = begun.held_out.times(block.coefficients[: begun.matrix.columns])
     last_scores = held_out, block.coefficients, precision_of(way)
     await _send_scores(guest, begun, across, HeldOutScores, *last_scores)

@@ -47,7 +47,7 @@ from vfl.arrays import Floats, Integers, Mask
 from vfl.blocks.engine import ENGINE, Rows
 from vfl.crypto.paillier import Ciphertexts, PrivateKey
 from vfl.crypto.reserve import OwnReserve, Reserve
-from vfl.crypto.sums import decrypt, decrypt_sums, encrypt, pack_and_mask, pack_and_rerandomise
+from vfl.crypto.sums import decrypt, decrypt_sums, pack_and_mask, pack_and_rerandomise
 from vfl.crypto.workers import SharedRows, Workers
 from vfl.errors import PeerError
 from vfl.learn.binning import Binned
@@ -61,12 +61,13 @@ from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.draw_memory import NO_MEMORY
 from vfl.protocols.common.histograms import CHUNK, HeldSums, store_for, sums_of_drawn, sums_of_nodes
 from vfl.protocols.common.key import generate_key, receive_key, send_key
-from vfl.protocols.common.participant import Participant, Resources
+from vfl.protocols.common.participant import LooksAt, Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees.category_sets import HostWins, SetWinners, check_groups, hear_groups, winners_of
 from vfl.protocols.trees.columns import Direction, Growth, HostColumns, OwnColumns, SplitRows, Taken
 from vfl.protocols.trees.draws import Draws, draw_columns, drawn_columns, drawn_pairs
 from vfl.protocols.trees.few_rows import FewRows
+from vfl.protocols.trees.gradients import leave_out, send_gradients
 from vfl.protocols.trees.grower import Finish, Grower, GuestTrees, HostTrees, TreeDone, TreeEnd
 from vfl.protocols.trees.hidden import MOST_CANDIDATES, PIECE, HiddenHost, HiddenSums, gain_within
 from vfl.protocols.trees.model import GuestModel, HostModel
@@ -104,7 +105,7 @@ async def paillier_guest_train(
     async with Workers(key, resources.machine, resources.operations) as pool:
         hidden = None if coordinator is None else HiddenSums(coordinator, params, len(hosts))
         reserve = OwnReserve(pool, int(rows.train.sum()), drawn.key_at("obfuscators"))
-        guest = _PaillierGrower(list(hosts), blocks, rows, params, reserve, hidden)
+        guest = _PaillierGrower(list(hosts), blocks, rows, params, reserve, hidden, resources.looks_at)
         try:
             return await guest.train(course.progress, course.checkpoints)
         finally:
@@ -122,9 +123,11 @@ class _PaillierGrower(Grower):
         params: BoostParams,
         reserve: OwnReserve,
         hidden: HiddenSums | None,
+        looks_at: LooksAt,
     ) -> None:
         super().__init__(hosts, blocks, rows, params, quantisation_of(len(rows.label), params))
         self.workers, self.reserve, self._hidden = reserve.workers, reserve, hidden
+        self._looks_at, self._sent = looks_at, 0  # trees of which hosts have got gradients
         self._to_coordinate = False  # whether hosts grow the tree
         self.packing = packing_of(len(rows.label), params)
 
@@ -152,16 +155,12 @@ class _PaillierGrower(Grower):
         active = np.asarray(ENGINE.gather(growth.frontier.active), np.bool_)
         await together([host.send(TreeStart(number, pack_bits(active))) for host in hosts])
         pairs = drawn_pairs(growth.g, growth.h, active, CHUNK)
-        encrypted = encrypt(self.workers, self.packing.pair, pairs, self.reserve)
-        while True:
-            with self.clock.timed("encrypt"):
-                ciphertexts = await anext(encrypted, None)
-            if ciphertexts is None:
-                break
-            with self.clock.timed("transfer"):
-                message = Gradients(ciphertexts.tobytes())
-                await together([host.send(message) for host in hosts])
-        if number + 1 < self.params.most_trees:
+        step, self._sent = self._sent, self._sent + 1
+        if not self._looks_at(step):
+            await leave_out(hosts, pairs, self.reserve)
+            return
+        await send_gradients(hosts, pairs, self.packing.pair, self.reserve, self.clock)
+        if number + 1 < self.params.most_trees and self._looks_at(step + 1):
             self.reserve.begin()
 
     async def sums(self, parties: Sequence[OwnColumns | HostColumns], growth: Growth) -> None:

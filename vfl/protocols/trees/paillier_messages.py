@@ -33,6 +33,10 @@ class Gradients(Message, frozen=True):
     per_row = ("ciphertexts", CIPHERTEXT)
 
 
+LEFT_OUT = Gradients(b"")
+"""Stands in a replay for gradients that it does not look at; no run sends it: a tree has rows."""
+
+
 class CandidateSums(Message, frozen=True):
     """host -> guest. Reveals: gradient sums left of shuffled, unlabelled split candidates; which of them
     have enough rows; which of them split the known values of monotone columns, not which columns these
