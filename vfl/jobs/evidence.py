@@ -11,7 +11,8 @@ settings in what all parties sign (commitments.py), and writes down
   that later.
 
 All of it lies in the store as one document a run with its tapes beside it, encrypted where the store is.
-A tape whose disk is full, or that cannot be written, ends; the run goes on.
+Tapes are written in a thread, for which a run waits only where its disk is slower than its peers. A tape
+whose disk is full, or that cannot be written, ends; the run goes on.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -43,7 +45,7 @@ from vfl.party.at_rest import Sink
 from vfl.party.documents import convert_document
 from vfl.party.kinds import DocumentKind
 from vfl.party.store import Store
-from vfl.party.tapes import TapeWriter
+from vfl.party.tapes import InTurn, TapeWriter
 from vfl.version import __version__
 
 T = TypeVar("T")
@@ -287,6 +289,8 @@ class _Tapes:
         self._files = contextlib.ExitStack()
         self._lock = threading.Lock()
         self._number = 0
+        self._told = self._closed = False
+        self._writing = InTurn()  # which alone has what follows
         self._tapes: dict[str, TapeWriter] = {}
         self._looked = 0  # at how many bytes
         self._why = ""
@@ -297,44 +301,61 @@ class _Tapes:
 
         def arrived(direction: str, kind: str, payload: bytes) -> None:
             if direction == "received":
-                self._add(peer.name, payload)
+                self._add(peer.name, kind, payload)
 
         peer.observers.append(arrived)
 
     def ask(self, what: str, kind: Any, answer: Callable[[], T]) -> T:
         given = answer()
-        self._add(OWN, msgspec.msgpack.encode((what, given)))
+        self._add(OWN, what, msgspec.msgpack.encode((what, given)))
         return given
 
     def close(self) -> Tape:
-        """What there is."""
+        """What there is, all of which has been written."""
         with self._lock:
-            self._end("")
+            self._closed = True
+            try:
+                self._writing.close()
+            finally:
+                self._end("")
+            self._tell()
             size = sum(tape.bytes for tape in self._tapes.values())
             peers = [name for name in self._tapes if name != OWN]
             return Tape(peers, size, self._why, self._answers.hexdigest())
 
-    def _add(self, whose: str, payload: bytes) -> None:
+    def _add(self, whose: str, kind: str, payload: bytes) -> None:
         with self._lock:
-            if self._why:
+            if self._why or self._closed:
+                self._tell()
                 return
-            try:
-                self._check_room()
-                if whose not in self._tapes:
-                    path = tape_file(self._store, self._run, whose)
-                    sink: Sink = self._files.enter_context(self._store.writing(_KIND, path))
-                    self._tapes[whose] = TapeWriter(sink)
-                self._number += 1
-                self._tapes[whose].add(self._number, payload)
-                if whose == OWN:
-                    self._answers.update(payload)
-            except (OSError, VflError) as error:
-                why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-                self._end(why)
-                self._show.say(
-                    f"note: the tape of this run ends here ({why}): the run goes on, and can be "
-                    "replayed up to here alone"
-                )
+            self._number += 1
+            write = partial(self._write, self._number, whose, kind, payload)
+            self._writing.put(len(payload), write)
+
+    def _write(self, number: int, whose: str, kind: str, payload: bytes) -> None:
+        """In the thread."""
+        if self._why:
+            return
+        try:
+            self._check_room()
+            if whose not in self._tapes:
+                path = tape_file(self._store, self._run, whose)
+                sink: Sink = self._files.enter_context(self._store.writing(_KIND, path))
+                self._tapes[whose] = TapeWriter(sink)
+            self._tapes[whose].add(number, kind, payload)
+            if whose == OWN:
+                self._answers.update(payload)
+        except (OSError, VflError) as error:
+            self._end(error.strerror if isinstance(error, OSError) and error.strerror else str(error))
+
+    def _tell(self) -> None:
+        """Say once that the tape has ended before the run."""
+        if self._why and not self._told:
+            self._told = True
+            self._show.say(
+                f"note: the tape of this run ends here ({self._why}): the run goes on, and can be "
+                "replayed up to here alone"
+            )
 
     def _check_room(self) -> None:
         """Raises OSError where the disk is about to be full."""

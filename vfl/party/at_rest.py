@@ -122,7 +122,7 @@ class StoreKey:
         return hmac.digest(self._made, f"{kind} {digest}".encode(), "sha256").hex()[:16]
 
     @contextmanager
-    def encrypting(self, file: BinaryIO, kind: str, name: str) -> Iterator[Sink]:
+    def encrypting(self, file: Sink, kind: str, name: str) -> Iterator[Sink]:
         """What encrypts all that is written to it into an open file."""
         with _encrypting(self._made, file, kind, name) as sink:
             yield sink
@@ -264,22 +264,31 @@ class StoreKey:
 
 
 class _Encrypting:
-    def __init__(self, file: BinaryIO, key: bytes) -> None:
+    def __init__(self, file: Sink, key: bytes) -> None:
         self._file, self._cipher = file, AESGCM(key)
         self._held, self._number = bytearray(), 0
 
     def write(self, data: bytes) -> int:
-        self._held += data
-        while len(self._held) > BLOCK:  # the last block is known as such at the end
-            self._put(BLOCK, last=False)
+        # The last block is known as such at the end: a whole one is held until more comes.
+        rest = memoryview(data).cast("B")
+        while len(self._held) + len(rest) > BLOCK:
+            if self._held:
+                missing = BLOCK - len(self._held)
+                self._held += rest[:missing]
+                rest = rest[missing:]
+                self._put(self._held, last=False)
+                self._held = bytearray()
+            else:
+                self._put(rest[:BLOCK], last=False)
+                rest = rest[BLOCK:]
+        self._held += rest
         return len(data)
 
     def finish(self) -> None:
-        self._put(len(self._held), last=True)
+        self._put(self._held, last=True)
+        self._held = bytearray()
 
-    def _put(self, size: int, *, last: bool) -> None:
-        block = bytes(memoryview(self._held)[:size])
-        del self._held[:size]
+    def _put(self, block: bytearray | memoryview, *, last: bool) -> None:
         self._file.write(self._cipher.encrypt(_nonce(self._number, last), block, None))
         self._number += 1
 
@@ -331,7 +340,7 @@ def is_encrypted(path: Path) -> bool:
 
 
 @contextmanager
-def _encrypting(key: bytes, file: BinaryIO, kind: str, name: str) -> Iterator[Sink]:
+def _encrypting(key: bytes, file: Sink, kind: str, name: str) -> Iterator[Sink]:
     salt = secrets.token_bytes(_SALT)
     file.write(FIRST_LINE + salt)
     sink = _Encrypting(file, _derived(key, salt, kind, name))

@@ -1,5 +1,6 @@
 """Files that appear whole or not at all, and their folders, readable by their owner only."""
 
+import contextlib
 import errno
 import os
 import re
@@ -43,6 +44,33 @@ def replacing(path: Path, mode: int = 0o600) -> Iterator[BinaryIO]:
         raise unwritable(f"{path} cannot be written", error) from None
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+class NotReadSoon:
+    """What is written to a file leaves the system's memory as soon as it is on disk.
+
+    A file that grows and is not read takes ever more pages of that memory otherwise, each of which the
+    system has to find and clear: four times the processor's time that writing takes where the same few
+    pages go round (600 MB to ext4 on Linux).
+    """
+
+    _STEP = 1 << 23  # bytes after which the system is told
+    _BACK = 4 * _STEP  # what was not yet on disk the times before
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._written = self._told = 0
+
+    def write(self, data: bytes) -> int:
+        """Write all of it."""
+        size = self._file.write(data)
+        self._written += size
+        if self._written >= self._told + self._STEP and hasattr(os, "posix_fadvise"):
+            start, self._told = max(0, self._told - self._BACK), self._written
+            # Linux begins to write down what is not on disk, and lets go of what is. It does not wait.
+            with contextlib.suppress(OSError):  # advice that a file system does not take
+                os.posix_fadvise(self._file.fileno(), start, 0, os.POSIX_FADV_DONTNEED)
+        return size
 
 
 @contextmanager

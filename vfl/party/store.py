@@ -30,7 +30,16 @@ from vfl.errors import DataError, ModelError
 from vfl.party.at_rest import FIRST_LINE, Sink, Source, StoreKey, copy, is_encrypted
 from vfl.party.config_words import JOB_NAME
 from vfl.party.documents import Body, body_of, canonical_json, document, parse_document
-from vfl.party.files import FOR_PEER, make_folder, make_folders, no_folder, reason, replacing, unwritable
+from vfl.party.files import (
+    FOR_PEER,
+    NotReadSoon,
+    make_folder,
+    make_folders,
+    no_folder,
+    reason,
+    replacing,
+    unwritable,
+)
 from vfl.party.kinds import COUNTS, ENCRYPTED, FOLDERS, CountKind, DocumentKind, FileKind
 from vfl.party.locks import alone, forget, present, try_lock
 from vfl.text import nearest_name
@@ -207,11 +216,12 @@ class Store:
         self.make(kind)
         opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
         with os.fdopen(opened, "wb") as file:
+            leaving = NotReadSoon(file)
             if self._key is not None and self.encrypts(kind):
-                with self._key.encrypting(file, kind, path.name) as sink:
+                with self._key.encrypting(leaving, kind, path.name) as sink:
                     yield sink
             else:
-                yield file
+                yield leaving
 
     @contextmanager
     def open(self, kind: FileKind, path: Path) -> Iterator[Source]:

@@ -1,13 +1,16 @@
 """Tapes: what arrived from a peer in a run, message after message, in a file of the party's store.
 
 An entry has the number of the message among those of all peers, in the order in which they arrived, how
-it is written, and its payload: as it is, or by zlib where that makes it smaller. A file without an end,
-as a killed process leaves it, is read as far as it goes.
+it is written, and its payload: as it is, or by zlib where messages of its type become smaller by that.
+A file without an end, as a killed process leaves it, is read as far as it goes.
+
+A job does not wait for its tapes: `InTurn` has a thread of its own write them.
 """
 
 import struct
+import threading
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from vfl.errors import ModelError
 from vfl.party.at_rest import Sink, Source
@@ -17,6 +20,7 @@ _PLAIN, _PACKED = 0, 1
 _SAMPLE = 4096  # bytes by which is found whether packing is worth it
 _WORTH = 0.9
 _LEVEL = 1  # of zlib: a tape must not slow the run down
+_SHORT = 256  # bytes of a message that is not worth a look
 MOST = 64 << 20  # bytes of a message, twice what any may have
 
 
@@ -25,15 +29,92 @@ class TapeWriter:
 
     def __init__(self, sink: Sink) -> None:
         self._sink = sink
+        self._dense: set[str] = set()  # types of messages that do not become smaller
         self.bytes = 0
 
-    def add(self, number: int, payload: bytes) -> None:
-        """Write a message down. Raises what the sink raises."""
-        how, content = _written(payload)
+    def add(self, number: int, kind: str, payload: bytes) -> None:
+        """Write a message of a type down. Raises what the sink raises."""
+        how, content = self._written(kind, payload)
         head = _HEAD.pack(number, how, len(content))
         self._sink.write(head)
         self._sink.write(content)
         self.bytes += len(head) + len(content)
+
+    def _written(self, kind: str, payload: bytes) -> tuple[int, bytes]:
+        if len(payload) < _SHORT or kind in self._dense:
+            return _PLAIN, payload
+        sample = payload[:_SAMPLE]
+        if len(zlib.compress(sample, _LEVEL)) >= _WORTH * len(sample):
+            self._dense.add(kind)
+            return _PLAIN, payload
+        packed = zlib.compress(payload, _LEVEL)
+        return (_PACKED, packed) if len(packed) < len(payload) else (_PLAIN, payload)
+
+
+class InTurn:
+    """Does pieces of work in a thread, one after the other in the order in which they came.
+
+    So many bytes may wait at most, or one piece that has more; who brings another waits then.
+    """
+
+    def __init__(self, most: int = 1 << 24, enough: int = 1 << 20, seconds: float = 0.2) -> None:
+        """`enough`: bytes for which the thread does not wait longer for more, which it does for so many
+        seconds: each time that it wakes up costs as much as some messages."""
+        self._most, self._enough, self._seconds = most, enough, seconds
+        self._changed = threading.Condition()
+        self._waiting: list[Callable[[], None]] = []
+        self._size = self._doing = 0  # of those and of what is done just now; of the latter
+        self._closing = False
+        self._failed: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, name="tapes", daemon=True)
+        self._thread.start()
+
+    def put(self, size: int, work: Callable[[], None]) -> None:
+        """Have a piece done that holds so many bytes. Raises what an earlier one has raised."""
+        with self._changed:
+            self._changed.wait_for(
+                lambda: not self._size or self._size + size <= self._most or self._failed is not None
+            )
+            self._check()
+            before, self._size = self._size, self._size + size
+            self._waiting.append(work)
+            if len(self._waiting) == 1 or before < self._enough <= self._size:
+                self._changed.notify_all()
+
+    def close(self) -> None:
+        """Wait until all is done. Raises what a piece has raised."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+        self._thread.join()
+        self._check()
+
+    def _check(self) -> None:
+        if self._failed is not None:
+            raise self._failed
+
+    def _run(self) -> None:
+        while some := self._next():
+            try:
+                for work in some:
+                    work()
+            except BaseException as error:  # raised where the next is brought
+                with self._changed:
+                    self._failed = error
+                    self._changed.notify_all()
+                return
+            finally:
+                some.clear()
+
+    def _next(self) -> list[Callable[[], None]]:
+        """What is to be done next; nothing: all is done."""
+        with self._changed:
+            self._size, self._doing = self._size - self._doing, 0
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._waiting or self._closing)
+            self._changed.wait_for(lambda: self._size >= self._enough or self._closing, self._seconds)
+            some, self._waiting, self._doing = self._waiting, [], self._size
+            return some
 
 
 def read_tape(source: Source) -> Iterator[tuple[int, bytes]]:
@@ -52,14 +133,6 @@ def read_tape(source: Source) -> Iterator[tuple[int, bytes]]:
         if content is None:
             return
         yield number, content if how == _PLAIN else _unpacked(content)
-
-
-def _written(payload: bytes) -> tuple[int, bytes]:
-    sample = payload[:_SAMPLE]
-    if len(zlib.compress(sample, _LEVEL)) >= _WORTH * len(sample):
-        return _PLAIN, payload
-    packed = zlib.compress(payload, _LEVEL)
-    return (_PACKED, packed) if len(packed) < len(payload) else (_PLAIN, payload)
 
 
 def _unpacked(content: bytes) -> bytes:
