@@ -173,7 +173,7 @@ def answer_otherwise(
     with store.writing("evidence", path) as sink:
         writer = TapeWriter(sink)
         for number, entry in enumerate(map(msgspec.msgpack.encode, entries)):
-            writer.add(number, entry)
+            writer.add(number, "answer", entry)
             digest.update(entry)
     tape = msgspec.structs.replace(found.tape, answers=digest.hexdigest())
     save_evidence(store, replace(found, tape=tape))
