@@ -242,7 +242,7 @@ def test_a_column_of_rows_that_are_joined_to_one_says_little_of_it(monkeypatch):
     secret = RNG.permutation(np.repeat([-1.0, 1.0], ROWS // 20))
     made = {f"{one}": (who == one).astype(float) for one in range(ROWS // 10)}
     rng, right = np.random.default_rng(4), []
-    monkeypatch.setattr(correlations, "normal", lambda *shape: rng.normal(size=shape))
+    monkeypatch.setattr(correlations, "normal", lambda _, *shape: rng.normal(size=shape))
     monkeypatch.setattr(correlations, "_sent", lambda value: 0.0)
     for joined in (None, np.full(ROWS, 10)):
         monkeypatch.setattr(correlations, "share_products", in_the_clear())
