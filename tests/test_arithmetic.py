@@ -143,6 +143,7 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Elsewhere
     return Elsewhere(folder)
 
 
+@pytest.mark.slow
 def test_a_run_of_an_older_processor_replays(elsewhere: Elsewhere) -> None:
     replay = ("audit", "replay", elsewhere.there("insurer"), "--run=linear", "--json")
     done = subprocess.run(

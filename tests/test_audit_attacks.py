@@ -133,6 +133,7 @@ def test_a_host_that_has_residuals_of_its_choice_opened_is_found(honest: Audited
     assert honest.replay("insurer", run).shown  # who was asked did as it should
 
 
+@pytest.mark.slow
 def test_a_host_that_was_played_against_messages_of_its_own_making_is_found(honest: AuditedRoom) -> None:
     """Its ledger and its tape have what it puts in the place of what came, and all follows from that."""
     get = MemoryPeer._get

@@ -85,6 +85,7 @@ def replay_all(room: AuditedRoom, run: str) -> None:
             assert checked.certificate.checked == ["secret", "settings", "table"]
 
 
+@pytest.mark.slow
 def test_what_data_is_worth_replays(room: AuditedRoom) -> None:
     run = find_worth(room, LATTICE, rows=200)
     assert room.runs("insurer", run)[0].agreement.terms.task == "worth"
@@ -167,6 +168,7 @@ SPACE = {"learning_rate": {"low": 0.1, "high": 0.5}, "depth": [1, 2]}
     ],
     ids=["lattice", "linear"],
 )
+@pytest.mark.slow
 def test_a_search_replays(room: AuditedRoom, job: dict[str, Any], tune: dict[str, Any]) -> None:
     run = search(room, job, **tune)
     assert room.runs("insurer", run)[0].agreement.terms.task == "tune"

@@ -176,6 +176,7 @@ def project(room: AuditedRoom) -> KeptProject:
     return asyncio.run(train_project(room.site("insurer"), made, wait=1, show=show)).kept
 
 
+@pytest.mark.slow
 def test_models_of_a_project_replay(room: AuditedRoom, project: KeptProject) -> None:
     for name in project.models.values():
         replay_all(room, name)

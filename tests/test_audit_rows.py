@@ -128,6 +128,7 @@ def interrupted(patch: pytest.MonkeyPatch, at: str, calls: int, *, silent: bool 
 
 
 @pytest.mark.parametrize("settings", [TREES, {**LINEAR, "job": {**LINEAR["job"], "time": "month"}}])
+@pytest.mark.slow
 def test_attempts_that_go_on_replay(
     fresh: Pool, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:

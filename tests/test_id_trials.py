@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from memory import over_memory
 
+from vfl.crypto.randomness import OF_SYSTEM
 from vfl.jobs.diagnosis import are_few, guest_diagnosis, host_diagnosis
 from vfl.net import wire
 from vfl.party.id_cells import IdReading
@@ -60,7 +61,7 @@ def diagnose(guest, host, rule=RULE, *, refused=None, wired=None, admit=lambda i
 
     def ask(peers):
         own = OwnKey(guest, ["plate", "born"][: len(guest)], rule)
-        return guest_diagnosis(peers, own, context=b"run", show=shown[0])
+        return guest_diagnosis(peers, own, context=b"run", randomness=OF_SYSTEM, show=shown[0])
 
     async def serve(name, peer):
         return await host_diagnosis(
@@ -69,6 +70,7 @@ def diagnose(guest, host, rule=RULE, *, refused=None, wired=None, admit=lambda i
             OwnKey(host, ["kennzeichen", "erstzulassung"][: len(host)], rule),
             name=name,
             context=b"run",
+            randomness=OF_SYSTEM,
             refused=refused,
             admit=admit,
             show=shown[1],

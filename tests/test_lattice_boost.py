@@ -672,6 +672,7 @@ def test_a_hint_that_was_not_checked_is_not_kept(tmp_path, monkeypatch):
 # --- A job through processes. ---------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_job_between_processes(tmp_path, keys):
     """A host's policy has to say yes; a host that was killed has its hint still, for later jobs too."""
     params = {**JOB["secureboost"], "trees": 3, "encryption": "lattice", "key_bits": 2048}

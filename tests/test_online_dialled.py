@@ -46,6 +46,7 @@ def made(tmp_path: Path, keys: Path) -> Iterator[Federation]:
         yield federation
 
 
+@pytest.mark.slow
 def test_a_host_that_dials_answers_lookups_beside_a_training_and_for_several_models(
     made: Federation,
 ) -> None:

@@ -135,6 +135,7 @@ def test_the_table_and_the_job_file(parties: Federation, searched: dict[str, Any
     assert both["metrics"] == trained["metrics"] and both["model"] != trained["model"]
 
 
+@pytest.mark.slow
 def test_a_search_goes_on_as_one_that_was_not_ended(
     parties: Federation, searched: dict[str, Any]
 ) -> None:
@@ -215,6 +216,7 @@ def test_other_jobs(parties: Federation, job: dict[str, Any], tuned: dict[str, A
     load_job(found["job_file"])
 
 
+@pytest.mark.slow
 def test_poor_trials_by_folds_end_early(parties: Federation) -> None:
     # So wide that the sixth, of the lowest rate, is worse than the median whatever the folds are.
     space = {**SPACE, "learning_rate": {"low": 0.001, "high": 0.5, "log": True}}
