@@ -11,7 +11,6 @@ while the training ran. Medians; ratios are with a console over without.
 import argparse
 import contextlib
 import json
-import os
 import re
 import signal
 import statistics
@@ -25,7 +24,7 @@ import httpx
 from parties import UNBOUND, set_up
 from rich.console import Console
 from rich.table import Table
-from small import await_line, processor_seconds, start, tables
+from small import await_line, processor_seconds, start, tables, used_so_far
 
 PARTIES = ("insurer", "registry")
 JOB = """
@@ -42,7 +41,6 @@ depth = 5
 encryption = "lattice"
 """
 LATTICE = 'encryptions = ["paillier", "lattice"]'
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -145,12 +143,8 @@ def console(folder: Path, pages: int) -> Iterator[Callable[[], float]]:
     if not all(first.wait(60) for first in heard):
         raise SystemExit("a page of the console that hears nothing")
 
-    def used() -> float:
-        fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / _TICKS
-
     try:
-        yield used
+        yield lambda: used_so_far(process)
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait()

@@ -13,7 +13,6 @@ run: processor seconds of the whole command, beside the party's own while it tra
 import argparse
 import contextlib
 import json
-import os
 import signal
 import statistics
 import subprocess
@@ -23,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from parties import UNBOUND, set_up, tell
-from small import await_line, processor_seconds, start, tables
+from small import await_line, processor_seconds, start, tables, used_so_far
 
 PARTIES = GUEST, HOST = "insurer", "registry"
 PAIRS = WITHOUT, WITH = "without", "with"
@@ -42,7 +41,6 @@ depth = {depth}
 encryption = "{encryption}"
 """
 BOTH = ("lattice", "paillier")
-_TICKS = os.sysconf("SC_CLK_TCK")
 
 
 def main() -> None:
@@ -152,12 +150,6 @@ def await_end(folder: Path) -> None:
 def tape_of_last(folder: Path) -> int:
     """Bytes of the tapes of the last run."""
     return sum(one.stat().st_size for one in (folder / "vfl-store" / "evidence").glob("*.parts"))
-
-
-def used_so_far(process: "subprocess.Popen[bytes]") -> float:
-    """Processor seconds of a process and of those of its own that have ended."""
-    fields = Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / _TICKS
 
 
 if __name__ == "__main__":

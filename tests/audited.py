@@ -2,10 +2,12 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable, Sequence
+import shutil
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
 from federation import JOB, Federation
 from paillier_key import one_key
 from room import HOSTS, Room, Said
@@ -95,6 +97,27 @@ class AuditedRoom(Room):
 
     def check(self, name: str, path: Path) -> Checked:
         return check_certificate(self.there(name), path)
+
+
+@contextlib.contextmanager
+def aligned_room(folder: Path, keys: Path) -> Iterator[AuditedRoom]:
+    """Parties that have aligned, in which tests train."""
+    with pytest.MonkeyPatch.context() as patch:
+        room = make_room(folder, keys)
+        room.patch(patch)
+        room.align(name="first")
+        yield room
+
+
+@contextlib.contextmanager
+def put_back(room: AuditedRoom, folder: Path) -> Iterator[None]:
+    """Whatever the block spoils of what parties keep is as before behind it."""
+    kept = room.federation.folder
+    shutil.copytree(kept, folder)
+    yield
+    for party in room.federation.parties.values():
+        shutil.rmtree(party.folder)
+        shutil.copytree(folder / party.folder.relative_to(kept), party.folder)
 
 
 def make_room(folder: Path, keys: Path) -> AuditedRoom:

@@ -13,7 +13,7 @@ from unittest import mock
 
 import msgspec
 import pytest
-from audited import LATTICE, AuditedRoom, make_room
+from audited import LATTICE, AuditedRoom, aligned_room, make_room, put_back
 from click.testing import CliRunner
 from federation import GLM_JOB, JOB, write_table
 from paillier_key import one_key
@@ -45,12 +45,8 @@ LATTICE_GLM = {
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Iterator[AuditedRoom]:
     """Parties that have aligned, in which tests train."""
-    patch = pytest.MonkeyPatch()
-    room = make_room(tmp_path_factory.mktemp("audit") / "room", keys)
-    room.patch(patch)
-    room.align(name="first")
-    yield room
-    patch.undo()
+    with aligned_room(tmp_path_factory.mktemp("audit") / "room", keys) as room:
+        yield room
 
 
 @pytest.fixture(scope="module")
@@ -62,12 +58,8 @@ def trees(honest: AuditedRoom) -> str:
 @pytest.fixture
 def spoilt(honest: AuditedRoom, trees: str, tmp_path: Path) -> Iterator[tuple[AuditedRoom, str]]:
     """The same parties, of which a test may spoil what they keep."""
-    before = tmp_path / "before"
-    shutil.copytree(honest.federation.folder, before)
-    yield honest, trees
-    for party in honest.federation.parties.values():
-        shutil.rmtree(party.folder)
-        shutil.copytree(before / party.folder.relative_to(honest.federation.folder), party.folder)
+    with put_back(honest, tmp_path / "before"):
+        yield honest, trees
 
 
 def replay_all(room: AuditedRoom, subject: str) -> None:

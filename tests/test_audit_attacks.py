@@ -4,7 +4,6 @@ import base64
 import contextlib
 import hashlib
 import math
-import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,7 +14,7 @@ import gmpy2
 import msgspec
 import numpy as np
 import pytest
-from audited import LATTICE, AuditedRoom, make_room
+from audited import LATTICE, AuditedRoom, aligned_room, put_back
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from federation import GLM_JOB, JOB
@@ -48,12 +47,8 @@ from vfl.protocols.linear.products import Residuals
 @pytest.fixture(scope="module")
 def honest(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Iterator[AuditedRoom]:
     """Parties that have aligned, in which tests train."""
-    patch = pytest.MonkeyPatch()
-    room = make_room(tmp_path_factory.mktemp("audit") / "room", keys)
-    room.patch(patch)
-    room.align(name="first")
-    yield room
-    patch.undo()
+    with aligned_room(tmp_path_factory.mktemp("audit") / "room", keys) as room:
+        yield room
 
 
 @pytest.fixture(scope="module")
@@ -65,12 +60,8 @@ def trees(honest: AuditedRoom) -> str:
 @pytest.fixture
 def spoilt(honest: AuditedRoom, trees: str, tmp_path: Path) -> Iterator[tuple[AuditedRoom, str]]:
     """The same parties, of which a test may spoil what they keep."""
-    before = tmp_path / "before"
-    shutil.copytree(honest.federation.folder, before)
-    yield honest, trees
-    for party in honest.federation.parties.values():
-        shutil.rmtree(party.folder)
-        shutil.copytree(before / party.folder.relative_to(honest.federation.folder), party.folder)
+    with put_back(honest, tmp_path / "before"):
+        yield honest, trees
 
 
 def last_run(room: AuditedRoom, name: str) -> str:
