@@ -247,7 +247,7 @@ class Keeping:
         return self.answers.ask(f"seconds told to {peer}", float, lambda: seconds)
 
     def sign(self, sign: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
-        """What signs in the run: a signature has a random part that is its key's own."""
+        """What signs in the run: by a key that may have been rotated when the run is replayed."""
         answers = self.answers
         return lambda data: answers.ask("signature", bytes, lambda: sign(data))
 
