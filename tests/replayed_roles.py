@@ -2,11 +2,12 @@
 then each by itself against what its peers sent."""
 
 import asyncio
+import contextlib
 import hashlib
 from collections import defaultdict
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, cast
 
 from dealt_transfers import dealt_transfers
@@ -18,8 +19,10 @@ from roles import Lent
 
 from vfl.crypto.randomness import Randomness
 from vfl.crypto.workers import ONE_PROCESS, Machine
-from vfl.net.peer import together
-from vfl.net.replay import ReplayedPeer
+from vfl.errors import VflError
+from vfl.net.peer import Peer, together
+from vfl.net.replay import MessageDiffers, ReplayedPeer
+from vfl.net.wire import Message
 from vfl.protocols.common.clock import Say, SecondsNoted, SecondsSaid
 from vfl.protocols.common.participant import Resources
 
@@ -57,6 +60,36 @@ def quick() -> Iterator[None]:
         yield
 
 
+@dataclass
+class Lie:
+    """What a party sends otherwise: messages of a kind, or the first of it alone."""
+
+    who: str
+    kind: str
+    change: Callable[[Any], Any]
+    once: bool = False
+    told: list[tuple[str, int]] = field(default_factory=list)  # to whom, as which message, from 1
+
+    def listen(self, peers: Mapping[str, Peer]) -> None:
+        for peer in peers.values():
+            self._change(peer)
+
+    def _change(self, peer: Peer) -> None:
+        send, place = peer.send, 0
+
+        async def otherwise(message: Message) -> None:
+            nonlocal place
+            place += 1
+            if type(message).__name__ == self.kind and not (self.once and self.told):
+                changed = self.change(message)
+                if changed != message:
+                    self.told.append((peer.name, place))
+                message = changed
+            await send(message)
+
+        peer.send = otherwise  # type: ignore[method-assign]
+
+
 def _lends(seed: int, machine: Machine, said: Mapping[str, Say]) -> Lent:
     """The same secret of a party for the same `seed`."""
 
@@ -67,8 +100,8 @@ def _lends(seed: int, machine: Machine, said: Mapping[str, Say]) -> Lent:
     return of
 
 
-def live(make: Make, seed: int = 1, machine: Machine = ONE_PROCESS) -> Run:
-    """All parties."""
+def live(make: Make, seed: int = 1, machine: Machine = ONE_PROCESS, lie: "Lie | None" = None) -> Run:
+    """All parties, one of which may tell a lie: then however it ends."""
     said: Mapping[str, SecondsNoted] = defaultdict(SecondsNoted)
     scenario = make(_lends(seed, machine, said))
 
@@ -77,7 +110,10 @@ def live(make: Make, seed: int = 1, machine: Machine = ONE_PROCESS) -> Run:
         tapes = {
             party: {name: Tape(peer) for name, peer in peers.items()} for party, peers in ends.items()
         }
-        await together([*scenario.roles(ends).values()])
+        with contextlib.suppress(*([] if lie is None else [VflError])):
+            if lie is not None:
+                lie.listen(ends[lie.who])
+            await together([*scenario.roles(ends).values()])
         return Run(make, seed, tapes, said)
 
     return asyncio.run(run())
@@ -86,22 +122,47 @@ def live(make: Make, seed: int = 1, machine: Machine = ONE_PROCESS) -> Run:
 def again(run: Run, party: str, machine: Machine = ONE_PROCESS) -> int:
     """Play a party once more; how many messages it sent, all of them those of the run. Raises
     MessageDiffers."""
-    tapes = run.tapes[party]
-    said: dict[str, Say] = {name: SecondsSaid(run.said[name].said) for name in run.tapes}
-    scenario = run.make(_lends(run.seed, machine, said))
 
     async def play() -> int:
-        played = {name: ReplayedPeer(name, tape.received, tape.sent) for name, tape in tapes.items()}
-        roles = scenario.roles({**scenario.open(), party: cast(Peers, played)})
-        for name, role in roles.items():
-            if name != party:
-                cast(Coroutine[Any, Any, Any], role).close()
-        await roles[party]
+        played, role = _alone(run, party, machine)
+        await role
         for peer in played.values():
             peer.check_end()
         return sum(peer.compared for peer in played.values())
 
     return asyncio.run(play())
+
+
+def as_far_as_it_went(run: Run, party: str) -> dict[str, int]:
+    """Play a party of a run once more that may have been broken off; how many messages to each peer are
+    those of the run. Raises MessageDiffers."""
+
+    async def play() -> dict[str, int]:
+        played, role = _alone(run, party, ONE_PROCESS, cut=True)
+        try:
+            await role
+        except MessageDiffers:
+            raise
+        except VflError:  # as the run did, or its tape does
+            pass
+        return {name: peer.compared for name, peer in played.items()}
+
+    return asyncio.run(play())
+
+
+def _alone(
+    run: Run, party: str, machine: Machine, *, cut: bool = False
+) -> tuple[dict[str, ReplayedPeer], Awaitable[Any]]:
+    """A party's role, and its peers of the run."""
+    said: dict[str, Say] = {name: SecondsSaid(run.said[name].said) for name in run.tapes}
+    scenario = run.make(_lends(run.seed, machine, said))
+    tapes = run.tapes[party].items()
+    played = {name: ReplayedPeer(name, tape.received, tape.sent, cut=cut) for name, tape in tapes}
+    roles = scenario.roles({**scenario.open(), party: cast(Peers, played)})
+    for name, role in roles.items():
+        if name != party:
+            cast(Coroutine[Any, Any, Any], role).close()
+    return played, roles[party]
 
 
 def check_replays(make: Make, random: set[str]) -> None:

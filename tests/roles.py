@@ -27,7 +27,6 @@ from silent import Silent
 
 from vfl.blocks.texts import Packed
 from vfl.crypto.group import ORDER
-from vfl.crypto.randomness import OF_SYSTEM
 from vfl.crypto.voprf import derive_key, public_key
 from vfl.errors import PeerStopped, Refused
 from vfl.jobs import coordinator
@@ -361,22 +360,23 @@ def agreement(folder: Path, keys: Path) -> Scenario:
     return Scenario("agreement", sessions, roles, relayed=frozenset({"Join"}))
 
 
-def alignment(hosts: tuple[str, ...], engine: OprfEngine = "ecdh") -> Scenario:
+def alignment(hosts: tuple[str, ...], engine: OprfEngine = "ecdh", lent: Lent = nothing) -> Scenario:
     ids = {
         name: [f"id {i}".encode() for i in range(k, 20 + k)] for k, name in enumerate((GUEST, *hosts))
     }
 
     def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
-        settings = PsiSettings(engine)
-        guest = guest_align(
-            list(peers[GUEST].values()), ids[GUEST], context=b"run", minimum=5, settings=settings
-        )
+        def settings(name: str) -> PsiSettings:
+            return PsiSettings(engine, randomness=lent(name).randomness)
+
+        own = list(peers[GUEST].values())
+        guest = guest_align(own, ids[GUEST], context=b"run", minimum=5, settings=settings(GUEST))
         return {GUEST: guest} | {
             host: host_align(
                 peers[host][GUEST],
                 ids[host],
                 Participant(host, hosts, b"run", minimum=5),
-                settings=settings,
+                settings=settings(host),
             )
             for host in hosts
         }
@@ -422,23 +422,25 @@ def joining() -> Scenario:
     return Scenario("joining", star(), roles, PATTERNS, RELAYED)
 
 
-def match_rates() -> Scenario:
+def match_rates(lent: Lent = nothing) -> Scenario:
     def trials(first: int) -> list[Trial]:
         numbers = [[b"%d" % (step * i) for i in range(first, first + 110)] for step in (1, 7)]
         return [Trial(f"times {k}", partial(iter, own)) for k, own in enumerate(numbers)]
 
     def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
-        run: Any = {"context": b"run", "randomness": OF_SYSTEM}
-        guest = guest_match_rates(list(peers[GUEST].values()), trials(0), **run)
+        def run(party: str) -> Any:
+            return {"context": b"run", "randomness": lent(party).randomness}
+
+        guest = guest_match_rates(list(peers[GUEST].values()), trials(0), **run(GUEST))
         return {GUEST: guest} | {
-            host: host_match_rates(peers[host][GUEST], trials(40 + k), name=host, **run)
+            host: host_match_rates(peers[host][GUEST], trials(40 + k), name=host, **run(host))
             for k, host in enumerate(HOSTS)
         }
 
     return Scenario("match rates", star(), roles, PATTERNS)
 
 
-def boosting(levels: int = 0, **settings: Any) -> Scenario:
+def boosting(levels: int = 0, lent: Lent = nothing, **settings: Any) -> Scenario:
     """`levels`: of a further category of each party."""
     params = BoostParams(
         **{"trees": 2, "depth": 2, "max_bins": 5, "min_bin_rows": 2, "min_child_rows": 3, **settings}
@@ -452,16 +454,23 @@ def boosting(levels: int = 0, **settings: Any) -> Scenario:
         return bin_columns(features, params.max_bins, params.min_bin_rows, monotone)
 
     def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
-        guest = guest_train(list(peers[GUEST].values()), {GUEST: binned(GUEST)}, rows, params, key=KEY)
+        own, theirs = {GUEST: binned(GUEST)}, list(peers[GUEST].values())
+        guest = guest_train(theirs, own, rows, params, key=KEY, resources=lent(GUEST))
         return {GUEST: guest} | {
-            host: host_train(peers[host][GUEST], binned(host), params, Participant(host), shown=str)
+            host: host_train(
+                peers[host][GUEST],
+                binned(host),
+                params,
+                Participant(host, resources=lent(host)),
+                shown=str,
+            )
             for host in HOSTS
         }
 
     return Scenario("boosting", star(), roles, PATTERNS)
 
 
-def lattice_boosting(**settings: Any) -> Scenario:
+def lattice_boosting(lent: Lent = nothing, **settings: Any) -> Scenario:
     params = BoostParams(
         **{"trees": 2, "depth": 2, "max_bins": 5, "min_bin_rows": 2, "min_child_rows": 9, **settings},
         encryption="lattice",
@@ -473,16 +482,23 @@ def lattice_boosting(**settings: Any) -> Scenario:
         return bin_columns(FEATURES[party], params.max_bins, params.min_bin_rows, monotone)
 
     def roles(peers: Mapping[str, Peers]) -> Mapping[str, Awaitable[Any]]:
-        guest = guest_train(list(peers[GUEST].values()), {GUEST: binned(GUEST)}, rows, params)
+        own, theirs = {GUEST: binned(GUEST)}, list(peers[GUEST].values())
+        guest = guest_train(theirs, own, rows, params, resources=lent(GUEST))
         return {GUEST: guest} | {
-            host: host_train(peers[host][GUEST], binned(host), params, Participant(host), shown=str)
+            host: host_train(
+                peers[host][GUEST],
+                binned(host),
+                params,
+                Participant(host, resources=lent(host)),
+                shown=str,
+            )
             for host in HOSTS
         }
 
     return Scenario("boosting over the lattice engine", star(), roles, PATTERNS)
 
 
-def hidden_boosting(encryption: str) -> Scenario:
+def hidden_boosting(encryption: str, lent: Lent = nothing) -> Scenario:
     """Trees whose sums a coordinator opens."""
     params = BoostParams.model_validate(
         {"trees": 2, "depth": 2, "max_bins": 5, "min_bin_rows": 2, "encryption": encryption}
@@ -504,6 +520,7 @@ def hidden_boosting(encryption: str) -> Scenario:
             rows,
             params,
             key=key,
+            resources=lent(GUEST),
             coordinator=own[LEAD],
         )
         lead = coordinate_trees(list(peers[LEAD].values()), params, lambda tree, of: None)
@@ -512,7 +529,7 @@ def hidden_boosting(encryption: str) -> Scenario:
                 peers[host][GUEST],
                 binned(host),
                 params,
-                Participant(host),
+                Participant(host, resources=lent(host)),
                 shown=str,
                 coordinator=peers[host][LEAD],
             )
