@@ -33,7 +33,7 @@ from vfl.learn.params import BoostParams
 from vfl.net.hello import PROTOCOL, Hello
 from vfl.net.peer import MemoryPeer
 from vfl.net.wire import Message, WireError, decode
-from vfl.protocols.common.bits import pack_bits
+from vfl.protocols.common.bits import pack_bits, unpack_bits
 from vfl.protocols.common.key import Key, receive_key, send_key
 from vfl.protocols.common.participant import Participant
 from vfl.protocols.trees.draws import Draws
@@ -300,7 +300,23 @@ def test_a_node_of_few_rows_is_refused(rows: np.ndarray) -> None:
     for host in HOSTS:
         assert isinstance(ends[host], PeerError | PeerStopped)
     said = {str(end) for end in ends.values() if isinstance(end, PeerError)}
-    assert said == {"insurer broke the protocol: it sent an Advance to a node of too few rows"}
+    sent = "insurer broke the protocol: it sent an Advance"
+    said.discard(f"{sent} that splits a node otherwise than its winner")  # who has won it says that
+    assert said == {f"{sent} to a node of too few rows"}
+
+
+def test_a_node_that_is_split_otherwise_than_its_winner_says_is_refused() -> None:
+    """By the winner, for certain; the others do not know."""
+
+    def change(message: Advance) -> Message:
+        rows = unpack_bits(message.left, ROWS)
+        one, other = np.flatnonzero(rows)[0], np.flatnonzero(~rows)[0]
+        rows[[one, other]] = rows[[other, one]]
+        return dataclass_with(message, left=pack_bits(rows))
+
+    ends = lied(change, Advance)
+    (said,) = {str(end) for end in ends.values() if isinstance(end, PeerError)}
+    assert said.endswith("it sent an Advance that splits a node otherwise than its winner")
 
 
 def dataclass_with(message: Any, **fields: Any) -> Message:

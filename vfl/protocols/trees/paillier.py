@@ -17,7 +17,7 @@ For each level:
     parties: its own first among equal gains, then the lowest host's.
  6. It names the candidate (all that tie) to the winner, who takes the first in its own order, so that
     shuffling cannot change the model, keeps the split in its half, and says which rows go left.
- 7. All hosts learn which rows go left.
+ 7. All hosts learn which rows go left; the winner sees that they go as it said.
  8. Leaf weights stay with the guest. Every host keeps its splits so far and says so.
 
 Who goes on after a kill begins with 1, under a new key, and with the tree after the last one that all
@@ -530,14 +530,14 @@ class _HostTree:
                 won = self._open.won([*message.candidates], type(message).__name__)
                 for node in won:
                     took = self._wins.take(message, node, won[node])
-                    await self._guest.send(self._records.add(node, *took))
+                    await self._guest.send(self._open.said(self._records.add(node, *took)))
                 message = await self._open.after_winners()
         if isinstance(message, TreeEnd):
             return False
 
         # 7. Which rows share a node.
-        self._open.check_split(message.split)
-        frontier.advance(sorted(set(message.split)), self._bits(message.left, "an Advance"))
+        left = self._bits(message.left, "an Advance")
+        frontier.advance(self._open.check_split(message.split, left), left)
         # Sums of nodes that differ by few rows would tell of these few by subtraction.
         if min(frontier.covers().values()) < self._params.min_child_rows:
             raise self._guest.breach("an Advance to a node of too few rows")
@@ -578,7 +578,8 @@ class _HostTree:
             split, left = self._candidates.take(candidate, self._binned.codes, inside, active)
             ordered = bool(self._candidates.ordered[candidate])
             taken[node] = number
-            await self._guest.send(self._records.add_hidden(node, split, left, ordered))
+            told = self._records.add_hidden(node, split, left, ordered)
+            await self._guest.send(self._open.said(told))
         await hidden.took(taken)
 
     def _left_sums(self, histogram: Ciphertexts, sent: Integers) -> Ciphertexts:
