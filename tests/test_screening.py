@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from lattice_batches import small_batches
 from memory import over_memory
+from msgspec import structs
 from paillier_key import quick_key
 
 from vfl.errors import PeerError
@@ -13,7 +14,7 @@ from vfl.learn.fixed_point import FixedPoint
 from vfl.learn.losses import LogisticLoss, PoissonLoss
 from vfl.learn.screening import Everything
 from vfl.protocols.common.participant import Resources
-from vfl.protocols.oneway import messages
+from vfl.protocols.oneway import messages, screening
 from vfl.protocols.oneway.screening import (
     REST,
     HostColumn,
@@ -135,3 +136,46 @@ def test_a_column_of_few_rows_or_of_longer_masks_is_refused(monkeypatch):
     monkeypatch.setattr("vfl.protocols.oneway.screening._short", lambda figure: float("nan"))
     with pytest.raises(PeerError, match="ScreenFigures of other columns, or of what is no number"):
         run("paillier", CLAIMS, EXPOSURE, PoissonLoss(), True)
+
+
+def moved(**by):
+    """What a guest says of the sums by level, moved: of `sums` by vector and cell, or of the totals."""
+
+    def change(returned):
+        def otherwise(masked, places, whole):
+            for (vector, cell), more in by.get("sums", {}).items():
+                masked[vector, cell] += more
+            told = returned(masked, places, whole)
+            more = by.get("totals", 0)
+            return structs.replace(told, totals=[f"{int(total) + more}" for total in told.totals])
+
+        return otherwise
+
+    return change
+
+
+FUEL = 9  # the first cell of the column with rows in none
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        moved(sums={(0, 0): 1}),
+        moved(sums={(0, 0): 1, (0, 7): -1}),  # of another column
+        moved(totals=-1),
+    ],
+)
+def test_a_guest_that_tells_a_host_sums_that_do_not_add_up_is_refused(lie, monkeypatch):
+    monkeypatch.setattr(screening, "_returned", lie(screening._returned))
+    with pytest.raises(PeerError, match="sent ScreenSums that do not add up to what there is in all"):
+        run("paillier", (CLAIMS > 0).astype(float), np.ones(ROWS), LogisticLoss(), True)
+
+
+@pytest.mark.parametrize(
+    "lie", [moved(), moved(sums={(0, 0): 1, (0, 1): -1}), moved(sums={(0, FUEL): 1})]
+)
+def test_what_adds_up_is_taken(lie, monkeypatch):
+    """Also of a lie: from one level of a column to another, or to the rows that are in none."""
+    monkeypatch.setattr(screening, "_returned", lie(screening._returned))
+    _, host = run("paillier", (CLAIMS > 0).astype(float), np.ones(ROWS), LogisticLoss(), True)
+    assert len(host.tables) == 3

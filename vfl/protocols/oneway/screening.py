@@ -335,7 +335,7 @@ async def host_screen(
             raise guest.breach("ScreenSums of another number of cells")
         read = np.frombuffer(back.sums, "<i8").astype(np.int64).reshape(masks.shape)
         sums = uncover(read, masks, scale)
-        tables = _tables(columns, sums, back, vectors.value_bits - 1, whole)
+        tables = _tables(guest, columns, sums, back, vectors.value_bits - 1, whole)
         own = [one for one, column in zip(tables, columns, strict=True) if column.shown is None]
         figures = [
             ScreenFigure(_short(one.strength.information), _short(one.strength.share)) for one in own
@@ -382,13 +382,22 @@ def _whole(guest: Peer, back: ScreenSums, rows: int, loss: Loss, vectors: int) -
 
 
 def _tables(
-    columns: Sequence[HostColumn], sums: Integers, back: ScreenSums, bits: int, whole: Whole
+    guest: Peer,
+    columns: Sequence[HostColumn],
+    sums: Integers,
+    back: ScreenSums,
+    bits: int,
+    whole: Whole,
 ) -> list[Screened]:
+    """Raises PeerError for sums that cannot be: the levels of a column that all rows have one of add up
+    to what there is in all."""
     ends = np.cumsum([0, *back.digits]).tolist()
     places = [[*range(a, b)] for a, b in pairwise(ends)]
     of_cells, found, first = _by_measure(sums, places, bits), [], 0
     for column in columns:
         own = slice(first, first := first + len(column.levels))
         by_measure = [each[own] for each in of_cells]
+        if column.rows.sum() == whole.rows and [sum(each) for each in by_measure] != [*whole.totals]:
+            raise guest.breach("ScreenSums that do not add up to what there is in all")
         found.append(screened(column.name, column.levels, column.rows.tolist(), by_measure, whole))
     return found
