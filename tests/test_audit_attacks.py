@@ -4,6 +4,7 @@ import base64
 import contextlib
 import hashlib
 import math
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,11 +18,12 @@ import pytest
 from audited import LATTICE, AuditedRoom, aligned_room, put_back
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
-from federation import GLM_JOB, JOB
+from federation import GLM_JOB, JOB, write_table
 
 from vfl.errors import VflError
 from vfl.jobs import alignment
 from vfl.jobs import evidence as kept_evidence
+from vfl.jobs.alignments import find_alignment
 from vfl.jobs.evidence import (
     Evidence,
     find_evidence,
@@ -37,6 +39,7 @@ from vfl.net import wire
 from vfl.net.peer import HEADER, MemoryPeer
 from vfl.net.replay import MessageDiffers
 from vfl.party.identity import Identity
+from vfl.party.ledger import FOLDER, months
 from vfl.party.tapes import TapeWriter, read_tape
 from vfl.protocols.align.join import KeyIds
 from vfl.protocols.linear.encrypted_product import EncryptedProduct, Layout
@@ -157,14 +160,14 @@ def answer_otherwise(
     store, (found,) = room.there(name).store, room.runs(name, run)
     path = tape_file(store, found.run, kept_evidence.OWN)
     with store.open("evidence", path) as source:
-        entries = [msgspec.msgpack.decode(entry) for _, entry in read_tape(source)]
-    changed = sum(said[0].startswith(what) for said in entries)
-    entries = [(said, change(given) if said.startswith(what) else given) for said, given in entries]
+        entries = [(number, *msgspec.msgpack.decode(entry)) for number, entry in read_tape(source)]
+    changed = sum(said.startswith(what) for _, said, _ in entries)
     path.unlink()
     digest = hashlib.sha256()
     with store.writing("evidence", path) as sink:
         writer = TapeWriter(sink)
-        for number, entry in enumerate(map(msgspec.msgpack.encode, entries)):
+        for number, said, given in entries:
+            entry = msgspec.msgpack.encode((said, change(given) if said.startswith(what) else given))
             writer.add(number, "answer", entry)
             digest.update(entry)
     tape = msgspec.structs.replace(found.tape, answers=digest.hexdigest())
@@ -207,6 +210,90 @@ def test_a_guest_that_tries_an_id_that_it_does_not_hold_is_found(honest: Audited
     with pytest.raises(MessageDiffers, match=r"^message \d+ to \w+ differs: it was \w+ of [\d,]+ bytes"):
         honest.replay("insurer", run)
     assert honest.replay("registry", run).shown
+
+
+# --- A byte at any place. ---------------------------------------------------------------------------
+
+
+def found_at(path: Path, count: int, look: Callable[[], object]) -> list[str]:
+    """What is said where one byte of a file is another, at so many places: the first, the last and
+    others by chance. It is as before then."""
+    before, said = path.read_bytes(), []
+    rng = np.random.default_rng(len(before))
+    places = [0, len(before) - 1, *rng.integers(len(before), size=count - 2).tolist()]
+    try:
+        for at in places:
+            by = int(rng.integers(1, 256))
+            path.write_bytes(before[:at] + bytes([before[at] ^ by]) + before[at + 1 :])
+            with pytest.raises(VflError) as found:
+                look()
+            said.append(str(found.value))
+    finally:
+        path.write_bytes(before)
+    return said
+
+
+@pytest.mark.parametrize("name", ["registry", "insurer"])
+def test_any_byte_that_was_changed_is_found_and_named(
+    honest: AuditedRoom, trees: str, name: str
+) -> None:
+    """Of a tape, what the store has answered, the document with secret, salts and settings, the ledger,
+    a certificate."""
+    store, (found,) = honest.there(name).store, honest.runs(name, trees)
+    peer = "insurer" if name == "registry" else "registry"
+    done = honest.replay(name, found.run)
+    certificate = honest.certify(name, done, peer)
+    (ledger,) = months(store.root / FOLDER)
+
+    def look() -> object:
+        return honest.replay(name, found.run)
+
+    def check() -> object:
+        return honest.check(peer, certificate)
+
+    for path, count, whose, named in (
+        (
+            tape_file(store, found.run, peer),
+            8,
+            look,
+            rf"message \d+ of {peer} on the tape|tape of {peer}",
+        ),
+        (store.path("evidence", found.name), 5, look, rf"^nothing that can be read .* {found.run}: .+"),
+        (ledger, 8, look, r"^the ledger is not whole: \d{4}-\d\d\.jsonl:\d+ "),
+        (certificate, 12, check, r"certificate|signature|damaged"),
+    ):
+        for said in found_at(path, count, whose):
+            assert re.search(named, said), (path.name, said)
+    answers = tape_file(store, found.run, kept_evidence.OWN)
+    assert answers.exists() == (name == "registry")
+    if answers.exists():
+        for said in found_at(answers, 5, look):
+            assert re.search("asked of the store is damaged|answer 1?[0-9] of the store", said), said
+    assert look() and check()
+
+
+@pytest.mark.parametrize(("name", "label"), [("registry", ""), ("insurer", "claim")])
+def test_any_digit_of_a_table_is_found_and_its_column_named(
+    spoilt: tuple[AuditedRoom, str], name: str, label: str
+) -> None:
+    room, model = spoilt
+    table, rng = room.federation.tables[name], np.random.default_rng(8)
+    (found,) = room.runs(name, model)
+    parts = sorted(part for part in found.opening.table if part.startswith("column"))
+    columns = [part.removeprefix("column '").removesuffix("'") for part in parts]
+    of_alignment = find_alignment(room.there(name).store, "first").rows
+    for column in [*columns, *([label] if label else [])]:
+        for row in rng.choice(of_alignment, 2, replace=False).tolist():
+            cells = [*table[column]]
+            cells[row] = {"0": "1", "1": "0"}.get(
+                cells[row], cells[row][:-1] + "7" if cells[row] else "7"
+            )
+            if cells[row] == table[column][row]:
+                cells[row] += "7"
+            write_table(room.federation.parties[name].table, {**table, column: cells})
+            part = "label" if column == label else re.escape(f"column '{column}'")
+            with pytest.raises(EvidenceDiffers, match=rf"committed to: its {part} is another$"):
+                room.replay(name, model)
 
 
 # --- What is left of a secret, and what a replay leaves. ---------------------------------------------

@@ -17,10 +17,12 @@ import numpy as np
 import pytest
 import roles
 from paillier_key import KEY
-from replayed_roles import Lie, Make, Run, as_far_as_it_went, live, quick
+from replayed_roles import Lie, Make, Run, again, as_far_as_it_went, live, quick
 from roles import GUEST, HOSTS, LEAD
 
 from vfl.crypto.lattice.hint import HintKey
+from vfl.learn.binning import bin_columns
+from vfl.learn.splits import Candidates
 from vfl.net.replay import MessageDiffers
 from vfl.protocols.linear import correlations, host_fitting, inflation
 from vfl.protocols.oneway import tables
@@ -468,3 +470,62 @@ def test_a_party_that_cheats_is_found(name: str) -> None:
             assert (found.value.peer, found.value.place) in lie.told
             for party in run.tapes.keys() - {cheat.who}:
                 as_far_as_it_went(run, party)
+
+
+# --- What no replay shows. --------------------------------------------------------------------------
+
+ROW = 3  # which trains
+
+
+def label_of_one_row(objective: str) -> Any:
+    rows = TRAINING(objective)
+    return replace(rows, label=(np.arange(roles.ROWS) == ROW).astype(np.float64))
+
+
+TRAINING = roles.training
+
+
+def test_a_label_that_was_made_up_from_the_start_replays_and_tells_one_row() -> None:
+    """A guest whose label is 1 in one row follows the program: its open sums have on which side of each
+    candidate of a host's that row is, as encrypted unit vectors would."""
+    told: list[tuple[int, bool]] = []
+    opened = paillier._PaillierHostColumns._open
+
+    async def look(self: Any, message: Any, node: int) -> Any:
+        left, valid, sibling = await opened(self, message, node)
+        if self.host.name == HOST and node == 0:
+            sent = np.flatnonzero(valid)
+            (of_row,) = {*numbers[0][:, ROW]}
+            other, hessian = numbers[0][0, ROW + 1], numbers[1][0, ROW + 1]
+            for g, h in zip(left.gradient[sent], left.hessian[sent], strict=True):
+                rows = round(int(h) / int(hessian))
+                told.append((rows, int(g) - rows * int(other) == int(of_row) - int(other)))
+        return left, valid, sibling
+
+    numbers: list[Any] = []
+    drawn = paillier.drawn_pairs
+
+    def noted(g: Any, h: Any, active: Any, count: int) -> Any:
+        numbers[:] = [np.atleast_2d(np.asarray(g)), np.atleast_2d(np.asarray(h))]
+        return drawn(g, h, active, count)
+
+    make: Make = lambda lent: roles.boosting(lent=lent, trees=1)  # noqa: E731
+    with (
+        quick(),
+        mock.patch.object(roles, "training", label_of_one_row),
+        mock.patch.object(paillier._PaillierHostColumns, "_open", look),
+        mock.patch.object(paillier, "drawn_pairs", noted),
+    ):
+        run = live(make)
+        sides = sorted(told)
+        for party in run.tapes:
+            assert again(run, party) > 0
+    binned = bin_columns(roles.FEATURES[HOST], 5, 2, {"number1": "increasing"})
+    own, train = Candidates.of(binned.columns), TRAINING("binary").train
+    true = []
+    for candidate in range(len(own)):
+        _, left = own.take(candidate, binned.codes, np.ones(roles.ROWS, np.bool_), train)
+        rows = int(left[train].sum())
+        if min(rows, int(train.sum()) - rows) >= 3:
+            true.append((rows, bool(left[ROW])))
+    assert train[ROW] and sides == sorted(true) and {side for _, side in sides} == {True, False}

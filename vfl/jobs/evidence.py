@@ -130,6 +130,17 @@ def find_evidence(store: Store) -> list[Evidence]:
     return sorted(found, key=lambda one: (one.begun, one.run))
 
 
+def find_damage(store: Store) -> list[ModelError]:
+    """What is wrong with the documents that cannot be read."""
+    found = []
+    for name in store.names(_KIND):
+        try:
+            load_evidence(store, name)
+        except ModelError as error:
+            found.append(error)
+    return found
+
+
 def tape_file(store: Store, run: str, peer: str) -> Path:
     """Where the tape of a peer lies."""
     return store.folder(_KIND) / f"{run[:_NAME]}.{peer}.parts"

@@ -30,7 +30,7 @@ from vfl.jobs.arithmetic import (
 )
 from vfl.jobs.certificate import Covered, Replayed
 from vfl.jobs.connect import Site
-from vfl.jobs.evidence import Evidence, find_evidence
+from vfl.jobs.evidence import Evidence, find_damage, find_evidence
 from vfl.jobs.names import resolve_model
 from vfl.jobs.rerun import EvidenceDiffers, Rerun, open_rerun
 from vfl.jobs.show import Show
@@ -98,6 +98,8 @@ def runs_named(store: Store, name: str) -> list[Evidence]:
     found = [one for one in every if one.subject in names or _is_digits_of(name, one.run)]
     if found:
         return [one for one in found if one.opening is not None or one.forgotten] or found
+    if damage := find_damage(store):
+        raise ModelError(f"nothing that can be read is kept of a run {name}: {damage[0]}")
     if not every:
         raise ModelError(f"nothing is kept of any run that could be replayed: {_OF}")
     near = nearest_name(name, [one.subject for one in every])

@@ -68,6 +68,8 @@ class Rerun:
     states: list[State] = field(default_factory=list)  # that this one keeps
     checked: list[str] = field(default_factory=lambda: ["secret", "settings"])
     """What was held against the commitments."""
+    numbers: "Numbers" = field(default_factory=lambda: Numbers())
+    """Of the messages on the tapes."""
     relies: list[str] = field(default_factory=list)
     """On what the outcome relies that neither the party has committed to nor this replay shows."""
 
@@ -155,10 +157,44 @@ class Rerun:
         self.states = [*(one for one in self.states if one.done != state.done), state][-3:]
 
     def check_end(self) -> None:
-        """Raises MessageDiffers where the run has sent more than the replay, unless it was cut."""
+        """Unless the run was cut: raises MessageDiffers where it has sent more than the replay,
+        EvidenceDiffers where the rest of a tape is not what arrived."""
         if self.evidence.whole:
             for peer in self.peers.values():
                 peer.check_end()
+                peer.end_tape()
+            if self.evidence.tape is not None and not self.evidence.tape.why_ended:
+                self.numbers.check()
+
+
+class Numbers:
+    """The numbers on a run's tapes: all that arrived, and all that the store answered, is counted through,
+    so that none comes twice."""
+
+    def __init__(self) -> None:
+        self._what: dict[int, tuple[str, int]] = {}
+
+    def see(self, number: int, tape: str, place: int) -> None:
+        """The number of an entry of a tape, which are counted from 1. Raises EvidenceDiffers."""
+        before = self._what.setdefault(number, (tape, place))
+        if before != (tape, place):
+            ends = " and ".join(map(_entry, (before, (tape, place))))
+            raise EvidenceDiffers(f"{ends} have one number: a tape is not what was written")
+
+    def check(self) -> None:
+        """Raises EvidenceDiffers where some of them are not there."""
+        for number, entry in self._what.items():
+            if not 1 <= number <= len(self._what):
+                raise EvidenceDiffers(
+                    f"{_entry(entry)} has a number that none can have: its tape is damaged"
+                )
+
+
+def _entry(of: tuple[str, int]) -> str:
+    tape, place = of
+    return (
+        f"answer {place:,} of the store" if tape == OWN else f"message {place:,} of {tape} on the tape"
+    )
 
 
 def open_rerun(site: Site, evidence: Evidence, show: Show, looks_at: LooksAt = every_step) -> Rerun:
@@ -174,17 +210,18 @@ def open_rerun(site: Site, evidence: Evidence, show: Show, looks_at: LooksAt = e
     if not talks:
         raise EvidenceDiffers(f"the ledger has nothing of run {run[:12]}")
     assert evidence.tape is not None  # noqa: S101 - _check_kept has seen it
+    numbers = Numbers()
     peers = {
         name: ReplayedPeer(
             name,
-            _received(store, evidence, talk),
+            _received(store, evidence, talk, numbers),
             [one for one in talk.sent if one.kind != STOP],
             cut=not evidence.whole,
             left_out=None if looks_at is every_step else LEFT_OUT,
         )
         for name, talk in talks.items()
     }
-    own = _tape(store, evidence, OWN) if OWN in _there(store, evidence) else iter(())
+    own = _tape(store, evidence, OWN, numbers) if OWN in _there(store, evidence) else iter(())
     try:
         party = with_settings(site.party, opening.settings)
     except (ValidationError, KeyError, TypeError):
@@ -194,7 +231,9 @@ def open_rerun(site: Site, evidence: Evidence, show: Show, looks_at: LooksAt = e
         ) from None
     settled = replace(site, party=party)
     answers = Replayed(own, evidence.tape.answers)
-    return Rerun(settled, evidence, opening, talks, peers, answers, show, looks_at=looks_at)
+    return Rerun(
+        settled, evidence, opening, talks, peers, answers, show, looks_at=looks_at, numbers=numbers
+    )
 
 
 def own_certificate(evidence: Evidence) -> Certificate:
@@ -275,14 +314,14 @@ def _there(store: Store, evidence: Evidence) -> Sequence[str]:
     return [name for name in names if tape_file(store, evidence.run, name).exists()]
 
 
-def _received(store: Store, evidence: Evidence, talk: Conversation) -> Iterator[bytes]:
+def _received(store: Store, evidence: Evidence, talk: Conversation, numbers: Numbers) -> Iterator[bytes]:
     """What came from a peer, each message held against the ledger."""
     if talk.peer not in _there(store, evidence):
         if talk.received and evidence.tape is not None and not evidence.tape.why_ended:
             raise EvidenceDiffers(f"the tape of {talk.peer} is not there")
         return
     count = 0
-    for count, (_, payload) in enumerate(_tape(store, evidence, talk.peer), 1):
+    for count, (_, payload) in enumerate(_tape(store, evidence, talk.peer, numbers), 1):
         was = talk.received[count - 1] if count <= len(talk.received) else None
         if was is None or was != Sent(was.kind, len(payload), hashlib.sha256(payload).digest()):
             raise EvidenceDiffers(
@@ -296,11 +335,13 @@ def _received(store: Store, evidence: Evidence, talk: Conversation) -> Iterator[
         raise EvidenceDiffers(f"the tape of {talk.peer} has {count:,} of {arrived} that arrived")
 
 
-def _tape(store: Store, evidence: Evidence, peer: str) -> Iterator[tuple[int, bytes]]:
+def _tape(store: Store, evidence: Evidence, peer: str, numbers: Numbers) -> Iterator[tuple[int, bytes]]:
     path = tape_file(store, evidence.run, peer)
     try:
         with store.open("evidence", path) as source:
-            yield from read_tape(source)
+            for place, (number, payload) in enumerate(read_tape(source), 1):
+                numbers.see(number, peer, place)
+                yield number, payload
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     except ModelError:
