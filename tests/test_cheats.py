@@ -6,9 +6,11 @@ where they leave. The table of docs/audit.md has what is found here by the names
 """
 
 import contextlib
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -529,3 +531,23 @@ def test_a_label_that_was_made_up_from_the_start_replays_and_tells_one_row() -> 
         if min(rows, int(train.sum()) - rows) >= 3:
             true.append((rows, bool(left[ROW])))
     assert train[ROW] and sides == sorted(true) and {side for _, side in sides} == {True, False}
+
+
+# --- The tables of docs/audit.md. --------------------------------------------------------------------
+
+TESTS = Path(__file__).parent
+PAGE = TESTS.parent / "docs" / "audit.md"
+
+
+def test_the_tables_of_the_document_name_tests_that_there_are() -> None:
+    """And each cheat of this module is in them."""
+    text = PAGE.read_text()
+    section = text[text.index("## What was found") : text.index("## Checks on the way")]
+    named = re.findall(r"`tests/(test_\w+\.py)`((?:,? `test_\w+`)+)", section)
+    assert len(named) > 50
+    for file, tests in named:
+        source = (TESTS / file).read_text()
+        for test in re.findall(r"`(test_\w+)`", tests):
+            assert re.search(rf"^(async )?def {test}\(", source, re.MULTILINE), (file, test)
+    for name, cheat in CHEATS.items():
+        assert f"| {name} | `{cheat.kind}` |" in section, name

@@ -168,8 +168,8 @@ class Rerun:
 
 
 class Numbers:
-    """The numbers on a run's tapes: all that arrived, and all that the store answered, is counted through,
-    so that none comes twice."""
+    """The numbers on a run's tapes: all that arrived and all that the store answered is counted, and no
+    number comes twice."""
 
     def __init__(self) -> None:
         self._what: dict[int, tuple[str, int]] = {}
