@@ -536,8 +536,8 @@ class _HostTree:
             return False
 
         # 7. Which rows share a node.
-        left = self._bits(message.left, "an Advance")
-        frontier.advance(self._open.check_split(message.split, left), left)
+        goes_left = self._bits(message.left, "an Advance")
+        frontier.advance(self._open.check_split(message.split, goes_left), goes_left)
         # Sums of nodes that differ by few rows would tell of these few by subtraction.
         if min(frontier.covers().values()) < self._params.min_child_rows:
             raise self._guest.breach("an Advance to a node of too few rows")
