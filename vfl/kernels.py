@@ -36,6 +36,12 @@ def inlined(function: F) -> F:
     return cast(F, _Kernel(function, inline="always"))
 
 
+def instruction(make: Callable[[], object]) -> Any:
+    """What `make` returns, an intrinsic of numba's, as a function for kernels; made with the first of
+    them, as numba is imported no sooner."""
+    return _Instruction(make)
+
+
 def is_compiled(function: Callable[..., object]) -> bool:
     """Whether a kernel, or another one beside it, has been called before, so that a call costs its loop
     alone."""
@@ -94,6 +100,13 @@ class _Kernel:
                 if value._compiled is None and value not in made:
                     value._make(made)
                 known[name] = value._compiled or made[value]
+
+
+class _Instruction(_Kernel):
+    """An intrinsic, which is numba's from the start."""
+
+    def _make(self, made: dict[_Kernel, Callable[..., object]]) -> None:
+        made[self] = cast(Callable[..., object], self._function())
 
 
 def _with_globals(function: Callable[..., object], known: dict[str, object]) -> Callable[..., object]:
