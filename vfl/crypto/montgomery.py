@@ -69,7 +69,7 @@ class Montgomery:
         if not modulus & 1 or modulus < 3 or modulus.bit_length() > 8 * width or width % 8:
             raise ValueError(f"no odd number of at most {width} bytes, whole words")
         self.modulus, self.width = modulus, width
-        self._limbs = -(-(modulus.bit_length() + 2) // LIMB)
+        self._limbs = max(2, -(-(modulus.bit_length() + 2) // LIMB))  # kernels begin with two
         self._n = _limbs_of([modulus] * LANES, self._limbs).T.copy()
         self._inverse = np.uint64(int(-gmpy2.invert(modulus, 1 << LIMB) % (1 << LIMB)))
         radix = gmpy2.powmod(2, LIMB * self._limbs, modulus)

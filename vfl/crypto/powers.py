@@ -12,7 +12,7 @@ from vfl.crypto.montgomery import Digits, Montgomery, Table
 RandomBits = Callable[[int], int]
 
 _TABLE_BYTES = 40_000_000  # wider windows save products and cost memory and a longer start
-_NEAR_BYTES = 10_000_000  # of a table that is read as fast as eight products are made
+_NEAR_BYTES = 10000000  # of a table that is read as fast as eight products are made
 _NARROWEST = 5  # bits of a window at first
 
 
