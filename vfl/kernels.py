@@ -42,6 +42,18 @@ def instruction(make: Callable[[], object]) -> Any:
     return _Instruction(make)
 
 
+def features() -> frozenset[str]:
+    """What the processor has that kernels are compiled for, by LLVM's names after a +; none where they
+    are not compiled. NUMBA_CPU_NAME may name less than the processor at hand."""
+    import numba
+    from numba.core.registry import cpu_target
+
+    if cast(Any, numba.config).DISABLE_JIT:
+        return frozenset()
+    _, _, found = cpu_target.target_context.codegen().magic_tuple()
+    return frozenset(found.split(","))
+
+
 def is_compiled(function: Callable[..., object]) -> bool:
     """Whether a kernel, or another one beside it, has been called before, so that a call costs its loop
     alone."""

@@ -12,7 +12,6 @@ but for `Montgomery.chosen`, which reads tables where digits tell it to.
 """
 
 import ctypes
-import os
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -23,7 +22,7 @@ from gmpy2 import mpz, xmpz
 from numpy.typing import NDArray
 
 from vfl.arrays import Bytes, Integers, Words
-from vfl.kernels import instruction, kernel
+from vfl.kernels import features, instruction, kernel
 
 LANES = 8
 LIMB = 52  # bits
@@ -36,16 +35,8 @@ Digits = NDArray[np.int64]
 
 @lru_cache(maxsize=1)
 def usable() -> bool:
-    """Whether this machine's processor multiplies limbs of 52 bits, and kernels are compiled for it."""
-    if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0" or "NUMBA_CPU_NAME" in os.environ:
-        return False
-    from llvmlite import binding
-
-    told = os.environ.get("NUMBA_CPU_FEATURES")
-    if told is not None:
-        return "+avx512ifma" in told.split(",")
-    features = binding.get_host_cpu_features()
-    return bool(features.get("avx512ifma")) and bool(features.get("avx512f"))
+    """Whether kernels are compiled for a processor that multiplies limbs of 52 bits."""
+    return {"+avx512f", "+avx512ifma"} <= features()
 
 
 def montgomery(modulus: mpz, width: int) -> "Montgomery | None":
