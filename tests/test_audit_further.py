@@ -23,6 +23,7 @@ from vfl.jobs.tuned_folder import TunedFolder
 from vfl.learn.losses import LogisticLoss
 from vfl.net.replay import MessageDiffers
 from vfl.party.config import Job, load_party
+from vfl.protocols.trees.paillier import _HostTree
 
 SMALL = {"trees": 1, "depth": 2, "max_bins": 6, "min_child_rows": 10}
 TREES = {**JOB, "secureboost": SMALL}
@@ -219,3 +220,23 @@ def test_a_guest_that_searches_with_numbers_of_its_own_is_found(room: AuditedRoo
         search(room, TREES, trials=1, space=SPACE)
     with pytest.raises(MessageDiffers, match=r"to \w+ differs: it was Gradients of"):
         room.replay("insurer", last_run(room))
+
+
+def made_up(sums: Any) -> Any:
+    return lambda *given: sums(*given)[::-1].copy()
+
+
+@pytest.mark.parametrize("task", ["worth", "tune"])
+def test_a_host_that_tells_sums_of_its_own_is_found(room: AuditedRoom, task: str) -> None:
+    with (
+        mock.patch.object(_HostTree, "_left_sums", made_up(_HostTree._left_sums)),
+        contextlib.suppress(VflError),
+    ):
+        if task == "worth":
+            find_worth(room, TREES)
+        else:
+            search(room, TREES, trials=1, space=SPACE)
+    run = last_run(room, "registry")
+    assert room.runs("registry", run)[0].agreement.terms.task == task
+    with pytest.raises(MessageDiffers, match=r"to insurer differs: it was CandidateSums of"):
+        room.replay("registry", run)

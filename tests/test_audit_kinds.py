@@ -29,6 +29,7 @@ from vfl.jobs.rerun import EvidenceDiffers
 from vfl.jobs.scoring import ScoreOptions
 from vfl.jobs.screening_host import ScreenedColumns
 from vfl.learn.fixed_point import FixedPoint
+from vfl.learn.forest import Sides
 from vfl.net.replay import MessageDiffers
 from vfl.party.config import Job
 from vfl.party.project_file import Project
@@ -137,6 +138,21 @@ def test_a_guest_that_tries_an_id_that_is_not_in_its_batch_is_found(
     with pytest.raises(MessageDiffers, match=r"^message \d+ to \w+ differs: it was \w+ of [\d,]+ bytes"):
         room.replay("insurer", run)
     assert room.replay("registry", run).complete
+
+
+def test_a_host_that_scores_with_directions_of_its_own_is_found(room: AuditedRoom, model: str) -> None:
+    left = Sides.left
+
+    def others(self: Sides, rows: Any, count: int) -> Any:
+        sent = left(self, rows, count)
+        return sent if isinstance(rows, slice) else ~sent  # the guest's own are of a slice
+
+    with mock.patch.object(Sides, "left", others):
+        room.score(model, out="wrong.csv")
+    run = last_run(room)
+    with pytest.raises(MessageDiffers, match="to insurer differs: it was Directions of"):
+        room.replay("registry", run)
+    assert room.replay("insurer", run).complete
 
 
 def test_a_batch_or_a_half_that_was_changed_is_found(room: AuditedRoom, model: str) -> None:
