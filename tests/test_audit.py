@@ -436,6 +436,12 @@ def test_what_is_kept_is_listed_forgotten_and_removed(spoilt: tuple[AuditedRoom,
     assert len(gone["files"]) >= 2 and gone["bytes"] > 0
     (after,) = [one for one in told("audit", "list", file)["runs"] if one["subject"] == model]
     assert after["replay"] == "forgotten" and after["bytes"] < run["bytes"]
+    document = room.there("bureau").store.path("evidence", run["run"][:32])
+    before = document.read_bytes()
+    document.write_bytes(flipped(before, len(before) // 2))
+    result = CliRunner().invoke(main, ["audit", "list", file])
+    assert result.exit_code == 0 and f"note: {document}" in result.output
+    document.write_bytes(before)
     told("models", "remove", file, "--model", model, "--yes")
     assert model not in {one["subject"] for one in told("audit", "list", file)["runs"]}
     result = CliRunner().invoke(main, ["audit", "replay", file, "--run", "nothing"])

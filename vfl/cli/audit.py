@@ -50,12 +50,15 @@ def audit_list(party: Path, as_json: bool) -> None:
     and whether this party's part can be replayed; and the models that a host may have audited."""
     from vfl.jobs.audits import list_audits
     from vfl.jobs.connect import store_of
+    from vfl.jobs.evidence import find_damage
     from vfl.jobs.kept_evidence import list_evidence
     from vfl.party.config import load_party
     from vfl.terminal.audit import put_audits, put_evidence
 
     store = store_of(load_party(party))
     found, audits = list_evidence(store), list_audits(store)
+    for damage in find_damage(store):
+        stderr.put(f"note: {damage}")
     if as_json:
         put_json({"runs": [asdict(one) for one in found], "audits": [asdict(one) for one in audits]})
         return
