@@ -1,13 +1,14 @@
 """A role played once more against what its peers sent: equal, and each way of being unequal."""
 
 import asyncio
+import contextlib
 from collections.abc import Sequence
 
 import pytest
 from replays import Tape, replay
 
-from vfl.net.peer import MemoryPeer, Peer
-from vfl.net.replay import MessageDiffers, ReplayedPeer, TapeEnds
+from vfl.net.peer import MemoryPeer, Peer, together
+from vfl.net.replay import BrokenOff, MessageDiffers, ReplayedPeer, TapeEnds
 from vfl.net.wire import Message
 
 
@@ -98,4 +99,38 @@ def test_a_tape_that_ends_says_so() -> None:
         await ReplayedPeer("bureau", [], []).recv(Answer)
 
     with pytest.raises(TapeEnds, match=r"^the tape of bureau ends here$"):
+        asyncio.run(play())
+
+
+@pytest.mark.parametrize("number", [4, 5])
+def test_where_one_tape_ends_the_rest_of_the_run_is_compared(number: int) -> None:
+    """A role that hears one peer and asks another at the same time."""
+
+    async def play() -> tuple[int, MessageDiffers | None]:
+        tape, cut = await _taped([4]), BrokenOff()
+        ended = ReplayedPeer("registry", [], [], cut=cut)
+        asked = ReplayedPeer("bureau", [], tape.sent, cut=cut)
+
+        async def slowly() -> None:
+            for _ in range(9):
+                await asyncio.sleep(0)
+            asked.bind(b"job")
+            await asked.send(Question(number))
+
+        with contextlib.suppress(TapeEnds, MessageDiffers):
+            await together([ended.recv(Answer), slowly()])
+        return asked.compared, asked.differs
+
+    compared, differs = asyncio.run(play())
+    assert compared == (number == 4) and (differs is None) == (number == 4)
+
+
+@pytest.mark.parametrize("still", [0, 0.01])
+def test_a_role_that_sends_no_more_is_not_waited_for(still: float) -> None:
+    async def play() -> None:
+        tape, cut = await _taped([3]), BrokenOff(still)
+        ReplayedPeer("bureau", [], tape.sent, cut=cut)
+        await ReplayedPeer("registry", [], [], cut=cut).recv(Answer)
+
+    with pytest.raises(TapeEnds, match=r"^the tape of registry ends here$"):
         asyncio.run(play())

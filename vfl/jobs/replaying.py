@@ -239,19 +239,10 @@ async def _play(run: Rerun) -> Replay:
     ended = ""
     try:
         await player(run)
+        _check_messages(run)
         run.check_end()
-    except (MessageDiffers, EvidenceDiffers):
-        raise
-    except TapeEnds as end:
-        if evidence.whole and not (evidence.tape and evidence.tape.why_ended):
-            raise EvidenceDiffers(f"{end}, but the run went on to its end") from None
-        ended = str(end)
-    except ModelError:
-        raise
     except VflError as error:
-        if evidence.whole:
-            raise EvidenceDiffers(f"the run went on to its end, and the replay ends: {error}") from None
-        ended = str(error)
+        ended = _why_it_ended(run, error)
     shown, whole = {}, _all_of(run)
     for name, peer in run.peers.items():
         talk = run.talks[name]
@@ -265,6 +256,27 @@ async def _play(run: Rerun) -> Replay:
             name, covered, len(talk.sent), run.checked, run.relies, played, run.before, whole
         )
     return Replay(evidence, shown, ended)
+
+
+def _check_messages(run: Rerun) -> None:
+    """Raises MessageDiffers where a message has differed, whatever else the role was ended by."""
+    for peer in run.peers.values():
+        if peer.differs is not None:
+            raise peer.differs from None
+
+
+def _why_it_ended(run: Rerun, error: VflError) -> str:
+    """Why a replay ended before the run's last message, if it may have. Raises as `replay`."""
+    _check_messages(run)
+    evidence = run.evidence
+    if isinstance(error, MessageDiffers | EvidenceDiffers | ModelError):
+        raise error
+    if isinstance(error, TapeEnds):
+        if evidence.whole and not (evidence.tape and evidence.tape.why_ended):
+            raise EvidenceDiffers(f"{error}, but the run went on to its end") from None
+    elif evidence.whole:
+        raise EvidenceDiffers(f"the run went on to its end, and the replay ends: {error}") from None
+    return str(error)
 
 
 def _all_of(run: Rerun) -> str:

@@ -25,7 +25,7 @@ from vfl.jobs.offer import Offer
 from vfl.jobs.record import noted_seals
 from vfl.jobs.show import Show
 from vfl.net.hello import PROTOCOL
-from vfl.net.replay import ReplayedPeer, Sent
+from vfl.net.replay import BrokenOff, ReplayedPeer, Sent
 from vfl.party.audit.conversations import STOP, Conversation, conversations
 from vfl.party.audit.verify import verify
 from vfl.party.config import Job
@@ -210,13 +210,13 @@ def open_rerun(site: Site, evidence: Evidence, show: Show, looks_at: LooksAt = e
     if not talks:
         raise EvidenceDiffers(f"the ledger has nothing of run {run[:12]}")
     assert evidence.tape is not None  # noqa: S101 - _check_kept has seen it
-    numbers = Numbers()
+    numbers, cut = Numbers(), None if evidence.whole else _broken_off(evidence)
     peers = {
         name: ReplayedPeer(
             name,
             _received(store, evidence, talk, numbers),
             [one for one in talk.sent if one.kind != STOP],
-            cut=not evidence.whole,
+            cut=cut,
             left_out=None if looks_at is every_step else LEFT_OUT,
         )
         for name, talk in talks.items()
@@ -307,6 +307,12 @@ def _check_ledger(site: Site) -> None:
     )
     if found.damage:
         raise EvidenceDiffers(f"the ledger is not whole: {found.damage[0]} (see `vfl ledger verify`)")
+
+
+def _broken_off(evidence: Evidence) -> BrokenOff:
+    """Of a run of which all that arrived is on the tapes all that left can be played again."""
+    complete = evidence.ended and evidence.tape is not None and not evidence.tape.why_ended
+    return BrokenOff() if complete else BrokenOff(still=0)
 
 
 def _there(store: Store, evidence: Evidence) -> Sequence[str]:

@@ -4,6 +4,7 @@ Who plays a role against such peers gets the messages of the run, and learns of 
 is not the one that left then.
 """
 
+import asyncio
 import hashlib
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -53,6 +54,35 @@ class TapeEnds(PeerLost):
     """The run's last message from a peer has been played."""
 
 
+class BrokenOff:
+    """What the peers of a run that was broken off share: where the tape of one ends, the role goes on
+    with what it does at the same time for as long as messages left in the run. Else the first tape that
+    ends would end it, and the rest be held against nothing."""
+
+    def __init__(self, still: float = 60.0) -> None:
+        """`still`: seconds in which nothing is sent, after which the end is waited with no longer."""
+        self._still = still
+        self._peers: list[ReplayedPeer] = []
+        self._moved = asyncio.Event()
+
+    def join(self, peer: "ReplayedPeer") -> None:
+        """Take in another one."""
+        self._peers.append(peer)
+
+    def move(self) -> None:
+        """Say that a message was compared."""
+        self._moved.set()
+
+    async def wait(self) -> None:
+        """Wait until there is no message left to compare, or until nothing moves any more."""
+        while self._still and any(peer.is_sent_to for peer in self._peers):
+            self._moved.clear()
+            try:
+                await asyncio.wait_for(self._moved.wait(), self._still)
+            except TimeoutError:
+                return
+
+
 class ReplayedPeer(Peer):
     """The other end of a session of a run that is over."""
 
@@ -62,14 +92,18 @@ class ReplayedPeer(Peer):
         received: Iterable[bytes],
         sent: Iterable[Sent],
         *,
-        cut: bool = False,
+        cut: BrokenOff | None = None,
         left_out: Message | None = None,
     ) -> None:
         """`received`: the payloads that came from the peer, in order; `sent`: what went to it. `cut`:
-        whether the run was broken off, so that after the last message nothing can be compared.
+        where the run was broken off, so that after the last message nothing can be compared.
         `left_out`: stands for any message of its type, which is then not compared."""
         super().__init__(name)
         self._cut = cut
+        self.differs: MessageDiffers | None = None
+        """What was raised of a message to the peer, also where the role has ended by another error."""
+        if cut is not None:
+            cut.join(self)
         self._tape: Iterator[bytes] = iter(received)
         self._expected = deque(sent)
         self.loses_last = False
@@ -86,13 +120,17 @@ class ReplayedPeer(Peer):
         self._record("sent", sent.kind, payload, HEADER + len(payload))
         self._sent += 1
         was = self._expected.popleft() if self._expected else None
-        if was is None and self._cut:
+        if was is None and self._cut is not None:
+            await self._cut.wait()
             raise TapeEnds(f"the run was broken off before another message went to {self.name}")
         if was is not None and was.kind == sent.kind and message == self._stand_in:
             self.left_out.add(self.compared)
         elif was != sent:
-            raise MessageDiffers(self.name, self.compared + 1, was, sent)
+            self.differs = MessageDiffers(self.name, self.compared + 1, was, sent)
+            raise self.differs
         self.compared += 1
+        if self._cut is not None:
+            self._cut.move()
         if self.loses_last and not self._expected:
             raise TapeEnds(f"the connection to {self.name} was lost in the run")
 
@@ -100,6 +138,11 @@ class ReplayedPeer(Peer):
         """Raises MessageDiffers when the run has sent more than the replay."""
         if self._expected:
             raise MessageDiffers(self.name, self.compared + 1, self._expected[0], None)
+
+    @property
+    def is_sent_to(self) -> bool:
+        """Whether a message to the peer is left to compare."""
+        return bool(self._expected)
 
     def end_tape(self) -> None:
         """Pass over what is left of the tape. Raises what reading it raises."""
@@ -112,6 +155,8 @@ class ReplayedPeer(Peer):
     async def _get(self) -> bytes:
         payload = next(self._tape, None)
         if payload is None:
+            if self._cut is not None:
+                await self._cut.wait()
             raise TapeEnds(f"the tape of {self.name} ends here")
         self.played += 1
         return self._session + self._received.to_bytes(8, "big") + payload
