@@ -166,8 +166,8 @@ QUICK = {"trees", "a table of two hosts", "rows", "scoring", "linear scoring", "
     "name", [pytest.param(one, marks=[] if one in QUICK else pytest.mark.slow) for one in MAKES]
 )
 def test_any_message_that_was_changed_is_found(name: str) -> None:
-    """Of every type that a party sends in any protocol that can be replayed, also where the lie has ended
-    the run for another."""
+    """Of every type that a party sends, in any protocol that can be replayed; also where the lie ended
+    the run for another party."""
     assert check_every_message(name) >= TYPES[name]
 
 
