@@ -5,15 +5,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfl.learn import packed_codes
+from vfl.learn import packed_codes, tree
 from vfl.learn.packed_codes import (
     Packing,
     chosen_columns,
     column_of,
+    left_by_codes,
     level_histograms,
     pack_codes,
 )
-from vfl.learn.splits import Cells, block_histograms
+from vfl.learn.splits import Cells, Side, block_histograms
 
 
 @pytest.mark.parametrize("columns", [0, 1, 7, 8, 9, 25])
@@ -77,3 +78,56 @@ def test_words_hold_what_they_are_for(bits):
 def test_more_bits_than_words_hold_are_refused():
     with pytest.raises(ValueError, match="gradients of 45 bits"):
         Packing.of(45)
+
+
+NODES = 7
+
+
+@pytest.fixture(params=[0, 1 << 40], ids=["kernels", "few rows"])
+def least(request, monkeypatch):
+    """The kernels are used, or never."""
+    for module in (packed_codes, tree):
+        monkeypatch.setattr(module, "MANY", request.param)
+        monkeypatch.setattr(module, "is_compiled", lambda _: False)
+
+
+@pytest.mark.usefixtures("least")
+@given(rows=st.integers(0, 200), seed=st.integers(0, 2**32))
+def test_rows_move_below_the_nodes_that_are_split(rows, seed):
+    rng = np.random.default_rng(seed)
+    node, left = rng.integers(0, NODES, rows).astype(np.int32), rng.random(rows) < 0.5
+    is_split = rng.random(NODES) < 0.5
+    below = 2 * node + 2 - left
+    wanted = [b if is_split[n] else n for n, b in zip(node, below, strict=True)]
+    found = tree.moved(is_split, node, left)
+    assert found.dtype == np.int32
+    assert found.tolist() == wanted
+
+
+SIDES = {
+    1: Side(0, 2, 5, categorical=False, missing_left=True),
+    3: Side(9, 1, 3, categorical=True, missing_left=False),
+    4: Side(9, 1, 3, categorical=True, missing_left=False, bins=(1, 3)),
+    6: Side(8, 0, 255, categorical=False, missing_left=False),
+}
+
+
+@pytest.mark.usefixtures("least")
+@given(rows=st.integers(0, 200), seed=st.integers(0, 2**32), beside=st.booleans())
+def test_rows_go_left_by_codes(rows, seed, beside):
+    rng = np.random.default_rng(seed)
+    sizes = [6, 2, 2, 2, 2, 2, 2, 2, 256, 4]
+    codes = np.array([rng.integers(0, size, rows) for size in sizes], np.uint8)
+    node = rng.integers(0, NODES, rows).astype(np.int32)
+    before = (rng.random(rows) < 0.5) & ~np.isin(node, [*SIDES])
+    given_left, slots = [before] if beside else [], np.full(NODES, -1)
+    slots[[*SIDES]] = np.arange(len(SIDES))
+    kept = before.copy()
+    found = left_by_codes(slots, SIDES, node, pack_codes(codes), *given_left)
+    for row, n in enumerate(node.tolist()):
+        if n in SIDES:
+            side = SIDES[n]
+            assert found[row] == side.goes_left(codes[side.column, [row]])[0]
+        else:
+            assert found[row] == (beside and before[row])
+    assert np.array_equal(before, kept)

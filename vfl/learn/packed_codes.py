@@ -6,6 +6,7 @@ training (Shi et al., NeurIPS 2022, section 4.2), where few bits hold what a blo
 to: then one addition does for all three.
 """
 
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Integers, Mask, Words
 from vfl.kernels import is_compiled, kernel
-from vfl.learn.splits import UNCOMPILED, Cells, block_histograms
-from vfl.learn.tree import Nodes, slots_of
+from vfl.learn.splits import UNCOMPILED, Cells, Side, block_histograms
+from vfl.learn.tree import MANY, Nodes, slots_of
 
 _AT_ONCE = 1 << 11  # rows that are looked up before they are added
 _COLUMNS = 8  # of a word
@@ -69,6 +70,41 @@ def chosen_columns(columns: Integers, packed: PackedCodes) -> PackedCodes:
     """Some of the columns."""
     codes = [column_of(packed, column) for column in columns.tolist()]
     return pack_codes(np.array(codes, np.uint8).reshape(len(columns), packed.shape[1]))
+
+
+def left_by_codes(
+    slot_of_node: Integers, sides: Mapping[int, Side], node: Nodes, codes: PackedCodes, *before: Mask
+) -> Mask:
+    """Which rows go left by codes, beside those that others' splits send there. `slot_of_node`: the
+    place of each node among those of `sides`, -1 for others."""
+    left = before[0].copy() if before else np.zeros(len(node), np.bool_)
+    if len(node) >= MANY or is_compiled(_look_up):
+        places = np.array([[*divmod(side.column, _COLUMNS)] for side in sides.values()])
+        goes_left = np.zeros((len(sides), 256), np.bool_)
+        for of, side in zip(goes_left, sides.values(), strict=True):
+            of[: side.missing + 1] = side.goes_left(np.arange(side.missing + 1, dtype=np.uint8))
+        _look_up(slot_of_node, places, goes_left, node, codes, left)
+        return left
+    for split, side in sides.items():
+        inside = np.flatnonzero(node == split)
+        left[inside] = side.goes_left(column_of(codes, side.column)[inside])
+    return left
+
+
+@kernel
+def _look_up(
+    slot_of_node: Integers,
+    places: Integers,
+    goes_left: Mask,
+    node: Nodes,
+    codes: PackedCodes,
+    left: Mask,
+) -> None:
+    for row in range(len(node)):
+        slot = slot_of_node[node[row]]
+        if slot >= 0:
+            code = codes[places[slot, 0], row] >> np.uint64(8 * places[slot, 1])
+            left[row] = goes_left[slot, code & np.uint64(255)]
 
 
 def level_histograms(

@@ -13,9 +13,8 @@ from vfl.arrays import Floats, Integers, Mask
 from vfl.blocks.engine import ENGINE, Pieces, Rows
 from vfl.learn.best_first import BestFirst, Head, level_of
 from vfl.learn.binning import Column
-from vfl.learn.node_rows import left_as_told, left_by_codes, sums_as_told, sums_by_node
 from vfl.learn.ordered_categories import CategoryOrder
-from vfl.learn.packed_codes import PackedCodes, level_histograms
+from vfl.learn.packed_codes import PackedCodes, left_by_codes, level_histograms
 from vfl.learn.params import BoostParams
 from vfl.learn.quantiser import Scales
 from vfl.learn.splits import Candidates, Cells, Side, Split
@@ -129,7 +128,7 @@ class Growth:
     def _count(self, nodes: int) -> Integers:
         """How many drawn rows so many nodes have; their sums are kept."""
         given = self.frontier.node_of_row, self.frontier.active, self.g, self.h
-        sums = ENGINE.total(partial(sums_by_node, nodes), *given)
+        sums = ENGINE.total(partial(_all_sums, nodes), *given)
         self._sums = sums[1:]
         return np.asarray(sums[0])
 
@@ -147,14 +146,14 @@ class Growth:
                 own.setdefault(split.branch.party, (split.left.codes, {}))[1][node] = split.left.side
         for codes, sides in own.values():
             given = [] if left is None else [left]
-            kernel = partial(left_by_codes, self.frontier.slot_of_node([*sides]), sides)
-            left = ENGINE.make(kernel, self.frontier.node_of_row, codes, *given)
+            by_codes = partial(left_by_codes, self.frontier.slot_of_node([*sides]), sides)
+            left = ENGINE.make(by_codes, self.frontier.node_of_row, codes, *given)
         if told or left is None:
             of_nodes = (rows.of_blocks for rows in told.values())
             pieces = Pieces([[*of_block] for of_block in zip(*of_nodes, strict=True)])
             given = [] if left is None else [left]
-            told_kernel = partial(left_as_told, self.frontier.slot_of_node([*told]))
-            left = ENGINE.make(told_kernel, self.frontier.node_of_row, pieces, *given)
+            kernel = partial(_told_left, [*told])
+            left = ENGINE.make(kernel, self.frontier.node_of_row, pieces, *given)
         return left
 
     def left_sums(self, nodes: Sequence[int], left: Rows) -> dict[int, Sums]:
@@ -171,6 +170,15 @@ def _nowhere(node: Nodes) -> Mask:
     return np.zeros(len(node), np.bool_)
 
 
+def _all_sums(nodes: int, node: Nodes, active: Mask, g: Integers, h: Integers) -> Integers:
+    """How many drawn rows each node has, and the sums of gradients and hessians, 0 in the others."""
+    sums, index = np.zeros((3, nodes), np.int64), node.astype(np.intp)
+    sums[0] = np.bincount(index[active], minlength=nodes)
+    for of, values in zip(sums[1:], (g, h), strict=True):
+        np.add.at(of, index, values)
+    return sums
+
+
 def _left_sums(
     table: Integers, nodes: int, node: Nodes, active: Mask, g: Integers, h: Integers, left: Mask
 ) -> Integers:
@@ -179,6 +187,15 @@ def _left_sums(
     for of, values in zip(sums, (g, h), strict=True):
         np.add.at(of, slot, values)  # -1 is the last one
     return sums
+
+
+def _told_left(nodes: Sequence[int], node: Nodes, told: Sequence[Packed], *before: Mask) -> Mask:
+    """Which rows go left as hosts say, of each node's rows in their order."""
+    left = before[0].copy() if before else np.zeros(len(node), np.bool_)
+    for split, rows in zip(nodes, told, strict=True):
+        inside = np.flatnonzero(node == split)
+        left[inside] = bits_between(rows, 0, len(inside))
+    return left
 
 
 @dataclass(frozen=True)
@@ -194,6 +211,15 @@ class Told:
     """Rows go left as a host says."""
 
     rows: Pieces[Packed]  # of each block a bit a row of the node
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Of all rows, those and hessians: whole numbers of a size of at most 2^bits."""
+
+    g: Rows
+    h: Rows
+    bits: int
 
 
 @dataclass(frozen=True)
@@ -268,7 +294,7 @@ class HostColumns:
             raise self.host.breach(f"a {what} with {error}") from None
         ends = accumulate(counts, initial=0)
         told = Pieces([pack_bits(bits_between(answer.left, *ends_of)) for ends_of in pairwise(ends)])
-        kernel = partial(sums_as_told, answer.node)
+        kernel = partial(_sides_of, answer.node)
         given = frontier.node_of_row, frontier.active, growth.g, growth.h, told
         *sides, g, h = ENGINE.total(kernel, *given)
         if min(sides) < minimum:
@@ -279,13 +305,12 @@ class HostColumns:
         return Branch(self.party, answer.record, one_line(answer.column, 100), gain)
 
 
-@dataclass(frozen=True)
-class Gradients:
-    """Of all rows, those and hessians: whole numbers of a size of at most 2^bits."""
-
-    g: Rows
-    h: Rows
-    bits: int
+def _sides_of(split: int, node: Nodes, active: Mask, g: Integers, h: Integers, left: Packed) -> Integers:
+    """How many drawn rows of a node go left and right, and the sums of those that go left."""
+    inside = np.flatnonzero(node == split)
+    drawn = active[inside]
+    went = inside[bits_between(left, 0, len(inside)) & drawn]
+    return np.array([len(went), int(drawn.sum()) - len(went), g[went].sum(), h[went].sum()])
 
 
 class OwnColumns:
