@@ -1,7 +1,7 @@
 """What numba compiles in the first job after an install, by kind of job, at each party.
 
     python benchmarks/compiling.py
-    python benchmarks/compiling.py --kinds lattice --rows 200000
+    python benchmarks/compiling.py --kinds "trees, lattice" --kernels
 
 A guest and a host, each a process on this machine with a cache of its own that is empty, as on two
 machines, align and train once. Seconds are those of the processor in which kernels are compiled, by the
@@ -27,21 +27,31 @@ JOB = """
 [job]
 name = "first"
 purpose = "a benchmark"
-model = "{model}"
-objective = "binary"
 holdout = 0.25
-[{model}]
-{settings}
 """
-TREES = 'trees = 2\ndepth = 5\nencryption = "{}"'
+TREES = """
+model = "secureboost"
+objective = "binary"
+[secureboost]
+trees = 2
+depth = 5
+encryption = "{}"
+"""
+LINEAR = """
+model = "glm"
+family = "logistic"
+[glm]
+encryption = "{}"
+"""
 KINDS = {
-    "lattice": ("secureboost", TREES.format("lattice"), "ecdh"),
-    "paillier": ("secureboost", TREES.format("paillier"), "ecdh"),
-    "glm": ("glm", "", "ecdh"),
-    "ot": ("", "", "ot"),
-    "vole": ("", "", "vole"),
+    "trees, lattice": (TREES.format("lattice"), "ecdh"),
+    "trees, paillier": (TREES.format("paillier"), "ecdh"),
+    "linear, lattice": (LINEAR.format("lattice"), "ecdh"),
+    "linear, paillier": (LINEAR.format("paillier"), "ecdh"),
+    "align, ot": ("", "ot"),
+    "align, vole": ("", "vole"),
 }
-"""By name: the model and its settings, none for an alignment alone; the engine of the alignment."""
+"""By name: what is trained after the alignment, none for an alignment alone; the engine of this."""
 
 LISTENER = """
 import json, os, threading, time
@@ -105,15 +115,14 @@ def main() -> None:
 
 def measure(kind: str, options: argparse.Namespace) -> dict[str, dict[str, float]]:
     """By party, the seconds of every kernel of the first job of a kind."""
-    model, settings, engine = KINDS[kind]
+    trained, engine = KINDS[kind]
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         (work / "sitecustomize.py").write_text(LISTENER)
         folders = {party: work / party for party in PARTIES}
-        extra = {"host": [*UNBOUND, 'encryptions = ["lattice", "paillier"]']}
-        extra["guest"] = ["[align]", f'engine = "{engine}"']
-        job = JOB.format(model=model, settings=settings)
-        set_up(folders, tables(options, PARTIES), job, options.workers, extra=extra)
+        allowed = ['encryptions = ["lattice", "paillier"]', 'engines = ["ecdh", "ot", "vole"]']
+        extra = {"guest": ["[align]", f'engine = "{engine}"'], "host": [*UNBOUND, *allowed]}
+        set_up(folders, tables(options, PARTIES), JOB + trained, options.workers, extra=extra)
         for party in PARTIES:
             for place in ("cache", "compiled"):
                 (work / f"{place} of {party}").mkdir()
@@ -121,7 +130,7 @@ def measure(kind: str, options: argparse.Namespace) -> dict[str, dict[str, float
         try:
             await_line(folders["host"] / "said", "dialling guest")
             processor_seconds(_start(work, "guest", "align", "guest.toml"))
-            if model:
+            if trained:
                 processor_seconds(_start(work, "guest", "train", "guest.toml", "job.toml"))
         finally:
             serving.send_signal(signal.SIGTERM)
