@@ -11,7 +11,7 @@ in the one with the rows of the one, zeros elsewhere, and in the other with its 
 
 import hashlib
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from vfl.arrays import Bytes, Integers, Words
 from vfl.blocks.cores import Begun
 from vfl.blocks.engine import ENGINE, Array, Rows, overlaps
-from vfl.crypto.lattice import ring, words
+from vfl.crypto.lattice import ring
 from vfl.crypto.lattice.parameters import DEGREE, Parameters
 from vfl.crypto.lattice.vectors import PublicRows
 from vfl.kernels import kernel
@@ -384,22 +384,46 @@ def _sums(
 ) -> Words:
     """Sums by cell of encrypted vectors, shape (cells, count), over the rows `low` to before `high` of a
     block that begins with row `start`. `piece` has the rows of the polynomials that hold them."""
-    sums, tables = np.zeros(shape, np.uint64), _tables(codes)
+    from vfl.crypto.lattice import tiles  # which imports numba
+
+    count, bits = shape[1], parameters.word_bits
+    width, tables = tiles.width_of(count), _tables(codes)
+    sums, tile = tiles.aligned(shape[0], width), tiles.aligned(tiles.rows_of(count), width)
+    binned, others = _binned(places)
+    pairs = {array: tiles.pairs_of(columns, width, high - low) for array, columns in binned.items()}
+    joint = {array: tiles.aligned(own.joint, width) for array, own in pairs.items()}
     begin = low // DEGREE * DEGREE
     for first in range(begin, high, DEGREE):
-        part = piece[first - begin :][:DEGREE]
-        tile = words.unpack(part.reshape(-1).data, parameters.word_bits, (len(part), shape[1]))
-        rows = slice(max(first, low), min(first + DEGREE, high))
-        tile = tile[rows.start - first : rows.stop - first]
-        for place in places:
-            own = tables[place.array][place.row, rows.start - start : rows.stop - start]
-            out = sums[place.cell : place.cell + place.cells]
-            if place.digit is not None:
-                low_bit, bits = place.digit
-                _add_digits(own, low_bit, (1 << bits) - 1, tile, out)
-            else:
-                (_add_bins if place.bins else _add_values)(own, tile, out)
-    return sums
+        part = piece[first - begin :][:DEGREE].reshape(-1)
+        stop = min(first + DEGREE, high)
+        for row in range(max(first, low), stop, len(tile)):
+            own = tile[: stop - row]
+            tiles.unpack(part, bits, count, row - first, own)
+            for array, cells in joint.items():
+                tiles.add(tables[array], pairs[array], row - start, own, cells)
+            for place in others:
+                values = tables[place.array][place.row, row - start : row - start + len(own)]
+                out = sums[place.cell : place.cell + place.cells]
+                if place.digit is not None:
+                    low_bit, digits = place.digit
+                    _add_digits(values, low_bit, (1 << digits) - 1, own, out)
+                else:
+                    _add_values(values, own, out)
+    for array, cells in joint.items():
+        tiles.tell_apart(pairs[array], cells, sums)
+    return sums[:, :count]
+
+
+def _binned(places: Sequence[_Place]) -> tuple[dict[int, list[tuple[int, int, int]]], list[_Place]]:
+    """Columns of codes by array, (row, bins, first cell) of each; and all others."""
+    found: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
+    others = []
+    for place in places:
+        if place.bins and place.digit is None:
+            found[place.array].append((place.row, place.bins, place.cell))
+        else:
+            others.append(place)
+    return found, others
 
 
 class _Hints:
@@ -513,14 +537,6 @@ def _gather(public: ring.Complexes, rows: ring.Complexes, sums: ring.Complexes) 
         for limb in range(2):
             for i in range(ring.HALF):
                 sums[b, limb, i] += np.conj(public[limb, i]) * rows[b, i]
-
-
-@kernel
-def _add_bins(codes: NDArray[np.integer], tile: Words, out: Words) -> None:
-    for i in range(len(codes)):
-        code = codes[i]
-        for v in range(tile.shape[1]):
-            out[code, v] += tile[i, v]
 
 
 @kernel
