@@ -32,20 +32,18 @@ from numba.core import cgutils
 from numba.core.base import BaseContext
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
-from numpy.typing import NDArray
 
 from vfl.arrays import Bytes, Floats, Integers, Words
 from vfl.crypto.lattice.parameters import DEGREE, ERROR_BITS
+from vfl.crypto.lattice.ring import BACK, HALF, TWIST
 from vfl.kernels import kernel
 
 LANES = 8
-HALF = DEGREE // 2
 RUN = 128
 """Points in rows one after another."""
 ROWS = HALF + HALF // RUN
 ROW = 2 * LANES
 """Doubles of a row."""
-
 _ENDS = HALF // RUN  # points of the first pass and of the last
 _MIDDLE = RUN // _ENDS
 _BLOCK = 2 * 2 * HALF  # doubles of a public polynomial: two limbs, complex
@@ -74,8 +72,8 @@ def _twiddles(rows: int, points: int, of: int) -> Floats:
 
 _FIRST: Floats = _twiddles(RUN, _ENDS, HALF)
 _SECOND: Floats = _twiddles(_ENDS, _MIDDLE, RUN)
-# What a product is multiplied by after its transform: ring.BACK.
-_BACK: Floats = (np.exp(-1j * np.pi * np.arange(HALF) / DEGREE) / HALF).view(np.float64)
+_TWIST: Floats = TWIST.view(np.float64)
+_BACK: Floats = BACK.view(np.float64)
 
 
 def aligned(doubles: int) -> Floats:
@@ -92,7 +90,7 @@ class Room(NamedTuple):
     tile: Floats  # RUN rows of it
     words: Words  # (DEGREE, LANES): products as words
     seen: Integers  # by lane: the bits of the greatest distance; the greatest value; the least
-    tables: tuple[Floats, Floats, Floats]
+    tables: tuple[Floats, Floats, Floats, Floats]  # twiddles of both passes; ring.BACK; ring.TWIST
 
     @classmethod
     def new(cls) -> "Room":
@@ -102,7 +100,7 @@ class Room(NamedTuple):
             aligned(RUN * ROW),
             aligned(DEGREE * LANES).view(np.uint64),
             np.zeros(3 * LANES, np.int64),
-            (_FIRST, _SECOND, _BACK),
+            (_FIRST, _SECOND, _BACK, _TWIST),
         )
 
     @property
@@ -414,6 +412,50 @@ def _addends(
         w.store(row, w.at(words, (i, LANES), k * LANES))
 
 
+@_instruction
+def _place(
+    w: "_Writer",
+    codes: Value,
+    at: Value,
+    first: Value,
+    twist: Value,
+    k: Value,
+    buffer: Value,
+    row: Value,
+) -> None:
+    """Point k of the 0/1 rows of eight bins from `first` on, twisted, its parts in each other's place:
+    of codes that begin so far into others."""
+    b = w.ir
+    bins = ir.Constant(_WORDS, list(range(LANES)))
+    real, imaginary = w.spread_complex(twist, (k, 2))
+    is_low, is_high = (
+        b.icmp_signed("==", w.spread_word(b.sub(b.load(w.at(codes, at, k, more)), first)), bins)
+        for more in (0, HALF)
+    )
+    zeros = w.doubles(0.0)
+    low = b.select(is_low, real, zeros), b.select(is_low, imaginary, zeros)
+    high = b.select(is_high, b.fneg(imaginary), zeros), b.select(is_high, real, zeros)
+    w.put((b.fadd(low[1], high[1]), b.fadd(low[0], high[0])), buffer, row)
+
+
+@_instruction
+def _gather(
+    w: "_Writer", tile: Value, q: Value, public: Value, at: Value, sums: Value, row: Value
+) -> None:
+    """Add row q of a tile, parts in each other's place, times conjugates to a row of both limbs' sums.
+
+    Conjugates: the transform of a(1/X), so that a coefficient pairs row i with row i of a X^m.
+    """
+    imaginary, real = w.row(tile, q)
+    for limb in range(2):
+        c, d = w.spread_complex(public, at, limb * 2 * HALF)
+        of = w.ir.add(row, w.whole(limb * ROWS))
+        x, y = w.row(sums, of)
+        x = w.plus(real, c, w.plus(imaginary, d, x))
+        y = w.plus(imaginary, c, w.plus(w.ir.fneg(real), d, y))
+        w.put((x, y), sums, of)
+
+
 def _planes(blocks: int) -> _Written:
     """Of so many rows from n on, eight words of each of as many polynomials, as words.pack; of each row
     the first `kept`, if there is one polynomial."""
@@ -445,19 +487,45 @@ _planes1, _planes2, _planes4 = (_planes(blocks) for blocks in (1, 2, 4))
 
 
 @kernel
-def _finish(room: Room, shift: int) -> None:
-    """Add the buffer's products, transformed back and rounded, to the words, times 2^shift."""
-    first, second, back = room.tables
+def _second(buffer: Floats, c: int, table: Floats, tile: Floats) -> None:
+    """What is left of a transform after its first pass, of the points c + 16 q as a tile's rows q."""
+    at = c * (RUN + 1)
+    for r in range(_ENDS):
+        _middle(buffer, at + r, table, r)
+    for d in range(_MIDDLE):
+        _last(buffer, at + d * _ENDS, tile, d, _MIDDLE)
+
+
+@kernel
+def settle(buffer: Floats, shift: int, room: Room) -> None:
+    """Add a buffer of products, transformed back and rounded, to the words, times 2^shift. The buffer is
+    overwritten."""
+    first, second, back = room.tables[:3]
     for p in range(RUN):
-        _first(room.buffer, p, first)
+        _first(buffer, p, first)
     for c in range(_ENDS):
-        at = c * (RUN + 1)
-        for r in range(_ENDS):
-            _middle(room.buffer, at + r, second, r)
-        for d in range(_MIDDLE):
-            _last(room.buffer, at + d * _ENDS, room.tile, d, _MIDDLE)
+        _second(buffer, c, second, room.tile)
         for q in range(RUN):
             _settle(room.tile, q, back, c + _ENDS * q, room.words, shift, room.seen)
+
+
+@kernel
+def add_hints(codes: Integers, first: int, public: Floats, sums: Floats, room: Room) -> None:
+    """Add the hints of eight bins from `first` on, not rounded, to their sums, (2, ROWS, 2, LANES) flat.
+
+    codes: (polynomials, DEGREE), flat; below 0 where there is no row. public: as many polynomials, flat.
+    """
+    roots, table, _, twist = room.tables
+    for number in range(len(codes) // DEGREE):
+        for k in range(HALF):
+            _place(codes, number * DEGREE, first, twist, k, room.buffer, k + k // RUN)
+        for p in range(RUN):
+            _first(room.buffer, p, roots)
+        for c in range(_ENDS):
+            _second(room.buffer, c, table, room.tile)
+            for q in range(RUN):
+                k = c + _ENDS * q
+                _gather(room.tile, q, public, number * _BLOCK + 2 * k, sums, k + k // RUN)
 
 
 @kernel
@@ -492,7 +560,7 @@ class Form(NamedTuple):
 
     scale_bits: int
     bits: int  # of a word in bytes, 48, 56 or 64
-    blocks: int  # polynomials at once: as `at_once` says, or 1
+    blocks: int  # polynomials at once: one, or so many as fill the lanes with 2 or 4 vectors
 
 
 @kernel
@@ -528,22 +596,5 @@ def encrypt(
             for limb in range(2):
                 at = number_of * _BLOCK + limb * 2 * HALF
                 _multiply(public, at, blocks, keys[group], room.buffer)
-                _finish(room, 32 * limb)
+                settle(room.buffer, 32 * limb, room)
             _pack(room.words, blocks, form.bits, count, group * LANES, out[number_of * block :])
-
-
-def at_once(count: int) -> int:
-    """Polynomials that fill the lanes with so many vectors of each: one, if there is to be room left."""
-    return LANES // count if count in (2, 4) else 1
-
-
-def keys_of(secrets: NDArray[np.complex128], blocks: int) -> Floats:
-    """Buffers (groups, ROWS * ROW) of transforms (count, HALF), for so many polynomials at once."""
-    count = len(secrets)
-    groups = -(-count * blocks // LANES)
-    out = aligned(groups * ROWS * ROW).reshape(groups, HALF // RUN, RUN + 1, 2, LANES)
-    for lane in range(count * blocks):
-        row = secrets[lane % count].reshape(-1, RUN)
-        at = out[lane // LANES, :, :RUN, :, lane % LANES]
-        at[..., 0], at[..., 1] = row.real, row.imag
-    return out.reshape(groups, -1)

@@ -29,8 +29,8 @@ from vfl.crypto.lattice.parameters import DEGREE, Parameters
 from vfl.crypto.lattice.vectors import PublicRows
 from vfl.kernels import kernel
 
-_SLICE = 16  # bins of which transforms are summed at a time: what a core's cache holds
-_AT_ONCE = 256  # cells whose hints are made in a pass over the rows: 96 KB of each for every thread
+_SLICE = 8  # bins whose transforms are made at once: lanes.LANES
+_AT_ONCE = 256  # cells whose hints are made in a pass over the rows: 98 KB of each for every thread
 _CHUNK = 32  # polynomials that are kept in transform domain for a slice after the other
 _FLUSH = 256  # polynomials after which sums of transforms of 0/1 rows are rounded ...
 _FLUSH_VALUES = 16  # ... and of rows of 8-bit values
@@ -235,7 +235,7 @@ def make_hint(
 
     Row by row of the matrix, the sum over polynomials of its entries times the polynomial's negacyclic
     matrix: products of transforms, summed before they are rounded. `progress(done, of)` is called from
-    time to time. Memory: 32 KB a cell and 32 KB an output, 24 MB a thread.
+    time to time. Memory: 32 KB a cell and 32 KB an output, 32 MB a thread.
     """
     if public.rows != matrix.rows:
         raise ValueError(f"public polynomials for {public.rows:,} rows, a matrix of {matrix.rows:,}")
@@ -388,10 +388,10 @@ def _sums(
 
     count, bits = shape[1], parameters.word_bits
     width, tables = tiles.width_of(count), _tables(codes)
-    sums, tile = tiles.aligned(shape[0], width), tiles.aligned(tiles.rows_of(count), width)
+    sums, tile = tiles.zeros(shape[0], width), tiles.zeros(tiles.rows_of(count), width)
     binned, others = _binned(places)
     pairs = {array: tiles.pairs_of(columns, width, high - low) for array, columns in binned.items()}
-    joint = {array: tiles.aligned(own.joint, width) for array, own in pairs.items()}
+    joint = {array: tiles.zeros(own.joint, width) for array, own in pairs.items()}
     begin = low // DEGREE * DEGREE
     for first in range(begin, high, DEGREE):
         part = piece[first - begin :][:DEGREE].reshape(-1)
@@ -430,14 +430,20 @@ class _Hints:
     """Hints by cell, (cells, DEGREE), of some slices of columns, over the rows that it was given."""
 
     def __init__(self, public: PublicRows, slices: Sequence[_Place]) -> None:
+        from vfl.crypto.lattice import lanes  # which imports numba
+
         self._public, self._slices, self._first = public, slices, slices[0].cell
         cells = slices[-1].cell + slices[-1].cells - self._first
-        self._sums = np.zeros((cells, 2, ring.HALF), np.complex128)  # not rounded yet
+        size = 2 * lanes.ROWS * lanes.ROW
+        self._sums = {place.cell: lanes.aligned(size) for place in slices if place.bins}  # not rounded
+        self._room = lanes.Room.new()
         self._summed = 0  # polynomials
         self._hints = np.zeros((cells, DEGREE), np.uint64)
 
     def add(self, start: int, *codes: Array) -> None:
         """Add the rows of a block, which begins with row `start`."""
+        from vfl.crypto.lattice import lanes
+
         stop = start + codes[0].shape[-1]
         tables = _tables(codes)
         numbers = range(start // DEGREE, -(-stop // DEGREE))
@@ -446,15 +452,22 @@ class _Hints:
                 self._settle()
             self._summed += len(chunk)
             transforms = self._public.of(chunk)
+            flat = transforms.view(np.float64).reshape(-1)
             low = max(start, chunk.start * DEGREE)
             high = min(stop, chunk.stop * DEGREE)
+            rows, last = np.full(len(chunk) * DEGREE, -1), None
             for place in self._slices:
-                own = place.codes(tables[place.array][place.row, low - start : high - start])
-                at = slice(place.cell - self._first, place.cell - self._first + place.cells)
-                if place.bins:
-                    _add_hints_of_bins(own, low % DEGREE, place.first, transforms, self._sums[at])
-                else:
-                    self._hints[at] += _hint_of_values(own, low % DEGREE, transforms)
+                own = tables[place.array][place.row, low - start : high - start]
+                if not place.bins:
+                    at = place.cell - self._first
+                    self._hints[at : at + 1] += _hint_of_values(
+                        place.codes(own), low % DEGREE, transforms
+                    )
+                    continue
+                if last != (column := replace(place, cell=0, first=0, cells=0)):
+                    rows[low % DEGREE :][: high - low] = place.codes(own)
+                    last = column
+                lanes.add_hints(rows, place.first, flat, self._sums[place.cell], self._room)
 
     def total(self) -> Words:
         """The hints, modulo 2^64."""
@@ -462,11 +475,19 @@ class _Hints:
         return self._hints
 
     def _settle(self) -> None:
+        from vfl.crypto.lattice import lanes
+
+        room = self._room
         for place in self._slices if self._summed else ():
-            at = slice(place.cell - self._first, place.cell - self._first + place.cells)
             if place.bins:
-                self._hints[at] += ring.settle64(self._sums[at])
-                self._sums[at] = 0
+                room.words[:] = 0
+                for limb, sums in enumerate(np.split(self._sums[place.cell], 2)):
+                    lanes.settle(sums, 32 * limb, room)
+                at = place.cell - self._first
+                made = room.words.reshape(DEGREE, -1).T[: place.cells]
+                self._hints[at : at + place.cells] += made
+                self._sums[place.cell][:] = 0
+        ring.check(room.distance)
         self._summed = 0
 
 
@@ -477,16 +498,6 @@ def _cut(codes: NDArray[np.integer], offset: int) -> Iterator[tuple[int, NDArray
         last = min(first + DEGREE - offset, len(codes))
         yield offset, codes[first:last]
         first, offset = last, 0
-
-
-def _add_hints_of_bins(
-    codes: NDArray[np.integer], offset: int, first: int, public: ring.Complexes, sums: ring.Complexes
-) -> None:
-    """Add transforms (bins from `first` on, 2, HALF) of the hints of 0/1 rows, not rounded."""
-    for transform, (at, own) in zip(public, _cut(codes, offset), strict=True):
-        rows = np.zeros((len(sums), ring.HALF), np.complex128)
-        _place_bins(own, at, first, ring.TWIST, rows)
-        _gather(transform, ring.forward(rows), sums)
 
 
 def _hint_of_values(codes: NDArray[np.integer], offset: int, public: ring.Complexes) -> Words:
@@ -511,23 +522,6 @@ def _hint_of_digits(values: NDArray[np.int32], offset: int, public: ring.Complex
             out += ring.settle64(sums)
             sums = np.zeros_like(sums)
     return out
-
-
-@kernel
-def _place_bins(
-    codes: NDArray[np.integer], offset: int, first: int, twist: ring.Complexes, out: ring.Complexes
-) -> None:
-    """The twisted 0/1 rows (bins, HALF) of codes from row `offset` of a polynomial on, for bins from
-    `first` on."""
-    bins = len(out)
-    for i in range(offset, min(offset + len(codes), ring.HALF)):
-        b = np.int64(codes[i - offset]) - first
-        if 0 <= b < bins:
-            out[b, i] += twist[i]
-    for i in range(max(offset - ring.HALF, 0), offset + len(codes) - ring.HALF):
-        b = np.int64(codes[i + ring.HALF - offset]) - first
-        if 0 <= b < bins:
-            out[b, i] += 1j * twist[i]
 
 
 @kernel

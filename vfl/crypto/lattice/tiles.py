@@ -24,9 +24,10 @@ from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from vfl.arrays import Bytes, Integers, Words
+from vfl.crypto.lattice.lanes import LANES, aligned
+from vfl.crypto.lattice.parameters import MODULUS_BITS
 from vfl.kernels import kernel
 
-LANES = 8
 _TILE = 1 << 15  # words of a tile
 _MOST_JOINT = 1 << 16  # words of a pair's joint cells
 _I64 = ir.IntType(64)
@@ -42,11 +43,9 @@ def rows_of(count: int) -> int:
     return max(1, _TILE // width_of(count))
 
 
-def aligned(rows: int, width: int) -> Words:
+def zeros(rows: int, width: int) -> Words:
     """Zeros, rows of which begin with lines of the cache."""
-    room = np.zeros(rows * width + LANES, np.uint64)
-    first = -(room.ctypes.data // 8) % LANES
-    return room[first : first + rows * width].reshape(rows, width)
+    return aligned(rows * width).view(np.uint64).reshape(rows, width)
 
 
 def _adding(lanes: int, vectors: int = 1) -> Callable[..., Any]:
@@ -132,14 +131,12 @@ def add(codes: NDArray[np.integer], pairs: Pairs, start: int, tile: Words, joint
     places = np.empty(rows, np.int64)
     for p in range(len(pairs.first)):
         begin, times = pairs.begin[p] * width, pairs.times[p] * width
+        # Cut, so that no place can be below 0: numba would look, and LLVM make no vectors of it.
         one = codes[pairs.first[p], start : start + rows]
-        if pairs.bins[p, 1]:
-            other = codes[pairs.second[p], start : start + rows]
-            for i in range(rows):
-                places[i] = begin + np.int64(one[i]) * times + np.int64(other[i]) * width
-        else:
-            for i in range(rows):
-                places[i] = begin + np.int64(one[i]) * times
+        two = codes[pairs.second[p], start : start + rows]
+        other = width if pairs.bins[p, 1] else 0
+        for i in range(rows):
+            places[i] = begin + np.int64(one[i]) * times + np.int64(two[i]) * other
         _add_rows(tile.reshape(-1), places, width, joint.reshape(-1))
 
 
@@ -165,50 +162,44 @@ def _add_rows(tile: Words, places: Integers, width: int, words: Words) -> None:
 @kernel
 def tell_apart(pairs: Pairs, joint: Words, sums: Words) -> None:
     """Add the joint cells, (cells, width), to those of each column, (cells, width)."""
-    width, to = sums.shape[1], sums.reshape(-1)
+    width, flat, to = sums.shape[1], joint.reshape(-1), sums.reshape(-1)
     for p in range(len(pairs.first)):
-        ones, others, begin = pairs.bins[p, 0], pairs.bins[p, 1], pairs.begin[p]
-        each = max(others, 1)
-        own = joint[begin : begin + ones * each].reshape(-1)
-        places = np.arange(ones * each)
-        _add_rows(own, (pairs.cells[p, 0] + places // each) * width, width, to)
-        if others:
-            _add_rows(own, (pairs.cells[p, 1] + places % each) * width, width, to)
+        others = max(pairs.bins[p, 1], 1)
+        cells = pairs.bins[p, 0] * others
+        own = flat[pairs.begin[p] * width :]
+        for which in range(2 if pairs.bins[p, 1] else 1):
+            places = np.empty(cells, np.int64)
+            for cell in range(cells):
+                code = cell % others if which else cell // others
+                places[cell] = (pairs.cells[p, which] + code) * width
+            _add_rows(own, places, width, to)
+
+
+def unpack(piece: Bytes, bits: int, count: int, first: int, tile: Words) -> None:
+    """Rows from `first` on of a polynomial in words.pack's bytes, as a tile (rows, width)."""
+    own = slice(first * count, (first + len(tile)) * count)
+    if bits == MODULUS_BITS:
+        tile[:, :count] = piece.view("<u8")[own].reshape(-1, count)
+        return
+    words = len(piece) * 8 // bits
+    tops, middles = piece[: 4 * words].view("<u4")[own], piece[4 * words : 6 * words].view("<u2")[own]
+    lows = piece[6 * words :][own]
+    if tile.shape[1] == count:
+        _unpack(tops, middles, lows, tile.reshape(-1))
+    else:
+        together = np.empty(len(tops), np.uint64)
+        _unpack(tops, middles, lows, together)
+        tile[:, :count] = together.reshape(-1, count)
 
 
 @kernel
-def unpack(piece: Bytes, bits: int, count: int, first: int, tile: Words) -> None:
-    """Rows from `first` on of a polynomial in words.pack's bytes, as a tile (rows, width)."""
-    rows, width = tile.shape
-    words, at, flat = len(piece) * 8 // bits, first * count, tile.reshape(-1)
-    sixteen, eight, up = np.uint64(16), np.uint64(8), np.uint64(32)
-    if bits == 64:
-        whole = piece.view(np.uint64)
-        for i in range(rows):
-            for v in range(count):
-                tile[i, v] = whole[at + i * count + v]
-        return
-    tops, middles = (
-        piece[4 * at : 4 * words].view(np.uint32),
-        piece[4 * words : 6 * words].view(np.uint16)[at:],
-    )
-    lows = piece[6 * words :]
-    if width == count:
-        if bits == 56:
-            own = lows[at : at + rows * count]
-            for j in range(len(own)):
-                flat[j] = (
-                    np.uint64(tops[j]) << up
-                    | np.uint64(middles[j]) << sixteen
-                    | np.uint64(own[j]) << eight
-                )
-        else:
-            for j in range(rows * count):
-                flat[j] = np.uint64(tops[j]) << up | np.uint64(middles[j]) << sixteen
-        return
-    for i in range(rows):
-        for v in range(count):
-            j = i * count + v
-            tile[i, v] = np.uint64(tops[j]) << up | np.uint64(middles[j]) << sixteen
-            if bits == 56:
-                tile[i, v] |= np.uint64(lows[at + j]) << eight
+def _unpack(tops: NDArray[np.uint32], middles: NDArray[np.uint16], lows: Bytes, out: Words) -> None:
+    """Words of 48 bits, or 56 if there are lows, of their planes."""
+    up, half = np.uint64(32), np.uint64(16)
+    if len(lows):
+        for i in range(len(tops)):
+            high = np.uint64(tops[i]) << up | np.uint64(middles[i]) << half
+            out[i] = high | np.uint64(lows[i]) << np.uint64(8)
+    else:
+        for i in range(len(tops)):
+            out[i] = np.uint64(tops[i]) << up | np.uint64(middles[i]) << half

@@ -115,11 +115,24 @@ class _Key:
 
     def lanes(self, together: int) -> Floats:
         """The secrets as lanes.encrypt takes them, for so many polynomials at once."""
-        from vfl.crypto.lattice import lanes  # which imports numba
-
         if together not in self._lanes:
-            self._lanes[together] = lanes.keys_of(self.secrets, together)
+            self._lanes[together] = _in_lanes(self.secrets, together)
         return self._lanes[together]
+
+
+def _in_lanes(secrets: ring.Complexes, together: int) -> Floats:
+    """Buffers (groups, ROWS * ROW) of transforms (count, HALF), each once for every polynomial."""
+    from vfl.crypto.lattice import lanes  # which imports numba
+
+    count = len(secrets)
+    groups = -(-count * together // lanes.LANES)
+    out = lanes.aligned(groups * lanes.ROWS * lanes.ROW)
+    out = out.reshape(groups, -1, lanes.RUN + 1, 2, lanes.LANES)
+    for lane in range(count * together):
+        row = secrets[lane % count].reshape(-1, lanes.RUN)
+        at = out[lane // lanes.LANES, :, : lanes.RUN, :, lane % lanes.LANES]
+        at[..., 0], at[..., 1] = row.real, row.imag
+    return out.reshape(groups, -1)
 
 
 class VectorEncryption:
@@ -295,7 +308,7 @@ def _steps(numbers: range, count: int) -> Iterator[tuple[range, int]]:
     """Polynomials whose errors are drawn at once, and how many of them are encrypted together."""
     from vfl.crypto.lattice import lanes
 
-    together = lanes.at_once(count)
+    together = lanes.LANES // count if count in (2, 4) else 1  # of which these vectors fill the lanes
     whole = len(numbers) // together * together
     step = max(together, lanes.LANES // count)
     for first in range(0, whole, step):
