@@ -159,7 +159,7 @@ def check_every_message(name: str) -> int:
     return types
 
 
-QUICK = {"trees", "a table of two hosts", "rows", "scoring", "linear scoring", "worth"}
+QUICK = {"a table of two hosts", "rows", "scoring", "linear scoring", "worth"}
 
 
 @pytest.mark.parametrize(
