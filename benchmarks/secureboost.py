@@ -15,10 +15,13 @@ import argparse
 import os
 import statistics
 import tempfile
+from contextlib import ExitStack
 from pathlib import Path
 
 import lightgbm
 from parties import DATA, SPLITS, UNBOUND, Memory, Split, chosen, operations, set_up, tell
+from timeline import draw, watching
+from timeline import figures as figures_of
 
 from vfl import local
 from vfl.jobs.record import load_record
@@ -51,6 +54,9 @@ def main() -> None:
     parser.add_argument("--memory", type=int, default=2048, help="MB of ciphertexts in memory")
     parser.add_argument("--goss", nargs=2, type=float, default=(0.0, 0.0), metavar=("TOP", "OTHER"))
     parser.add_argument("--obfuscators", choices=["short", "full"], default="short")
+    parser.add_argument(
+        "--timeline", type=Path, metavar="FILE", help="draw what each party does when into it (.svg, .png)"
+    )
     parser.add_argument("--json", action="store_true", help="print the figures by name instead")
     options = parser.parse_args()
     if options.holdout is None:
@@ -73,10 +79,12 @@ def measure(work: Path, split: Split, options: argparse.Namespace) -> dict:
     extra = {host: [*UNBOUND, f'encryptions = ["{options.encryption}"]'] for host in hosts}
     extra[guest] = ["[align]", f'engine = "{options.engine}"']
     set_up(folders, split, job(options), options.workers, options.memory, extra)
-    with (
-        Memory(folders) as memory,
-        local.serving({party: folders[party] for party in (*hosts, *umpire)}) as serving,
-    ):
+    with ExitStack() as stack:
+        watch = stack.enter_context(watching(folders)) if options.timeline else None
+        memory = stack.enter_context(Memory(folders))
+        serving = stack.enter_context(
+            local.serving({party: folders[party] for party in (*hosts, *umpire)})
+        )
         aligned = local.run(folders[guest], "align", f"{guest}.toml", "--wait", "60")
         trained = local.run(folders[guest], "train", f"{guest}.toml", "job.toml")
     phases = trained["phases"]
@@ -102,6 +110,9 @@ def measure(work: Path, split: Split, options: argparse.Namespace) -> dict:
         },
         "peak_memory_with_workers_mb": {name: peak / 1e6 for name, peak in memory.peaks.items()},
     }
+    if watch is not None:
+        figures["timeline"] = figures_of(watch)
+        draw(watch, options.timeline, f"{options.split}, {aligned['rows']:,} rows, {options.encryption}")
     figures["operations_a_tree"] = {
         party: {kind: count / trained["trees"] for kind, count in sorted(counts.items())}
         for party, counts in operations(folders, trained["model"]).items()
