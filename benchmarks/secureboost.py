@@ -55,7 +55,10 @@ def main() -> None:
     parser.add_argument("--goss", nargs=2, type=float, default=(0.0, 0.0), metavar=("TOP", "OTHER"))
     parser.add_argument("--obfuscators", choices=["short", "full"], default="short")
     parser.add_argument(
-        "--timeline", type=Path, metavar="FILE", help="draw what each party does when into it (.svg, .png)"
+        "--timeline",
+        type=Path,
+        metavar="FILE",
+        help="draw what each party does when into it (.svg, .png)",
     )
     parser.add_argument("--json", action="store_true", help="print the figures by name instead")
     options = parser.parse_args()

@@ -1,10 +1,11 @@
 """A timeline of a job's parties: what each does when over its last trees, and who waits for what.
 
-`secureboost.py --timeline FILE.svg` starts the parties by watched.py, whose notes are read here, and samples how
-much processor time each takes. Figures are of the trees that are drawn, the last ones.
+`secureboost.py --timeline FILE.svg` starts the parties by watched.py, whose notes are read here, and
+samples how much processor time each takes. Figures are of the trees that are drawn, the last ones.
 
-The way through a tree that its seconds took is told by going back from its end: to what ended last before, to its
-beginning, and so on; of a wait for a message what the other party did meanwhile. What lies between is `other`.
+The way through a tree that its seconds took is told by going back from its end: to what ended last
+before, to its beginning, and so on; of a wait for a message what the other party did meanwhile. What
+lies between is `other`.
 """
 
 import json
@@ -33,7 +34,7 @@ HERE = Path(__file__).parent
 EVERY = 0.005  # seconds between two samples
 DRAWN = 2  # trees
 
-# By what a party does, in the order of the legend: colours that are told apart in pairs that lie side by side.
+# By what a party does, in the order of the legend.
 COLOURS = {
     "gradients": "#7a5195",
     "own columns": "#2f8f5b",
@@ -80,7 +81,8 @@ class Watch:
 
 @contextmanager
 def watching(folders: dict[str, Path]) -> Iterator[Watch]:
-    """Have the parties of these folders watched for as long as the block lasts; what was seen is there after it."""
+    """Have the parties of these folders watched for as long as the block lasts; what was seen is there
+    after it."""
     watch, over = Watch(folders), threading.Event()
     sampling = threading.Thread(target=_sample, args=(watch, over), daemon=True)
     with tempfile.TemporaryDirectory() as notes:
@@ -219,8 +221,8 @@ def draw(watch: Watch, path: Path, title: str) -> None:
 
 
 def _lanes(watch: Watch, inside: list[Done]) -> dict[tuple[str, str], list[Done]]:
-    """By party and lane: waits, then the event loop's thread, then kinds of threads, each as often as they work at
-    once."""
+    """By party and lane: waits, then the event loop's thread, then kinds of threads, each as often as
+    they work at once."""
     lanes: dict[tuple[str, str], list[Done]] = {}
     for party in watch.folders:
         mine = [one for one in inside if one.party == party]

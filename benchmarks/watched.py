@@ -2,9 +2,9 @@
 
     python benchmarks/watched.py FOLDER serve host.toml
 
-What is watched is wrapped from outside, so that a party that nobody watches runs none of this. Notes go into
-FOLDER at the end, a file a process: which thread did what, from when to when by the clock that all processes of
-the machine share, and how much processor time that thread had of it.
+What is watched is wrapped from outside, so that a party that nobody watches runs none of this. Notes go
+into FOLDER at the end, a file a process: which thread did what, from when to when by the clock that all
+processes of the machine share, and how much processor time that thread had of it.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ WATCHED = {
         "Growth.left": "rows to nodes",
         "Growth.told": "rows to nodes",
         "Growth.advance": "rows to nodes",
-        "HostColumns.check_direction": "check answers",
+        "HostColumns.check_directions": "check answers",
     },
     "vfl.protocols.trees.questions": {
         "Questions._rows_of": "ask",

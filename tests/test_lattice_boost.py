@@ -614,11 +614,11 @@ def test_an_honest_question_is_answered_by_candidates_with_enough_rows():
     records = Records(guest, params, str, HostCourse(), as_measured)
     answers = Answers(guest, binned, binned.codes, params, offered.all, order, names, records)
     answers._learn(ROOT)
-    answer = answers._take(0, [[4, 2, 7], [1]])
+    (answer,) = answers._take({0: [[4, 2, 7], [1]]})
     assert isinstance(answer, Direction)
     assert answer.candidate == min([4, 2, 7], key=lambda number: int(order[number]))
     with pytest.raises(PeerError, match="no open node"):
-        answers._take(0, [[3]])  # it is split
+        answers._take({0: [[3]]})  # it is split
 
 
 def test_a_host_that_says_stop_ends_the_job_in_one_line():

@@ -219,14 +219,14 @@ class _PaillierGrower(Grower):
         gain_of = gain_within(growth, hidden.chosen, self.scales, self.params)
 
         async def ask(place: int, nodes: Sequence[int]) -> dict[int, Taken]:
-            party, taken = hosts[place], {}
+            party, told = hosts[place], list[SplitRows]()
             await party.host.send(WonNodes([*nodes]))
             for node in nodes:
-                answer = await party.host.recv(SplitRows)
-                taken[node] = party.check_rows(
-                    growth, node, answer, self.params.min_child_rows, gain_of, hidden.coordinator
-                )
-            return taken
+                told.append(await party.host.recv(SplitRows))
+                if told[-1].node != node:
+                    raise party.host.breach("SplitRows that were not asked for")
+            minimum = self.params.min_child_rows
+            return party.check_rows(growth, told, minimum, gain_of, hidden.coordinator)
 
         taken = await hidden.split(growth, own, ask)
         self.told_obstacle = hidden.obstacle
