@@ -1,7 +1,7 @@
-"""A timeline of a job's parties: what each does when over its last trees, and who waits for what.
+"""A timeline of a job's parties: what each does when over two trees, and who waits for what.
 
 `secureboost.py --timeline FILE.svg` starts the parties by watched.py, whose notes are read here, and
-samples how much processor time each takes. Figures are of the trees that are drawn, the last ones.
+samples how much processor time each takes. Figures are of the trees that are drawn.
 
 The way through a tree that its seconds took is told by going back from its end: to what ended last
 before, to its beginning, and so on; of a wait for a message what the other party did meanwhile. What
@@ -165,10 +165,13 @@ def figures(watch: Watch) -> dict:
 
 
 def _trees(watch: Watch) -> list[Done]:
-    trees = [one for one in watch.done if one.what == TREE][-DRAWN:]
+    """From the middle: neither what is made ready in the first trees nor what the last ones need no more
+    is missing."""
+    trees = [one for one in watch.done if one.what == TREE]
     if not trees:
         sys.exit("no tree to draw: was anything trained?")
-    return trees
+    first = max(0, (len(trees) - DRAWN) // 2)
+    return trees[first : first + DRAWN]
 
 
 def _at(watch: Watch, when: float) -> tuple[float, float, dict[str, float]]:
@@ -193,7 +196,7 @@ def _way(done: list[Done], tree: Done) -> Iterator[tuple[str, float]]:
 
 
 def draw(watch: Watch, path: Path, title: str) -> None:
-    """Draw the last trees: a lane a thread and one for waits, by party; below how busy the cores are."""
+    """Draw these trees: a lane a thread and one for waits, by party; below how busy the cores are."""
     trees = _trees(watch)
     start, end = trees[0].start, trees[-1].end
     inside = [one for one in watch.done if one.start < end and one.end > start and one.what != TREE]

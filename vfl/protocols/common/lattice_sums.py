@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Integers, Words
-from vfl.blocks.cores import Begun
+from vfl.blocks.cores import Begun, in_spare_time
 from vfl.blocks.engine import ENGINE, Rows
 from vfl.crypto.lattice.answers import blurred, seal, unseal, unsealed_words
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey, Opened
@@ -65,6 +65,8 @@ Timed = Callable[[str], AbstractContextManager[None]]
 
 Read = Callable[[Peer, Parameters, bytes, Words], T]
 """What is read of a host's answer by its parameters and the guest's masks."""
+Encrypted = Callable[[], None]
+"""Hears that all vectors of a query are encrypted: from then on the guest waits."""
 
 
 class Query(Message, frozen=True):
@@ -242,7 +244,9 @@ class GuestProducts:
         self.scale_bits = parameters[0].scale_bits if parameters else 0
         """Of the first host's words, below its sums."""
 
-    async def query(self, entries: Entries, hidden: bool = False) -> list[Integers]:
+    async def query(
+        self, entries: Entries, hidden: bool = False, encrypted: Encrypted = lambda: None
+    ) -> list[Integers]:
         """Every host's matrix times some vectors, BATCH at most: by host, shape (count, outputs).
 
         `hidden`: under masks that only the host can take off (HostProducts.uncover).
@@ -254,7 +258,7 @@ class GuestProducts:
         def read(host: Peer, parameters: Parameters, data: bytes, masks: Words) -> Integers:
             return unseal(parameters, data, masks, hidden)
 
-        return await self._query(entries, read)
+        return await self._query(entries, read, encrypted)
 
     async def query_words(self, entries: Entries, passed_on: bool = False) -> list[Words]:
         """As `query`, where hosts mask whole words (HostProducts.serve with a stream): what is read is
@@ -274,8 +278,11 @@ class GuestProducts:
 
         return await self._query(entries, read)
 
-    async def _query(self, entries: Entries, read: "Read[T]") -> list[T]:
+    async def _query(
+        self, entries: Entries, read: "Read[T]", encrypted: Encrypted = lambda: None
+    ) -> list[T]:
         if not self.hosts or self._public is None:
+            encrypted()
             return []
         parameters, count = self._parameters[0], entries.count
         drawn, masks = await self._take(count)
@@ -311,6 +318,8 @@ class GuestProducts:
                     await send(under_way.popleft())
             while under_way:
                 await send(under_way.popleft())
+            encrypted()
+            self.begin()  # what is made in spare time, now that there is some
             await sent()
         finally:
             if sending is not None:
@@ -353,7 +362,6 @@ class GuestProducts:
             batch.used, count = part.stop, count - (part.stop - part.start)
             if not batch.left:
                 self._sent.popleft()
-        self.begin()
         masks = [
             np.concatenate([batch.masks[i][part] for batch, part in taken])
             for i in range(len(self.hosts))
@@ -400,7 +408,8 @@ class GuestProducts:
             made = []
             for host, hint in zip(self.hosts, self._hints, strict=True):
                 masking = self._randomness.at("products of a hint", host.name, first)
-                made.append(await asyncio.to_thread(hint.multiply, drawn, masking))
+                making = in_spare_time(hint.multiply, drawn, masking)
+                made.append(await asyncio.wrap_future(making))
             self._operations["multiply hint"] += size * len(made)
             self._ready.append(_Batch(drawn, [data for data, _ in made], [masks for _, masks in made]))
 
