@@ -88,8 +88,8 @@ def begin(work: Callable[..., R], *arguments: object) -> Begun[R]:
 
 def in_spare_time(work: Callable[..., R], *arguments: object) -> "Future[R]":
     """Begin `work(*arguments)` beside all else, one after the other, with what `each` does for it: where
-    the system has priorities of threads (Linux), on cores that other work of any process leaves alone, or
-    nearly so."""
+    the system has priorities of threads (Linux), on cores that other work of any process leaves alone,
+    or nearly so."""
     return _spare().submit(work, *arguments)
 
 
@@ -105,9 +105,9 @@ _OWN = _Own()
 def _make_way() -> None:
     _OWN.is_spare = True
     if sys.platform == "linux":  # elsewhere a thread has no priority of its own
-        thread = threading.get_native_id()
-        nice = os.getpriority(os.PRIO_PROCESS, thread) + _SPARE
-        os.setpriority(os.PRIO_PROCESS, thread, min(nice, 19))
+        # The first thread's has the process's own number; that of who starts one may be lowered itself.
+        nice = os.getpriority(os.PRIO_PROCESS, os.getpid()) + _SPARE
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(nice, 19))
 
 
 @lru_cache(maxsize=1)
