@@ -37,6 +37,7 @@ DRAWN = 2  # trees
 # By what a party does, in the order of the legend.
 COLOURS = {
     "gradients": "#7a5195",
+    "losses": "#b59ac9",
     "own columns": "#2f8f5b",
     "encrypt": "#d9822b",
     "put together": "#f2c14e",
@@ -216,8 +217,8 @@ def draw(watch: Watch, path: Path, title: str) -> None:
             if what in used:
                 entries[colour].append(what)
         handles = [Patch(color=colour, label=" / ".join(names)) for colour, names in entries.items()]
-        handles.append(Patch(color=WAIT, label="waiting for a message"))
-        figure.legend(handles=handles, loc="outside upper center", ncols=8, frameon=False)
+        handles.append(Patch(color=WAIT, label="waiting"))
+        figure.legend(handles=handles, loc="outside upper center", ncols=7, frameon=False)
         above.set_title(title, fontsize=10)
         below.set_xlabel("seconds")
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=110)

@@ -56,6 +56,8 @@ WATCHED = {
         "unseal": "decrypt",
         "seal": "seal",
     },
+    "vfl.protocols.common.rows": {"Training.mean_loss": "losses"},
+    "vfl.protocols.common.checkpoints": {"Checkpoints.keep": "checkpoint"},
     "vfl.net.peer": {"Peer.send": "send", "Peer.recv": "wait"},
 }
 

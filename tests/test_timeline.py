@@ -23,7 +23,7 @@ def test_what_is_watched_is_there(module):
         for part in path.split("."):
             found = getattr(found, part)
         assert callable(found)
-    assert {*names.values()} - {watched.TREE, "send", "wait"} <= timeline.COLOURS.keys()
+    assert {*names.values()} - {watched.TREE, "send", "wait", "checkpoint"} <= timeline.COLOURS.keys()
 
 
 def test_notes_are_of_what_takes_its_time(monkeypatch):
