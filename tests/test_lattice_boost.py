@@ -50,7 +50,7 @@ from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees import grower, questions
 from vfl.protocols.trees import lattice as lattice_boost
-from vfl.protocols.trees.columns import Direction
+from vfl.protocols.trees.columns import Direction, OwnColumns
 from vfl.protocols.trees.grower import GuestTrees, HostTrees, TreeEnd
 from vfl.protocols.trees.lattice import NextTree, Offering
 from vfl.protocols.trees.quantisation import lattice_shape
@@ -98,6 +98,34 @@ def test_federated_equals_pooled_bit_for_bit(hosts):
 def test_rows_of_several_blocks_and_pieces(monkeypatch):
     monkeypatch.setattr(lattice_sums, "_PIECE", 1 << 16)
     assert_same_model(make_job(9000, 2, 4, settings_of(trees=2, max_bins=16)))
+
+
+def test_own_columns_are_summed_while_hosts_add_up(monkeypatch):
+    """In each level once all is encrypted that hosts wait for, in several pieces and queries too."""
+    monkeypatch.setattr(lattice_sums, "_PIECE", 1 << 16)
+    monkeypatch.setattr(lattice_boost, "BATCH", 2)
+    job, done = make_job(9000, 1, 4, settings_of(trees=2, max_bins=16)), list[str]()
+    expected, _ = job.oracle()
+
+    def noted(inner: Callable[..., Any], what: str) -> Callable[..., Any]:
+        def noting(*arguments: Any) -> Any:
+            result = inner(*arguments)
+            done.append(what)
+            return result
+
+        return noting
+
+    monkeypatch.setattr(lattice_sums, "joined", noted(lattice_sums.joined, "encrypted"))
+    monkeypatch.setattr(OwnColumns, "_sums", noted(OwnColumns._sums, "own"))
+    model, _, halves = federated(job)
+    assert resolved(model, halves) == resolved(expected, [])
+    # By level an "e" for each piece: all of several queries come before own columns.
+    *levels, rest = "".join({"own": "o", "encrypted": "e"}[what] for what in done).split("o")
+    assert len(levels) == 2 * 3 and not rest
+    first = levels[
+        1
+    ]  # of two vectors, as there is one pair; of the first level are the hint's zeros too
+    assert first and levels[2] == 2 * first
 
 
 def test_a_level_of_more_vectors_than_a_query():
