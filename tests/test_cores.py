@@ -66,13 +66,13 @@ def test_what_is_done_in_spare_time_makes_way():
     def work(start):
         return [nice(), *cores.each(nice, range(start))]
 
-    found = cores.in_spare_time(work, 3).result()
+    found = cores.spare_time().submit(work, 3).result()
     if sys.platform == "linux":
         assert set(found) == {min(nice() + cores._SPARE, 19)}
     assert len(found) == 4
     assert [*cores.each(nice, range(2))] == [nice()] * 2
     with pytest.raises(TypeError):
-        cores.in_spare_time(work, None).result()
+        cores.spare_time().submit(work, None).result()
 
 
 def test_threads_that_a_fork_has_left_behind(monkeypatch):

@@ -5,7 +5,7 @@ import sys
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import lru_cache
 from itertools import islice, pairwise
 from typing import Protocol, TypeVar
@@ -86,11 +86,12 @@ def begin(work: Callable[..., R], *arguments: object) -> Begun[R]:
     return _beside().submit(work, *arguments)
 
 
-def in_spare_time(work: Callable[..., R], *arguments: object) -> "Future[R]":
-    """Begin `work(*arguments)` beside all else, one after the other, with what `each` does for it: where
-    the system has priorities of threads (Linux), on cores that other work of any process leaves alone,
-    or nearly so."""
-    return _spare().submit(work, *arguments)
+@lru_cache(maxsize=1)
+def spare_time() -> Executor:
+    """Does what it gets beside all else, one after the other, with what `each` does for it: where the
+    system has priorities of threads (Linux), on cores that other work of any process leaves alone, or
+    nearly so."""
+    return ThreadPoolExecutor(1, thread_name_prefix="spare", initializer=_make_way)
 
 
 class _Own(threading.local):
@@ -127,11 +128,6 @@ def _beside() -> ThreadPoolExecutor:
 
 
 @lru_cache(maxsize=1)
-def _spare() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix="spare", initializer=_make_way)
-
-
-@lru_cache(maxsize=1)
 def _spare_pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_cores(), thread_name_prefix="spare each", initializer=_make_way)
 
@@ -142,7 +138,7 @@ def _cores() -> int:
 
 def _without_threads() -> None:
     """In a process that was forked: threads were not, so that nobody would take up what pools get."""
-    for pool in (_slices, _pool, _beside, _spare, _spare_pool):
+    for pool in (_slices, _pool, _beside, spare_time, _spare_pool):
         pool.cache_clear()
 
 

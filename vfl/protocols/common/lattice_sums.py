@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Integers, Words
-from vfl.blocks.cores import Begun, in_spare_time
+from vfl.blocks.cores import Begun, spare_time
 from vfl.blocks.engine import ENGINE, Rows
 from vfl.crypto.lattice.answers import blurred, seal, unseal, unsealed_words
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey, Opened
@@ -408,8 +408,8 @@ class GuestProducts:
             made = []
             for host, hint in zip(self.hosts, self._hints, strict=True):
                 masking = self._randomness.at("products of a hint", host.name, first)
-                making = in_spare_time(hint.multiply, drawn, masking)
-                made.append(await asyncio.wrap_future(making))
+                loop = asyncio.get_running_loop()
+                made.append(await loop.run_in_executor(spare_time(), hint.multiply, drawn, masking))
             self._operations["multiply hint"] += size * len(made)
             self._ready.append(_Batch(drawn, [data for data, _ in made], [masks for _, masks in made]))
 
