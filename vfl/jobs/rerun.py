@@ -180,7 +180,7 @@ def open_rerun(site: Site, evidence: Evidence, show: Show, looks_at: LooksAt = e
             _received(store, evidence, talk),
             [one for one in talk.sent if one.kind != STOP],
             cut=not evidence.whole,
-            left_out=None if looks_at is every_step else LEFT_OUT,
+            left_out=() if looks_at is every_step else (LEFT_OUT,),
         )
         for name, talk in talks.items()
     }
