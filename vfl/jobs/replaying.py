@@ -32,7 +32,7 @@ from vfl.jobs.certificate import Covered, Replayed
 from vfl.jobs.connect import Site
 from vfl.jobs.evidence import Evidence, find_evidence
 from vfl.jobs.names import resolve_model
-from vfl.jobs.rerun import EvidenceDiffers, Rerun, open_rerun
+from vfl.jobs.rerun import EvidenceDiffers, Rerun, missing_of, open_rerun
 from vfl.jobs.show import Show
 from vfl.net.replay import MessageDiffers, TapeEnds
 from vfl.party.audit.conversations import STOP
@@ -250,7 +250,7 @@ async def _play(run: Rerun) -> Replay:
         if evidence.whole:
             raise EvidenceDiffers(f"the run went on to its end, and the replay ends: {error}") from None
         ended = str(error)
-    shown, whole = {}, _all_of(run)
+    shown, whole, steps = {}, _all_of(run), run.steps
     for name, peer in run.peers.items():
         talk = run.talks[name]
         sent = [one for one in talk.sent if one.kind != STOP]
@@ -258,9 +258,13 @@ async def _play(run: Rerun) -> Replay:
             Covered.left_out(one) if place in peer.left_out else Covered.of(one)
             for place, one in enumerate(sent[: peer.compared])
         ]
-        played = [Covered.of(one) for one in talk.received[: peer.played]]
+        missing = missing_of(run.on_tape, evidence, talk)
+        played = [
+            Covered.left_out(one) if place in missing else Covered.of(one)
+            for place, one in enumerate(talk.received[: peer.played])
+        ]
         shown[name] = Replayed(
-            name, covered, len(talk.sent), run.checked, run.relies, played, run.before, whole
+            name, covered, len(talk.sent), run.checked, run.relies, played, run.before, whole, steps
         )
     return Replay(evidence, shown, ended)
 
