@@ -81,7 +81,7 @@ class ReplayCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     auditor: str  # PEM of whose key signs
     arithmetic: Arithmetic | None = None  # in which the run was computed, by what the party has kept
     steps: KeptSteps | UnsetType = UNSET
-    """At a host that keeps a share of steps: of which of the others its sums were not looked at."""
+    """At a host that keeps a share of trees on tape: of which ones sums were looked at."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +98,12 @@ class Checked:
     def complete(self) -> bool:
         """Whether all that was received is covered."""
         return not self.uncovered
+
+    @property
+    def steps(self) -> KeptSteps | None:
+        """Of which trees a replay has looked at sums, where not of all."""
+        steps = self.certificate.steps
+        return None if isinstance(steps, UnsetType) else steps
 
     @property
     def uncovered_by_type(self) -> dict[str, int]:
@@ -297,7 +303,7 @@ def _check_played(sent: Sequence[Sent], made: ReplayCertificate, own: str) -> No
         kept, types = frozenset(made.steps.kept), [one.type for one in made.received]
         missing, steps = places_left_out(kept.__contains__, types)
         if steps != made.steps.steps:
-            raise EvidenceDiffers("the certificate names another number of steps than the run had")
+            raise EvidenceDiffers("the certificate names another number of trees than the run had")
     for number, played in enumerate(made.received, 1):
         mine = sent[number - 1] if number <= len(sent) else None
         if mine is not None and number - 1 in missing and played == Covered.left_out(mine):

@@ -233,8 +233,6 @@ class Keeping:
         if self._kept and opening is not None:
             steps = steps_on_tape(agreement.terms, party.name, opening)
             self._tapes = _Tapes(self._site.store, run, self._show, agreement.terms.guest, steps)
-            if steps is not None:
-                self._show.say(f"of this run's steps a share of {steps.share:g} is kept on tape")
         self.watch(*peers)
 
     def watch(self, *peers: Peer) -> None:
@@ -301,7 +299,7 @@ class _Tapes:
         self._files = contextlib.ExitStack()
         self._lock = threading.Lock()
         self._number = 0
-        self._told = self._closed = False
+        self._told = self._said = self._closed = False
         self._writing = InTurn()  # which alone has what follows
         self._tapes: dict[str, TapeWriter] = {}
         self._looked = 0  # at how many bytes
@@ -317,6 +315,7 @@ class _Tapes:
             if direction == "received":
                 left_out = walk is not None and walk.leaves_out(kind)
                 self._add(peer.name, kind, None if left_out else payload)
+                self._say_share()
 
         peer.observers.append(arrived)
 
@@ -336,10 +335,10 @@ class _Tapes:
             self._tell()
             size = sum(tape.bytes for tape in self._tapes.values())
             peers = [name for name in self._tapes if name != OWN]
-            steps: KeptSteps | UnsetType = UNSET
+            steps: KeptSteps | None = None
             if self._steps is not None and self._walk is not None:
                 steps = self._steps.of(self._walk.steps)
-            return Tape(peers, size, self._why, self._answers.hexdigest(), steps)
+            return Tape(peers, size, self._why, self._answers.hexdigest(), steps or UNSET)
 
     def _add(self, whose: str, kind: str, payload: bytes | None) -> None:
         with self._lock:
@@ -368,6 +367,12 @@ class _Tapes:
                 self._answers.update(payload)
         except (OSError, VflError) as error:
             self._end(error.strerror if isinstance(error, OSError) and error.strerror else str(error))
+
+    def _say_share(self) -> None:
+        """Say once, when trees begin, that some alone are kept."""
+        if self._steps is not None and self._walk is not None and self._walk.steps and not self._said:
+            self._said = True
+            self._show.say(f"a share of {self._steps.share:g} of this run's trees is kept on tape")
 
     def _tell(self) -> None:
         """Say once that the tape has ended before the run."""

@@ -65,7 +65,18 @@ class Forecast:
     line_seconds: float  # on a line of 100 Mbit/s, with all hosts
     memory: int  # bytes at the guest
     host_memory: int  # bytes at a host
+    has_trees: bool  # that hosts take part in
     leakage: Leakage
+
+    @property
+    def tape(self) -> int:
+        """Bytes that a tape of all takes here at most."""
+        return sum(one.received for one in self.traffic.values())
+
+    @property
+    def host_tape(self) -> int:
+        """The same at a host."""
+        return max((one.sent for one in self.traffic.values()), default=0)
 
     @property
     def document(self) -> dict[str, object]:
@@ -74,6 +85,7 @@ class Forecast:
         told.pop("leakage")
         return {
             **told,
+            "tape": {"here": self.tape, "at_a_host": self.host_tape},
             "off_by": {"bytes": BYTES_OFF, "time": TIME_OFF},
             "leakage": self.leakage.document,
         }
@@ -138,6 +150,7 @@ def forecast(
         line_seconds=sum(one.sent + one.received for one in traffic.values()) / LINE,
         memory=_BASE + 200 * many,
         host_memory=_BASE + 200 * many + min(a_step, party.party.memory * 1024 * 1024),
+        has_trees=grown > 0,
         leakage=leakage,
     )
 

@@ -70,8 +70,10 @@ class StepsOnTape:
             self._known.append(int.from_bytes(drawn, "big") < self._below)
         return self._known[step]
 
-    def of(self, steps: int) -> KeptSteps:
-        """Those of a run of so many steps."""
+    def of(self, steps: int) -> KeptSteps | None:
+        """Those of a run of so many steps; None: it has none."""
+        if not steps:
+            return None
         return KeptSteps(self.share, steps, [step for step in range(steps) if self.keeps(step)])
 
 
