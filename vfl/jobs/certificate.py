@@ -81,7 +81,8 @@ class ReplayCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     auditor: str  # PEM of whose key signs
     arithmetic: Arithmetic | None = None  # in which the run was computed, by what the party has kept
     steps: KeptSteps | UnsetType = UNSET
-    """At a host that keeps a share of trees on tape: of which ones sums were looked at."""
+    """For the guest, at a host that keeps a share of trees on tape: of which ones sums were looked
+    at."""
 
 
 @dataclass(frozen=True)

@@ -250,7 +250,7 @@ async def _play(run: Rerun) -> Replay:
         if evidence.whole:
             raise EvidenceDiffers(f"the run went on to its end, and the replay ends: {error}") from None
         ended = str(error)
-    shown, whole, steps = {}, _all_of(run), run.steps
+    shown, whole = {}, _all_of(run)
     for name, peer in run.peers.items():
         talk = run.talks[name]
         sent = [one for one in talk.sent if one.kind != STOP]
@@ -264,7 +264,15 @@ async def _play(run: Rerun) -> Replay:
             for place, one in enumerate(talk.received[: peer.played])
         ]
         shown[name] = Replayed(
-            name, covered, len(talk.sent), run.checked, run.relies, played, run.before, whole, steps
+            name,
+            covered,
+            len(talk.sent),
+            run.checked,
+            run.relies,
+            played,
+            run.before,
+            whole,
+            run.steps if name == terms.guest else None,
         )
     return Replay(evidence, shown, ended)
 

@@ -62,9 +62,9 @@ def put_replay(done: "Replay", files: Sequence[Path]) -> None:
     for peer, shown in done.shown.items():
         same, of = shown.compared, counted(shown.of, "message")
         stdout.put(f"{head}: {same:,} of {of} to {peer} {'is' if same == 1 else 'are'} the program's")
-    shown = next(iter(done.shown.values()))
-    if shown.steps is not None:
-        stdout.put(f"{head}: {_share(shown.steps)}")
+    for shown in done.shown.values():
+        if shown.steps is not None:
+            stdout.put(f"{head}: {_share(shown.steps)}")
     stdout.put(f"{head}: {in_words(shown.checked)} as committed to")
     for one in shown.relies:
         stdout.put(f"note: {head} relies {one}")
