@@ -39,6 +39,8 @@ from vfl.protocols.trees.paillier_messages import (
 
 _TASKS = ("train", "worth", "tune")  # in which trees grow
 _RECEIVED: dict[str, Message] = {type(one).__name__: one for one in (LEFT_OUT, LEFT_OUT_VECTORS)}
+LONG = frozenset(_RECEIVED)
+"""The types of messages that are kept of a share of trees."""
 SENT: tuple[Message, ...] = (LEFT_OUT_SUMS, LEFT_OUT_MASKED, SUMS)
 """Stand in a replay for what a host has sent of steps that are not kept."""
 
