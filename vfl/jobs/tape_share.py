@@ -29,13 +29,7 @@ from vfl.protocols.common.lattice_sums import LEFT_OUT_SUMS as SUMS
 from vfl.protocols.common.lattice_sums import LEFT_OUT_VECTORS
 from vfl.protocols.common.participant import LooksAt
 from vfl.protocols.trees.grower import TreeEnd, TreeKept
-from vfl.protocols.trees.paillier_messages import (
-    LEFT_OUT,
-    LEFT_OUT_MASKED,
-    LEFT_OUT_SUMS,
-    CandidateSums,
-    MaskedCandidates,
-)
+from vfl.protocols.trees.paillier_messages import LEFT_OUT, LEFT_OUT_MASKED, LEFT_OUT_SUMS
 
 _TASKS = ("train", "worth", "tune")  # in which trees grow
 _RECEIVED: dict[str, Message] = {type(one).__name__: one for one in (LEFT_OUT, LEFT_OUT_VECTORS)}
@@ -115,12 +109,12 @@ def stand_in(kind: str) -> bytes:
     return encode(_RECEIVED[kind])
 
 
-def kept_but_missing(steps: KeptSteps, kinds: Iterable[tuple[str, bool]]) -> int | None:
+def kept_but_missing(steps: KeptSteps, sent: Iterable[tuple[str, bool]]) -> int | None:
     """The first tree, counted from 0, that is among these steps and of which a replay lacks a message of
-    the host's. `kinds`: of these messages in order, and whether the replay lacks each."""
+    the host's. `sent`: the types of these in order, and whether the replay lacks each."""
     trees, kept = 0, frozenset(steps.kept)
-    for kind, lacks in kinds:
-        if lacks and trees in kept and kind in (CandidateSums.__name__, MaskedCandidates.__name__):
+    for kind, lacks in sent:
+        if lacks and trees in kept:
             return trees
         trees += kind == TreeKept.__name__
     return None
