@@ -9,8 +9,10 @@ from typing import Any, cast
 import msgspec
 import pytest
 import test_replay_trees as trees
+from apart import Apart
 from replays import Tape
 
+from vfl.blocks.engine import ENGINE
 from vfl.jobs.tape_share import SENT, KeptSteps, StepsOnTape, Walk, places_left_out, stand_in
 from vfl.net.replay import MessageDiffers, ReplayedPeer
 from vfl.protocols.common.clock import SecondsSaid
@@ -69,6 +71,8 @@ def test_hosts_of_trees_play_on_after_trees_that_were_not_kept(
             for kept in range(3)
         ]
         assert all(of_each) and sorted(chain(*of_each)) == every == [*range(every[0], every[-1] + 1)]
+        with ENGINE.instead(Apart(67)):  # as on a cluster
+            assert of_trees(played, name, lambda tree: tree != 1) == of_each[1]
         assert of_trees(played, name, lambda tree: True) == []
 
 
