@@ -509,10 +509,10 @@ def test_no_more_vectors_of_a_tree_are_summed_than_are_counted(monkeypatch):
     served = Counter[str]()
     serve = lattice_sums.HostProducts.serve
 
-    async def counting(products, query, hidden=False, stream=None):
+    async def counting(products, query, hidden=False, stream=None, **options):
         if not hidden:
             served["vectors"] += query.vectors
-        return await serve(products, query, hidden, stream)
+        return await serve(products, query, hidden, stream, **options)
 
     monkeypatch.setattr(lattice_sums.HostProducts, "serve", counting)
     every_row = params.model_copy(update={"subsample": 1.0})

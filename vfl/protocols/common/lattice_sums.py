@@ -100,6 +100,10 @@ class VectorSums(Message, frozen=True):
     limit: ClassVar[int] = MAX_MESSAGE - KIB
 
 
+LEFT_OUT_VECTORS, LEFT_OUT_SUMS = Vectors(b""), VectorSums(b"", 0.0)
+"""Stand in a replay for vectors that were not kept and their sums; no run sends them."""
+
+
 @dataclass(frozen=True)
 class Entries:
     """So many vectors, by what makes their entries: `kernel(*blocks)`, shape (count, rows), of blocks of
@@ -467,14 +471,19 @@ class HostProducts:
         self._hint, self.secret = (matrix, key), secret
 
     async def serve(
-        self, query: Query, hidden: bool = False, stream: MaskStream | None = None
+        self,
+        query: Query,
+        hidden: bool = False,
+        stream: MaskStream | None = None,
+        *,
+        looked_at: bool = True,
     ) -> NDArray[np.uint64]:
         """Answer a query. Raises PeerError when the guest breaks the protocol.
 
         `hidden`: under masks, uniform among all values of a sum as the guest can read it; these are
         returned, shape (vectors, outputs), else zeros. With a `stream` masks come from it, those of each
         two vectors by themselves, and are uniform words: they hide all that is in an answer, whatever
-        the guest's vectors and products were.
+        the guest's vectors and products were. `looked_at`: in a replay whether the vectors were kept.
         """
         guest, parameters, count = self._guest, self._parameters, query.vectors
         first = self._served
@@ -484,6 +493,8 @@ class HostProducts:
         matrix, key = self._hint
         while sum(batch.left for batch in self._products) < count:
             await self._receive_products(key)
+        if not looked_at:
+            return await self._leave_out(count, len(matrix.outputs), stream)
         sums = Accumulator(parameters, matrix, count)
 
         def add(start: int, data: bytes) -> None:
@@ -509,8 +520,7 @@ class HostProducts:
             total = await asyncio.to_thread(sums.result)
             masks = np.zeros_like(total)
             if stream is not None:
-                pairs = [min(2, count - place) for place in range(0, count, 2)]
-                masks = np.concatenate([stream.words((pair, total.shape[1])) for pair in pairs])
+                masks = _masks(stream, count, total.shape[1])
                 total += masks
             elif hidden:
                 masks = self._randomness.at("masks of sums", first).words(total.shape)
@@ -521,6 +531,17 @@ class HostProducts:
         self._operations["sum vector"] += count
         await guest.send(VectorSums(data, self._time.tell()))
         return masks
+
+    async def _leave_out(self, count: int, outputs: int, stream: MaskStream | None) -> Words:
+        """In a replay without the vectors: their products and masks are passed over."""
+        for _ in _pieces(self._parameters, count):
+            await self._guest.recv(Vectors)
+        await self._take(count)
+        self._time.tell()
+        await self._guest.send(LEFT_OUT_SUMS)
+        if stream is None:
+            return np.zeros((count, outputs), np.uint64)
+        return _masks(stream, count, outputs)
 
     def uncover(self, opened: Integers, masks: NDArray[np.uint64]) -> Integers:
         """The sums that the guest read under these masks. Raises ValueError for what cannot be sums."""
@@ -569,6 +590,12 @@ class HostProducts:
 
 
 # ------------------------------------------------------------------------------- what both share
+
+
+def _masks(stream: MaskStream, count: int, outputs: int) -> Words:
+    """Those of so many vectors' sums."""
+    pairs = [min(2, count - place) for place in range(0, count, 2)]
+    return np.concatenate([stream.words((pair, outputs)) for pair in pairs])
 
 
 def _pieces(parameters: Parameters, count: int) -> Iterator[tuple[int, int]]:

@@ -384,8 +384,10 @@ async def lattice_host_train(
     most = equations_a_tree(binned.rows, params)  # vectors of a tree: as many as are counted
     if hidden is None:
         await guest.send(Offering(pack_bits(ordered) if ordered.any() else b""))
+    trees = 0  # so far
     try:
         while isinstance(start := await guest.recv(NextTree, Finish), NextTree):
+            looked_at, trees = resources.looks_at(trees), trees + 1
             records.begin(start.tree, NextTree)
             await records.count()
             if hidden is not None:
@@ -401,12 +403,10 @@ async def lattice_host_train(
                     vectors += message.vectors
                     if vectors > most:
                         raise guest.breach("a Query of more vectors than a tree needs")
-                    if hidden is None:
-                        await products.serve(message)
-                    elif message.vectors % 2:
+                    if hidden is not None and message.vectors % 2:
                         raise guest.breach("a Query of half a node")
-                    else:
-                        await products.serve(message, stream=hidden.masks)
+                    stream = None if hidden is None else hidden.masks
+                    await products.serve(message, stream=stream, looked_at=looked_at)
                 # 5. The best candidates with enough rows.
                 elif isinstance(message, Asked):
                     await answers.answer(message)
