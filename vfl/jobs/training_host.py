@@ -290,8 +290,7 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     check_request(site, peer, offer, show, f"train {job.name} ({job.job.purpose})")
     check_project(site, peer.name, job, show)
     admit_job(site, peer.name, job)
-    tape, several = offer.commitment is not UNSET, job.job.project is not None
-    check_auditable(party.policy, tape=tape, project=several)
+    check_auditable(party.policy, tape=offer.commitment is not UNSET)
     await asyncio.to_thread(check_outstanding, site, peer.name)
     kind, store = kind_of_job(job), site.store
     name = (offer.done and offer.model) or fresh_name(store, "model", offer.model)
