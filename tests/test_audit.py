@@ -442,6 +442,18 @@ def test_what_is_kept_is_listed_forgotten_and_removed(spoilt: tuple[AuditedRoom,
     assert result.exit_code == 5 and "nothing is kept of a run nothing" in result.output
 
 
+def test_digests_of_columns_are_shown_under_the_partys_key(honest: AuditedRoom, trees: str) -> None:
+    file, model = str(honest.federation.parties["registry"].file), honest.train(GLM_JOB)
+    runs = {name: honest.runs("registry", name)[0] for name in (trees, model)}
+    with one_key():
+        (first,), (second,) = (told("audit", "replay", file, "--run", name)["runs"] for name in runs)
+    assert "column 'power'" in first["table"]
+    assert first["table"] == second["table"]  # of the same columns and rows
+    for run, said in zip(runs.values(), (first, second), strict=True):
+        assert run.opening is not None and said["table"].keys() == run.opening.table.keys()
+        assert not {*said["table"].values()} & {*run.opening.table.values()}
+
+
 # --- The walk of docs/audit.md. ---------------------------------------------------------------------
 
 PAGE = Path(__file__).parents[1] / "docs" / "audit.md"

@@ -144,7 +144,7 @@ def audit_replay(
         documents = []
         played = replay_runs(site, runs, show, looks_at, any_machine=any_machine)
         for done, files in _replayed(played, certify):
-            documents.append(_document(done, files))
+            documents.append(_document(site, done, files))
             if not as_json:
                 put_replay(done, files)
     if as_json:
@@ -209,13 +209,16 @@ def _certify(
     return files
 
 
-def _document(done: "Replay", files: list[Path]) -> dict[str, object]:
+def _document(site: "Site", done: "Replay", files: list[Path]) -> dict[str, object]:
+    from vfl.jobs.commitments import shown_digests
+
+    opening = done.evidence.opening
     return {
         "run": done.evidence.run,
         "task": done.evidence.agreement.terms.task,
         "complete": done.complete,
         "ended": done.ended,
-        "table": {} if done.evidence.opening is None else done.evidence.opening.table,
+        "table": {} if opening is None else shown_digests(site.identity, opening.table),
         "peers": {
             peer: {
                 "messages": one.compared,

@@ -10,6 +10,7 @@ committed to; who has committed cannot show anything else later, as long as SHA-
 """
 
 import hashlib
+import hmac
 import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -23,6 +24,7 @@ from vfl.learn.binning import Features
 from vfl.net.hello import PROTOCOL
 from vfl.party.config import Party
 from vfl.party.documents import canonical_json
+from vfl.party.identity import Identity
 from vfl.party.linear_rules import GlmSection
 from vfl.party.policy_section import PolicySection
 from vfl.party.rows_from import RowsFrom
@@ -96,6 +98,14 @@ def digest_table(features: Features, **others: NDArray[np.generic] | str | None)
             add_array(digest, name, values)
             found[name] = digest.hexdigest()
     return found
+
+
+def shown_digests(identity: Identity, table: TableDigests) -> dict[str, str]:
+    """Digests of a table as a replay shows them, each under a key that only the party's own key gives
+    (HMAC): equal ones are of equal content in all runs of the party, and of a column with few values
+    nobody else can try which it has."""
+    key = identity.derive(b"vfl digests of a table that are shown", b"")
+    return {part: hmac.digest(key, one.encode(), "sha256").hex() for part, one in table.items()}
 
 
 def digest_of_half(store: Store, model: str) -> str:
