@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from federation import GLM_JOB, JOB
 
 from vfl.errors import VflError
-from vfl.jobs import alignment
+from vfl.jobs import alignment, rerun
 from vfl.jobs import evidence as kept_evidence
 from vfl.jobs.evidence import (
     Evidence,
@@ -173,11 +173,40 @@ def answer_otherwise(
 
 
 @pytest.mark.parametrize("told", [-1.0, 0.5, 1e9, math.inf, math.nan])
-def test_a_time_that_no_program_tells_is_found(spoilt: tuple[AuditedRoom, str], told: float) -> None:
+def test_a_time_that_no_program_tells_is_found(
+    spoilt: tuple[AuditedRoom, str], monkeypatch: pytest.MonkeyPatch, told: float
+) -> None:
     room, model = spoilt
+    monkeypatch.setattr(rerun, "_check_answers", mock.Mock())  # it has written its ledger anew, too
     assert answer_otherwise(room, "registry", model, "seconds", lambda _: told)
     with pytest.raises(EvidenceDiffers, match="has told insurer a time that the program does not tell"):
         room.replay("registry", model)
+
+
+def test_answers_that_are_made_up_after_the_run_are_found(spoilt: tuple[AuditedRoom, str]) -> None:
+    room, model = spoilt
+    assert answer_otherwise(room, "registry", model, "seconds", lambda given: given + 8.0)
+    why = r"^what the run has asked of the store is not what its ledger has a digest of in line [\d,]+$"
+    with pytest.raises(EvidenceDiffers, match=why):
+        room.replay("registry", model)
+
+
+def test_answers_lie_under_a_seal_that_a_peer_was_told_in_a_later_run(honest: AuditedRoom) -> None:
+    model = honest.align(name="sealed").alignment.name
+    done = honest.replay("registry", model)
+    path, shown = honest.certify("registry", done, "insurer"), done.shown["insurer"]
+    assert shown.answers is not None and shown.answers.answers > 0 and not shown.answers.sealed
+    checked = honest.check("insurer", path)
+    assert checked.complete and not checked.answers_sealed
+    honest.align(name="later")
+    again = honest.replay("registry", model)
+    known = again.shown["insurer"].answers
+    assert known is not None and known.sealed and known.sha256 == shown.answers.sha256
+    assert honest.check("insurer", honest.certify("registry", again, "insurer")).answers_sealed
+    other = replace(again.shown["insurer"], answers=msgspec.structs.replace(known, sealed="ab" * 32))
+    made_up = honest.certify("registry", replace(again, shown={"insurer": other}), "insurer")
+    with pytest.raises(EvidenceDiffers, match="a seal of registry's ledger that this party was not told"):
+        honest.check("insurer", made_up)
 
 
 def test_a_signature_by_other_random_numbers_is_found(

@@ -276,6 +276,7 @@ def audit_check(party: Path, certificate: Path, auditor: Path | None, as_json: b
                 "went_on_from": made.went_on_from,
                 "checked": made.checked,
                 "relies": made.relies,
+                "answers_sealed": found.answers_sealed,
             }
         )
     else:

@@ -53,6 +53,15 @@ class Covered(msgspec.Struct, frozen=True, array_like=True):
         return cls(message.kind, message.size, "")
 
 
+class NotedAnswers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a party's ledger has of what its own store has answered to a run."""
+
+    answers: int
+    sha256: str  # salted, of the newest line about them
+    sealed: str = ""
+    """The hash of a seal over that line that the party has told this peer in a later run, in hex."""
+
+
 class ReplayCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """That a party's part of a run was replayed, for one of its peers."""
 
@@ -78,6 +87,7 @@ class ReplayCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     relies: list[str]
     auditor: str  # PEM of whose key signs
     arithmetic: Arithmetic | None = None  # in which the run was computed, by what the party has kept
+    answers: NotedAnswers | None = None  # None: of a run without any, or of an earlier version
 
 
 @dataclass(frozen=True)
@@ -89,6 +99,9 @@ class Checked:
     received: int  # messages that came from the party in the run after the agreement
     uncovered: list[tuple[int, str]] = field(default_factory=list)  # number and type
     on_the_way: int = 0  # covered ones at the end that have not arrived
+    answers_sealed: bool = True
+    """Whether this party was told, in a later run, a seal of the other's ledger that is over what its
+    store has answered to the run, if it has answered anything."""
 
     @property
     def complete(self) -> bool:
@@ -112,6 +125,7 @@ class Replayed:
     received: Sequence[Covered]  # from the peer, against which it was played
     before: Sequence[str]  # the attempts that the run went on from, in hex
     replay: str  # a digest of the messages with all peers, in hex
+    answers: NotedAnswers | None = None
 
     @property
     def compared(self) -> int:
@@ -144,6 +158,7 @@ def make_certificate(evidence: Evidence, shown: Replayed, by: Identity) -> bytes
         list(shown.relies),
         by.certificate.pem.decode(),
         evidence.arithmetic,
+        shown.answers,
     )
     content = msgspec.to_builtins(made)
     signature = base64.b64encode(by.sign(_signed(content))).decode()
@@ -203,7 +218,8 @@ def check_read(
     if made.peer != site.party.name:
         own = site.party.name
         raise ModelError(f"{path} is for {made.peer}: ask {made.party} for the one for {own}")
-    kept = [one for one in find_evidence(site.store) if one.run == made.run]
+    known = find_evidence(site.store)
+    kept = [one for one in known if one.run == made.run]
     if not kept:
         raise ModelError(f"nothing is kept here of run {made.run[:12]}, which {path} is about")
     _check_agreement(kept[0].agreement, made)
@@ -211,7 +227,8 @@ def check_read(
     found = verify(ledger, site.identity.certificate, earlier=site.formerly[site.party.name])
     if found.damage:
         raise EvidenceDiffers(f"this party's own ledger is not whole: {found.damage[0]}")
-    _check_attempts(site, made)
+    _check_attempts(known, made)
+    sealed = _check_answers(known, made)
     talk = conversations(ledger, made.run).get(made.party)
     _check_played([] if talk is None else talk.sent, made, site.party.name)
     received = [] if talk is None else talk.received
@@ -226,7 +243,8 @@ def check_read(
             )
     rest = received[len(made.messages) :]
     uncovered += [(number, one.kind) for number, one in enumerate(rest, len(made.messages) + 1)]
-    return Checked(made, signed_by, len(received), uncovered, max(0, len(made.messages) - len(received)))
+    on_the_way = max(0, len(made.messages) - len(received))
+    return Checked(made, signed_by, len(received), uncovered, on_the_way, sealed)
 
 
 def _check_signer(
@@ -258,10 +276,27 @@ def _check_agreement(agreement: Agreement, made: ReplayCertificate) -> None:
         raise EvidenceDiffers(f"the certificate is about another agreement than {made.party} has signed")
 
 
-def _check_attempts(site: Site, made: ReplayCertificate) -> None:
+def _check_answers(known: Sequence[Evidence], made: ReplayCertificate) -> bool:
+    """Whether this party was told the seal that the party names over its answers. Raises EvidenceDiffers
+    where it names one that it has not told here after the run."""
+    if made.answers is None:
+        return True
+    if not made.answers.sealed:
+        return False
+    begun = next(one.begun for one in known if one.run == made.run)
+    told = {one.agreement.ledgers.get(made.party) for one in known if one.begun > begun}
+    if made.answers.sealed not in told:
+        raise EvidenceDiffers(
+            f"the certificate names a seal of {made.party}'s ledger that this party was not told in any "
+            "run after this one"
+        )
+    return True
+
+
+def _check_attempts(known: Sequence[Evidence], made: ReplayCertificate) -> None:
     """Raises EvidenceDiffers unless the attempts that the run went on from are attempts at it that this
     party knows, too: a party could make up others."""
-    kept = {one.run: one for one in find_evidence(site.store)}
+    kept = {one.run: one for one in known}
     here = kept[made.run].agreement.terms
     of_columns = here.task == "train" and here.alignment is not None and made.party in here.signers
     if of_columns and made.went_on_after and not made.went_on_from:

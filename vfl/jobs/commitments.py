@@ -78,6 +78,12 @@ class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self._commit("settings", canonical_json(self.settings)),
         )
 
+    def noted(self, answers: bytes) -> str:
+        """What the party's ledger has of what its store has answered so far, from the SHA-256 of that,
+        in hex: nobody can guess at answers by it."""
+        salt = hashlib.sha256(b"vfl salt of answers\0" + self.salts["secret"]).digest()
+        return hashlib.sha256(b"vfl answers\0" + salt + answers).hexdigest()
+
     def _commit(self, what: str, content: bytes) -> str:
         head = f"vfl commitment to {what}\0".encode()
         return hashlib.sha256(head + self.salts[what] + content).hexdigest()

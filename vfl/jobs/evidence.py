@@ -6,7 +6,8 @@ settings in what all parties sign (commitments.py), and writes down
 
 - what arrives from each peer after the agreement: its tape (party/tapes.py);
 - what its own store has answered to the run (`Answers`): what earlier runs left, such as a hint of the
-  lattice engine, and how much of something is left to tell;
+  lattice engine, and how much of something is left to tell. Before the next message leaves the party's
+  ledger gets a digest of all answers so far, so that none can be made up once that is sealed;
 - who has agreed to what, also where another party alone keeps a tape: its certificate is held against
   that later.
 
@@ -41,9 +42,11 @@ from vfl.jobs.show import Show
 from vfl.net.hello import PROTOCOL
 from vfl.net.peer import Peer
 from vfl.net.replay import TapeEnds
+from vfl.news import RUN_DIGITS
 from vfl.party.at_rest import Sink
 from vfl.party.documents import convert_document
 from vfl.party.kinds import DocumentKind
+from vfl.party.ledger import AnswersEntry
 from vfl.party.store import Store
 from vfl.party.tapes import InTurn, TapeWriter
 from vfl.version import __version__
@@ -227,7 +230,13 @@ class Keeping:
         )
         self._kept = self._save(self._evidence)
         if self._kept and opening is not None:
-            self._tapes = _Tapes(self._site.store, run, self._show)
+            ledger = self._site.journal.ledger
+
+            def note(answers: int, digest: bytes) -> None:
+                said = opening.noted(digest)
+                ledger.note(AnswersEntry(run=run[:RUN_DIGITS], answers=answers, sha256=said))
+
+            self._tapes = _Tapes(self._site.store, run, self._show, note)
         self.watch(*peers)
 
     def watch(self, *peers: Peer) -> None:
@@ -284,8 +293,11 @@ class Keeping:
 class _Tapes:
     """The tapes of a run that goes on: `Answers`."""
 
-    def __init__(self, store: Store, run: str, show: Show) -> None:
-        self._store, self._run, self._show = store, run, show
+    def __init__(
+        self, store: Store, run: str, show: Show, note: Callable[[int, bytes], None]
+    ) -> None:
+        """note: told how many answers there were, and the SHA-256 of them."""
+        self._store, self._run, self._show, self._note = store, run, show, note
         self._files = contextlib.ExitStack()
         self._lock = threading.Lock()
         self._number = 0
@@ -294,7 +306,8 @@ class _Tapes:
         self._tapes: dict[str, TapeWriter] = {}
         self._looked = 0  # at how many bytes
         self._why = ""
-        self._answers = hashlib.sha256()
+        self._asked, self._answers = hashlib.sha256(), hashlib.sha256()  # given; written
+        self._given = self._noted = 0  # answers, of them those that were noted
 
     def watch(self, peer: Peer) -> None:
         """Write down what a peer sends from now on."""
@@ -302,6 +315,8 @@ class _Tapes:
         def arrived(direction: str, kind: str, payload: bytes) -> None:
             if direction == "received":
                 self._add(peer.name, kind, payload)
+            else:
+                self._note_answers()
 
         peer.observers.append(arrived)
 
@@ -310,8 +325,20 @@ class _Tapes:
         self._add(OWN, what, msgspec.msgpack.encode((what, given)))
         return given
 
+    def _note_answers(self) -> None:
+        """Have the ledger say what the store has answered so far. Raises DataError where it cannot."""
+        with self._lock:
+            if self._given == self._noted:
+                return
+            self._note(self._given, self._asked.digest())
+            self._noted = self._given
+
     def close(self) -> Tape:
         """What there is, all of which has been written."""
+        try:
+            self._note_answers()
+        except VflError as error:
+            self._show.say(f"note: what this run has asked of the store is not in the ledger: {error}")
         with self._lock:
             self._closed = True
             try:
@@ -329,6 +356,9 @@ class _Tapes:
                 self._tell()
                 return
             self._number += 1
+            if whose == OWN:
+                self._given += 1
+                self._asked.update(payload)
             write = partial(self._write, self._number, whose, kind, payload)
             self._writing.put(len(payload), write)
 
@@ -381,10 +411,13 @@ class Replayed:
     def __init__(self, given: Iterator[tuple[int, bytes]], digest: str) -> None:
         """`digest`: of all of them; empty where it is not known. Raises ModelError for other ones."""
         found = hashlib.sha256()
+        self.digests = [found.digest()]
+        """Of the first none, one, two ... of them."""
         self._given: defaultdict[str, deque[msgspec.Raw]] = defaultdict(deque)
         try:
             for _, entry in given:
                 found.update(entry)
+                self.digests.append(found.digest())
                 what, answer = msgspec.msgpack.decode(entry, type=tuple[str, msgspec.Raw])
                 self._given[what].append(answer)
         except (msgspec.MsgspecError, UnicodeDecodeError):

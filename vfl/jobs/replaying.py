@@ -28,7 +28,7 @@ from vfl.jobs.arithmetic import (
     threads_of,
     variables_for,
 )
-from vfl.jobs.certificate import Covered, Replayed
+from vfl.jobs.certificate import Covered, NotedAnswers, Replayed
 from vfl.jobs.connect import Site
 from vfl.jobs.evidence import Evidence, find_evidence
 from vfl.jobs.names import resolve_model
@@ -260,9 +260,31 @@ async def _play(run: Rerun) -> Replay:
         ]
         played = [Covered.of(one) for one in talk.received[: peer.played]]
         shown[name] = Replayed(
-            name, covered, len(talk.sent), run.checked, run.relies, played, run.before, whole
+            name,
+            covered,
+            len(talk.sent),
+            run.checked,
+            run.relies,
+            played,
+            run.before,
+            whole,
+            _noted_for(run, name),
         )
     return Replay(evidence, shown, ended)
+
+
+def _noted_for(run: Rerun, peer: str) -> NotedAnswers | None:
+    """What the ledger has of the answers, under a seal that a peer was told later."""
+    if not run.lines.answers:
+        return None
+    newest, own = run.lines.answers[-1], run.evidence
+    told = [
+        one.agreement.ledgers.get(own.party, "")
+        for one in find_evidence(run.site.store)
+        if one.begun > own.begun and peer in one.agreement.terms.fingerprints
+    ]
+    sealed = next((seal for seal in told if seal in run.lines.seals), "")
+    return NotedAnswers(newest.answers, newest.sha256, sealed)
 
 
 def _all_of(run: Rerun) -> str:

@@ -26,7 +26,7 @@ from vfl.jobs.record import noted_seals
 from vfl.jobs.show import Show
 from vfl.net.hello import PROTOCOL
 from vfl.net.replay import ReplayedPeer, Sent
-from vfl.party.audit.conversations import STOP, Conversation, conversations
+from vfl.party.audit.conversations import STOP, Conversation, RunLines, lines_of_run
 from vfl.party.audit.verify import verify
 from vfl.party.config import Job
 from vfl.party.identity import Certificate, parse_certificate
@@ -66,6 +66,7 @@ class Rerun:
     before: Sequence[str] = ()  # the attempts that have led to it, in hex
     earlier: Sequence[State] = ()  # all that the attempts before it have kept, by age
     states: list[State] = field(default_factory=list)  # that this one keeps
+    lines: RunLines = field(default_factory=RunLines)  # what the ledger has of it
     checked: list[str] = field(default_factory=lambda: ["secret", "settings"])
     """What was held against the commitments."""
     relies: list[str] = field(default_factory=list)
@@ -170,7 +171,8 @@ def open_rerun(site: Site, evidence: Evidence, show: Show, looks_at: LooksAt = e
     store, run = site.store, evidence.run
     opening = _check_kept(evidence)
     _check_ledger(site)
-    talks = conversations(store.root / FOLDER, run)
+    lines = lines_of_run(store.root / FOLDER, run)
+    talks = lines.talks
     if not talks:
         raise EvidenceDiffers(f"the ledger has nothing of run {run[:12]}")
     assert evidence.tape is not None  # noqa: S101 - _check_kept has seen it
@@ -194,7 +196,30 @@ def open_rerun(site: Site, evidence: Evidence, show: Show, looks_at: LooksAt = e
         ) from None
     settled = replace(site, party=party)
     answers = Replayed(own, evidence.tape.answers)
-    return Rerun(settled, evidence, opening, talks, peers, answers, show, looks_at=looks_at)
+    _check_answers(evidence, opening, answers.digests, lines)
+    rerun = Rerun(settled, evidence, opening, talks, peers, answers, show, looks_at=looks_at)
+    rerun.lines = lines
+    if len(answers.digests) > 1 and not lines.answers:
+        rerun.relies.append("on what its store has answered, of which its ledger has nothing")
+    return rerun
+
+
+def _check_answers(
+    evidence: Evidence, opening: Opening, digests: Sequence[bytes], lines: RunLines
+) -> None:
+    """Raises EvidenceDiffers where the answers are not those that the ledger has digests of. `digests`:
+    of the first none, one, two ... of the answers that are kept."""
+    cut = not evidence.ended or bool(evidence.tape and evidence.tape.why_ended)
+    for line in lines.answers:
+        if line.answers >= len(digests) and cut:
+            return
+        if line.answers >= len(digests) or opening.noted(digests[line.answers]) != line.sha256:
+            raise EvidenceDiffers(
+                "what the run has asked of the store is not what its ledger has a digest of in line "
+                f"{line.n:,}"
+            )
+    if lines.answers and lines.answers[-1].answers < len(digests) - 1 and not cut:
+        raise EvidenceDiffers("the run has asked more of the store than its ledger has a digest of")
 
 
 def own_certificate(evidence: Evidence) -> Certificate:

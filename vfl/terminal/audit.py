@@ -87,6 +87,11 @@ def put_checked(found: "Checked", settled: bool) -> None:
         steps = counted(made.went_on_after, "step")
         runs = ", ".join(one[:_DIGITS] for one in made.went_on_from) or "an earlier attempt"
         stdout.put(f"note: {head} went on after {steps} of {runs}: check the certificates of those, too")
+    if not found.answers_sealed:
+        stdout.put(
+            f"note: {head}: what {made.party}'s own store has answered lies under no seal that this "
+            "party was told since: have the run replayed again after your next job together"
+        )
     stdout.put(f"{head}: replay {made.replay[:_DIGITS]}, the same for all its peers")
     if settled:
         stdout.put(f"{head}: all is covered that was drawn to be audited")
