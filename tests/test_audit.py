@@ -86,9 +86,12 @@ def test_an_extended_alignment_replays_and_says_on_what_it_relies(honest: Audite
     first = honest.align(name="base").alignment.name
     made = honest.align(extend=first, name="more").alignment.name
     replay_all(honest, made)
-    assert honest.replay("bureau", made).shown["insurer"].relies == [
-        f"on alignment {first}, which this one extends"
-    ]
+    for party, peer in (("bureau", "insurer"), ("insurer", "bureau")):
+        before, shown = (honest.replay(party, name).shown[peer] for name in (first, made))
+        (took,) = shown.took
+        assert (took.what, took.run) == ("alignment", honest.runs(party, first)[0].run)
+        assert took.sha256 == before.left["alignment"] != shown.left["alignment"]
+        assert not shown.relies
 
 
 def test_trees_replay(honest: AuditedRoom, trees: str) -> None:
@@ -125,7 +128,10 @@ def test_a_batch_replays(honest: AuditedRoom) -> None:
     for name in HOSTS:
         done = honest.replay(name, model)
         assert done.evidence.agreement.terms.task == "score"
-        assert done.shown["insurer"].relies == [f"on the half of {model} that an earlier run has left"]
+        before, shown = honest.replay(name, model, attempt=0).shown["insurer"], done.shown["insurer"]
+        (took,) = shown.took
+        assert (took.what, took.run) == ("half of the model", honest.runs(name, model)[0].run)
+        assert took.sha256 == before.left["half of the model"]
 
 
 # --- What is spoilt is found and named. -------------------------------------------------------------

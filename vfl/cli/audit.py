@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
+import msgspec
 
 from vfl.cli.completion import names_of
 from vfl.cli.group import main
@@ -225,6 +226,7 @@ def _document(site: "Site", done: "Replay", files: list[Path]) -> dict[str, obje
                 "of": one.of,
                 "checked": list(one.checked),
                 "relies": list(one.relies),
+                "took": [msgspec.to_builtins(taken) for taken in one.took],
             }
             for peer, one in done.shown.items()
         },
@@ -277,6 +279,8 @@ def audit_check(party: Path, certificate: Path, auditor: Path | None, as_json: b
                 "checked": made.checked,
                 "relies": made.relies,
                 "answers_sealed": found.answers_sealed,
+                "left": made.left,
+                "took": [msgspec.to_builtins(taken) for taken in made.took],
             }
         )
     else:

@@ -9,7 +9,7 @@ went to others, whose short messages could be guessed by their digests.
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from vfl.jobs.agreement import Agreement
 from vfl.jobs.arithmetic import Arithmetic
 from vfl.jobs.commitments import Commitments
 from vfl.jobs.connect import Site
-from vfl.jobs.evidence import Evidence, find_evidence
+from vfl.jobs.evidence import Evidence, Taken, find_evidence
 from vfl.jobs.record import now
 from vfl.jobs.rerun import EvidenceDiffers, check_signature
 from vfl.net.replay import Sent
@@ -88,6 +88,10 @@ class ReplayCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     auditor: str  # PEM of whose key signs
     arithmetic: Arithmetic | None = None  # in which the run was computed, by what the party has kept
     answers: NotedAnswers | None = None  # None: of a run without any, or of an earlier version
+    left: dict[str, str] = {}
+    """What the run has left to later ones, a salted digest of each in hex: it follows from the run."""
+    took: list[Taken] = []
+    """What it went on with that earlier runs have left: their certificates have the same digests."""
 
 
 @dataclass(frozen=True)
@@ -126,6 +130,8 @@ class Replayed:
     before: Sequence[str]  # the attempts that the run went on from, in hex
     replay: str  # a digest of the messages with all peers, in hex
     answers: NotedAnswers | None = None
+    left: Mapping[str, str] = field(default_factory=dict)  # as certificates have it
+    took: Sequence[Taken] = ()
 
     @property
     def compared(self) -> int:
@@ -159,6 +165,8 @@ def make_certificate(evidence: Evidence, shown: Replayed, by: Identity) -> bytes
         by.certificate.pem.decode(),
         evidence.arithmetic,
         shown.answers,
+        dict(shown.left),
+        list(shown.took),
     )
     content = msgspec.to_builtins(made)
     signature = base64.b64encode(by.sign(_signed(content))).decode()

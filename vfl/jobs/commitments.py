@@ -11,6 +11,7 @@ committed to; who has committed cannot show anything else later, as long as SHA-
 
 import hashlib
 import hmac
+import json
 import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -23,7 +24,7 @@ from vfl.jobs.digests import add_array
 from vfl.learn.binning import Features
 from vfl.net.hello import PROTOCOL
 from vfl.party.config import Party
-from vfl.party.documents import canonical_json
+from vfl.party.documents import canonical_json, convert_document
 from vfl.party.identity import Identity
 from vfl.party.linear_rules import GlmSection
 from vfl.party.policy_section import PolicySection
@@ -84,6 +85,12 @@ class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         salt = hashlib.sha256(b"vfl salt of answers\0" + self.salts["secret"]).digest()
         return hashlib.sha256(b"vfl answers\0" + salt + answers).hexdigest()
 
+    def handed_on(self, what: str, digest: bytes) -> str:
+        """What certificates say of something that the run has left to later ones, from its SHA-256, in
+        hex: the same in those of both runs, and nobody can guess at it by that."""
+        salt = hashlib.sha256(b"vfl salt of what a run leaves\0" + self.salts["secret"]).digest()
+        return hashlib.sha256(b"vfl left by a run\0" + salt + what.encode() + b"\0" + digest).hexdigest()
+
     def _commit(self, what: str, content: bytes) -> str:
         head = f"vfl commitment to {what}\0".encode()
         return hashlib.sha256(head + self.salts[what] + content).hexdigest()
@@ -117,6 +124,16 @@ def shown_digests(identity: Identity, table: TableDigests) -> dict[str, str]:
 def digest_of_half(store: Store, model: str) -> str:
     """Of a party's half of a model, as it is kept. Raises ModelError."""
     return hashlib.sha256(canonical_json(store.read("model", model))).hexdigest()
+
+
+def digest_of_model(model: object) -> bytes:
+    """Of the model in a party's half, as a training leaves it and as it is read again."""
+    written: object = json.loads(canonical_json(msgspec.to_builtins(model)))
+    if not isinstance(written, dict):
+        raise AssertionError("a model that is no record")
+    read = msgspec.to_builtins(convert_document(written, type(model), "a model"))
+    # A half may be kept without what its kind of model always has empty.
+    return hashlib.sha256(canonical_json({key: one for key, one in read.items() if one})).digest()
 
 
 def settings_of(party: Party) -> dict[str, Any]:

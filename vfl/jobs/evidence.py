@@ -37,6 +37,7 @@ from vfl.jobs.agreement import Agreement
 from vfl.jobs.arithmetic import Arithmetic, present
 from vfl.jobs.commitments import Commitments, Opening, TableDigests, settings_of
 from vfl.jobs.connect import Site
+from vfl.jobs.offer import Task
 from vfl.jobs.record import now
 from vfl.jobs.show import Show
 from vfl.net.hello import PROTOCOL
@@ -55,8 +56,19 @@ T = TypeVar("T")
 _KIND: DocumentKind = "evidence"
 _NAME = 32  # hexadecimal digits of a run that name its document
 OWN = "_own"  # whose tape that of answers is; no party has such a name
+HALF, ALIGNMENT = "half of the model", "alignment"
+"""What one run leaves and others go on with, by these names in the certificates of both."""
 SPARE = 1 << 28  # bytes of a disk that tapes leave to others
+_PIECE = 1 << 24  # bytes of what is kept that an entry holds
 _LOOK = 1 << 24  # bytes of tapes between two looks at the disk
+
+
+class Taken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a run went on with that an earlier one has left."""
+
+    what: str
+    run: str  # the earlier one, in hex
+    sha256: str  # salted (Opening.handed_on), as the certificate of that run has it, in hex
 
 
 class Answers(Protocol):
@@ -65,12 +77,36 @@ class Answers(Protocol):
     def ask(self, what: str, kind: Any, answer: Callable[[], T]) -> T:
         """The answer to the next question of this name, which is of this type for `msgspec`."""
 
+    def keep(self, content: bytes) -> None:
+        """Keep what an earlier run has left in the store, for the replay of this one."""
+
+    def kept(self, digest: bytes) -> bytes:
+        """In a replay: what was kept so, by its SHA-256. Raises ModelError where it is not there."""
+
+    def leaves(self, what: str, digest: bytes) -> None:
+        """Note what this run leaves to later ones, by its SHA-256: a replay shows that it follows."""
+
+    def takes(self, what: str, run: str, digest: bytes) -> None:
+        """Note what this run goes on with that an earlier one, in hex, has left."""
+
 
 class PassedOn:
     """Of a run of which no tape is kept: `Answers`."""
 
     def ask(self, what: str, kind: Any, answer: Callable[[], T]) -> T:
         return answer()
+
+    def keep(self, content: bytes) -> None:
+        """Nothing is."""
+
+    def kept(self, digest: bytes) -> bytes:
+        raise AssertionError("a run asks its store, and not what was kept of it")
+
+    def leaves(self, what: str, digest: bytes) -> None:
+        """Nobody asks."""
+
+    def takes(self, what: str, run: str, digest: bytes) -> None:
+        """Nobody asks."""
 
 
 class Tape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -136,6 +172,21 @@ def find_evidence(store: Store) -> list[Evidence]:
 def tape_file(store: Store, run: str, peer: str) -> Path:
     """Where the tape of a peer lies."""
     return store.folder(_KIND) / f"{run[:_NAME]}.{peer}.parts"
+
+
+def file_of_kept(store: Store, run: str, digest: bytes) -> Path:
+    """Where what an earlier run has left lies for a run, by its SHA-256."""
+    return tape_file(store, run, f"_kept-{digest.hex()[:32]}")
+
+
+def run_of(store: Store, task: Task, subject: str) -> str:
+    """The run, in hex, that has made a model or an alignment; empty where nothing is kept of it."""
+    made = [
+        one.run
+        for one in find_evidence(store)
+        if one.whole and (one.agreement.terms.task, one.subject) == (task, subject)
+    ]
+    return made[-1] if made else ""
 
 
 def tapes_of(store: Store, run: str) -> list[Path]:
@@ -290,12 +341,10 @@ class Keeping:
         return True
 
 
-class _Tapes:
+class _Tapes(PassedOn):
     """The tapes of a run that goes on: `Answers`."""
 
-    def __init__(
-        self, store: Store, run: str, show: Show, note: Callable[[int, bytes], None]
-    ) -> None:
+    def __init__(self, store: Store, run: str, show: Show, note: Callable[[int, bytes], None]) -> None:
         """note: told how many answers there were, and the SHA-256 of them."""
         self._store, self._run, self._show, self._note = store, run, show, note
         self._files = contextlib.ExitStack()
@@ -324,6 +373,17 @@ class _Tapes:
         given = answer()
         self._add(OWN, what, msgspec.msgpack.encode((what, given)))
         return given
+
+    def keep(self, content: bytes) -> None:
+        path = file_of_kept(self._store, self._run, hashlib.sha256(content).digest())
+        try:
+            self._store.make(_KIND)
+            with self._store.replacing(_KIND, path) as sink:
+                tape = TapeWriter(sink)
+                for number, start in enumerate(range(0, len(content), _PIECE)):
+                    tape.add(number, "kept", content[start : start + _PIECE])
+        except (OSError, VflError) as error:
+            self._writing.put(0, partial(self._end, str(error)))
 
     def _note_answers(self) -> None:
         """Have the ledger say what the store has answered so far. Raises DataError where it cannot."""
@@ -408,8 +468,14 @@ class _Tapes:
 class Replayed:
     """The answers of a run that is over: `Answers`. The store is not asked."""
 
-    def __init__(self, given: Iterator[tuple[int, bytes]], digest: str) -> None:
-        """`digest`: of all of them; empty where it is not known. Raises ModelError for other ones."""
+    def __init__(
+        self, given: Iterator[tuple[int, bytes]], digest: str, kept: Callable[[bytes], bytes]
+    ) -> None:
+        """`digest`: of all of them; empty where it is not known. `kept`: what was kept beside them, by
+        its SHA-256. Raises ModelError for other ones."""
+        self.kept = kept
+        self.left: dict[str, bytes] = {}
+        self.taken: list[tuple[str, str, bytes]] = []
         found = hashlib.sha256()
         self.digests = [found.digest()]
         """Of the first none, one, two ... of them."""
@@ -433,6 +499,15 @@ class Replayed:
         except (msgspec.MsgspecError, UnicodeDecodeError):
             raise _damaged() from None
         return decoded
+
+    def keep(self, content: bytes) -> None:
+        raise AssertionError("a replay keeps nothing")
+
+    def leaves(self, what: str, digest: bytes) -> None:
+        self.left[what] = digest
+
+    def takes(self, what: str, run: str, digest: bytes) -> None:
+        self.taken.append((what, run, digest))
 
 
 def _damaged() -> ModelError:

@@ -30,6 +30,7 @@ async def replay_guest(run: Rerun) -> None:
     site, show, answers = run.site, run.show, run.answers
     search = agreed_search(run.job, run.offer)
     named = load_alignment(site.store, run.offer.alignment or "")
+    run.takes_alignment(named)
     own = await asyncio.to_thread(read_guest_rows, site, search.split, named, show)
     draw = int(answers.ask(FOLDS, str, lambda: ""), 16)
     parts = judged_parts(own, search, draw)

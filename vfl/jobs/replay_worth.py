@@ -25,6 +25,7 @@ async def replay_guest(run: Rerun) -> None:
     """The guest's part."""
     site, job, show = run.site, run.job, run.show
     named = load_alignment(site.store, run.offer.alignment or "")
+    run.takes_alignment(named)
     own = await asyncio.to_thread(read_guest_rows, site, job, named, show)
     own = sample_of(own, job, run.answers.ask("rows that are drawn", int | None, lambda: None))
     beside = await asyncio.to_thread(read_beside, site, job, own)

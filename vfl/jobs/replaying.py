@@ -251,6 +251,7 @@ async def _play(run: Rerun) -> Replay:
             raise EvidenceDiffers(f"the run went on to its end, and the replay ends: {error}") from None
         ended = str(error)
     shown, whole = {}, _all_of(run)
+    left, took = run.handed_on()
     for name, peer in run.peers.items():
         talk = run.talks[name]
         sent = [one for one in talk.sent if one.kind != STOP]
@@ -269,6 +270,8 @@ async def _play(run: Rerun) -> Replay:
             run.before,
             whole,
             _noted_for(run, name),
+            left,
+            took,
         )
     return Replay(evidence, shown, ended)
 

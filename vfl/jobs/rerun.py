@@ -8,6 +8,7 @@ counted, sent or put into the ledger.
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,9 +19,21 @@ from pydantic import ValidationError
 from vfl.crypto.randomness import Randomness
 from vfl.errors import DataError, IdentityError, ModelError, VflError
 from vfl.jobs.agreement import Agreement
-from vfl.jobs.commitments import Opening, with_settings
+from vfl.jobs.alignments import Alignment
+from vfl.jobs.commitments import Opening, digest_of_model, with_settings
 from vfl.jobs.connect import Site
-from vfl.jobs.evidence import OWN, Answers, Evidence, Replayed, tape_file
+from vfl.jobs.evidence import (
+    ALIGNMENT,
+    HALF,
+    OWN,
+    Evidence,
+    Replayed,
+    Taken,
+    file_of_kept,
+    find_evidence,
+    run_of,
+    tape_file,
+)
 from vfl.jobs.offer import Offer
 from vfl.jobs.record import noted_seals
 from vfl.jobs.show import Show
@@ -59,7 +72,7 @@ class Rerun:
     opening: Opening
     talks: Mapping[str, Conversation]  # by peer
     peers: dict[str, ReplayedPeer]
-    answers: Answers
+    answers: Replayed
     show: Show
     looks_at: LooksAt = every_step
     last: State | None = None  # the state that an attempt before this has kept, from which it went on
@@ -151,6 +164,34 @@ class Rerun:
             )
         return signature
 
+    def takes_half(self, name: str, model: object) -> None:
+        """Note that the run goes on from the party's half of a model."""
+        made = run_of(self.site.store, "train", name)
+        self.answers.takes(HALF, made, digest_of_model(model))
+
+    def takes_alignment(self, alignment: Alignment) -> None:
+        """Note that the run is about the rows of an alignment."""
+        made = run_of(self.site.store, "align", alignment.name)
+        self.answers.takes(ALIGNMENT, made, alignment.digest)
+
+    def leaves_alignment(self, alignment: Alignment) -> None:
+        """Note that the run has left an alignment."""
+        self.answers.leaves(ALIGNMENT, alignment.digest)
+
+    def handed_on(self) -> tuple[dict[str, str], list[Taken]]:
+        """What the run has left, and what it went on with that earlier ones have left, as certificates
+        have it; of what nothing is kept `relies` says so."""
+        left = {what: self.opening.handed_on(what, digest) for what, digest in self.answers.left.items()}
+        taken = []
+        for what, run, digest in dict.fromkeys(self.answers.taken):
+            opening = _opening_of(self.site.store, run)
+            if opening is None:
+                text = f"on the {what} that an earlier run has left, of which no tape is kept here"
+                self.relies.append(text)
+            else:
+                taken.append(Taken(what, run, opening.handed_on(what, digest)))
+        return left, taken
+
     def keep(self, state: State) -> None:
         """Keep a state, in the place of the job's checkpoint: the last three alone."""
         self.states = [*(one for one in self.states if one.done != state.done), state][-3:]
@@ -195,13 +236,33 @@ def open_rerun(site: Site, evidence: Evidence, show: Show, looks_at: LooksAt = e
             "know all of them: replay it with that one"
         ) from None
     settled = replace(site, party=party)
-    answers = Replayed(own, evidence.tape.answers)
+    answers = Replayed(own, evidence.tape.answers, partial(_kept, store, evidence))
     _check_answers(evidence, opening, answers.digests, lines)
     rerun = Rerun(settled, evidence, opening, talks, peers, answers, show, looks_at=looks_at)
     rerun.lines = lines
     if len(answers.digests) > 1 and not lines.answers:
         rerun.relies.append("on what its store has answered, of which its ledger has nothing")
     return rerun
+
+
+def _opening_of(store: Store, run: str) -> Opening | None:
+    """What a run of this party has committed to, where that is kept."""
+    found = [one.opening for one in find_evidence(store) if run and one.run == run]
+    return found[0] if found else None
+
+
+def _kept(store: Store, evidence: Evidence, digest: bytes) -> bytes:
+    """What an earlier run has left, by its digest. Raises ModelError and EvidenceDiffers."""
+    path = file_of_kept(store, evidence.run, digest)
+    if not path.exists():
+        raise ModelError(
+            f"what an earlier run has left for run {evidence.run[:12]} is not there ({path}): it cannot "
+            "be replayed"
+        )
+    content = b"".join(piece for _, piece in _entries(store, evidence, path, path.name))
+    if hashlib.sha256(content).digest() != digest:
+        raise EvidenceDiffers(f"what an earlier run has left is damaged: {path} is not what was written")
+    return content
 
 
 def _check_answers(
@@ -322,7 +383,12 @@ def _received(store: Store, evidence: Evidence, talk: Conversation) -> Iterator[
 
 
 def _tape(store: Store, evidence: Evidence, peer: str) -> Iterator[tuple[int, bytes]]:
-    path = tape_file(store, evidence.run, peer)
+    what = "what the run asked of the store" if peer == OWN else f"the tape of {peer}"
+    return _entries(store, evidence, tape_file(store, evidence.run, peer), what)
+
+
+def _entries(store: Store, evidence: Evidence, path: Path, what: str) -> Iterator[tuple[int, bytes]]:
+    """The entries of a file. Raises EvidenceDiffers for a damaged one."""
     try:
         with store.open("evidence", path) as source:
             yield from read_tape(source)
@@ -330,9 +396,5 @@ def _tape(store: Store, evidence: Evidence, peer: str) -> Iterator[tuple[int, by
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     except ModelError:
         if evidence.ended:
-            raise EvidenceDiffers(
-                f"the tape of {peer} is damaged: {path} is not what was written"
-                if peer != OWN
-                else f"what the run asked of the store is damaged: {path} is not what was written"
-            ) from None
+            raise EvidenceDiffers(f"{what} is damaged: {path} is not what was written") from None
         # A process that was killed has not finished its last block.

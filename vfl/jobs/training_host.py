@@ -48,7 +48,7 @@ from vfl.jobs.resume import (
 )
 from vfl.jobs.show import Show
 from vfl.jobs.sums_given import SumsGiven, training_share
-from vfl.jobs.warm_start import host_kind
+from vfl.jobs.warm_start import half_begun_with, host_kind
 from vfl.learn.drift import Profile, profiles
 from vfl.learn.levels import Levels, levels_of, tidy_levels
 from vfl.models.findings import words_of
@@ -330,6 +330,7 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
         commits: TableDigests = {}
         if party.party.tape != "none":
             commits = await asyncio.to_thread(commits_to, own)
+            commits = {**commits, **half_begun_with(store, kind)}
         del own, known_features, of_host
         unfinished.measure = lambda: Account.of(started, [peer, *work.others], work.operations)
         with keeping(site, show, lambda: commits) as kept:

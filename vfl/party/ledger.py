@@ -129,8 +129,8 @@ class DecisionEntry(Entry, frozen=True, kw_only=True, tag="decision"):
 
 
 class AnswersEntry(Entry, frozen=True, kw_only=True, tag="answers"):
-    """What a party's own store has answered to a run so far, where the run can be replayed: how many
-    answers there were, and a salted digest of them (jobs/evidence.py), before the next message leaves."""
+    """What a party's own store has answered so far to a run that can be replayed: how many answers there
+    were, and a salted digest of them (jobs/evidence.py), before the next message leaves."""
 
     run: str
     answers: int

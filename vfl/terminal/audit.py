@@ -65,6 +65,8 @@ def put_replay(done: "Replay", files: Sequence[Path]) -> None:
     stdout.put(f"{head}: {in_words(shown.checked)} as committed to")
     for one in shown.relies:
         stdout.put(f"note: {head} relies {one}")
+    for taken in shown.took:
+        stdout.put(f"note: {head} goes on with the {taken.what} of run {taken.run[:_DIGITS]}")
     if done.ended:
         stdout.put(f"note: {head} ends early: {done.ended}")
     for path in files:
@@ -81,6 +83,11 @@ def put_checked(found: "Checked", settled: bool) -> None:
     stdout.put(f"{head}: {covered:,} of {counted(found.received, 'message')} covered")
     for one in made.relies:
         stdout.put(f"note: {head} relies {one}")
+    for taken in made.took:
+        stdout.put(
+            f"note: {head} goes on with the {taken.what} that run {taken.run[:_DIGITS]} has left: check "
+            "its certificate, too"
+        )
     if found.on_the_way:
         stdout.put(f"note: {head}: {counted(found.on_the_way, 'message')} had not arrived")
     if made.went_on_after:

@@ -12,8 +12,8 @@ import msgspec
 from vfl.errors import DataError
 from vfl.party.audit.lines import entries_of
 from vfl.party.ledger import (
-    AnyEntry,
     AnswersEntry,
+    AnyEntry,
     DecisionEntry,
     Extract,
     JobEntry,
