@@ -205,9 +205,7 @@ def test_answers_lie_under_a_seal_that_a_peer_was_told_in_a_later_run(honest: Au
     assert honest.check("insurer", honest.certify("registry", again, "insurer")).answers_sealed
     other = replace(again.shown["insurer"], answers=msgspec.structs.replace(known, sealed="ab" * 32))
     made_up = honest.certify("registry", replace(again, shown={"insurer": other}), "insurer")
-    with pytest.raises(
-        EvidenceDiffers, match="a seal of registry's ledger that this party was not"
-    ):
+    with pytest.raises(EvidenceDiffers, match="a seal of registry's ledger that this party was not"):
         honest.check("insurer", made_up)
 
 

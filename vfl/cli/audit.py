@@ -20,6 +20,8 @@ from vfl.errors import ConfigError, ModelError
 from vfl.terminal.streams import put_json, stderr, stdout
 
 if TYPE_CHECKING:
+    from vfl.jobs.certificate import Checked
+    from vfl.jobs.certificates import RunTogether
     from vfl.jobs.connect import Site
     from vfl.jobs.evidence import Evidence
     from vfl.jobs.replaying import Replay
@@ -234,9 +236,15 @@ def _document(site: "Site", done: "Replay", files: list[Path]) -> dict[str, obje
     }
 
 
-@audit.command("check", short_help="Hold a peer's certificate against this party's ledger.")
+@audit.command("check", short_help="Hold peers' certificates against this party's ledger.")
 @PARTY
-@click.argument("certificate", type=click.Path(path_type=Path), metavar="CERTIFICATE.json")
+@click.argument(
+    "certificates",
+    type=click.Path(path_type=Path),
+    metavar="CERTIFICATE.json...",
+    nargs=-1,
+    required=True,
+)
 @click.option(
     "--auditor",
     type=click.Path(path_type=Path),
@@ -244,49 +252,84 @@ def _document(site: "Site", done: "Replay", files: list[Path]) -> dict[str, obje
     help="The certificate of the auditor who must have signed; the peer itself by default.",
 )
 @JSON
-def audit_check(party: Path, certificate: Path, auditor: Path | None, as_json: bool) -> None:
-    """Hold a peer's certificate of a replay against what was signed and against this party's ledger.
+def audit_check(
+    party: Path, certificates: tuple[Path, ...], auditor: Path | None, as_json: bool
+) -> None:
+    """Hold a peer's certificate of a replay against what was signed and against this party's ledger; of
+    several, also of other parties and for others, whether they show all of a run together.
 
     A model that this host has audited is of use once the certificates of its runs hold. Exit code 1
-    where it does not hold, or messages came in the run that it does not cover.
+    where one does not hold, or messages came in the run that none covers.
     """
     from vfl.jobs.audits import auditor_of, settle
     from vfl.jobs.certificate import check_certificate
+    from vfl.jobs.certificates import hold_together
     from vfl.jobs.connect import Site
     from vfl.party.identity import load_certificate
-    from vfl.terminal.audit import put_checked
+    from vfl.terminal.audit import put_checked, put_together
 
     site = Site.open(open_party(party))
     of_policy = auditor_of(site.party)
     pinned = of_policy if auditor is None else load_certificate(auditor)
-    found, settled = check_certificate(site, certificate, pinned), False
-    if of_policy is None or (pinned is not None and pinned.fingerprint == of_policy.fingerprint):
-        settled = settle(site.store, found)
+    settles = of_policy is None or (pinned is not None and pinned.fingerprint == of_policy.fingerprint)
+    if len(certificates) == 1:
+        found = check_certificate(site, certificates[0], pinned)
+        settled = settles and settle(site.store, found)
+        if as_json:
+            put_json(_checked_document(found, settled))
+        else:
+            put_checked(found, settled)
+        if not found.complete and not settled:
+            raise click.exceptions.Exit(1)
+        return
+    together = hold_together(site, certificates, pinned)
+    for one in (held for run in together for held in run.certificates):
+        if settles and one.checked is not None:
+            settle(site.store, one.checked)
     if as_json:
-        made = found.certificate
         put_json(
-            {
-                "run": made.run,
-                "party": made.party,
-                "signed_by": found.signed_by,
-                "complete": found.complete,
-                "settled": settled,
-                "received": found.received,
-                "covered": found.received - len(found.uncovered),
-                "uncovered": [{"number": number, "type": kind} for number, kind in found.uncovered],
-                "replay": made.replay,
-                "went_on_from": made.went_on_from,
-                "checked": made.checked,
-                "relies": made.relies,
-                "answers_sealed": found.answers_sealed,
-                "left": made.left,
-                "took": [msgspec.to_builtins(taken) for taken in made.took],
-            }
+            {"proven": all(run.proven for run in together), "runs": list(map(_run_document, together))}
         )
     else:
-        put_checked(found, settled)
-    if not found.complete and not settled:
+        for run in together:
+            put_together(run)
+    if not all(run.proven for run in together):
         raise click.exceptions.Exit(1)
+
+
+def _checked_document(found: "Checked", settled: bool) -> dict[str, object]:
+    made = found.certificate
+    return {
+        "run": made.run,
+        "party": made.party,
+        "signed_by": found.signed_by,
+        "complete": found.complete,
+        "settled": settled,
+        "received": found.received,
+        "covered": found.received - len(found.uncovered),
+        "uncovered": [{"number": number, "type": kind} for number, kind in found.uncovered],
+        "replay": made.replay,
+        "went_on_from": made.went_on_from,
+        "checked": made.checked,
+        "relies": made.relies,
+        "answers_sealed": found.answers_sealed,
+        "left": made.left,
+        "took": [msgspec.to_builtins(taken) for taken in made.took],
+    }
+
+
+def _run_document(run: "RunTogether") -> dict[str, object]:
+    return {
+        "run": run.run,
+        "task": run.task,
+        "proven": run.proven,
+        "certificates": [
+            {"party": one.made.party, "peer": one.made.peer, "signed_by": one.signed_by}
+            for one in run.certificates
+        ],
+        "uncovered": [asdict(one) for one in run.uncovered],
+        "notes": run.notes,
+    }
 
 
 @audit.command("send", short_help="Hand the certificates of a model to the hosts that wait for them.")

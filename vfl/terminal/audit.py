@@ -12,6 +12,7 @@ from vfl.text import counted, in_words
 if TYPE_CHECKING:
     from vfl.jobs.audits import ListedAudit
     from vfl.jobs.certificate import Checked
+    from vfl.jobs.certificates import RunTogether
     from vfl.jobs.kept_evidence import KeptEvidence
     from vfl.jobs.replaying import Replay
 
@@ -71,6 +72,28 @@ def put_replay(done: "Replay", files: Sequence[Path]) -> None:
         stdout.put(f"note: {head} ends early: {done.ended}")
     for path in files:
         stdout.put(f"certificate {path}")
+
+
+def put_together(found: "RunTogether") -> None:
+    """What the certificates of several parties of a run show together."""
+    head = f"run {found.run[:_DIGITS]} ({found.task})"
+    for one in found.certificates:
+        made = one.made
+        stdout.put(f"{head}: {made.party} for {made.peer}, signed by {one.signed_by}")
+    for note in found.notes:
+        stdout.put(f"note: {head}: {note}")
+    if found.proven:
+        stdout.put(f"{head}: proven: every message of all others is the program's")
+    for lack in found.uncovered[:_NAMED]:
+        way = f"of {lack.sender} to {lack.receiver}"
+        if not lack.number:
+            stdout.put(f"NOT COVERED all messages {way}: no certificate is here")
+        else:
+            stdout.put(
+                f"NOT COVERED message {lack.number:,} {way}{', ' if lack.type else ''}{lack.type}"
+            )
+    if len(found.uncovered) > _NAMED:
+        stdout.put(f"NOT COVERED in all {counted(len(found.uncovered), 'message')}")
 
 
 def put_checked(found: "Checked", settled: bool) -> None:
