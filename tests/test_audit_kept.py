@@ -95,7 +95,7 @@ def test_what_an_earlier_run_has_left_is_kept_with_the_run_and_goes_with_it(room
     content = kept[0].read_bytes()
     kept[0].write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
     with pytest.raises(
-        EvidenceDiffers, match="what an earlier run has left is damaged: .* is not what was"
+        EvidenceDiffers, match=r"what an earlier run has left is damaged: .* is not what was"
     ):
         room.replay("bureau", "five")
     kept[0].unlink()

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from vfl.arrays import Mask
 from vfl.jobs.audit_draw import HostDraw
-from vfl.jobs.evidence import Answers
+from vfl.jobs.evidence import Answers, damaged_answers
 from vfl.protocols.common.course import SumsCount
 from vfl.protocols.common.label_count import LabelCount
 from vfl.protocols.common.lattice_hints import HostHint, HostHints, KeptHints, KnownHint
@@ -36,7 +36,10 @@ class AnsweredSums:
         return self._answers.ask("least rows of a sum", int, lambda: self._sums.least)
 
     def tell(self, pairs: Sequence[tuple[Mask, Mask]]) -> list[bool]:
-        return self._answers.ask("sums that may be told", list[bool], lambda: self._sums.tell(pairs))
+        told = self._answers.ask("sums that may be told", list[bool], lambda: self._sums.tell(pairs))
+        if len(told) != len(pairs):
+            raise damaged_answers()
+        return told
 
 
 class AnsweredLabels:

@@ -9,14 +9,15 @@ has the same name and digest in the certificates of both runs.
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 import numpy as np
 
 from vfl.arrays import Bytes
+from vfl.crypto import okvs
 from vfl.errors import DayIsFull, ModelError
-from vfl.jobs.evidence import Answers
+from vfl.jobs.evidence import Answers, damaged_answers
 from vfl.net.peer import Peer
 from vfl.party.kept_ids import GuestKeptAnswers, HostKeptIds
 from vfl.protocols.align.answered import HASH, KeepsAnswers
@@ -27,25 +28,26 @@ from vfl.protocols.align.psi import Admit, PsiSettings
 
 T = TypeVar("T")
 _WIDTH = 16  # bytes of a slot of a store
+_Bytes32 = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]
 
 
 class EarlierKey(msgspec.Struct, frozen=True):
     """Ids under a key as an earlier run has kept them: all of `KeyAlone`, of stores the digests."""
 
     run: str  # in hex
-    context: bytes
-    scalar: bytes
-    stores: list[bytes]
-    sizes: list[int]
+    context: _Bytes32
+    scalar: _Bytes32
+    stores: list[_Bytes32]
+    sizes: list[Annotated[int, msgspec.Meta(ge=1)]]
 
 
 class EarlierOutputs(msgspec.Struct, frozen=True):
     """A host's answers as an earlier run has kept them."""
 
     run: str  # in hex
-    context: bytes
-    key: bytes
-    arrays: bytes  # SHA-256 of hashes and outputs, one after the other
+    context: _Bytes32
+    key: _Bytes32
+    arrays: _Bytes32  # SHA-256 of hashes and outputs, one after the other
 
 
 def with_answers(settings: PsiSettings, answers: Answers, *, replayed: bool = False) -> PsiSettings:
@@ -156,11 +158,15 @@ class _HostIds:
             return loaded
         if not isinstance(told, EarlierKey):
             raise _of_earlier_version(self.WHAT)
+        if len(told.sizes) != len(told.stores):
+            raise damaged_answers()
         saved = self._saved
         if saved is not None and _key_of(saved, told.run) == told:
             return saved
         self._answers.takes(self.WHAT, told.run, _digest_of_key(told))
         stores = tuple(_array(self._answers.kept(one), _WIDTH, "stores") for one in told.stores)
+        if [len(store) for store in stores] != [okvs.slots(size) for size in told.sizes]:
+            raise damaged_answers()
         return KeyAlone(told.context, told.scalar, stores, tuple(told.sizes))
 
     def save(self, kept: KeptIds, asked: Asked) -> bool:
@@ -237,7 +243,9 @@ class _Outputs:
             return self._saved
         self._answers.takes(self.WHAT, told.run, _digest_of_outputs(told))
         arrays = self._answers.kept(told.arrays)
-        count = len(arrays) // (HASH + OUTPUT)
+        count, rest = divmod(len(arrays), HASH + OUTPUT)
+        if rest:
+            raise damaged_answers()
         hashes = _array(arrays[: count * HASH], HASH, self.WHAT)
         return KeptOutputs(
             told.context, told.key, hashes, _array(arrays[count * HASH :], OUTPUT, self.WHAT)

@@ -34,6 +34,7 @@ from vfl.party.store import Store
 from vfl.version import __version__
 
 SALT = 32  # bytes
+COMMITTED = ("secret", "table", "settings")
 _Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _OF_DATA = sorted(DataSection.model_fields.keys() - RowsFrom.model_fields.keys())
 """The keys of [data] that say what is made of the rows; from where they come shows in the table."""
@@ -67,7 +68,7 @@ class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @classmethod
     def new(cls, table: TableDigests, settings: Mapping[str, Any]) -> "Opening":
         """Of a new secret, with new salts."""
-        salts = {what: secrets.token_bytes(SALT) for what in ("secret", "table", "settings")}
+        salts = {what: secrets.token_bytes(SALT) for what in COMMITTED}
         return cls(secrets.token_bytes(32), salts, dict(table), dict(settings))
 
     @property

@@ -487,9 +487,9 @@ class Replayed:
                 what, answer = msgspec.msgpack.decode(entry, type=tuple[str, msgspec.Raw])
                 self._given[what].append(answer)
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            raise _damaged() from None
+            raise damaged_answers() from None
         if digest and found.hexdigest() != digest:
-            raise _damaged()
+            raise damaged_answers()
 
     def ask(self, what: str, kind: Any, answer: Callable[[], T]) -> T:
         if not self._given[what]:
@@ -497,7 +497,7 @@ class Replayed:
         try:
             decoded: T = msgspec.msgpack.decode(self._given[what].popleft(), type=kind)
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            raise _damaged() from None
+            raise damaged_answers() from None
         return decoded
 
     def keep(self, content: bytes) -> None:
@@ -510,5 +510,6 @@ class Replayed:
         self.taken.append((what, run, digest))
 
 
-def _damaged() -> ModelError:
+def damaged_answers() -> ModelError:
+    """Of answers that are not those of the run."""
     return ModelError("what the run has asked of the store is damaged: it is not what was written")

@@ -30,7 +30,7 @@ from vfl.jobs.arithmetic import (
 )
 from vfl.jobs.certificate import Covered, NotedAnswers, Replayed
 from vfl.jobs.connect import Site
-from vfl.jobs.evidence import Evidence, find_evidence
+from vfl.jobs.evidence import Evidence, find_evidence, load_evidence
 from vfl.jobs.names import resolve_model
 from vfl.jobs.rerun import EvidenceDiffers, Rerun, open_rerun
 from vfl.jobs.show import Show
@@ -98,6 +98,9 @@ def runs_named(store: Store, name: str) -> list[Evidence]:
     found = [one for one in every if one.subject in names or _is_digits_of(name, one.run)]
     if found:
         return [one for one in found if one.opening is not None or one.forgotten] or found
+    for one in store.names("evidence"):
+        if len(name) >= 6 and one.startswith(name[: len(one)]):
+            load_evidence(store, one)  # which says what is the matter with it
     if not every:
         raise ModelError(f"nothing is kept of any run that could be replayed: {_OF}")
     near = nearest_name(name, [one.subject for one in every])

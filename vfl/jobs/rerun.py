@@ -20,7 +20,7 @@ from vfl.crypto.randomness import Randomness
 from vfl.errors import DataError, IdentityError, ModelError, VflError
 from vfl.jobs.agreement import Agreement
 from vfl.jobs.alignments import Alignment
-from vfl.jobs.commitments import Opening, digest_of_model, with_settings
+from vfl.jobs.commitments import COMMITTED, Opening, digest_of_model, with_settings
 from vfl.jobs.connect import Site
 from vfl.jobs.evidence import (
     ALIGNMENT,
@@ -183,7 +183,7 @@ class Rerun:
         have it; of what nothing is kept `relies` says so."""
         left = {what: self.opening.handed_on(what, digest) for what, digest in self.answers.left.items()}
         taken = []
-        for what, run, digest in dict.fromkeys(self.answers.taken):
+        for what, run, digest in sorted(set(self.answers.taken)):  # in any order with several peers
             opening = _opening_of(self.site.store, run)
             if opening is None:
                 text = f"on the {what} that an earlier run has left, of which no tape is kept here"
@@ -328,11 +328,13 @@ def _check_kept(evidence: Evidence) -> Opening:
     check_signature(evidence.agreement, evidence.party)
     if hashlib.sha256(evidence.job.encode()).digest() != evidence.agreement.terms.job:
         raise EvidenceDiffers(f"the job of {run} is not the one that was signed")
+    if set(evidence.opening.salts) != set(COMMITTED):
+        raise EvidenceDiffers(f"the salts that {run} keeps are not those of three commitments")
     signed = evidence.agreement.commitments.get(evidence.party)
     if evidence.commitments.digest.hex() != signed:
         raise EvidenceDiffers(f"the commitments that are kept of {run} are not those that were signed")
     opened = evidence.opening.commitments
-    for what in ("secret", "table", "settings"):
+    for what in COMMITTED:
         if getattr(opened, what) != getattr(evidence.commitments, what):
             kept = {"table": "digests of the table"}.get(what, what)
             raise EvidenceDiffers(f"the {kept} that {run} keeps is not what the party committed to")
