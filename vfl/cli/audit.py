@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from vfl.jobs.connect import Site
     from vfl.jobs.evidence import Evidence
     from vfl.jobs.replaying import Replay
-    from vfl.party.identity import Identity
+    from vfl.party.identity import Certificate, Identity
     from vfl.protocols.common.participant import LooksAt
 
 _RUN = click.option(
@@ -236,6 +236,90 @@ def _document(site: "Site", done: "Replay", files: list[Path]) -> dict[str, obje
     }
 
 
+@audit.command("directory", short_help="Make this host's directory again, and certify it.")
+@PARTY
+@click.option(
+    "--model",
+    metavar="MODEL",
+    required=True,
+    help="The model whose sealed directory is made again.",
+    shell_complete=names_of("model"),
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Where the certificate for the guest goes.",
+)
+@click.option(
+    "--auditor",
+    type=click.Path(path_type=Path),
+    metavar="KEY",
+    help="Keys of the auditor who signs, without .key and .pem; this party's own by default.",
+)
+@FORCE
+@LOG
+@JSON
+def audit_directory(
+    party: Path, model: str, out: Path | None, auditor: Path | None, force: bool, as_json: bool
+) -> None:
+    """Make this host's sealed directory of a model again from its half, its table and the directory's
+    key, and compare it with the one that is served. Keeps nothing.
+
+    Exit code 1 where they differ.
+    """
+    from vfl.jobs.connect import Site
+    from vfl.jobs.directory_audit import replay_directory, sign_directory
+    from vfl.jobs.names import resolve_model
+    from vfl.party.files import replacing
+    from vfl.party.identity import load
+    from vfl.terminal.progress import show_progress
+
+    settings = open_party(party)
+    need_role(settings.role, "host", party)
+    site = Site.open(settings)
+    signer = site.identity if auditor is None else load(auditor)
+    with show_progress() as show:
+        made = replay_directory(site, resolve_model(site.store, model), show)
+        path = None
+        if out is not None:
+            path = out / f"{made.directory}-{made.host}-for-{made.guest}.json"
+            if path.exists() and not force:
+                raise ConfigError(f"{path} is there already: add --force to replace it")
+            out.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as file:
+                file.write(sign_directory(made, signer))
+    if as_json:
+        certificates = [] if path is None else [str(path)]
+        put_json({"model": made.model, "directory": made.directory, "certificates": certificates})
+        return
+    stdout.put(f"directory {made.directory} of {made.model}: all entries are the program's")
+    for taken in made.took:
+        stdout.put(f"note: it is made of the {taken.what} that run {taken.run[:12]} has left")
+    if path is not None:
+        stdout.put(f"certificate {path}")
+
+
+def _check_directory(site: "Site", path: Path, auditor: "Certificate | None", as_json: bool) -> None:
+    from vfl.jobs.directory_audit import check_directory
+
+    found = check_directory(site, path, auditor)
+    made = found.certificate
+    if as_json:
+        put_json({**msgspec.to_builtins(made), "signed_by": found.signed_by, "complete": True})
+        return
+    head = f"directory {made.directory} of {made.model} at {made.host}"
+    stdout.put(f"{head}: signed by {found.signed_by}; all entries are the program's")
+    for taken in made.took:
+        stdout.put(
+            f"note: {head} is made of the {taken.what} that run {taken.run[:12]} has left: check its "
+            "certificate, too"
+        )
+    if not made.took:
+        stdout.put(f"note: {head} relies on the half of the model, of whose training no tape was kept")
+    stdout.put("complete")
+
+
 @audit.command("check", short_help="Hold peers' certificates against this party's ledger.")
 @PARTY
 @click.argument(
@@ -265,6 +349,7 @@ def audit_check(
     from vfl.jobs.certificate import check_certificate
     from vfl.jobs.certificates import hold_together
     from vfl.jobs.connect import Site
+    from vfl.jobs.directory_audit import is_of_directory
     from vfl.party.identity import load_certificate
     from vfl.terminal.audit import put_checked, put_together
 
@@ -272,6 +357,9 @@ def audit_check(
     of_policy = auditor_of(site.party)
     pinned = of_policy if auditor is None else load_certificate(auditor)
     settles = of_policy is None or (pinned is not None and pinned.fingerprint == of_policy.fingerprint)
+    if len(certificates) == 1 and is_of_directory(certificates[0]):
+        _check_directory(site, certificates[0], pinned, as_json)
+        return
     if len(certificates) == 1:
         found = check_certificate(site, certificates[0], pinned)
         settled = settles and settle(site.store, found)
