@@ -1,25 +1,36 @@
 """Sealed directories that their hosts make again, and what is said of lookups in them."""
 
 import asyncio
+import base64
 import json
 from collections.abc import Iterator
 from pathlib import Path
 
+import msgspec
 import pytest
 from audited import AuditedRoom, aligned_room
 from click.testing import CliRunner
 from federation import JOB, write_table
+from test_audit_fuzz import ends_well, others_of
 from test_host_lookups import LONG, ids_of, looking
 
 from vfl.cli import main
 from vfl.errors import ModelError
-from vfl.jobs.directory_audit import check_directory, replay_directory, sign_directory
+from vfl.jobs.directory_audit import (
+    FORM,
+    VERSION,
+    _signed,
+    check_directory,
+    replay_directory,
+    sign_directory,
+)
 from vfl.jobs.evidence import remove_evidence
 from vfl.jobs.publishing import publish
 from vfl.jobs.replaying import runs_named
 from vfl.jobs.rerun import EvidenceDiffers
 from vfl.party import identity
 from vfl.party.audit.lines import entries_of
+from vfl.party.documents import canonical_json, document
 from vfl.party.ledger import FOLDER, JobEntry
 
 HOST = "registry"
@@ -74,9 +85,7 @@ def test_a_directory_of_other_columns_is_found(room: AuditedRoom, model: str) ->
     changed["power"] = changed["power"][::-1]
     write_table(party.table, changed)
     try:
-        with pytest.raises(
-            EvidenceDiffers, match=r"half and the table as they .*: its ids or its"
-        ):
+        with pytest.raises(EvidenceDiffers, match=r"half and the table as they .*: its ids or its"):
             replay_directory(room.there(HOST), model, room.said[HOST])
     finally:
         write_table(party.table, table)
@@ -97,9 +106,7 @@ def test_a_directory_of_another_half_is_found(room: AuditedRoom, model: str, tmp
         replay_directory(room.there(HOST), model, room.said[HOST])
     publish(room.there(HOST), model, room.said[HOST])
     path = certified(room, model, tmp_path)
-    with pytest.raises(
-        EvidenceDiffers, match=r"is about directory .* for this party is .*: have that"
-    ):
+    with pytest.raises(EvidenceDiffers, match=r"is about directory .* for this party is .*: have that"):
         check_directory(room.there("insurer"), path)
     fetch(room, model)
     assert check_directory(room.there("insurer"), path).certificate.took
@@ -117,11 +124,19 @@ def test_the_commands(room: AuditedRoom, model: str, tmp_path: Path) -> None:
     refused = CliRunner().invoke(main, check)
     assert refused.exit_code == 1 and "is not signed by registry but by auditor" in refused.output
     said = CliRunner().invoke(main, [*check, "--auditor", str(tmp_path / "auditor.pem")])
-    assert said.exit_code == 0 and said.output.endswith("complete\n")
+    assert said.exit_code == 0 and "has left, of which no certificate is here" in said.output
     assert "signed by the auditor auditor; all entries are the program's" in said.output
+    trained = room.certify(HOST, room.replay(HOST, model), "insurer")
+    own = certified(room, model, tmp_path)
+    said = CliRunner().invoke(
+        main, ["audit", "check", files["insurer"], str(own), str(trained), "--json"]
+    )
+    document = json.loads(said.stdout)
+    assert [one["notes"] for one in document["directories"]] == [[]] and said.exit_code == 1
+    assert [one["sender"] for one in document["runs"][0]["uncovered"]] == ["bureau"]
     content = Path(path).read_bytes()
     Path(path).write_bytes(content.replace(b'"host":"registry"', b'"host":"bureau"'))
-    damaged = CliRunner().invoke(main, check)
+    damaged = CliRunner().invoke(main, [*check, path])
     assert damaged.exit_code == 5 and "is damaged: its content does not match" in damaged.output
     with pytest.raises(EvidenceDiffers, match="is signed by another auditor than was named"):
         Path(path).write_bytes(content)
@@ -129,6 +144,18 @@ def test_the_commands(room: AuditedRoom, model: str, tmp_path: Path) -> None:
         check_directory(room.there("insurer"), Path(path), other.certificate)
     with pytest.raises(ModelError, match="no directory of model none is served here"):
         replay_directory(room.there(HOST), "none", room.said[HOST])
+
+
+def test_a_certificate_that_was_spoilt(room: AuditedRoom, model: str, tmp_path: Path) -> None:
+    site = room.there(HOST)
+    made = msgspec.to_builtins(replay_directory(site, model, room.said[HOST]))
+    made["auditor"] = site.identity.certificate.pem.decode()
+    path, guest = tmp_path / "directory.json", room.there("insurer")
+    for other in others_of(made):
+        signature = base64.b64encode(site.identity.sign(_signed(other))).decode()
+        body = canonical_json({"certificate": other, "signature": signature})
+        path.write_bytes(document(FORM, VERSION, body))
+        ends_well(lambda: check_directory(guest, path), other)
 
 
 def test_lookups_are_not_replayed_and_a_line_says_why(room: AuditedRoom, model: str) -> None:

@@ -132,7 +132,11 @@ def test_all_certificates_of_a_run_prove_it(room: AuditedRoom, certified: Certif
     for name in ALL:
         (found,) = together(room, name, of_second)
         assert found.proven and len(found.certificates) == 4
-        (told,) = {note for note in found.notes if KEY in note and note.startswith("bureau ")}
+        (told,) = {
+            note
+            for note in found.notes
+            if KEY in note and note.startswith("run") and "of bureau" in note
+        }
         assert told.endswith(
             f"run {run_of(room, 'bureau', 'one')[:12]} has left, of which no certificate is here"
         )
@@ -203,9 +207,7 @@ def test_a_key_that_is_not_the_one_of_the_earlier_run_is_found(
     other = replace(shown, left={**shown.left, KEY: "ab" * 32})
     path = room.certify("bureau", replace(done, shown={"insurer": other}), "insurer")
     run = run_of(room, "bureau", "one")[:12]
-    with pytest.raises(
-        EvidenceDiffers, match=f"does not go on with the {KEY} that its run {run} has left"
-    ):
+    with pytest.raises(EvidenceDiffers, match=f"does not go on with the {KEY} that run {run} has left"):
         together(room, "insurer", [path, certified["two", "bureau", "insurer"]])
 
 

@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -300,24 +300,34 @@ def audit_directory(
         stdout.put(f"certificate {path}")
 
 
-def _check_directory(site: "Site", path: Path, auditor: "Certificate | None", as_json: bool) -> None:
+def _check_directories(
+    site: "Site", paths: Sequence[Path], auditor: "Certificate | None", together: "list[RunTogether]"
+) -> list[dict[str, object]]:
+    """Hold certificates of directories against what is kept of these, and against those of runs."""
+    from vfl.jobs.certificates import links_of
     from vfl.jobs.directory_audit import check_directory
 
-    found = check_directory(site, path, auditor)
-    made = found.certificate
-    if as_json:
-        put_json({**msgspec.to_builtins(made), "signed_by": found.signed_by, "complete": True})
-        return
-    head = f"directory {made.directory} of {made.model} at {made.host}"
-    stdout.put(f"{head}: signed by {found.signed_by}; all entries are the program's")
-    for taken in made.took:
-        stdout.put(
-            f"note: {head} is made of the {taken.what} that run {taken.run[:12]} has left: check its "
-            "certificate, too"
+    documents = []
+    made = {(one.made.run, one.made.party): one.made for run in together for one in run.certificates}
+    for path in paths:
+        found = check_directory(site, path, auditor)
+        said = found.certificate
+        head = f"directory {said.directory} of {said.model} at {said.host}"
+        notes = links_of(said.host, head, said.took, made)
+        if not said.took:
+            notes.append(f"{head} relies on the half of the model, of whose training no tape was kept")
+        documents.append(
+            {**msgspec.to_builtins(said), "signed_by": found.signed_by, "complete": True, "notes": notes}
         )
-    if not made.took:
-        stdout.put(f"note: {head} relies on the half of the model, of whose training no tape was kept")
-    stdout.put("complete")
+    return documents
+
+
+def _put_directories(documents: list[dict[str, object]]) -> None:
+    for one in documents:
+        head = f"directory {one['directory']} of {one['model']} at {one['host']}"
+        stdout.put(f"{head}: signed by {one['signed_by']}; all entries are the program's")
+        for note in one["notes"] if isinstance(one["notes"], list) else ():
+            stdout.put(f"note: {note}")
 
 
 @audit.command("check", short_help="Hold peers' certificates against this party's ledger.")
@@ -340,7 +350,8 @@ def audit_check(
     party: Path, certificates: tuple[Path, ...], auditor: Path | None, as_json: bool
 ) -> None:
     """Hold a peer's certificate of a replay against what was signed and against this party's ledger; of
-    several, also of other parties and for others, whether they show all of a run together.
+    several, also of other parties and for others, whether they show all of a run together. A host's
+    certificate of a directory is held against the directory that is kept here.
 
     A model that this host has audited is of use once the certificates of its runs hold. Exit code 1
     where one does not hold, or messages came in the run that none covers.
@@ -357,11 +368,9 @@ def audit_check(
     of_policy = auditor_of(site.party)
     pinned = of_policy if auditor is None else load_certificate(auditor)
     settles = of_policy is None or (pinned is not None and pinned.fingerprint == of_policy.fingerprint)
-    if len(certificates) == 1 and is_of_directory(certificates[0]):
-        _check_directory(site, certificates[0], pinned, as_json)
-        return
-    if len(certificates) == 1:
-        found = check_certificate(site, certificates[0], pinned)
+    of_runs = [path for path in certificates if not is_of_directory(path)]
+    if len(certificates) == 1 and of_runs:
+        found = check_certificate(site, of_runs[0], pinned)
         settled = settles and settle(site.store, found)
         if as_json:
             put_json(_checked_document(found, settled))
@@ -370,18 +379,21 @@ def audit_check(
         if not found.complete and not settled:
             raise click.exceptions.Exit(1)
         return
-    together = hold_together(site, certificates, pinned)
+    together = hold_together(site, of_runs, pinned)
+    of_directories = [path for path in certificates if path not in of_runs]
+    directories = _check_directories(site, of_directories, pinned, together)
     for one in (held for run in together for held in run.certificates):
         if settles and one.checked is not None:
             settle(site.store, one.checked)
+    proven = all(run.proven for run in together)
     if as_json:
-        put_json(
-            {"proven": all(run.proven for run in together), "runs": list(map(_run_document, together))}
-        )
+        runs = [_run_document(run) for run in together]
+        put_json({"proven": proven, "runs": runs, "directories": directories})
     else:
         for run in together:
             put_together(run)
-    if not all(run.proven for run in together):
+        _put_directories(directories)
+    if not proven:
         raise click.exceptions.Exit(1)
 
 

@@ -15,7 +15,7 @@ from vfl.errors import ModelError
 from vfl.jobs.agreement import Agreement
 from vfl.jobs.certificate import Checked, Covered, ReplayCertificate, check_read, read_certificate
 from vfl.jobs.connect import Site
-from vfl.jobs.evidence import Evidence, find_evidence
+from vfl.jobs.evidence import Evidence, Taken, find_evidence
 from vfl.jobs.offer import Terms
 from vfl.jobs.rerun import EvidenceDiffers, check_signature
 from vfl.party.audit.conversations import STOP
@@ -146,25 +146,37 @@ def _check_replays(made: Sequence[ReplayCertificate]) -> None:
 
 
 def _notes(made: ReplayCertificate, others: dict[tuple[str, str], ReplayCertificate]) -> list[str]:
-    """What is to be said of a certificate beside what it covers. Raises EvidenceDiffers where a run went
-    on with something else than the certificate of an earlier run says that it has left."""
+    """What is to be said of a certificate beside what it covers. Raises as `links_of`."""
     notes = [f"{made.party} relies {one}" for one in made.relies]
-    for taken in made.took:
-        before = others.get((taken.run, made.party))
-        if before is None:
-            notes.append(
-                f"{made.party} goes on with the {taken.what} that its run {taken.run[:_DIGITS]} has "
-                "left, of which no certificate is here"
-            )
-        elif before.left.get(taken.what) != taken.sha256:
-            raise EvidenceDiffers(
-                f"run {made.run[:_DIGITS]} of {made.party} does not go on with the {taken.what} that "
-                f"its run {taken.run[:_DIGITS]} has left"
-            )
+    notes += links_of(made.party, f"run {made.run[:_DIGITS]} of {made.party}", made.took, others)
     for run in made.went_on_from:
         if (run, made.party) not in others:
             notes.append(
                 f"{made.party} went on from run {run[:_DIGITS]}, of which no certificate is here"
+            )
+    return notes
+
+
+def links_of(
+    party: str,
+    what: str,
+    took: Sequence[Taken],
+    certificates: dict[tuple[str, str], ReplayCertificate],
+) -> list[str]:
+    """Notes about what something of a party was made of that earlier runs have left, of which no
+    certificate is there. `certificates`: by run and party. Raises EvidenceDiffers where one says that
+    the earlier run has left something else."""
+    notes = []
+    for taken in took:
+        before = certificates.get((taken.run, party))
+        if before is None:
+            notes.append(
+                f"{what} goes on with the {taken.what} that run {taken.run[:_DIGITS]} has left, of "
+                "which no certificate is here"
+            )
+        elif before.left.get(taken.what) != taken.sha256:
+            raise EvidenceDiffers(
+                f"{what} does not go on with the {taken.what} that run {taken.run[:_DIGITS]} has left"
             )
     return notes
 
