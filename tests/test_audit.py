@@ -110,6 +110,10 @@ def test_trees_replay_that_go_on_with_a_hint(honest: AuditedRoom) -> None:
     assert not honest.replay("insurer", first).shown["bureau"].relies
     relies = honest.replay("insurer", second).shown["bureau"].relies
     assert relies == [f"on a hint of {host} that came in an earlier run" for host in HOSTS]
+    before, shown = (honest.replay("bureau", model).shown["insurer"] for model in (first, second))
+    took = {one.what: one for one in shown.took}["hint"]
+    assert (took.run, took.sha256) == (honest.runs("bureau", first)[0].run, before.left["hint"])
+    assert not shown.relies
     honest.train(LATTICE_GLM)  # has a hint of its own
     shutil.rmtree(honest.there("insurer").store.folder("hint"))
     with pytest.raises(ModelError, match=r"hint of \w+ that an earlier run has kept and that is"):

@@ -146,8 +146,6 @@ async def replay_host(run: Rerun) -> None:
     guest = run.peers[run.evidence.agreement.terms.guest]
     await role.train(guest, given)
     await _draw(run, guest)
-    if hints.promised:
-        run.relies.append("on a hint that this host has made in an earlier run")
     await guest.recv(Kept)
 
 

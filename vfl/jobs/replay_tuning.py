@@ -87,8 +87,6 @@ async def replay_host(run: Rerun) -> None:
 
     work = HostTrials(site, offer, search, own, run.show, run.randomness)
     await work.serve(run.peers[run.evidence.agreement.terms.guest], given)
-    if hints.promised:
-        run.relies.append("on a hint that this host has made in an earlier run")
 
 
 class _AskedAgain:

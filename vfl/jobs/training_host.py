@@ -156,7 +156,10 @@ class _HostTraining:
                 self.others.append(coordinator)
                 kept.joined(coordinator)
             hints = StoredHostHints(
-                site.store, f"{self.alignment.name} {kind.name}", self.alignment.guest
+                site.store,
+                f"{self.alignment.name} {kind.name}",
+                self.alignment.guest,
+                offer.run.hex(),
             )
             run = host_run(
                 HostWork(site, self.job, kind, offer, self.table, rows),
