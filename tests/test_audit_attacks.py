@@ -191,6 +191,17 @@ def test_answers_that_are_made_up_after_the_run_are_found(spoilt: tuple[AuditedR
         room.replay("registry", model)
 
 
+def test_a_run_whose_ledger_has_nothing_of_its_answers_says_so(
+    honest: AuditedRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of an earlier version."""
+    monkeypatch.setattr(kept_evidence._Tapes, "_note_answers", lambda self: None)
+    model = honest.align(name="earlier").alignment.name
+    shown = honest.replay("registry", model).shown["insurer"]
+    assert shown.relies == ["on what its store has answered, of which its ledger has nothing"]
+    assert shown.answers is None
+
+
 def test_answers_lie_under_a_seal_that_a_peer_was_told_in_a_later_run(honest: AuditedRoom) -> None:
     model = honest.align(name="sealed").alignment.name
     done = honest.replay("registry", model)
