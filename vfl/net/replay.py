@@ -97,9 +97,11 @@ class ReplayedPeer(Peer):
             raise TapeEnds(f"the connection to {self.name} was lost in the run")
 
     def check_end(self) -> None:
-        """Raises MessageDiffers when the run has sent more than the replay."""
+        """Raises MessageDiffers when the run has sent more than the replay, and what reading the rest of
+        what came from the peer raises."""
         if self._expected:
             raise MessageDiffers(self.name, self.compared + 1, self._expected[0], None)
+        deque(self._tape, maxlen=0)
 
     async def _put(self, frame: bytes) -> None:
         raise AssertionError("a frame to a peer of a run that is over")
