@@ -75,8 +75,8 @@ _BACK: Floats = BACK.view(np.float64)
 
 def aligned(doubles: int) -> Floats:
     """Zeros, which begin with a line of the cache."""
-    room = np.zeros(doubles + 8)
-    first = -(room.ctypes.data // 8) % 8
+    room = np.zeros(doubles + LANES)
+    first = -(room.ctypes.data // 8) % LANES
     return room[first : first + doubles]
 
 
@@ -121,7 +121,6 @@ class _Writer:
         self.ir = builder
 
     def whole(self, number: int) -> Value:
-        """A number, for addresses."""
         return ir.Constant(_I64, number)
 
     def doubles(self, number: float) -> Value:
