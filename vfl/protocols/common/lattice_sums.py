@@ -38,7 +38,7 @@ from vfl.crypto.lattice.answers import blurred, seal, unseal, unsealed_words
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey, Opened
 from vfl.crypto.lattice.matrix import Accumulator, CellMatrix
 from vfl.crypto.lattice.parameters import DEGREE, MODULUS_BITS, WORDS, Parameters, choose, widest
-from vfl.crypto.lattice.vectors import Part, PublicRows, Secrets, VectorEncryption, joined
+from vfl.crypto.lattice.vectors import Part, PublicRows, Secrets, Values, VectorEncryption, joined
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MAX_MESSAGE, MIB, Message, Seconds
 from vfl.protocols.common.clock import ToldTime
@@ -110,7 +110,7 @@ class Entries:
     the arrays' rows, where these lie."""
 
     count: int
-    kernel: Callable[..., Integers]
+    kernel: Callable[..., Values]
     arrays: tuple[Rows, ...]
 
 

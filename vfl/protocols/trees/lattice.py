@@ -48,6 +48,7 @@ from numpy.typing import NDArray
 from vfl.arrays import Floats, Integers, Mask, Words
 from vfl.blocks.engine import ENGINE, Rows
 from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
+from vfl.crypto.lattice.vectors import Values
 from vfl.errors import ConfigError, Refused
 from vfl.learn.binning import Binned
 from vfl.learn.params import BoostParams
@@ -305,9 +306,9 @@ class _LatticeGrower(Grower):
 
 def _node_vectors(
     slot_of_node: Integers, count: int, g: Integers, h: Integers, node: Nodes, active: Mask
-) -> Integers:
+) -> Values:
     """A block of the `count` vectors of some nodes: the gradients of each, then the hessians."""
-    values = np.zeros((count, len(g)), np.int64)
+    values = np.zeros((count, len(g)), np.int16)  # of `quantisation_of`: 12 bits and a sign at most
     at = np.flatnonzero((slot := slots_of(slot_of_node, node, active)) >= 0)
     first = 2 * slot[at]
     values[first, at], values[first + 1, at] = g[at], h[at]
