@@ -14,7 +14,7 @@ from vfl.blocks.engine import ENGINE, Pieces, Rows
 from vfl.learn.best_first import BestFirst, Head, level_of
 from vfl.learn.binning import Column
 from vfl.learn.ordered_categories import CategoryOrder
-from vfl.learn.packed_codes import PackedCodes, left_by_codes, level_histograms
+from vfl.learn.packed_codes import PackedCodes, follow_codes, level_histograms
 from vfl.learn.params import BoostParams
 from vfl.learn.quantiser import Scales
 from vfl.learn.splits import Candidates, Cells, Side, Split
@@ -144,8 +144,8 @@ class Growth:
                 own.setdefault(split.branch.party, (split.left.codes, {}))[1][node] = split.left.side
         for codes, sides in own.values():
             given = [] if left is None else [left]
-            by_codes = partial(left_by_codes, self.frontier.slot_of_node([*sides]), sides)
-            left = ENGINE.make(by_codes, self.frontier.node_of_row, codes, *given)
+            own_left = partial(_own_left, self.frontier.slot_of_node([*sides]), sides)
+            left = ENGINE.make(own_left, self.frontier.node_of_row, codes, *given)
         if told or left is None:
             of_nodes = (rows.of_blocks for rows in told.values())
             pieces = Pieces([[*of_block] for of_block in zip(*of_nodes, strict=True)])
@@ -176,6 +176,15 @@ def _left_sums(
     for of, values in zip(sums, (g, h), strict=True):
         np.add.at(of, slot, values)  # -1 is the last one
     return sums
+
+
+def _own_left(
+    table: Integers, sides: Mapping[int, Side], node: Nodes, codes: PackedCodes, *before: Mask
+) -> Mask:
+    """Which rows go left by codes, beside those that others' splits send there."""
+    left = before[0].copy() if before else np.zeros(len(node), np.bool_)
+    follow_codes(table, sides, node, codes, left)
+    return left
 
 
 def _told_left(table: Integers, node: Nodes, told: Sequence[Packed], *before: Mask) -> Mask:
