@@ -10,12 +10,13 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar, overload
 
 from vfl.errors import DataError, PeerError, PeerLost, PeerStopped, VflError
 from vfl.net import wire
-from vfl.net.wire import Message
+from vfl.net.wire import KIB, Message
 
 A = TypeVar("A", bound=Message)
 B = TypeVar("B", bound=Message)
@@ -24,6 +25,9 @@ T = TypeVar("T")
 
 TAG = 16
 HEADER = TAG + 8
+
+LONG = 256 * KIB  # a payload that is hashed in a thread, and that observers hear of as a view
+_threads = ThreadPoolExecutor(2, "hashes")  # which it makes when there is something to be hashed
 
 
 class Stop(Message, frozen=True):
@@ -58,8 +62,9 @@ class Traffic:
 
 
 # What happens on the wire: "sent" (before the message leaves, which it does not if this raises) or
-# "received", the message's type, its payload.
-Observer = Callable[[str, str, bytes], None]
+# "received", the message's type, its payload (a view of bytes, where it is LONG).
+Payload = bytes | memoryview
+Observer = Callable[[str, str, Payload], None]
 
 
 class Peer(ABC):
@@ -74,6 +79,11 @@ class Peer(ABC):
         self._sent = 0
         self._received = 0
         self._stop_recorded = False  # among frames that nobody has received
+        self.hashes = False
+        """Whether observers ask for digests: then they are made beside the loop where payloads are long."""
+        self._digest: bytes | None = None  # of the payload that observers hear of
+        self._sends = 0  # that have begun and not come to their number
+        self._turns = asyncio.Lock()
         self.unsent = False
         """Whether the connection was lost by the last message to it."""
 
@@ -102,15 +112,37 @@ class Peer(ABC):
 
     async def send(self, message: Message) -> None:
         """Send a message. Raises PeerLost, or PeerStopped when the peer said why it left."""
-        payload = wire.encode(message)
-        frame = self._session + self._sent.to_bytes(8, "big") + payload
-        self._record("sent", type(message).__name__, payload, len(frame))
-        self._sent += 1
+        frame: bytes | bytearray = wire.encode_behind(HEADER, message)
+        payload = payload_of(frame)
+        hashed = self.hashes and len(payload) >= LONG
+        if hashed or self._sends:
+            # Messages leave in the order in which they were sent.
+            self._sends += 1
+            try:
+                async with self._turns:
+                    if hashed:
+                        self._digest = await asyncio.wrap_future(begin_hash(payload))
+                    frame = self._number(type(message).__name__, frame, payload)
+            finally:
+                self._sends -= 1
+        else:
+            frame = self._number(type(message).__name__, frame, payload)
         try:
             await self._put(frame)
         except PeerLost as lost:
             self.unsent = True
             raise self.last_words(lost) from None
+
+    def _number(self, kind: str, frame: bytes | bytearray, payload: Payload) -> bytes | bytearray:
+        """Write a message down and give its frame the next number."""
+        self._record("sent", kind, payload, len(frame))
+        head = self._session + self._sent.to_bytes(8, "big")
+        self._sent += 1
+        if isinstance(payload, bytes):
+            return head + payload
+        assert isinstance(frame, bytearray)
+        frame[:HEADER] = head
+        return frame
 
     @overload
     async def recv(self, kind: type[A], /) -> A: ...
@@ -135,7 +167,7 @@ class Peer(ABC):
         if int.from_bytes(frame[TAG:HEADER], "big") != self._received:
             raise self.breach(f"a frame out of order where {expected} was due")
         self._received += 1
-        payload = frame[HEADER:]
+        payload = payload_of(frame)
         try:
             message = wire.decode(payload, (*kinds, Stop))
         except wire.WireError as error:
@@ -180,7 +212,12 @@ class Peer(ABC):
             for_peer=f"a peer broke the protocol with {what}",
         )
 
-    def _record(self, direction: str, kind: str, payload: bytes, size: int) -> None:
+    def sha256(self, payload: Payload) -> bytes:
+        """The SHA-256 of the payload that an observer hears of just now."""
+        digest = self._digest
+        return hashlib.sha256(payload).digest() if digest is None else digest
+
+    def _record(self, direction: str, kind: str, payload: Payload, size: int) -> None:
         traffic = self.traffic
         if direction == "sent":
             traffic.sent[kind] += size
@@ -188,8 +225,22 @@ class Peer(ABC):
         else:
             traffic.received[kind] += size
             traffic.received_messages[kind] += 1
-        for observer in self.observers:
-            observer(direction, kind, payload)
+        try:
+            for observer in self.observers:
+                observer(direction, kind, payload)
+        finally:
+            self._digest = None
+
+
+def payload_of(frame: bytes | bytearray) -> Payload:
+    """The payload of a frame: where it is LONG a view, no copy."""
+    view = memoryview(frame).toreadonly()[HEADER:]
+    return view if len(view) >= LONG else bytes(view)
+
+
+def begin_hash(payload: Payload) -> Future[bytes]:
+    """Have the SHA-256 of a payload made beside the loop."""
+    return _threads.submit(lambda: hashlib.sha256(payload).digest())
 
 
 def one_line(text: str, most: int = 500) -> str:

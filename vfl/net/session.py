@@ -28,7 +28,9 @@ Frames that come twice or leave a gap would be refused by `Peer` all the same, w
 import asyncio
 import contextlib
 import secrets
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from websockets.exceptions import ConnectionClosed
@@ -38,7 +40,7 @@ from vfl.errors import PeerError, PeerLost, VflError, fault
 from vfl.net import window, wire
 from vfl.net.connection import BoundedConnection
 from vfl.net.hello import Hello, Resume, Resumed, resume_key
-from vfl.net.peer import Peer
+from vfl.net.peer import HEADER, LONG, Peer, begin_hash, payload_of
 from vfl.net.tls import reason_of
 from vfl.net.window import GREETING, Breach, OldAttempt, Opening, Windows
 from vfl.net.wire import KIB
@@ -115,6 +117,7 @@ class WebSocketPeer(Peer):
         self._broke = 0.0  # when the first of these did
         self._through = (-1, -1)  # frames that had come through, there and here, when it went on
         self._opening = opening
+        self._hashing: deque[Future[bytes] | None] = deque()  # digests of the frames that have arrived
         self._windows = windows = Windows(first)
         self._sending, self._receiving = windows.sending, windows.receiving
         self._link: _Link | None = _Link(connection)  # None while the session has no connection
@@ -210,7 +213,12 @@ class WebSocketPeer(Peer):
                 raise self._reason()
             self._news.clear()
             await self._news.wait()
+        # Whoever gives up here leaves the frame where it is.
+        hashing = self._hashing[0]
+        digest = None if hashing is None else await asyncio.shield(asyncio.wrap_future(hashing))
         frame = self._receiving.take()
+        self._hashing.popleft()
+        self._digest = digest
         if self._receiving.report_is_due:
             self._due.set()
         return frame
@@ -385,6 +393,8 @@ class WebSocketPeer(Peer):
                 return
             if isinstance(data, bytes):
                 self._receiving.put(data)
+                hashed = self.hashes and len(data) >= HEADER + LONG
+                self._hashing.append(begin_hash(payload_of(data)) if hashed else None)
                 self._news.set()
             else:
                 if self._sending.hear_report(data, loop.time()):
