@@ -229,6 +229,28 @@ class BoundedConnection(Connection, asyncio.BufferedProtocol):
 
     # --- What is sent ---
 
+    async def send_long(
+        self, message: bytes | bytearray, piece: int, sent: Callable[[], None]
+    ) -> None:
+        """Send a binary message in pieces of so many bytes, none of which is copied; `sent` hears of each
+        that the line has taken. No other message may be under way. Raises ConnectionClosed.
+        """
+        view = memoryview(message)
+        for start in range(0, len(view), piece):
+            if not self.is_open:
+                async with self.send_context():  # which raises for it
+                    pass
+            stop = start + piece
+            opcode = Opcode.CONT if start else Opcode.BINARY
+            self._put_frame(Frame(opcode, view[start:stop], fin=stop >= len(view)))
+            self.send_data()
+            try:
+                await self.drain()
+            except OSError:
+                await self.wait_closed()
+                raise self.close_exc from None
+            sent()
+
     def _put_frame(self, frame: Frame) -> None:
         """Have a frame written: a large one as it lies there, which `websockets` would copy."""
         size = len(frame.data)

@@ -29,9 +29,9 @@ import asyncio
 import contextlib
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
@@ -94,6 +94,7 @@ class _Link:
     connection: BoundedConnection
     answer: bytes = b""  # to a Resume; goes out before any frame
     broke: str = ""  # why this end gave it up
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # of who sends
 
 
 class WebSocketPeer(Peer):
@@ -410,7 +411,11 @@ class WebSocketPeer(Peer):
                     frame, again = self._sending.take_next()
                     if again:
                         self.traffic.resent += len(frame)
-                    await link.connection.send(frame if len(frame) <= PIECE else self._pieces(frame))
+                    async with link.turn:
+                        if len(frame) > PIECE:
+                            await link.connection.send_long(frame, PIECE, self._note_progress)
+                        else:
+                            await link.connection.send(frame)
                     self._progress += 1
                 if self._closing:
                     await link.connection.close()
@@ -418,11 +423,8 @@ class WebSocketPeer(Peer):
                 self._more.clear()
                 await self._more.wait()
 
-    def _pieces(self, frame: bytes) -> Iterator[memoryview]:
-        view = memoryview(frame)
-        for start in range(0, len(view), PIECE):
-            yield view[start : start + PIECE]
-            self._progress += 1
+    def _note_progress(self) -> None:
+        self._progress += 1
 
     async def _report(self, link: _Link) -> None:
         """Tell the peer what was consumed: when it is much, and every few seconds in any case."""
@@ -434,7 +436,7 @@ class WebSocketPeer(Peer):
             consumed = self._receiving.consumed
             # Behind a large message on a slow link this is late, but its pieces count as life too.
             with contextlib.suppress(TimeoutError, ConnectionClosed):
-                async with asyncio.timeout(window.BEAT):
+                async with asyncio.timeout(window.BEAT), link.turn:
                     await link.connection.send(str(consumed))
                     self._receiving.reported = consumed
 
