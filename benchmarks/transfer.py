@@ -4,10 +4,10 @@
 
 Two processes on this machine and mutual TLS between them, the ways in turns: a session of two parties
 that both write a ledger, the guest sending encrypted vectors to the host (or `--back`, the host to the
-guest: frames of who dialled are masked, of who listens they are not); and plain `ssl` sockets that block,
-of which each sends and receives the same bytes in a buffer that stays. Beside them the cipher of that TLS
-alone, on blocks as large as its records (`openssl speed`, one core), and SHA-256 alone, of which a ledger
-needs one for each message at each party.
+guest: frames of who dialled are masked, of who listens they are not); and plain `ssl` sockets that
+block, of which each sends and receives the same bytes in a buffer that stays. Beside them the cipher of
+that TLS alone, on blocks as large as its records (`openssl speed`, one core), and SHA-256 alone, of
+which a ledger needs one for each message at each party.
 
 MB/s, and processor seconds (user and system, all threads) for a GB at each end; medians.
 """
@@ -25,7 +25,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -253,9 +253,11 @@ def listen_on_socket(folder: Path, port: int, options: argparse.Namespace) -> Me
 def dial_socket(folder: Path, port: int, options: argparse.Namespace) -> Measured:
     """The insurer."""
     context = contexts(folder, GUEST, HOLDER, ssl.PROTOCOL_TLS_CLIENT)
-    with socket.create_connection(("127.0.0.1", port)) as connected:
-        with context.wrap_socket(connected, server_hostname=HOST) as tls:
-            return pump(tls, options, sends=not options.back)
+    with (
+        socket.create_connection(("127.0.0.1", port)) as connected,
+        context.wrap_socket(connected, server_hostname=HOST) as tls,
+    ):
+        return pump(tls, options, sends=not options.back)
 
 
 def pump(tls: ssl.SSLSocket, options: argparse.Namespace, *, sends: bool) -> Measured:
@@ -285,7 +287,7 @@ def pump(tls: ssl.SSLSocket, options: argparse.Namespace, *, sends: bool) -> Mea
 
 
 @contextlib.contextmanager
-def measuring():  # noqa: ANN201 - of a generator
+def measuring():
     """Seconds and processor seconds of the block, to be asked for after it."""
     began, used = time.perf_counter(), time.process_time()
     ended: list[Measured] = []

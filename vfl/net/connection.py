@@ -35,7 +35,9 @@ SIZES = ("max_size", "max_message_size")
 PARSED = "recv_frame"  # what a protocol calls with each frame that it has parsed
 SENT = "send_frame"  # and with each that it sends
 _DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
-_AT_ONCE = 288 * 1024  # bytes that are decrypted at once: asyncio reads 256 KiB, and has part of a record
+_AT_ONCE = (
+    288 * 1024
+)  # bytes that are decrypted at once: asyncio reads 256 KiB, and has part of a record
 
 # websockets reports broken connections with tracebacks; here they all end in one VflError.
 _quiet = logging.Logger("vfl.net.connection", logging.CRITICAL + 1)
@@ -229,11 +231,11 @@ class BoundedConnection(Connection, asyncio.BufferedProtocol):
 
     # --- What is sent ---
 
-    async def send_long(
-        self, message: bytes | bytearray, piece: int, sent: Callable[[], None]
-    ) -> None:
-        """Send a binary message in pieces of so many bytes, none of which is copied; `sent` hears of each
-        that the line has taken. No other message may be under way. Raises ConnectionClosed.
+    async def send_long(self, message: bytes | bytearray, piece: int, sent: Callable[[], None]) -> None:
+        """Send a binary message in pieces of so many bytes, none of which is copied.
+
+        `sent` hears of each that the line has taken. No other message may be under way. Raises
+        ConnectionClosed.
         """
         view = memoryview(message)
         for start in range(0, len(view), piece):
@@ -259,7 +261,8 @@ class BoundedConnection(Connection, asyncio.BufferedProtocol):
             return
         mask = secrets.token_bytes(4) if self.protocol.side is CLIENT else b""
         content = apply_mask(frame.data, mask) if mask else frame.data
-        self.protocol.writes += [head_of(frame.opcode, frame.fin, size, mask), content]
+        written = head_of(frame.opcode, frame.fin, size, mask), content
+        self.protocol.writes += cast(tuple[bytes, bytes], written)
 
     def send_data(self) -> None:
         writes = self.protocol.writes

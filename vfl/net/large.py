@@ -8,7 +8,14 @@ import io
 import struct
 from dataclasses import dataclass
 
-from websockets.frames import Opcode, apply_mask
+from websockets.frames import Opcode
+
+try:
+    from websockets.speedups import apply_mask
+except ImportError:  # where there is no wheel
+    from websockets.utils import apply_mask
+
+__all__ = ["LARGE", "LONGEST_HEAD", "Arriving", "Head", "apply_mask", "head_of"]
 
 LARGE = 16 * 1024  # bytes of a frame that is taken out here
 LONGEST_HEAD = 14

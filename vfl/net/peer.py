@@ -26,8 +26,8 @@ T = TypeVar("T")
 TAG = 16
 HEADER = TAG + 8
 
-LONG = 256 * KIB  # a payload that is hashed in a thread, and that observers hear of as a view
-_threads = ThreadPoolExecutor(2, "hashes")  # which it makes when there is something to be hashed
+LONG = 256 * KIB  # bytes of a payload that is hashed beside the loop
+_hashers = ThreadPoolExecutor(2, "hashes")  # whose threads begin with the first payload
 
 
 class Stop(Message, frozen=True):
@@ -62,9 +62,8 @@ class Traffic:
 
 
 # What happens on the wire: "sent" (before the message leaves, which it does not if this raises) or
-# "received", the message's type, its payload (a view of bytes, where it is LONG).
-Payload = bytes | memoryview
-Observer = Callable[[str, str, Payload], None]
+# "received", the message's type, its payload.
+Observer = Callable[[str, str, bytes], None]
 
 
 class Peer(ABC):
@@ -80,7 +79,7 @@ class Peer(ABC):
         self._received = 0
         self._stop_recorded = False  # among frames that nobody has received
         self.hashes = False
-        """Whether observers ask for digests: then they are made beside the loop where payloads are long."""
+        """Whether observers ask for digests: then those of LONG payloads are made beside the loop."""
         self._digest: bytes | None = None  # of the payload that observers hear of
         self._sends = 0  # that have begun and not come to their number
         self._turns = asyncio.Lock()
@@ -112,8 +111,7 @@ class Peer(ABC):
 
     async def send(self, message: Message) -> None:
         """Send a message. Raises PeerLost, or PeerStopped when the peer said why it left."""
-        frame: bytes | bytearray = wire.encode_behind(HEADER, message)
-        payload = payload_of(frame)
+        kind, payload = type(message).__name__, wire.encode(message)
         hashed = self.hashes and len(payload) >= LONG
         if hashed or self._sends:
             # Messages leave in the order in which they were sent.
@@ -122,26 +120,22 @@ class Peer(ABC):
                 async with self._turns:
                     if hashed:
                         self._digest = await asyncio.wrap_future(begin_hash(payload))
-                    frame = self._number(type(message).__name__, frame, payload)
+                    frame = self._next_frame(kind, payload)
             finally:
                 self._sends -= 1
         else:
-            frame = self._number(type(message).__name__, frame, payload)
+            frame = self._next_frame(kind, payload)
         try:
             await self._put(frame)
         except PeerLost as lost:
             self.unsent = True
             raise self.last_words(lost) from None
 
-    def _number(self, kind: str, frame: bytes | bytearray, payload: Payload) -> bytes | bytearray:
-        """Write a message down and give its frame the next number."""
+    def _next_frame(self, kind: str, payload: bytes) -> bytes:
+        """The frame of a message, which is written down."""
+        frame = self._session + self._sent.to_bytes(8, "big") + payload
         self._record("sent", kind, payload, len(frame))
-        head = self._session + self._sent.to_bytes(8, "big")
         self._sent += 1
-        if isinstance(payload, bytes):
-            return head + payload
-        assert isinstance(frame, bytearray)
-        frame[:HEADER] = head
         return frame
 
     @overload
@@ -167,7 +161,7 @@ class Peer(ABC):
         if int.from_bytes(frame[TAG:HEADER], "big") != self._received:
             raise self.breach(f"a frame out of order where {expected} was due")
         self._received += 1
-        payload = payload_of(frame)
+        payload = frame[HEADER:]
         try:
             message = wire.decode(payload, (*kinds, Stop))
         except wire.WireError as error:
@@ -212,12 +206,12 @@ class Peer(ABC):
             for_peer=f"a peer broke the protocol with {what}",
         )
 
-    def sha256(self, payload: Payload) -> bytes:
+    def sha256(self, payload: bytes) -> bytes:
         """The SHA-256 of the payload that an observer hears of just now."""
         digest = self._digest
         return hashlib.sha256(payload).digest() if digest is None else digest
 
-    def _record(self, direction: str, kind: str, payload: Payload, size: int) -> None:
+    def _record(self, direction: str, kind: str, payload: bytes, size: int) -> None:
         traffic = self.traffic
         if direction == "sent":
             traffic.sent[kind] += size
@@ -232,15 +226,9 @@ class Peer(ABC):
             self._digest = None
 
 
-def payload_of(frame: bytes | bytearray) -> Payload:
-    """The payload of a frame: where it is LONG a view, no copy."""
-    view = memoryview(frame).toreadonly()[HEADER:]
-    return view if len(view) >= LONG else bytes(view)
-
-
-def begin_hash(payload: Payload) -> Future[bytes]:
+def begin_hash(payload: bytes | memoryview) -> Future[bytes]:
     """Have the SHA-256 of a payload made beside the loop."""
-    return _threads.submit(lambda: hashlib.sha256(payload).digest())
+    return _hashers.submit(lambda: hashlib.sha256(payload).digest())
 
 
 def one_line(text: str, most: int = 500) -> str:

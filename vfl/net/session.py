@@ -40,7 +40,7 @@ from vfl.errors import PeerError, PeerLost, VflError, fault
 from vfl.net import window, wire
 from vfl.net.connection import BoundedConnection
 from vfl.net.hello import Hello, Resume, Resumed, resume_key
-from vfl.net.peer import HEADER, LONG, Peer, begin_hash, payload_of
+from vfl.net.peer import HEADER, LONG, Peer, begin_hash
 from vfl.net.tls import reason_of
 from vfl.net.window import GREETING, Breach, OldAttempt, Opening, Windows
 from vfl.net.wire import KIB
@@ -216,7 +216,7 @@ class WebSocketPeer(Peer):
             await self._news.wait()
         # Whoever gives up here leaves the frame where it is.
         hashing = self._hashing[0]
-        digest = None if hashing is None else await asyncio.shield(asyncio.wrap_future(hashing))
+        digest = hashing and await asyncio.shield(asyncio.wrap_future(hashing))
         frame = self._receiving.take()
         self._hashing.popleft()
         self._digest = digest
@@ -395,7 +395,7 @@ class WebSocketPeer(Peer):
             if isinstance(data, bytes):
                 self._receiving.put(data)
                 hashed = self.hashes and len(data) >= HEADER + LONG
-                self._hashing.append(begin_hash(payload_of(data)) if hashed else None)
+                self._hashing.append(begin_hash(memoryview(data)[HEADER:]) if hashed else None)
                 self._news.set()
             else:
                 if self._sending.hear_report(data, loop.time()):

@@ -43,7 +43,6 @@ class _Tagged(msgspec.Struct, frozen=True, array_like=True):
 # What msgspec raises on hostile bytes: of text that is not UTF-8 and of deep nesting, Python's own.
 _UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, MemoryError)
 
-_NAMED = b"\x92"  # an array of two: the name of the type, the body
 _encoder = msgspec.msgpack.Encoder()
 _tagged = msgspec.msgpack.Decoder(_Tagged)
 _decoders: dict[type[Message], msgspec.msgpack.Decoder[Message]] = {}
@@ -51,22 +50,15 @@ _decoders: dict[type[Message], msgspec.msgpack.Decoder[Message]] = {}
 
 def encode(message: Message) -> bytes:
     """The bytes of a message. Raises ValueError when it is over its own limit (a local bug)."""
-    return bytes(encode_behind(0, message))
-
-
-def encode_behind(start: int, message: Message) -> bytearray:
-    """The same behind so many bytes that are zero, put there without a copy."""
     kind = type(message)
-    encoded = bytearray(start) + _NAMED
-    encoded += _encoder.encode(kind.__name__)
-    before = len(encoded)
-    _encoder.encode_into(message, encoded, before)
-    if (size := len(encoded) - before) > kind.limit:
+    encoded = _encoder.encode((kind.__name__, message))  # at once: nothing of it is copied twice
+    size = len(encoded) - len(_encoder.encode((kind.__name__,)))
+    if size > kind.limit:
         raise ValueError(f"{kind.__name__} of {size:,} bytes, over its {kind.limit:,}")
     return encoded
 
 
-def decode(data: bytes | memoryview, kinds: Sequence[type[Message]]) -> Message:
+def decode(data: bytes, kinds: Sequence[type[Message]]) -> Message:
     """The message in `data`, which must be one of `kinds`; else WireError."""
     try:
         tagged = _tagged.decode(data)
