@@ -70,6 +70,7 @@ class BoundedConnection(Connection, asyncio.BufferedProtocol):
     _passing = 0  # bytes of a frame that goes on to the parser
     _parser_has = False  # part of a message, which others follow
     _arriving: Arriving | None = None  # a message in large frames
+    _before = 0  # bytes of the one before it
     _head = b""  # what has come of a frame that has not said its size
     _rest = b""  # what had arrived behind the last frame that the parser has found by itself
 
@@ -176,7 +177,7 @@ class BoundedConnection(Connection, asyncio.BufferedProtocol):
             self._passing = frame.size + frame.length - len(before)
             self._parse(before)
             return data
-        arriving = arriving or Arriving()
+        arriving = arriving or Arriving(self._before)
         if arriving.size + frame.length > (self._size or 0):
             self._fail(CloseCode.MESSAGE_TOO_BIG, "over the size of messages")
             return data
@@ -193,7 +194,7 @@ class BoundedConnection(Connection, asyncio.BufferedProtocol):
         if arriving.in_frame or not self._may_follow(arriving.is_whole):
             return
         if arriving.is_whole:
-            self._arriving = None
+            self._arriving, self._before = None, arriving.size
             super().process_event(Frame(Opcode.BINARY, arriving.result()))
 
     def process_event(self, event: Event) -> None:

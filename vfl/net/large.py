@@ -19,6 +19,7 @@ __all__ = ["LARGE", "LONGEST_HEAD", "Arriving", "Head", "apply_mask", "head_of"]
 
 LARGE = 16 * 1024  # bytes of a frame that is taken out here
 LONGEST_HEAD = 14
+_PARTS = 32  # of a message, for as many of which room is made at once
 _FIN, _RESERVED, _MASKED, _OPCODE, _LENGTH = 0x80, 0x70, 0x80, 0x0F, 0x7F
 _TWO_BYTES, _EIGHT_BYTES = 126, 127  # follow and are the length
 _OPCODES = {int(one): one for one in Opcode}
@@ -67,8 +68,11 @@ def head_of(opcode: int, fin: bool, length: int, mask: bytes) -> bytes:
 class Arriving:
     """A message that arrives in large frames."""
 
-    def __init__(self) -> None:
+    def __init__(self, expected: int) -> None:
+        """`expected`: about how many bytes it may have, for which room is made with its first frame if
+        that is no small part of them."""
         self._content = io.BytesIO()
+        self._room, self._expected = 0, expected
         self._left = 0
         self._mask = b""
         self._fin = False
@@ -91,6 +95,15 @@ class Arriving:
     def begin(self, frame: Head) -> None:
         """Take a frame whose content follows."""
         self._left, self._fin, self._mask = frame.length, frame.fin, frame.mask or b""
+        if self.size > self._room:
+            # At once: where it grew with each part, all before would be moved each time.
+            expected = min(self._expected, _PARTS * frame.length)
+            last = self.size if self._fin else max(self.size, expected, 2 * self._room)
+            before = self._content.tell()
+            self._content.seek(last - 1)
+            self._content.write(b"\0")
+            self._content.seek(before)
+            self._room = last
 
     def add(self, data: memoryview) -> memoryview:
         """Take the frame's content out of what has arrived; what is left of that."""
@@ -106,4 +119,5 @@ class Arriving:
 
     def result(self) -> bytes:
         """The message."""
+        self._content.truncate()
         return self._content.getvalue()  # its own bytes, not a copy of them
