@@ -287,7 +287,7 @@ def pump(tls: ssl.SSLSocket, options: argparse.Namespace, *, sends: bool) -> Mea
 
 
 @contextlib.contextmanager
-def measuring():
+def measuring() -> Iterator[Callable[[], Measured]]:
     """Seconds and processor seconds of the block, to be asked for after it."""
     began, used = time.perf_counter(), time.process_time()
     ended: list[Measured] = []

@@ -96,7 +96,7 @@ async def check_change_between_frames() -> None:
 
 
 async def check_parser_between_frames() -> None:
-    """What has arrived behind a frame is taken from the parser there: tests/test_large.py for the rest."""
+    """What has arrived behind a frame is taken from the parser; the rest: tests/test_large.py."""
     made, heard = bounded(100_000)
     made.data_received(text(b"x") + text(bytes(50_000))[:-1])
     assert len(heard) == 1 and not made.protocol.reader.buffer, "Protocol.reader has another buffer"

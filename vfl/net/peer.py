@@ -80,7 +80,8 @@ class Peer(ABC):
         self._stop_recorded = False  # among frames that nobody has received
         self.hashes = False
         """Whether observers ask for digests: then those of LONG payloads are made beside the loop."""
-        self._digest: bytes | None = None  # of the payload that observers hear of
+        self._digest: bytes | None = None  # of the payload that observers hear of, where it is made
+        self._hashed: bytes | None = None  # the same of the frame that `_get` returned last
         self._sends = 0  # that have begun and not come to their number
         self._turns = asyncio.Lock()
         self.unsent = False
@@ -118,9 +119,8 @@ class Peer(ABC):
             self._sends += 1
             try:
                 async with self._turns:
-                    if hashed:
-                        self._digest = await asyncio.wrap_future(begin_hash(payload))
-                    frame = self._next_frame(kind, payload)
+                    digest = await asyncio.wrap_future(begin_hash(payload)) if hashed else None
+                    frame = self._next_frame(kind, payload, digest)
             finally:
                 self._sends -= 1
         else:
@@ -131,10 +131,10 @@ class Peer(ABC):
             self.unsent = True
             raise self.last_words(lost) from None
 
-    def _next_frame(self, kind: str, payload: bytes) -> bytes:
+    def _next_frame(self, kind: str, payload: bytes, digest: bytes | None = None) -> bytes:
         """The frame of a message, which is written down."""
         frame = self._session + self._sent.to_bytes(8, "big") + payload
-        self._record("sent", kind, payload, len(frame))
+        self._record("sent", kind, payload, len(frame), digest)
         self._sent += 1
         return frame
 
@@ -153,6 +153,7 @@ class Peer(ABC):
         PeerStopped when the peer ended the job; PeerLost when the connection broke.
         """
         frame = await self._get()
+        digest, self._hashed = self._hashed, None
         expected = " or ".join(kind.__name__ for kind in kinds)
         # A peer that ends the job may not have come to the binding yet.
         stops = frame[:TAG] == self._unbound and self._stop_in(frame) is not None
@@ -167,7 +168,7 @@ class Peer(ABC):
         except wire.WireError as error:
             raise self.breach(str(error)) from None
         if not (isinstance(message, Stop) and self._stop_recorded):
-            self._record("received", type(message).__name__, payload, len(frame))
+            self._record("received", type(message).__name__, payload, len(frame), digest)
         if isinstance(message, Stop) and Stop not in kinds:
             raise self._stop_error(message)
         return message
@@ -211,7 +212,9 @@ class Peer(ABC):
         digest = self._digest
         return hashlib.sha256(payload).digest() if digest is None else digest
 
-    def _record(self, direction: str, kind: str, payload: bytes, size: int) -> None:
+    def _record(
+        self, direction: str, kind: str, payload: bytes, size: int, digest: bytes | None = None
+    ) -> None:
         traffic = self.traffic
         if direction == "sent":
             traffic.sent[kind] += size
@@ -219,6 +222,7 @@ class Peer(ABC):
         else:
             traffic.received[kind] += size
             traffic.received_messages[kind] += 1
+        self._digest = digest
         try:
             for observer in self.observers:
                 observer(direction, kind, payload)

@@ -216,10 +216,12 @@ class WebSocketPeer(Peer):
             await self._news.wait()
         # Whoever gives up here leaves the frame where it is.
         hashing = self._hashing[0]
-        digest = hashing and await asyncio.shield(asyncio.wrap_future(hashing))
+        digest = None
+        if hashing is not None:
+            digest = await asyncio.shield(asyncio.wrap_future(hashing))
         frame = self._receiving.take()
         self._hashing.popleft()
-        self._digest = digest
+        self._hashed = digest
         if self._receiving.report_is_due:
             self._due.set()
         return frame
