@@ -1,17 +1,25 @@
 """Large frames, which do not go through the parser of `websockets`, and long messages of a peer."""
 
 import asyncio
+import contextlib
 import hashlib
 import random
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from pathlib import Path
 from unittest import mock
 
 import pytest
+from ends import call, made_in, registry, until
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, Protocol, Side
 
+from vfl.errors import PeerError
+from vfl.net import session
 from vfl.net.connection import PIECES, BoundedConnection
 from vfl.net.large import LARGE
-from vfl.net.peer import LONG, MemoryPeer
+from vfl.net.peer import LONG, MemoryPeer, Peer
+from vfl.net.session import WebSocketPeer
 from vfl.net.wire import KIB, MIB
 from vfl.protocols.common.lattice_sums import Query, Vectors
 
@@ -228,5 +236,95 @@ def test_a_long_message_that_nobody_waits_for_any_more_is_not_sent() -> None:
             await sending
         await here.send(Query(3))
         assert (await there.recv(Query)).vectors == 3
+
+    asyncio.run(run())
+
+
+# --- Between two parties -----------------------------------------------------------------------
+
+
+def right_digests(peer: Peer) -> list[tuple[str, str, bool]]:
+    """What the peer's observers hear of, and whether the digest is that of the payload."""
+    heard: list[tuple[str, str, bool]] = []
+
+    def observe(way: str, kind: str, payload: bytes) -> None:
+        heard.append((way, kind, peer.sha256(payload) == hashlib.sha256(payload).digest()))
+
+    peer.hashes = True
+    peer.observers.append(observe)
+    return heard
+
+
+@contextlib.asynccontextmanager
+async def session_in(folder: Path) -> AsyncIterator[tuple[WebSocketPeer, WebSocketPeer]]:
+    """The insurer, who dials, and the registry, as each holds the other."""
+    ends = made_in(folder)
+    async with registry(ends) as listener:
+        here = await call(ends, listener)
+        yield here, await listener.accept()
+        here.drop()
+
+
+def test_long_messages_arrive_whole_both_ways_and_are_written_down(tmp_path: Path) -> None:
+    rng = random.Random(2)
+    contents = [rng.randbytes(size) for size in (LONG - 100, LONG, 5 * MIB + 3, 3 * LONG, MIB)]
+
+    async def run() -> None:
+        async with session_in(tmp_path) as (here, there):
+            heard = [right_digests(one) for one in (here, there)]
+
+            async def say(one: Peer) -> None:
+                for data in contents:
+                    await one.send(Vectors(data))
+                    await one.send(Query(1))
+
+            async def hear(one: Peer) -> None:
+                for data in contents:
+                    assert (await one.recv(Vectors)).data == data
+                    assert (await one.recv(Query)).vectors == 1
+
+            await asyncio.gather(say(here), say(there), hear(here), hear(there))
+            for one in heard:
+                for way in ("sent", "received"):
+                    lines = [line for line in one if line[0] == way]
+                    assert lines == [
+                        (way, kind, True) for _ in contents for kind in ("Vectors", "Query")
+                    ]
+
+    asyncio.run(run())
+
+
+def test_who_gives_up_while_a_digest_is_made_loses_no_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest: Future[bytes] = Future()
+    monkeypatch.setattr(session, "begin_hash", lambda payload: digest)
+
+    async def run() -> None:
+        async with session_in(tmp_path) as (here, there):
+            there.hashes = True
+            await here.send(Vectors(bytes(LONG)))
+            await until(lambda: not there._receiving.is_empty)
+            receiving = asyncio.create_task(there.recv(Vectors))
+            await asyncio.sleep(0.01)
+            receiving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await receiving
+            digest.set_result(b"made")
+            assert (await there.recv(Vectors)).data == bytes(LONG)
+
+    asyncio.run(run())
+
+
+def test_no_digest_of_a_refused_message_is_taken_for_another(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with session_in(tmp_path) as (here, there):
+            heard = right_digests(there)
+            here._sent += 1
+            await here.send(Vectors(bytes(LONG)))
+            with pytest.raises(PeerError, match="a frame out of order"):
+                await there.recv(Vectors)
+            await there.send(Query(1))
+            assert heard == [("sent", "Query", True)]
 
     asyncio.run(run())
