@@ -187,9 +187,9 @@ def test_what_is_sent_is_what_websockets_reads(side: Side, size: int) -> None:
         made, _ = opened(side)
         await made.send_long(data, 64 * KIB, lambda: taken.append(1))
         written = []
-        for call in made.transport.mock_calls:
-            if call[0] in ("write", "writelines"):
-                written += call.args[0] if call[0] == "writelines" else [call.args[0]]
+        for done in made.transport.mock_calls:
+            if done[0] in ("write", "writelines"):
+                written += done.args[0] if done[0] == "writelines" else [done.args[0]]
         return b"".join(written)
 
     other = Protocol(Side.CLIENT if side is Side.SERVER else Side.SERVER, state=OPEN, max_size=MIB)

@@ -35,9 +35,7 @@ SIZES = ("max_size", "max_message_size")
 PARSED = "recv_frame"  # what a protocol calls with each frame that it has parsed
 SENT = "send_frame"  # and with each that it sends
 _DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
-_AT_ONCE = (
-    288 * 1024
-)  # bytes that are decrypted at once: asyncio reads 256 KiB, and has part of a record
+_AT_ONCE = 288 * 1024  # bytes, decrypted at once: asyncio reads 256 KiB, and has part of a record
 
 # websockets reports broken connections with tracebacks; here they all end in one VflError.
 _quiet = logging.Logger("vfl.net.connection", logging.CRITICAL + 1)

@@ -119,7 +119,7 @@ class Peer(ABC):
             self._sends += 1
             try:
                 async with self._turns:
-                    digest = await asyncio.wrap_future(begin_hash(payload)) if hashed else None
+                    digest = await _hash(payload) if hashed else None
                     frame = self._next_frame(kind, payload, digest)
             finally:
                 self._sends -= 1
@@ -233,6 +233,10 @@ class Peer(ABC):
 def begin_hash(payload: bytes | memoryview) -> Future[bytes]:
     """Have the SHA-256 of a payload made beside the loop."""
     return _hashers.submit(lambda: hashlib.sha256(payload).digest())
+
+
+async def _hash(payload: bytes) -> bytes:
+    return await asyncio.wrap_future(begin_hash(payload))
 
 
 def one_line(text: str, most: int = 500) -> str:
