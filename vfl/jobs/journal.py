@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, cast
@@ -27,6 +28,9 @@ _COUNTED = frozenset({LookUp.__name__, LookedUp.__name__})
 """Messages of which the ledger has counts by the minute, as there is one for each row that is scored."""
 _MINUTE = 60.0  # seconds
 _NOTHING = bytes(32)
+_MANY_CORES = 4
+"""With fewer all have work, and threads for digests take a fifth of a second of them for a GB: messages
+wait for them, and are no longer in the processor's memory (benchmarks/transfer.py)."""
 
 _fields = msgspec.msgpack.Decoder(tuple[str, dict[str, msgspec.Raw]])
 
@@ -43,7 +47,7 @@ class Journal:
 
     def watch(self, peer: Peer) -> None:
         """Write down all messages of a session from now on; those that cannot be are not sent."""
-        peer.hashes = True
+        peer.hashes = (os.cpu_count() or 1) >= _MANY_CORES
         peer.observers.append(_Session(self, peer).write_down)
 
     def seal(self, say: Callable[[str], None]) -> None:
