@@ -38,7 +38,8 @@ _RUN = click.option(
 def audit() -> None:
     """Replay what this party did in a run, and check what was replayed at a peer.
 
-    A party keeps what that needs of runs that begin while [party] tape = "all".
+    A party keeps what that needs of runs that begin while [party] tape = "all"; a host of trees with a
+    number such as 0.1 what it needs of a share of them.
     """
 
 
@@ -48,6 +49,8 @@ def audit() -> None:
 def audit_list(party: Path, as_json: bool) -> None:
     """List the runs of which something is kept, the oldest first: who has committed to what it brings,
     and whether this party's part can be replayed; and the models that a host may have audited."""
+    from msgspec import to_builtins
+
     from vfl.jobs.audits import list_audits
     from vfl.jobs.connect import store_of
     from vfl.jobs.kept_evidence import list_evidence
@@ -57,7 +60,8 @@ def audit_list(party: Path, as_json: bool) -> None:
     store = store_of(load_party(party))
     found, audits = list_evidence(store), list_audits(store)
     if as_json:
-        put_json({"runs": [asdict(one) for one in found], "audits": [asdict(one) for one in audits]})
+        runs = [{**asdict(one), "kept": to_builtins(one.kept)} for one in found]
+        put_json({"runs": runs, "audits": [asdict(one) for one in audits]})
         return
     if not found:
         stdout.put('nothing is kept of any run; [party] tape = "all" keeps it of later ones')
@@ -210,6 +214,8 @@ def _certify(
 
 
 def _document(done: "Replay", files: list[Path]) -> dict[str, object]:
+    from msgspec import to_builtins
+
     return {
         "run": done.evidence.run,
         "task": done.evidence.agreement.terms.task,
@@ -222,6 +228,7 @@ def _document(done: "Replay", files: list[Path]) -> dict[str, object]:
                 "of": one.of,
                 "checked": list(one.checked),
                 "relies": list(one.relies),
+                "kept": to_builtins(one.steps),
             }
             for peer, one in done.shown.items()
         },
@@ -245,6 +252,8 @@ def audit_check(party: Path, certificate: Path, auditor: Path | None, as_json: b
     A model that this host has audited is of use once the certificates of its runs hold. Exit code 1
     where it does not hold, or messages came in the run that it does not cover.
     """
+    from msgspec import to_builtins
+
     from vfl.jobs.audits import auditor_of, settle
     from vfl.jobs.certificate import check_certificate
     from vfl.jobs.connect import Site
@@ -273,6 +282,7 @@ def audit_check(party: Path, certificate: Path, auditor: Path | None, as_json: b
                 "went_on_from": made.went_on_from,
                 "checked": made.checked,
                 "relies": made.relies,
+                "kept": to_builtins(found.steps),
             }
         )
     else:

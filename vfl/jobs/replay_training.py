@@ -116,7 +116,7 @@ async def replay_host(run: Rerun) -> None:
     hints = AnsweredHostHints(NO_HINTS, run.answers)
     given = replace(
         given,
-        participant=given.participant.asking(run.sign, run.say).uncounted,
+        participant=run.participant(given.participant),
         checkpoints=Checkpoints(run.last, run.keep),
         hints=hints,
         sums=AnsweredSums(UNCOUNTED, run.answers),

@@ -32,7 +32,7 @@ from vfl.jobs.certificate import Covered, Replayed
 from vfl.jobs.connect import Site
 from vfl.jobs.evidence import Evidence, find_evidence
 from vfl.jobs.names import resolve_model
-from vfl.jobs.rerun import EvidenceDiffers, Rerun, open_rerun
+from vfl.jobs.rerun import EvidenceDiffers, Rerun, missing_of, open_rerun
 from vfl.jobs.show import Show
 from vfl.net.replay import MessageDiffers, TapeEnds
 from vfl.party.audit.conversations import STOP
@@ -258,9 +258,21 @@ async def _play(run: Rerun) -> Replay:
             Covered.left_out(one) if place in peer.left_out else Covered.of(one)
             for place, one in enumerate(sent[: peer.compared])
         ]
-        played = [Covered.of(one) for one in talk.received[: peer.played]]
+        missing = missing_of(run.on_tape, evidence, talk)
+        played = [
+            Covered.left_out(one) if place in missing else Covered.of(one)
+            for place, one in enumerate(talk.received[: peer.played])
+        ]
         shown[name] = Replayed(
-            name, covered, len(talk.sent), run.checked, run.relies, played, run.before, whole
+            name,
+            covered,
+            len(talk.sent),
+            run.checked,
+            run.relies,
+            played,
+            run.before,
+            whole,
+            run.steps if name == terms.guest else None,
         )
     return Replay(evidence, shown, ended)
 
