@@ -2,6 +2,7 @@
 
 import asyncio
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from vfl.errors import ModelError, Refused
@@ -37,13 +38,15 @@ async def present(site: Site, model: str, *, wait: float, show: Show) -> list[st
     if not found:
         return []
     async with hosts_of(site, wait, show, list(found)) as hosts:
-        await together([_present_to(site, host, model, found[host.name], show) for host in hosts])
+        await together([present_to(site, host, model, found[host.name], show) for host in hosts])
     return list(found)
 
 
-async def _present_to(
-    site: Site, host: Peer, model: str, certificates: dict[str, str], show: Show
+async def present_to(
+    site: Site, host: Peer, model: str, certificates: Mapping[str, str], show: Show
 ) -> None:
+    """Hand certificates of a model, by run, to a host, in a session that is about nothing else. Raises
+    as `present`."""
     offer = Offer("audit", new_run(), [host.name], [], model=model)
     await offer_to(site, [host], offer, show)
     last = list(certificates)[-1]
