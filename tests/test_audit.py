@@ -20,12 +20,14 @@ from paillier_key import one_key
 from room import HOSTS
 
 from vfl.cli import main
-from vfl.errors import ModelError, PeerLost
+from vfl.errors import DataError, ModelError, PeerLost
 from vfl.jobs import evidence as kept_evidence
-from vfl.jobs import resume
+from vfl.jobs import replaying, resume
 from vfl.jobs.certificate import check_certificate
 from vfl.jobs.evidence import find_evidence, load_evidence, save_evidence, tape_file, tapes_of
+from vfl.jobs.hints import lock_hints
 from vfl.jobs.record import load_record
+from vfl.jobs.replaying import runs_named
 from vfl.jobs.rerun import EvidenceDiffers
 from vfl.party import identity
 from vfl.party.at_rest import is_encrypted
@@ -105,7 +107,10 @@ def test_trees_replay_that_go_on_with_a_hint(honest: AuditedRoom) -> None:
     replay_all(honest, first)
     replay_all(honest, second)
     assert not honest.replay("insurer", first).shown["bureau"].relies
-    relies = honest.replay("insurer", second).shown["bureau"].relies
+    (run,) = honest.runs("insurer", second)
+    # As a training has them that goes on.
+    with lock_hints(honest.there("insurer").store, run.agreement.terms.alignment or ""):
+        relies = honest.replay("insurer", second).shown["bureau"].relies
     assert relies == [f"on a hint of {host} that came in an earlier run" for host in HOSTS]
     honest.train(LATTICE_GLM)  # has a hint of its own
     shutil.rmtree(honest.there("insurer").store.folder("hint"))
@@ -250,6 +255,39 @@ def test_a_policy_that_has_changed_since_changes_nothing(spoilt: tuple[AuditedRo
         assert room.replay("registry", model).complete
 
 
+def test_a_replay_goes_on_beside_a_training_and_another_replay(honest: AuditedRoom, trees: str) -> None:
+    """It has no lock that a training on the alignment has: to meet one would look like a difference."""
+    (run,) = honest.runs("insurer", trees)
+    with lock_hints(honest.there("insurer").store, run.agreement.terms.alignment or ""):
+        assert honest.replay("insurer", trees).complete
+
+
+def test_what_this_machine_lacks_is_no_difference(spoilt: tuple[AuditedRoom, str]) -> None:
+    room, model = spoilt
+    table = room.federation.parties["bureau"].table
+    table.rename(table.with_name("elsewhere.csv"))
+    with pytest.raises(DataError, match=f"^no file .*{table.name}"):
+        room.replay("bureau", model)
+
+
+def test_a_run_is_named_by_its_first_digits(honest: AuditedRoom, trees: str) -> None:
+    store, (run,) = honest.there("bureau").store, honest.runs("bureau", trees)
+    assert runs_named(store, run.run[:12].upper()) == runs_named(store, run.run) == [run]
+    for name, said in (
+        (run.run[:3], "nothing is kept of a run"),
+        (run.subject[:-1], f"did you mean {run.subject}"),
+        ("claim", "did you mean claims"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            runs_named(store, name)
+    same = [replace(run, run=run.run[:4] + other * 60) for other in "01"]
+    with (
+        mock.patch.object(replaying, "find_evidence", lambda _: same),
+        pytest.raises(ModelError, match=f"2 runs begin with {run.run[:4]}: give more digits"),
+    ):
+        runs_named(store, run.run[:4])
+
+
 def test_what_the_store_answered_is_found_damaged(honest: AuditedRoom) -> None:
     model = honest.train(LATTICE)
     store, (found,) = honest.there("bureau").store, honest.runs("bureau", model)
@@ -318,8 +356,21 @@ def test_an_auditors_own_key(honest: AuditedRoom, trees: str, tmp_path: Path) ->
     found = check_certificate(site, path, load_certificate(tmp_path / "auditor.pem"))
     assert found.complete and found.signed_by == "the auditor auditor"
     other = identity.create(tmp_path / "other", "auditor")
-    with pytest.raises(EvidenceDiffers, match="signed by another auditor than was named"):
+    with pytest.raises(EvidenceDiffers, match="signed by another auditor than was named, one whose"):
         check_certificate(site, path, other.certificate)
+    with pytest.raises(EvidenceDiffers, match="signed by auditor, and insurer was named"):
+        check_certificate(site, path, site.identity.certificate)
+
+
+def test_a_file_of_another_kind_is_no_certificate(honest: AuditedRoom, trees: str) -> None:
+    site, party = honest.there("insurer"), honest.federation.parties["insurer"]
+    for path in (party.file, party.table):
+        with pytest.raises(ModelError, match=f"{path.name} is no certificate of a replay$"):
+            check_certificate(site, path)
+    path = honest.certify("registry", honest.replay("registry", trees), "insurer")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ModelError, match="is damaged: it is no valid JSON"):
+        check_certificate(site, path)
 
 
 # --- Runs that were broken off. ---------------------------------------------------------------------

@@ -165,7 +165,12 @@ def read_certificate(path: Path) -> tuple[ReplayCertificate, Certificate]:
 
 def parse_certificate_of_replay(content: bytes, path: Path) -> tuple[ReplayCertificate, Certificate]:
     """The same of what a file of this name holds."""
-    read = parse_document(content, path)
+    try:
+        read = parse_document(content, path)
+    except ModelError:
+        if FORM.encode() in content[:100]:
+            raise
+        read = None
     if not isinstance(read, dict) or read.get("format") != FORM:
         raise ModelError(f"{path} is no certificate of a replay")
     body = body_of(read, VERSION, path)
@@ -234,7 +239,13 @@ def _check_signer(
 ) -> str:
     if auditor is not None:
         if signer.fingerprint != auditor.fingerprint:
-            raise EvidenceDiffers(f"the certificate is signed by another {signer.name} than was named")
+            named = auditor.name
+            raise EvidenceDiffers(
+                f"the certificate is signed by {signer.name}, and {named} was named"
+                if signer.name != named
+                else f"the certificate is signed by another {named} than was named, one whose own "
+                f"certificate has the fingerprint {signer.fingerprint}"
+            )
         return f"the auditor {signer.name}"
     if made.party not in site.pinned:
         raise ModelError(f"{made.party}, whom the certificate is about, is no peer of this party")

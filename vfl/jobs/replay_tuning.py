@@ -1,6 +1,7 @@
 """Searches for settings played again (rerun.py): by the guest, by a host."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -8,7 +9,6 @@ from dataclasses import replace
 from vfl.jobs.aligned_rows import read_guest_rows
 from vfl.jobs.alignments import load_alignment
 from vfl.jobs.answers import AnsweredHostHints, AnsweredLabels, AnsweredSums
-from vfl.jobs.hints import lock_hints
 from vfl.jobs.judging import judged_parts
 from vfl.jobs.replay_training import GuestHints, host_columns
 from vfl.jobs.rerun import Rerun
@@ -34,8 +34,7 @@ async def replay_guest(run: Rerun) -> None:
     draw = int(answers.ask(FOLDS, str, lambda: ""), 16)
     parts = judged_parts(own, search, draw)
     run.check_table(commits_to(own, parts), own.table.path.name)
-    with lock_hints(site.store, named.name):
-        hints = GuestHints(run, f"{named.name} {kind_of_job(search.job).name}")
+    with contextlib.closing(GuestHints(run, f"{named.name} {kind_of_job(search.job).name}")) as hints:
         work = GuestTrials(
             site,
             search,
@@ -47,11 +46,8 @@ async def replay_guest(run: Rerun) -> None:
             AnsweredLabels(OneAttempt(), answers),
             show,
         )
-        try:
-            while (asked := answers.ask(NEXT, NextTrial | None, lambda: None)) is not None:
-                await TrialWork(work, _AskedAgain(run, asked)).run(run.hosts)
-        finally:
-            hints.close()
+        while (asked := answers.ask(NEXT, NextTrial | None, lambda: None)) is not None:
+            await TrialWork(work, _AskedAgain(run, asked)).run(run.hosts)
     await tell_end(run.hosts)
 
 

@@ -10,7 +10,8 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from vfl.errors import ModelError, VflError
+from vfl.crypto.workers import WorkerDied
+from vfl.errors import ClusterError, ConfigError, DataError, IdentityError, ModelError, VflError
 from vfl.jobs import (
     replay_alignment,
     replay_columns,
@@ -31,7 +32,7 @@ from vfl.jobs.arithmetic import (
 from vfl.jobs.certificate import Covered, Replayed
 from vfl.jobs.connect import Site
 from vfl.jobs.evidence import Evidence, find_evidence
-from vfl.jobs.names import resolve_model
+from vfl.jobs.names import job_of, resolve_model
 from vfl.jobs.rerun import EvidenceDiffers, Rerun, open_rerun
 from vfl.jobs.show import Show
 from vfl.net.replay import MessageDiffers, TapeEnds
@@ -66,6 +67,11 @@ _PLAYERS: Mapping[tuple[str, str], Callable[[Rerun], Awaitable[None]]] = {
 
 _OF = 'with tape = "all" in [party] tapes are kept of all jobs but lookups'
 
+_OF_HERE = (ConfigError, DataError, IdentityError, ClusterError, WorkerDied)
+"""What may stand against a replay and be nothing of the run: no table, no room on the disk."""
+
+_FEWEST = 4  # digits of a run by which it may be named
+
 LooksAtRun = Callable[[Evidence], LooksAt]
 
 
@@ -95,18 +101,26 @@ def runs_named(store: Store, name: str) -> list[Evidence]:
     every = find_evidence(store)
     newest = resolve_model(store, name), resolve_model(store, name, "run")
     names = {*newest, resolve_model(store, name, "alignment")}
-    found = [one for one in every if one.subject in names or _is_digits_of(name, one.run)]
+    found = [one for one in every if one.subject in names] or _run_of_digits(every, name)
     if found:
         return [one for one in found if one.opening is not None or one.forgotten] or found
     if not every:
         raise ModelError(f"nothing is kept of any run that could be replayed: {_OF}")
-    near = nearest_name(name, [one.subject for one in every])
+    subjects = [one.subject for one in every]
+    near = nearest_name(name, [*subjects, *(job_of(one) for one in subjects)])
     advice = f"did you mean {near}?" if near else f"`vfl audit list` names those there are; {_OF}"
     raise ModelError(f"nothing is kept of a run {name}: {advice}")
 
 
-def _is_digits_of(name: str, run: str) -> bool:
-    return len(name) >= 6 and run.startswith(name)
+def _run_of_digits(every: Sequence[Evidence], name: str) -> list[Evidence]:
+    """The run whose first digits are named. Raises ModelError where there are several such."""
+    digits = name.lower()
+    found = [one for one in every if len(digits) >= _FEWEST and one.run.startswith(digits)]
+    if len(found) > 1:
+        raise ModelError(
+            f"{len(found)} runs begin with {name}: give more digits, as `vfl audit list` has"
+        )
+    return found
 
 
 def variables_of(store: Store, runs: Sequence[Evidence]) -> dict[str, str]:
@@ -247,6 +261,8 @@ async def _play(run: Rerun) -> Replay:
     except ModelError:
         raise
     except VflError as error:
+        if evidence.whole and isinstance(error, _OF_HERE):
+            raise
         if evidence.whole:
             raise EvidenceDiffers(f"the run went on to its end, and the replay ends: {error}") from None
         ended = str(error)

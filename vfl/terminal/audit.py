@@ -61,6 +61,10 @@ def put_replay(done: "Replay", files: Sequence[Path]) -> None:
     for peer, shown in done.shown.items():
         same, of = shown.compared, counted(shown.of, "message")
         stdout.put(f"{head}: {same:,} of {of} to {peer} {'is' if same == 1 else 'are'} the program's")
+        if left := len(shown.messages) - same:
+            stdout.put(
+                f"{head}: {counted(left, 'message')} to {peer} left out, of trees that were not drawn"
+            )
     shown = next(iter(done.shown.values()))
     stdout.put(f"{head}: {in_words(shown.checked)} as committed to")
     for one in shown.relies:
