@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -34,6 +35,7 @@ from vfl.party.at_rest import is_encrypted
 from vfl.party.documents import canonical_json, document
 from vfl.party.identity import Identity, load_certificate
 from vfl.party.ledger import FOLDER, months
+from vfl.party.tapes import InTurn, read_tape
 
 ALL = ("insurer", *HOSTS)
 OTHERS = {"insurer": HOSTS, **dict.fromkeys(HOSTS, ("insurer",))}
@@ -412,6 +414,30 @@ def test_a_run_that_goes_on_replays_by_attempt(
         with pytest.raises(EvidenceDiffers, match="attempt abababababab, which is none that this party"):
             honest.check(peer, path)
     assert len({run.opening.secret for name in ALL for run in honest.runs(name, model)}) == 6
+
+
+def test_a_tape_is_on_disk_as_far_as_a_checkpoint_goes(
+    honest: AuditedRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else who is killed could never replay the attempt that goes on from it."""
+    written, seen = resume.Unfinished._write, dict[tuple[str, int], int]()
+
+    def write(self: resume.Unfinished, state: Any) -> None:
+        written(self, state)
+        for name in ("insurer", "bureau"):
+            store = honest.there(name).store
+            if self.name in {path.stem for path in store.files("checkpoint", self.name)}:
+                (run,) = [one.run for one in find_evidence(store) if one.subject == self.name]
+                tapes = [path for path in tapes_of(store, run) if kept_evidence.OWN not in path.name]
+                seen[name, state.done] = sum(len([*read_tape(path.open("rb"))]) for path in tapes)
+
+    monkeypatch.setattr(resume.Unfinished, "_write", write)
+    late = partial(InTurn, enough=1 << 30, seconds=3600.0)  # writes nothing that it is not asked for
+    monkeypatch.setattr(kept_evidence, "InTurn", late)
+    honest.train(JOB)
+    for name in ("insurer", "bureau"):
+        counts = [count for (party, _), count in sorted(seen.items()) if party == name]
+        assert 0 < counts[0] < counts[1]
 
 
 def test_a_full_disk_ends_the_tape_and_not_the_job(

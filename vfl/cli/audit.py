@@ -60,7 +60,9 @@ def audit_list(party: Path, as_json: bool) -> None:
         put_json({"runs": [asdict(one) for one in found], "audits": [asdict(one) for one in audits]})
         return
     if not found:
-        stdout.put('nothing is kept of any run; [party] tape = "all" keeps it of later ones')
+        stdout.put(
+            f'nothing is kept of any run in {store.root}; [party] tape = "all" keeps it of later ones'
+        )
     else:
         put_evidence(found)
     if audits:

@@ -347,7 +347,8 @@ def settle(store: Store, checked: Checked) -> bool:
             which = in_words(list(dict.fromkeys(lacks)))
             raise Refused(
                 f"the certificate of run {made.run[:_DIGITS]} does not cover "
-                f"{counted(len(lacks), 'message')} that it has to ({which}): replay what was drawn"
+                f"{counted(len(lacks), 'message')} that it has to ({which}): replay what was drawn, or "
+                "train anew (`vfl train --fresh`) where its tape does not reach so far"
             )
         shown = replace(audit.runs[made.run], shown=now(), signed_by=checked.signed_by)
         save_audit(store, model, made.party, audit.with_run(made.run, shown))

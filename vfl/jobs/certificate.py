@@ -210,7 +210,8 @@ def check_read(
         raise ModelError(f"{path} is for {made.peer}: ask {made.party} for the one for {own}")
     kept = [one for one in find_evidence(site.store) if one.run == made.run]
     if not kept:
-        raise ModelError(f"nothing is kept here of run {made.run[:12]}, which {path} is about")
+        there = site.store.root
+        raise ModelError(f"nothing is kept in {there} of run {made.run[:12]}, which {path} is about")
     _check_agreement(kept[0].agreement, made)
     ledger = site.store.root / FOLDER
     found = verify(ledger, site.identity.certificate, earlier=site.formerly[site.party.name])

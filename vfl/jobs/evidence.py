@@ -251,6 +251,12 @@ class Keeping:
         answers = self.answers
         return lambda data: answers.ask("signature", bytes, lambda: sign(data))
 
+    def settle(self) -> None:
+        """Have all written that has arrived so far: before a checkpoint is, from which an attempt may go
+        on that is replayed after this one, as far as this one's tape goes."""
+        if self._tapes is not None:
+            self._tapes.settle()
+
     def close(self, *, whole: bool) -> None:
         """The run has ended."""
         if self._evidence is None:
@@ -309,6 +315,10 @@ class _Tapes:
         given = answer()
         self._add(OWN, what, msgspec.msgpack.encode((what, given)))
         return given
+
+    def settle(self) -> None:
+        """Wait until all is written that has arrived."""
+        self._writing.settle()
 
     def close(self) -> Tape:
         """What there is, all of which has been written."""

@@ -105,7 +105,7 @@ def runs_named(store: Store, name: str) -> list[Evidence]:
     if found:
         return [one for one in found if one.opening is not None or one.forgotten] or found
     if not every:
-        raise ModelError(f"nothing is kept of any run that could be replayed: {_OF}")
+        raise ModelError(f"nothing is kept of any run in {store.root} that could be replayed: {_OF}")
     subjects = [one.subject for one in every]
     near = nearest_name(name, [*subjects, *(job_of(one) for one in subjects)])
     advice = f"did you mean {near}?" if near else f"`vfl audit list` names those there are; {_OF}"
@@ -236,7 +236,7 @@ def _state(states: Sequence[State], attempt: Evidence) -> State:
     if not found:
         raise ModelError(
             f"run {attempt.run[:12]} went on after {done:,} steps, to which the tapes of the attempts "
-            "before it do not reach: it cannot be replayed"
+            "before it do not reach, as of a process that was killed: it cannot be replayed"
         )
     return found[-1]
 
