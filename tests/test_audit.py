@@ -34,7 +34,7 @@ from vfl.party import identity
 from vfl.party.at_rest import is_encrypted
 from vfl.party.documents import canonical_json, document
 from vfl.party.identity import Identity, load_certificate
-from vfl.party.ledger import FOLDER, months
+from vfl.party.ledger import FOLDER, JobEntry, Ledger, MessageEntry, decode, months
 from vfl.party.tapes import InTurn, read_tape
 
 ALL = ("insurer", *HOSTS)
@@ -343,6 +343,29 @@ def test_a_certificate_that_says_something_else_does_not_hold(
     checked = honest.check("insurer", honest.certify("registry", short, "insurer"))
     assert not checked.complete
     assert [number for number, _ in checked.uncovered] == [shown.of - 1, shown.of]
+
+
+def test_a_certificate_is_not_held_against_a_ledger_that_was_written_anew(
+    spoilt: tuple[AuditedRoom, str],
+) -> None:
+    """By who has the key: seals that came with runs tell, and the peer is not blamed."""
+    room, model = spoilt
+    path = room.certify("bureau", room.replay("bureau", model), "insurer")
+    site = room.there("insurer")
+    folder = site.store.root / FOLDER
+    lines = [line for month in months(folder) for line in month.read_bytes().splitlines()]
+    shutil.rmtree(folder)
+    for seal in (room.federation.parties["insurer"].folder / "keys").glob("*.seal-*.json"):
+        seal.unlink()
+    forger = Ledger(folder, site.identity, "guest")
+    for entry in (decode(line).entry for line in lines):
+        if isinstance(entry, MessageEntry) and entry.peer == "bureau":
+            forger.append(msgspec.structs.replace(entry, sha256="11" * 32), "nothing")
+        elif isinstance(entry, JobEntry | MessageEntry):
+            forger.append(entry, "nothing")
+    forger.seal()
+    with pytest.raises(EvidenceDiffers, match="this party's own ledger is not whole: no line has the"):
+        room.check("insurer", path)
 
 
 def test_an_auditors_own_key(honest: AuditedRoom, trees: str, tmp_path: Path) -> None:

@@ -24,6 +24,8 @@ from vfl.jobs import audit_draw, presenting, replaying, resume
 from vfl.jobs import training as guest_training
 from vfl.jobs.audit_draw import AuditDraw, AuditShare, Drawing, HostDraw, commit, draw_with
 from vfl.jobs.audits import (
+    AuditedRun,
+    begin_audit,
     check_audited,
     check_outstanding,
     check_signer,
@@ -283,6 +285,25 @@ def test_the_auditor_that_a_host_names_has_to_sign(
     give(room, done, auditor)
     assert room.said["bureau"].has("holds, signed by the auditor auditor")
     room.score(model)
+
+
+@pytest.mark.parametrize("runs", [["a", "b"], ["b", "a"]])
+def test_the_last_attempt_is_no_matter_of_its_digits(
+    room: AuditedRoom, due: str, owed: str, runs: list[str]
+) -> None:
+    """A document has its keys in their own order, not in that of attempts."""
+    store = room.there("bureau").store
+    audit = replace(load_audits(store, due)["insurer"], runs={}, drawn="")
+    for run in runs:
+        audit = audit.with_run(run, AuditedRun())
+    save_audit(store, due, "insurer", replace(audit.with_run(runs[1], AuditedRun([0])), drawn=runs[1]))
+    found = load_audits(store, due)["insurer"]
+    assert (found.state, found.missing) == ("due", [runs[1]])
+    agreement = load_record(store, due)[0].agreement
+    assert agreement is not None
+    begin_audit(store, agreement, "bureau", "insurer")  # as another attempt does
+    found = load_audits(store, due)["insurer"]
+    assert found.state == "not drawn" and len(found.missing) == 3
 
 
 def test_each_host_gets_the_signature_that_it_wants(

@@ -65,7 +65,7 @@ class Audit:
     begun: str  # ISO 8601, UTC
     auditor: str = ""  # fingerprint of who has to sign; empty: the guest
     runs: dict[str, AuditedRun] = field(default_factory=dict)  # by run, in hex
-    drawn: str = ""  # the run whose draw was the last, in hex
+    drawn: str = ""  # the last attempt, in hex, once it has come to its draw
 
     @property
     def state(self) -> State:
@@ -77,7 +77,7 @@ class Audit:
     @property
     def is_drawn(self) -> bool:
         """Whether the last attempt has come to its draw."""
-        return bool(self.runs) and self.drawn == [*self.runs][-1]
+        return bool(self.drawn)
 
     @property
     def missing(self) -> list[str]:
@@ -139,7 +139,7 @@ def begin_audit(store: Store, agreement: Agreement, host: str, peer: str) -> Non
         return
     terms = agreement.terms
     found = load_audits(store, terms.model or "").get(peer) or Audit(demand.probability, now())
-    audit = replace(found, probability=demand.probability, auditor=demand.auditor or "")
+    audit = replace(found, probability=demand.probability, auditor=demand.auditor or "", drawn="")
     save_audit(store, terms.model or "", peer, audit.with_run(terms.run.hex(), AuditedRun()))
 
 

@@ -23,10 +23,9 @@ from vfl.jobs.commitments import Commitments
 from vfl.jobs.connect import Site
 from vfl.jobs.evidence import Evidence, find_evidence
 from vfl.jobs.record import now
-from vfl.jobs.rerun import EvidenceDiffers, check_signature
+from vfl.jobs.rerun import EvidenceDiffers, check_ledger, check_signature
 from vfl.net.replay import Sent
 from vfl.party.audit.conversations import conversations
-from vfl.party.audit.verify import verify
 from vfl.party.documents import body_of, canonical_json, document, parse_document
 from vfl.party.files import reason
 from vfl.party.identity import Certificate, Identity, parse_certificate
@@ -213,10 +212,8 @@ def check_read(
         there = site.store.root
         raise ModelError(f"nothing is kept in {there} of run {made.run[:12]}, which {path} is about")
     _check_agreement(kept[0].agreement, made)
+    check_ledger(site, "this party's own ledger")
     ledger = site.store.root / FOLDER
-    found = verify(ledger, site.identity.certificate, earlier=site.formerly[site.party.name])
-    if found.damage:
-        raise EvidenceDiffers(f"this party's own ledger is not whole: {found.damage[0]}")
     _check_attempts(site, made)
     talk = conversations(ledger, made.run).get(made.party)
     _check_played([] if talk is None else talk.sent, made, site.party.name)
@@ -228,7 +225,7 @@ def check_read(
         elif Covered.of(mine) != theirs:
             raise EvidenceDiffers(
                 f"message {number:,} of {made.party} in the run is not the one of the replay: it was "
-                f"{mine}, and the certificate has {theirs.type} of {counted(theirs.bytes, 'byte')}"
+                f"{mine}, and the certificate has {_in_words(theirs, mine)}"
             )
     rest = received[len(made.messages) :]
     uncovered += [(number, one.kind) for number, one in enumerate(rest, len(made.messages) + 1)]
@@ -298,9 +295,15 @@ def _check_played(sent: Sequence[Sent], made: ReplayCertificate, own: str) -> No
             was = "there was none" if mine is None else f"it was {mine}"
             raise EvidenceDiffers(
                 f"message {number:,} of {own}, against which {made.party} was replayed, is not the one "
-                f"that left here: {was}, and the replay had {played.type} of "
-                f"{counted(played.bytes, 'byte')}"
+                f"that left here: {was}, and the replay had {_in_words(played, mine)}"
             )
+
+
+def _in_words(covered: Covered, mine: Sent | None) -> str:
+    """A message of a certificate, in place of which there is another one here."""
+    if mine is not None and (covered.type, covered.bytes) == (mine.kind, mine.size):
+        return "one of as many bytes and other content"
+    return f"{covered.type} of {counted(covered.bytes, 'byte')}"
 
 
 def _signed(content: object) -> bytes:
