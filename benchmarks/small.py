@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -109,12 +109,16 @@ def tables(options: argparse.Namespace, parties: Sequence[str] = PARTIES) -> Spl
     return Split(found, features, {party: [] for party in parties})
 
 
-def start(folder: Path, *arguments: str) -> "subprocess.Popen[bytes]":
-    """A command of a party, which says what it has to say to the file `said`."""
+def start(
+    folder: Path, *arguments: str, environment: Mapping[str, str] | None = None
+) -> "subprocess.Popen[bytes]":
+    """A command of a party, which says what it has to say to the file `said`. `environment`: if it has
+    another than this process."""
     with (folder / "said").open("wb") as said:
         return subprocess.Popen(
             [sys.executable, "-m", "vfl.cli", *arguments],
             cwd=folder,
+            env=environment,
             stdout=said,
             stderr=said,
             preexec_fn=local.with_parent(signal.SIGKILL),

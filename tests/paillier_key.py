@@ -2,7 +2,7 @@
 
 import random
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache, lru_cache
 from unittest import mock
@@ -17,7 +17,7 @@ from vfl.protocols.common import key as key_messages
 _MADE = PrivateKey.generate(2048, random.Random(2050).getrandbits)
 KEY = PrivateKey(int(_MADE._p), int(_MADE._q))  # what it draws is random
 
-_by_others = PublicKey._nth_power
+_by_others = PublicKey._nth_powers
 _prove, _check = PrivateKey.proof, PublicKey.check_proof
 _proof_of = cache(_prove)
 _generate = PrivateKey.generate
@@ -26,10 +26,11 @@ _SHORT = 64  # bits
 _held: set[tuple[PublicKey, bytes]] = set()
 
 
-def _by_the_owner(key: PublicKey, random_bits: RandomBits) -> mpz:
+def _by_the_owner(key: PublicKey, sources: Sequence[RandomBits]) -> list[mpz]:
     if key != KEY.public:
-        return _by_others(key, random_bits)
-    return KEY._obfuscator(random_bits(8 * KEY.drawn).to_bytes(KEY.drawn, "little"))
+        return _by_others(key, sources)
+    drawn = [random_bits(8 * KEY.drawn).to_bytes(KEY.drawn, "little") for random_bits in sources]
+    return KEY._obfuscators(drawn)
 
 
 def _proof(key: PrivateKey) -> bytes:
@@ -44,11 +45,11 @@ def _check_once(key: PublicKey, proof: bytes) -> None:
 
 @lru_cache(maxsize=4)
 def _powers_of_one(key: PublicKey) -> FixedBase:
-    return FixedBase(_by_others(key, secrets.randbits), key.n_squared, _SHORT)
+    return FixedBase(_by_others(key, [secrets.randbits])[0], key.n_squared, _SHORT)
 
 
-def _power_of_one(key: PublicKey, random_bits: RandomBits) -> mpz:
-    return _powers_of_one(key).power(random_bits(_SHORT))
+def _powers_of_one_base(key: PublicKey, sources: Sequence[RandomBits]) -> list[mpz]:
+    return _powers_of_one(key).powers([random_bits(_SHORT) for random_bits in sources])
 
 
 _public_key = lru_cache(maxsize=8)(PublicKey)
@@ -62,7 +63,7 @@ def draw_quickly() -> None:
     """From now on in this process: `one_key`, and under any key n-th powers that are powers of one. For
     parties whose own messages are looked at by nobody who could tell."""
     _until_the_end.enter_context(one_key())
-    PublicKey._nth_power = _power_of_one  # type: ignore[method-assign]
+    PublicKey._nth_powers = _powers_of_one_base  # type: ignore[method-assign]
     # What is forked from this process has the tables, and knows that the proof holds.
     KEY.warm()
     public = key_messages.PublicKey(int(KEY.public.n))
@@ -96,7 +97,7 @@ def quick_key() -> Iterator[None]:
     powers as its owner does, in a hundredth of the time.
     """
     with (
-        mock.patch.object(PublicKey, "_nth_power", _by_the_owner),
+        mock.patch.object(PublicKey, "_nth_powers", _by_the_owner),
         mock.patch.object(PrivateKey, "proof", _proof),
         mock.patch.object(PublicKey, "check_proof", _check_once),
         mock.patch.object(key_messages, "PublicKey", _one_object),

@@ -7,7 +7,7 @@ base as well, which suffice where n has two primes of the usual kind: there it r
 
 import random
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache, reduce
 from itertools import pairwise
 
@@ -264,11 +264,12 @@ def test_whatever_goes_to_the_owner_has_an_obfuscator_of_its_own(scenario: str) 
     """All that comes to a party that lacks the key has none here, so that what it sends has its own."""
     drawn: list[mpz] = []
     sent: list[bytes] = []
-    draw, send = PrivateKey._obfuscator, MemoryPeer.send
+    draw, send = PrivateKey._obfuscators, MemoryPeer.send
 
-    def nth_power(key: PublicKey, random_bits: RandomBits) -> mpz:
-        drawn.append(draw(KEY, random_bits(8 * KEY.drawn).to_bytes(KEY.drawn, "little")))
-        return drawn[-1]
+    def nth_powers(key: PublicKey, sources: Sequence[RandomBits]) -> list[mpz]:
+        taken = [random_bits(8 * KEY.drawn).to_bytes(KEY.drawn, "little") for random_bits in sources]
+        drawn.extend(powers := draw(KEY, taken))
+        return powers
 
     async def watched(peer: MemoryPeer, message: Message) -> None:
         if type(message).__name__ in SENT:
@@ -276,8 +277,8 @@ def test_whatever_goes_to_the_owner_has_an_obfuscator_of_its_own(scenario: str) 
         await send(peer, message)
 
     with roles.in_memory(), pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PrivateKey, "_obfuscator", lambda key, drawn: mpz(1))
-        patch.setattr(PublicKey, "_nth_power", nth_power)
+        patch.setattr(PrivateKey, "_obfuscators", lambda key, drawn: [mpz(1)] * len(drawn))
+        patch.setattr(PublicKey, "_nth_powers", nth_powers)
         patch.setattr(PublicKey, "conceal", lambda key, ciphertexts, random_bits=None: ciphertexts)
         patch.setattr(MemoryPeer, "send", watched)
         run = play(roles.SCENARIOS[scenario]())

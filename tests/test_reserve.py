@@ -1,7 +1,7 @@
 """Obfuscators made in spare time, by the key's owner and by others."""
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import gmpy2
 import numpy as np
@@ -168,13 +168,11 @@ def is_nth_power(c: gmpy2.mpz) -> bool:
 def test_others_draw_powers_and_then_products_of_them(small_pool: None) -> None:
     """Each once, whether made in spare time or when asked for."""
     asked: list[tuple[int, bool]] = []
-    before = PublicKey.obfuscators
+    before = PublicKey.obfuscators_from
 
-    def noted(
-        key: PublicKey, count: int, pool: Ciphertexts | None, random_bits: RandomBits
-    ) -> Ciphertexts:
-        asked.append((count, pool is not None))
-        return before(key, count, pool, random_bits)
+    def noted(key: PublicKey, sources: Sequence[RandomBits], pool: Ciphertexts | None) -> Ciphertexts:
+        asked.append((len(sources), pool is not None))
+        return before(key, sources, pool)
 
     async def run() -> Ciphertexts:
         reserve = Reserve(Threads(PUBLIC), 5, SECRET)
@@ -194,7 +192,7 @@ def test_others_draw_powers_and_then_products_of_them(small_pool: None) -> None:
         return np.concatenate(drawn)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(PublicKey, "obfuscators", noted)
+        patch.setattr(PublicKey, "obfuscators_from", noted)
         drawn = asyncio.run(run())
     assert len(drawn) == len({one.tobytes() for one in drawn}) == 46
     assert all(map(is_nth_power, PUBLIC.integers(drawn)))

@@ -36,6 +36,24 @@ def inlined(function: F) -> F:
     return cast(F, _Kernel(function, inline="always"))
 
 
+def instruction(make: Callable[[], object]) -> Any:
+    """What `make` returns, an intrinsic of numba's, as a function for kernels; made with the first of
+    them, as numba is imported no sooner."""
+    return _Instruction(make)
+
+
+def features() -> frozenset[str]:
+    """What the processor has that kernels are compiled for, by LLVM's names after a +; none where they
+    are not compiled. NUMBA_CPU_NAME may name less than the processor at hand."""
+    import numba
+    from numba.core.registry import cpu_target
+
+    if cast(Any, numba.config).DISABLE_JIT:
+        return frozenset()
+    _, _, found = cpu_target.target_context.codegen().magic_tuple()
+    return frozenset(found.split(","))
+
+
 def is_compiled(function: Callable[..., object]) -> bool:
     """Whether a kernel, or another one beside it, has been called before, so that a call costs its loop
     alone."""
@@ -94,6 +112,13 @@ class _Kernel:
                 if value._compiled is None and value not in made:
                     value._make(made)
                 known[name] = value._compiled or made[value]
+
+
+class _Instruction(_Kernel):
+    """An intrinsic, which is numba's from the start."""
+
+    def _make(self, made: dict[_Kernel, Callable[..., object]]) -> None:
+        made[self] = cast(Callable[..., object], self._function())
 
 
 def _with_globals(function: Callable[..., object], known: dict[str, object]) -> Callable[..., object]:

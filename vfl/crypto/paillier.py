@@ -25,18 +25,19 @@ Obfuscators:
 Keys hold no source of random numbers: whoever asks for obfuscators says where they are drawn from.
 """
 
-import ctypes
 import hashlib
 import secrets
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from itertools import islice
-from typing import Self
+from typing import Self, cast
 
 import gmpy2
 import numpy as np
-from gmpy2 import mpz, xmpz
+from gmpy2 import mpz
 from numpy.typing import NDArray
 
+from vfl.crypto.montgomery import Montgomery, montgomery, numbers_of, rows_of
 from vfl.crypto.powers import FixedBase, RandomBits, RandomProducts, elements_needed
 from vfl.crypto.randomness import Entropy
 
@@ -49,6 +50,7 @@ _SMALL_PRIMES = gmpy2.primorial(1 << 16)
 _SMALLEST_PRIMES = gmpy2.primorial(1 << 8)
 _ROOTS = 8  # of a proof: a wrong modulus passes with 2^-16 each, as it has no factor below 2^16
 _BLOCK = 4096  # rows that are integers at one time
+_PAIRS = 1 << 18  # rows and columns that are in order of their cells at one time, at least
 
 
 class InvalidCiphertext(ValueError):
@@ -73,6 +75,11 @@ class PublicKey:
         self._products: tuple[Ciphertexts, RandomProducts] | None = None  # a pool, and of what is in it
         self._short: tuple[int, FixedBase] | None = None
 
+    @cached_property
+    def _lanes(self) -> Montgomery | None:
+        """Products modulo n^2 of eight at a time, where the processor has them."""
+        return montgomery(self.n_squared, self.width)
+
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PublicKey) and self.n == other.n
 
@@ -85,22 +92,11 @@ class PublicKey:
 
     def integers(self, ciphertexts: Ciphertexts) -> list[mpz]:
         """The ciphertexts as integers."""
-        # All rows as one number, copied limb by limb, are cut up six times faster than each is read by
-        # mpz.from_bytes, which goes byte by byte and would cost a quarter of a product.
-        data, count = np.ascontiguousarray(ciphertexts), len(ciphertexts)
-        limbs = data.nbytes * 8 // gmpy2.mp_limbsize()
-        if not limbs:
-            return []
-        whole = xmpz()
-        ctypes.memmove(whole.limbs_write(limbs), data.ctypes.data, data.nbytes)
-        whole.limbs_finish(limbs)
-        rows: list[mpz] = gmpy2.unpack(whole, 8 * self.width)
-        return rows + [mpz(0)] * (count - len(rows))
+        return numbers_of(ciphertexts)
 
     def array(self, integers: Sequence[mpz]) -> Ciphertexts:
         """The ciphertexts of these integers."""
-        data = b"".join([x.to_bytes(self.width, "little") for x in integers])
-        return np.frombuffer(data, np.uint8).reshape(len(integers), self.width)
+        return rows_of(integers, self.width)
 
     def parse(self, data: bytes) -> Ciphertexts:
         """Ciphertexts that a peer sent. Raises InvalidCiphertext unless all are units modulo n."""
@@ -112,11 +108,15 @@ class PublicKey:
 
     def check(self, ciphertexts: Ciphertexts) -> None:
         """Raises InvalidCiphertext unless all are units modulo n."""
+        # Nearly all are in range by their highest word.
+        words = np.ascontiguousarray(ciphertexts).view(np.uint64)[:, -1]
+        doubtful = (words == 0) | (words >= int(self.n_squared >> (8 * self.width - 64)))
+        if not all(0 < c < self.n_squared for c in self.integers(ciphertexts[doubtful])):
+            raise InvalidCiphertext("a ciphertext out of range")
+        whole = self.sum_runs(ciphertexts, np.array([len(ciphertexts)])[: len(ciphertexts)])
         product = mpz(1)
-        for c in self.integers(ciphertexts):
-            if not 0 < c < self.n_squared:
-                raise InvalidCiphertext("a ciphertext out of range")
-            product = product * c % self.n
+        for c in self.integers(whole):
+            product = c % self.n
         if gmpy2.gcd(product, self.n) != 1:
             raise InvalidCiphertext("a ciphertext that is not invertible")
 
@@ -125,6 +125,8 @@ class PublicKey:
 
         Run i ends (exclusive) at ends[i], where the next one starts; none is empty.
         """
+        if self._lanes is not None:
+            return self._lanes.products(ciphertexts, np.arange(len(ciphertexts)), ends)
         n_squared, rows = self.n_squared, iter(self.integers(ciphertexts))
         sums = []
         for length in np.diff(ends, prepend=0).tolist():
@@ -147,6 +149,8 @@ class PublicKey:
         """
         if any(len(column) != len(rows) for column in cells):
             raise ValueError("a cell for each row is needed")
+        if self._lanes is not None:
+            return self._sum_cells(self._lanes, ciphertexts, rows, cells, count)
         n_squared = self.n_squared
         sums = [mpz(1)] * count
         for start in range(0, len(rows), _BLOCK):
@@ -160,8 +164,30 @@ class PublicKey:
                     sums[cell] = sums[cell] * x % n_squared
         return self.array(sums)
 
+    @staticmethod
+    def _sum_cells(
+        lanes: Montgomery,
+        ciphertexts: Ciphertexts,
+        rows: NDArray[np.int64],
+        cells: Sequence[NDArray[np.integer]],
+        count: int,
+    ) -> Ciphertexts:
+        """The same by runs of each cell's rows."""
+        total: Ciphertexts | None = None
+        size = max(_PAIRS, 16 * count) // max(1, len(cells))
+        for start in range(0, max(1, len(rows)), max(1, size)):
+            own = rows[start : start + size]
+            to = np.concatenate([own[:0], *(column[start : start + size] for column in cells)])
+            order = np.argsort(to, kind="stable")
+            ends = np.cumsum(np.bincount(to, minlength=count))
+            sums = lanes.products(ciphertexts, np.tile(own, len(cells))[order], ends)
+            total = sums if total is None else lanes.times(total, sums)
+        return cast(Ciphertexts, total)
+
     def add(self, a: Ciphertexts, b: Ciphertexts) -> Ciphertexts:
         """Element-wise sums."""
+        if self._lanes is not None:
+            return self._lanes.times(a, b)
         pairs = zip(self.integers(a), self.integers(b), strict=True)
         return self.array([x * y % self.n_squared for x, y in pairs])
 
@@ -200,6 +226,8 @@ class PublicKey:
 
         The caller sees to it that the plaintext holds slots * slot_bits bits (crypto/packing.py).
         """
+        if self._lanes is not None:
+            return self._lanes.horner(ciphertexts, slots, slot_bits)
         shift = mpz(1) << slot_bits
         values = self.integers(ciphertexts)
         packed = []
@@ -236,15 +264,22 @@ class PublicKey:
         (powers.RandomProducts), which takes a fifth of the work. Those in the pool may have been used as
         obfuscators, each once: given all of them, the products are still uniform.
         """
+        return self.obfuscators_from([random_bits] * count, pool)
+
+    def obfuscators_from(
+        self, sources: Sequence[RandomBits], pool: Ciphertexts | None = None
+    ) -> Ciphertexts:
+        """`obfuscators`, one from each of these sources of random bits."""
         if pool is None:
-            return self.array([self._nth_power(random_bits) for _ in range(count)])
+            return self.array(self._nth_powers(sources))
         if len(pool) != self.pool_size:
             raise ValueError(f"a pool of {len(pool)} n-th powers, {self.pool_size} are needed")
         known = self._products
         if known is None or (known[0] is not pool and not np.array_equal(known[0], pool)):
-            known = self._products = pool, RandomProducts(self.integers(pool), self.n_squared)
+            made = RandomProducts(self.integers(pool), self.n_squared, self._lanes)
+            known = self._products = pool, made
         _, products = known
-        return self.array([products.draw(random_bits) for _ in range(count)])
+        return self.array(products.drawn(sources))
 
     @property
     def pool_size(self) -> int:
@@ -270,11 +305,10 @@ class PublicKey:
         if self._short is None:
             bits = SHORT_EXPONENT[self.bits]
             base = gmpy2.powmod(self._root, 2 * self.n, self.n_squared)
-            self._short = bits, FixedBase(base, self.n_squared, bits)
+            self._short = bits, FixedBase(base, self.n_squared, bits, self._lanes)
         bits, base = self._short
-        return self.array(
-            [x * base.power(random_bits(bits)) % self.n_squared for x in self.integers(ciphertexts)]
-        )
+        powers = base.powers([random_bits(bits) for _ in range(len(ciphertexts))])
+        return self.add(ciphertexts, self.array(powers))
 
     def times(self, ciphertexts: Ciphertexts, factors: Sequence[int]) -> Ciphertexts:
         """Element-wise products of plaintexts with integers.
@@ -320,19 +354,25 @@ class PublicKey:
             digest = hashlib.shake_256(b"vfl key proof\0" + bytes([i]) + modulus).digest(width + 16)
             yield mpz(int.from_bytes(digest, "big")) % self.n
 
-    def _nth_power(self, random_bits: RandomBits) -> mpz:
-        """The n-th power of a uniform unit modulo n, which decides it modulo n^2."""
+    def _nth_powers(self, sources: Sequence[RandomBits]) -> list[mpz]:
+        """The n-th power of a uniform unit modulo n from each source, which decides it modulo n^2."""
+        units = [self._unit(random_bits) for random_bits in sources]
+        if self._lanes is not None:
+            return numbers_of(self._lanes.power(self.array(units), self.n))
+        return [gmpy2.powmod(unit, self.n, self.n_squared) for unit in units]
+
+    def _unit(self, random_bits: RandomBits) -> mpz:
         while not 0 < (unit := mpz(random_bits(self.bits))) < self.n or gmpy2.gcd(unit, self.n) > 1:
             pass
-        return gmpy2.powmod(unit, self.n, self.n_squared)
+        return unit
 
 
 class PrivateKey:
     """The guest's key: encrypts fast and decrypts, both by the Chinese remainder theorem.
 
     What is raised to a secret number on behalf of others, to decrypt or to prove, takes a time that does
-    not depend on it (GMP's mpz_powm_sec), at 1.4 times the work. Making a key and encrypting from tables
-    do not: docs/security.md, side channels.
+    not depend on it (crypto/montgomery.py, or GMP's mpz_powm_sec). Making a key and encrypting from
+    tables do not: docs/security.md, side channels.
     """
 
     def __init__(
@@ -380,7 +420,8 @@ class PrivateKey:
         if obfuscators is None:
             obfuscators = self.obfuscators(len(plaintexts))
         ready = zip(self.public.integers(obfuscators), plaintexts, strict=True)
-        return self.public.array([r * (1 + m * n) % n_squared for r, m in ready])
+        # r (1 + m n) is r + n (r m modulo n) modulo n^2: numbers half as long.
+        return self.public.array([(r + n * (r % n * m % n)) % n_squared for r, m in ready])
 
     def obfuscators(self, count: int, entropy: Entropy = secrets.token_bytes) -> Ciphertexts:
         """Encryptions of zero, for `encrypt`: nearly all of its work, done ahead.
@@ -389,7 +430,7 @@ class PrivateKey:
         """
         size, data = self.drawn, entropy(self.drawn * count)
         return self.public.array(
-            [self._obfuscator(data[at : at + size]) for at in range(0, len(data), size)]
+            self._obfuscators([data[at : at + size] for at in range(0, len(data), size)])
         )
 
     @property
@@ -402,14 +443,10 @@ class PrivateKey:
 
     def decrypt(self, ciphertexts: Ciphertexts) -> list[int]:
         """The plaintexts, centred: below n / 2 in size."""
-        n, half = self.public.n, self.public.n // 2
-        plaintexts = map(self._plaintext, self.public.integers(ciphertexts))
+        n, half, integers = self.public.n, self.public.n // 2, self.public.integers(ciphertexts)
+        halves = zip(self._at_p.decrypt(integers), self._at_q.decrypt(integers), strict=True)
+        plaintexts = [a + self._p * ((b - a) * self._p_inverse % self._q) for a, b in halves]
         return [int(m if m <= half else m - n) for m in plaintexts]
-
-    def _plaintext(self, c: mpz) -> mpz:
-        """The plaintext of a ciphertext, in [0, n)."""
-        m_p, m_q = self._at_p.decrypt(c), self._at_q.decrypt(c)
-        return m_p + self._p * ((m_q - m_p) * self._p_inverse % self._q)
 
     def proof(self) -> bytes:
         """The n-th roots of the challenges: `PublicKey.check_proof`."""
@@ -430,17 +467,19 @@ class PrivateKey:
 
     def warm(self) -> None:
         """Make the tables of the fixed bases now rather than at first use."""
-        self._obfuscator(bytes(self.drawn))
+        self._obfuscators([bytes(self.drawn)])
 
-    def _obfuscator(self, drawn: bytes) -> mpz:
+    def _obfuscators(self, drawn: Sequence[bytes]) -> list[mpz]:
+        """One from the bytes of each."""
         if self._full_exponents:
-            half = len(drawn) // 2
-            at_p = self._at_p.power_below_order(int.from_bytes(drawn[:half], "little"))
-            at_q = self._at_q.power_below_order(int.from_bytes(drawn[half:], "little"))
-            return self._join(at_p, at_q)
-        bits = SHORT_EXPONENT[self.public.bits]
-        exponent = int.from_bytes(drawn[: bits // 8], "little")
-        return self._join(self._at_p.power(exponent, bits), self._at_q.power(exponent, bits))
+            half = self.drawn // 2
+            at_p = self._at_p.powers_below_order([int.from_bytes(x[:half], "little") for x in drawn])
+            at_q = self._at_q.powers_below_order([int.from_bytes(x[half:], "little") for x in drawn])
+        else:
+            bits = SHORT_EXPONENT[self.public.bits]
+            exponents = [int.from_bytes(x[: bits // 8], "little") for x in drawn]
+            at_p, at_q = self._at_p.powers(exponents, bits), self._at_q.powers(exponents, bits)
+        return [self._join(a, b) for a, b in zip(at_p, at_q, strict=True)]
 
     def _join(self, a: mpz, b: mpz) -> mpz:
         """The number that is a modulo p^2 and b modulo q^2."""
@@ -461,21 +500,32 @@ class _Half:
         # L((1 + n)^(p-1) mod p^2) = (p - 1) q = -q modulo p
         self._scale = gmpy2.invert(-other, prime)
 
-    def power(self, exponent: int, bits: int) -> mpz:
-        """h ** exponent modulo p^2, for exponents of `bits` bits, always the same number."""
+    @cached_property
+    def _lanes(self) -> Montgomery | None:
+        """Products modulo p^2 of eight at a time, where the processor has them."""
+        return montgomery(self.square, -(-self.square.bit_length() // 64) * 8)
+
+    def powers(self, exponents: Sequence[int], bits: int) -> list[mpz]:
+        """h ** each modulo p^2, for exponents of `bits` bits, always the same number."""
         if self._base is None:
             h = gmpy2.powmod(self._root, 2 * self._n, self.square)
-            self._base = FixedBase(h, self.square, bits)
-        return self._base.power(exponent)
+            self._base = FixedBase(h, self.square, bits, self._lanes)
+        return self._base.powers(exponents)
 
-    def power_below_order(self, number: int) -> mpz:
-        """A power with this exponent modulo the order of the group of n-th powers."""
-        return self.power(int(number % (self.prime - 1)), self.prime.bit_length())
+    def powers_below_order(self, numbers: Sequence[int]) -> list[mpz]:
+        """Powers with these exponents modulo the order of the group of n-th powers."""
+        exponents = [int(number % (self.prime - 1)) for number in numbers]
+        return self.powers(exponents, self.prime.bit_length())
 
-    def decrypt(self, c: mpz) -> mpz:
-        """The plaintext modulo p, in [0, p)."""
-        u = gmpy2.powmod_sec(c, self.prime - 1, self.square)
-        return (u - 1) // self.prime * self._scale % self.prime
+    def decrypt(self, ciphertexts: Sequence[mpz]) -> list[mpz]:
+        """The plaintexts modulo p, in [0, p)."""
+        order, square = self.prime - 1, self.square
+        if self._lanes is not None:
+            reduced = self._lanes.rows([c % square for c in ciphertexts])
+            powers = numbers_of(self._lanes.power(reduced, order))
+        else:
+            powers = [gmpy2.powmod_sec(c, order, square) for c in ciphertexts]
+        return [(u - 1) // self.prime * self._scale % self.prime for u in powers]
 
 
 def random_prime(bits: int, random_bits: RandomBits) -> mpz:

@@ -11,12 +11,13 @@ from typing import Generic, TypeVar
 
 import numpy as np
 
+from vfl.crypto.montgomery import LANES
 from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
 from vfl.crypto.randomness import Randomness, Stream
 from vfl.crypto.workers import Workers
 
 _OWN = 32  # obfuscators of a task by the key's owner: few, so that what is urgent waits for milliseconds
-_POWERS = 4  # n-th powers of a task
+_POWERS = LANES  # n-th powers of a task
 _PRODUCTS = 16  # products of n-th powers of a task
 
 K = TypeVar("K", PublicKey, PrivateKey)
@@ -168,6 +169,4 @@ def _obfuscators(
     """Each has a stream of its own, as a unit may take several numbers."""
     drawn = Randomness(secret)
     numbers = range(first, first + count)
-    return np.concatenate(
-        [key.obfuscators(1, pool, drawn.at("obfuscator", number).bits) for number in numbers]
-    )
+    return key.obfuscators_from([drawn.at("obfuscator", number).bits for number in numbers], pool)

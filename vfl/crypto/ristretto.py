@@ -50,7 +50,6 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.core.base import BaseContext
-from numba.core.registry import cpu_target
 from numba.core.typing.templates import Signature
 from numba.extending import (
     NativeValue,
@@ -64,7 +63,7 @@ from numba.extending import (
 from numpy.typing import NDArray
 
 from vfl.arrays import Bytes
-from vfl.kernels import kernel
+from vfl.kernels import features, kernel
 
 SignedWords = NDArray[np.int64]
 Compiled = Callable[..., Any]
@@ -929,9 +928,7 @@ class Kernels:
 @cache
 def fastest() -> Kernels | None:
     """The kernels for this processor, or None where libsodium does as well."""
-    # What numba compiles for; NUMBA_CPU_NAME may name less than the processor at hand.
-    _, _, features = cpu_target.target_context.codegen().magic_tuple()
-    has = set(features.split(","))
+    has = features()
     if {"+avx512f", "+avx512ifma"} <= has:
         return Kernels(IFMA)
     if "+avx512f" in has:

@@ -7,6 +7,7 @@ from itertools import pairwise
 import numpy as np
 
 from vfl.arrays import Integers
+from vfl.crypto.montgomery import LANES
 from vfl.crypto.packing import SumPacking
 from vfl.crypto.paillier import Ciphertexts, PrivateKey, PublicKey
 from vfl.crypto.randomness import Randomness, Stream
@@ -98,15 +99,20 @@ async def pack_and_rerandomise(
 ) -> Ciphertexts:
     """Many sums in each ciphertext, under fresh obfuscators: fit to leave the host."""
     workers = reserve.workers
-    slots = packing.slots
-    starts = range(0, len(ciphertexts), slots)
-    obfuscators = await reserve.draw(len(starts))
+    slots, count = packing.slots, packing.ciphertexts(len(ciphertexts))
+    obfuscators = await reserve.draw(count)
+    size = max(1, min(LANES, -(-count // workers.width)))
     tasks = [
-        (ciphertexts[start : start + slots], packing.slot_bits, slots, obfuscators[i : i + 1])
-        for i, start in enumerate(starts)
+        (
+            ciphertexts[i * slots : (i + size) * slots],
+            packing.slot_bits,
+            slots,
+            obfuscators[i : i + size],
+        )
+        for i in range(0, count, size)
     ]
-    workers.operations["pack"] += len(ciphertexts) - len(tasks)
-    workers.operations["rerandomise"] += len(tasks)
+    workers.operations["pack"] += len(ciphertexts) - count
+    workers.operations["rerandomise"] += count
     packed = await workers.map(_pack, tasks)
     return np.concatenate([ciphertexts[:0], *packed])
 

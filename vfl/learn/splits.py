@@ -26,7 +26,7 @@ from vfl.blocks.engine import ENGINE, Rows
 from vfl.kernels import is_compiled, kernel
 from vfl.learn.binning import Binned, Column, Features
 
-_UNCOMPILED = 1 << 20
+UNCOMPILED = 1 << 20
 """Additions for which to import numba, which takes as long as a hundred million, does not pay."""
 
 
@@ -247,7 +247,7 @@ def block_histograms(
     sums = np.zeros((slots, flat.cells), np.int64)
     rows = np.flatnonzero(slot_of_row >= 0)
     values = np.ones(1, np.int64) if weights is None else weights
-    if work > _UNCOMPILED:
+    if work > UNCOMPILED:
         _add(codes, flat.offsets, rows, slot_of_row, values, sums)
         return sums
     cells = sums.reshape(-1)
@@ -255,47 +255,6 @@ def block_histograms(
     for column, offset in zip(codes, flat.offsets, strict=True):
         np.add.at(cells, start + (offset + column[rows]), of_rows)
     return sums
-
-
-def level_histograms(
-    codes: NDArray[np.uint8],
-    flat: Cells,
-    slot_of_row: Integers,
-    slots: int,
-    gradients: tuple[Integers, Integers],
-    work: int,
-) -> Integers:
-    """Of a block, sums of gradients, sums of hessians and row counts as `block_histograms` has them one
-    by one, shape (3, slots, cells)."""
-    if work <= _UNCOMPILED:
-        return np.stack(
-            [block_histograms(codes, flat, slot_of_row, slots, of, work) for of in (*gradients, None)]
-        )
-    rows = np.flatnonzero(slot_of_row >= 0)
-    sums = np.zeros((slots, flat.cells, 3), np.int64)
-    g, h = gradients
-    _add_all(codes, flat.offsets, rows, slot_of_row[rows], g[rows], h[rows], sums)
-    return np.ascontiguousarray(np.moveaxis(sums, 2, 0))
-
-
-@kernel
-def _add_all(
-    codes: NDArray[np.uint8],
-    offsets: Integers,
-    rows: Integers,
-    slot: Integers,
-    gradient: Integers,
-    hessian: Integers,
-    sums: Integers,
-) -> None:
-    """Add the gradient, the hessian and one of each of these rows to its cells; slots and gradients are
-    in the order of the rows."""
-    for c in range(len(codes)):
-        for i in range(len(rows)):
-            cell = offsets[c] + codes[c, rows[i]]
-            sums[slot[i], cell, 0] += gradient[i]
-            sums[slot[i], cell, 1] += hessian[i]
-            sums[slot[i], cell, 2] += 1
 
 
 @kernel
@@ -322,7 +281,7 @@ def gradient_histograms(
     (3, cells). `gradient` and `hessian`: of all rows."""
     sums = np.zeros((candidates.cells, 3), np.int64)
     g, h = gradient[rows], hessian[rows]
-    if is_compiled(_add_gradients) or len(rows) * len(binned.codes) > _UNCOMPILED:
+    if is_compiled(_add_gradients) or len(rows) * len(binned.codes) > UNCOMPILED:
         _add_gradients(binned.codes, candidates.offsets, rows, g, h, sums)
         return np.ascontiguousarray(sums.T)
     of_rows = np.column_stack([np.ones(len(rows), np.int64), g, h])

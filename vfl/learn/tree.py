@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers
 from vfl.blocks.engine import ENGINE, Rows
+from vfl.kernels import is_compiled, kernel
 from vfl.learn.best_first import level_of
 from vfl.learn.params import BoostParams
 from vfl.learn.quantiser import Scales
@@ -25,6 +26,9 @@ from vfl.learn.quantiser import Scales
 # A gain below this is rounding.
 _LEAST_GAIN = 1e-10
 _AT_ONCE = 1 << 18  # gains that are computed together
+
+MANY = 1 << 16
+"""Rows of a block for which it pays to compile a kernel."""
 
 Nodes = NDArray[np.signedinteger]
 """Numbers of nodes."""
@@ -318,7 +322,7 @@ class Frontier:
         """
         splits = np.zeros(max(self._most, *split, 0) + 1, np.bool_)
         splits[split] = True
-        self.node_of_row = ENGINE.make(partial(_below, splits), self.node_of_row, left)
+        self.node_of_row = ENGINE.make(partial(moved, splits), self.node_of_row, left)
         self._most = max(self._most, 2 * max(split, default=-1) + 2)
         self._by_block = self._counts = None
         if count is not None:
@@ -385,10 +389,21 @@ def slots_of(table: Integers, node_of_row: Nodes, active: NDArray[np.bool_]) -> 
     return np.where(active, table[node_of_row], -1)
 
 
-def _below(splits: NDArray[np.bool_], node: Nodes, goes_left: NDArray[np.bool_]) -> Nodes:
-    """The node of each row after some are split."""
+def moved(is_split: NDArray[np.bool_], node: Nodes, goes_left: NDArray[np.bool_]) -> Nodes:
+    """The node of each row after some are split. `is_split`: by node."""
+    if len(node) >= MANY or is_compiled(_move):
+        out = np.empty_like(node)
+        _move(is_split, node, goes_left, out)
+        return out
     below = 2 * node + 2 - goes_left
-    return np.where(splits[node], below, node).astype(node.dtype)
+    return np.where(is_split[node], below, node).astype(node.dtype)
+
+
+@kernel
+def _move(is_split: NDArray[np.bool_], node: Nodes, goes_left: NDArray[np.bool_], out: Nodes) -> None:
+    for row in range(len(node)):
+        own = node[row]
+        out[row] = 2 * own + 2 - goes_left[row] if is_split[own] else own
 
 
 def _count(size: int, node: Nodes) -> Integers:

@@ -11,7 +11,7 @@ in the one with the rows of the one, zeros elsewhere, and in the other with its 
 
 import hashlib
 import threading
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -24,13 +24,13 @@ from numpy.typing import NDArray
 from vfl.arrays import Bytes, Integers, Words
 from vfl.blocks.cores import Begun
 from vfl.blocks.engine import ENGINE, Array, Rows, overlaps
-from vfl.crypto.lattice import ring, words
+from vfl.crypto.lattice import ring
 from vfl.crypto.lattice.parameters import DEGREE, Parameters
 from vfl.crypto.lattice.vectors import PublicRows
 from vfl.kernels import kernel
 
-_SLICE = 16  # bins of which transforms are summed at a time: what a core's cache holds
-_AT_ONCE = 256  # cells whose hints are made in a pass over the rows: 96 KB of each for every thread
+_SLICE = 8  # bins whose transforms are made at once: lanes.LANES
+_AT_ONCE = 256  # cells whose hints are made in a pass over the rows: 98 KB of each for every thread
 _CHUNK = 32  # polynomials that are kept in transform domain for a slice after the other
 _FLUSH = 256  # polynomials after which sums of transforms of 0/1 rows are rounded ...
 _FLUSH_VALUES = 16  # ... and of rows of 8-bit values
@@ -235,7 +235,7 @@ def make_hint(
 
     Row by row of the matrix, the sum over polynomials of its entries times the polynomial's negacyclic
     matrix: products of transforms, summed before they are rounded. `progress(done, of)` is called from
-    time to time. Memory: 32 KB a cell and 32 KB an output, 24 MB a thread.
+    time to time. Memory: 32 KB a cell and 32 KB an output, 32 MB a thread.
     """
     if public.rows != matrix.rows:
         raise ValueError(f"public polynomials for {public.rows:,} rows, a matrix of {matrix.rows:,}")
@@ -384,36 +384,66 @@ def _sums(
 ) -> Words:
     """Sums by cell of encrypted vectors, shape (cells, count), over the rows `low` to before `high` of a
     block that begins with row `start`. `piece` has the rows of the polynomials that hold them."""
-    sums, tables = np.zeros(shape, np.uint64), _tables(codes)
+    from vfl.crypto.lattice import tiles  # which imports numba
+
+    count, bits = shape[1], parameters.word_bits
+    width, tables = tiles.width_of(count), _tables(codes)
+    sums, tile = tiles.zeros(shape[0], width), tiles.zeros(tiles.rows_of(count), width)
+    binned, others = _binned(places)
+    pairs = {array: tiles.pairs_of(columns, width, high - low) for array, columns in binned.items()}
+    joint = {array: tiles.zeros(own.joint, width) for array, own in pairs.items()}
     begin = low // DEGREE * DEGREE
     for first in range(begin, high, DEGREE):
-        part = piece[first - begin :][:DEGREE]
-        tile = words.unpack(part.reshape(-1).data, parameters.word_bits, (len(part), shape[1]))
-        rows = slice(max(first, low), min(first + DEGREE, high))
-        tile = tile[rows.start - first : rows.stop - first]
-        for place in places:
-            own = tables[place.array][place.row, rows.start - start : rows.stop - start]
-            out = sums[place.cell : place.cell + place.cells]
-            if place.digit is not None:
-                low_bit, bits = place.digit
-                _add_digits(own, low_bit, (1 << bits) - 1, tile, out)
-            else:
-                (_add_bins if place.bins else _add_values)(own, tile, out)
-    return sums
+        part = piece[first - begin :][:DEGREE].reshape(-1)
+        stop = min(first + DEGREE, high)
+        for row in range(max(first, low), stop, len(tile)):
+            own = tile[: stop - row]
+            tiles.unpack(part, bits, count, row - first, own)
+            for array, cells in joint.items():
+                tiles.add(tables[array], pairs[array], row - start, own, cells)
+            for place in others:
+                values = tables[place.array][place.row, row - start : row - start + len(own)]
+                out = sums[place.cell : place.cell + place.cells]
+                if place.digit is not None:
+                    low_bit, digits = place.digit
+                    _add_digits(values, low_bit, (1 << digits) - 1, own, out)
+                else:
+                    _add_values(values, own, out)
+    for array, cells in joint.items():
+        tiles.tell_apart(pairs[array], cells, sums)
+    return sums[:, :count]
+
+
+def _binned(places: Sequence[_Place]) -> tuple[dict[int, list[tuple[int, int, int]]], list[_Place]]:
+    """Columns of codes by array, (row, bins, first cell) of each; and all others."""
+    found: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
+    others = []
+    for place in places:
+        if place.bins and place.digit is None:
+            found[place.array].append((place.row, place.bins, place.cell))
+        else:
+            others.append(place)
+    return found, others
 
 
 class _Hints:
     """Hints by cell, (cells, DEGREE), of some slices of columns, over the rows that it was given."""
 
     def __init__(self, public: PublicRows, slices: Sequence[_Place]) -> None:
+        from vfl.crypto.lattice import lanes  # which imports numba
+
         self._public, self._slices, self._first = public, slices, slices[0].cell
         cells = slices[-1].cell + slices[-1].cells - self._first
-        self._sums = np.zeros((cells, 2, ring.HALF), np.complex128)  # not rounded yet
+        size = 2 * lanes.ROWS * lanes.ROW
+        self._sums = {place.cell: lanes.aligned(size) for place in slices if place.bins}  # not rounded
+        self._room = lanes.Room.new()
         self._summed = 0  # polynomials
         self._hints = np.zeros((cells, DEGREE), np.uint64)
 
     def add(self, start: int, *codes: Array) -> None:
         """Add the rows of a block, which begins with row `start`."""
+        from vfl.crypto.lattice import lanes
+
         stop = start + codes[0].shape[-1]
         tables = _tables(codes)
         numbers = range(start // DEGREE, -(-stop // DEGREE))
@@ -422,15 +452,22 @@ class _Hints:
                 self._settle()
             self._summed += len(chunk)
             transforms = self._public.of(chunk)
+            flat = transforms.view(np.float64).reshape(-1)
             low = max(start, chunk.start * DEGREE)
             high = min(stop, chunk.stop * DEGREE)
+            rows, last = np.full(len(chunk) * DEGREE, -1), None
             for place in self._slices:
-                own = place.codes(tables[place.array][place.row, low - start : high - start])
-                at = slice(place.cell - self._first, place.cell - self._first + place.cells)
-                if place.bins:
-                    _add_hints_of_bins(own, low % DEGREE, place.first, transforms, self._sums[at])
-                else:
-                    self._hints[at] += _hint_of_values(own, low % DEGREE, transforms)
+                own = tables[place.array][place.row, low - start : high - start]
+                if not place.bins:
+                    at = place.cell - self._first
+                    self._hints[at : at + 1] += _hint_of_values(
+                        place.codes(own), low % DEGREE, transforms
+                    )
+                    continue
+                if last != (column := replace(place, cell=0, first=0, cells=0)):
+                    rows[low % DEGREE :][: high - low] = place.codes(own)
+                    last = column
+                lanes.add_hints(rows, place.first, flat, self._sums[place.cell], self._room)
 
     def total(self) -> Words:
         """The hints, modulo 2^64."""
@@ -438,11 +475,19 @@ class _Hints:
         return self._hints
 
     def _settle(self) -> None:
+        from vfl.crypto.lattice import lanes
+
+        room = self._room
         for place in self._slices if self._summed else ():
-            at = slice(place.cell - self._first, place.cell - self._first + place.cells)
             if place.bins:
-                self._hints[at] += ring.settle64(self._sums[at])
-                self._sums[at] = 0
+                room.words[:] = 0
+                for limb, sums in enumerate(np.split(self._sums[place.cell], 2)):
+                    lanes.settle(sums, 32 * limb, room)
+                at = place.cell - self._first
+                made = room.words.reshape(DEGREE, -1).T[: place.cells]
+                self._hints[at : at + place.cells] += made
+                self._sums[place.cell][:] = 0
+        ring.check(room.distance)
         self._summed = 0
 
 
@@ -453,16 +498,6 @@ def _cut(codes: NDArray[np.integer], offset: int) -> Iterator[tuple[int, NDArray
         last = min(first + DEGREE - offset, len(codes))
         yield offset, codes[first:last]
         first, offset = last, 0
-
-
-def _add_hints_of_bins(
-    codes: NDArray[np.integer], offset: int, first: int, public: ring.Complexes, sums: ring.Complexes
-) -> None:
-    """Add transforms (bins from `first` on, 2, HALF) of the hints of 0/1 rows, not rounded."""
-    for transform, (at, own) in zip(public, _cut(codes, offset), strict=True):
-        rows = np.zeros((len(sums), ring.HALF), np.complex128)
-        _place_bins(own, at, first, ring.TWIST, rows)
-        _gather(transform, ring.forward(rows), sums)
 
 
 def _hint_of_values(codes: NDArray[np.integer], offset: int, public: ring.Complexes) -> Words:
@@ -490,37 +525,12 @@ def _hint_of_digits(values: NDArray[np.int32], offset: int, public: ring.Complex
 
 
 @kernel
-def _place_bins(
-    codes: NDArray[np.integer], offset: int, first: int, twist: ring.Complexes, out: ring.Complexes
-) -> None:
-    """The twisted 0/1 rows (bins, HALF) of codes from row `offset` of a polynomial on, for bins from
-    `first` on."""
-    bins = len(out)
-    for i in range(offset, min(offset + len(codes), ring.HALF)):
-        b = np.int64(codes[i - offset]) - first
-        if 0 <= b < bins:
-            out[b, i] += twist[i]
-    for i in range(max(offset - ring.HALF, 0), offset + len(codes) - ring.HALF):
-        b = np.int64(codes[i + ring.HALF - offset]) - first
-        if 0 <= b < bins:
-            out[b, i] += 1j * twist[i]
-
-
-@kernel
 def _gather(public: ring.Complexes, rows: ring.Complexes, sums: ring.Complexes) -> None:
     # Conjugates: the transform of a(1/X), so that a coefficient pairs row i with row i of a X^m.
     for b in range(len(rows)):
         for limb in range(2):
             for i in range(ring.HALF):
                 sums[b, limb, i] += np.conj(public[limb, i]) * rows[b, i]
-
-
-@kernel
-def _add_bins(codes: NDArray[np.integer], tile: Words, out: Words) -> None:
-    for i in range(len(codes)):
-        code = codes[i]
-        for v in range(tile.shape[1]):
-            out[code, v] += tile[i, v]
 
 
 @kernel

@@ -12,6 +12,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
+from vfl.arrays import Bytes, Words
 from vfl.crypto.lattice.parameters import ERROR_BITS
 from vfl.kernels import inlined, kernel
 
@@ -32,19 +33,34 @@ def derive(key: bytes, label: str) -> bytes:
     return hashlib.sha256(b"vfl lattice " + key + label.encode()).digest()
 
 
-def words(key: bytes, label: str, count: int, start: int = 0) -> NDArray[np.uint64]:
-    """`count` uniform words of a stream from word `start` (even) on: AES-256-CTR, little-endian."""
-    if start % 2:
-        raise ValueError(f"a stream is read from an even word on, not from {start}")
-    size = 8 * count
-    out = np.empty(size + _BLOCK, np.uint8)
-    counter = (start * 8 // _BLOCK).to_bytes(_BLOCK, "big")
-    stream = Cipher(algorithms.AES(derive(key, label)), modes.CTR(counter)).encryptor()
-    view = out.data
-    for at in range(0, size, _PIECE):
-        part = min(_PIECE, size - at)
-        stream.update_into(memoryview(_ZEROS)[:part], view[at : at + part + _BLOCK - 1])
-    return out[:size].view("<u8").astype(np.uint64, copy=False)
+class WordStream:
+    """A stream's uniform words from word `start` (even) on: AES-256-CTR, little-endian."""
+
+    def __init__(self, key: bytes, label: str, start: int = 0) -> None:
+        if start % 2:
+            raise ValueError(f"a stream is read from an even word on, not from {start}")
+        counter = (start * 8 // _BLOCK).to_bytes(_BLOCK, "big")
+        self._stream = Cipher(algorithms.AES(derive(key, label)), modes.CTR(counter)).encryptor()
+
+    def read(self, count: int, room: Bytes | None = None) -> Words:
+        """The next words. In `room_for` so many, they are good until it is used again."""
+        size = 8 * count
+        out = room_for(count) if room is None else room
+        view = out.data
+        for at in range(0, size, _PIECE):
+            part = min(_PIECE, size - at)
+            self._stream.update_into(memoryview(_ZEROS)[:part], view[at : at + part + _BLOCK - 1])
+        return out[:size].view("<u8").astype(np.uint64, copy=False)
+
+
+def room_for(count: int) -> Bytes:
+    """Room for so many words of a stream."""
+    return np.empty(8 * count + _BLOCK, np.uint8)
+
+
+def words(key: bytes, label: str, count: int, start: int = 0) -> Words:
+    """`count` uniform words of a stream from word `start` (even) on."""
+    return WordStream(key, label, start).read(count)
 
 
 def ternary(key: bytes, label: str, count: int) -> NDArray[np.int8]:

@@ -9,22 +9,23 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
+from io import BytesIO
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.arrays import Integers, Words
+from vfl.arrays import Bytes, Floats, Integers, Words
 from vfl.blocks.cores import Begun
 from vfl.blocks.engine import ENGINE, Array, Rows, Shared, overlaps
 from vfl.crypto.lattice import ring, words
-from vfl.crypto.lattice.parameters import DEGREE, Parameters
-from vfl.crypto.lattice.randomness import KEY, derive, error, ternary
+from vfl.crypto.lattice.parameters import DEGREE, MODULUS_BITS, Parameters
+from vfl.crypto.lattice.randomness import KEY, WordStream, derive, room_for, ternary
 from vfl.crypto.lattice.randomness import words as random_words
-from vfl.crypto.lattice.ring import further
 from vfl.crypto.randomness import Entropy
-from vfl.kernels import kernel
 
-_TILE = 64  # rows that are transposed at a time
+if TYPE_CHECKING:
+    from vfl.crypto.lattice import lanes
 
 
 class PublicRows:
@@ -54,12 +55,13 @@ class PublicRows:
         drawn = random_words(self.seed, "rows", count * DEGREE, first * DEGREE)
         return ring.words64(drawn.reshape(-1, DEGREE))
 
-    def one(self, number: int) -> ring.Complexes:
-        """A polynomial, shape (2, HALF), which is kept."""
-        if not self._made[number]:
-            self._kept[number] = self.of(range(number, number + 1))[0]
-            self._made[number] = True  # last: another thread may look
-        return np.asarray(self._kept[number])
+    def flat(self, numbers: range) -> Floats:
+        """These polynomials, flat and as real parts beside imaginary ones, which are kept."""
+        for number in numbers:
+            if not self._made[number]:
+                self._kept[number] = self.of(range(number, number + 1))[0]
+                self._made[number] = True  # last: another thread may look
+        return self._kept[numbers.start : numbers.stop].view(np.float64).reshape(-1)
 
     @property
     def shared(self) -> Shared["PublicRows"]:
@@ -109,6 +111,28 @@ class _Key:
     parameters: Parameters
     secrets: ring.Complexes = field(repr=False)  # transforms
     errors: bytes = field(repr=False)  # key of their stream
+    _lanes: dict[int, Floats] = field(default_factory=dict, repr=False)
+
+    def lanes(self, together: int) -> Floats:
+        """The secrets as lanes.encrypt takes them, for so many polynomials at once."""
+        if together not in self._lanes:
+            self._lanes[together] = _in_lanes(self.secrets, together)
+        return self._lanes[together]
+
+
+def _in_lanes(secrets: ring.Complexes, together: int) -> Floats:
+    """Buffers (groups, ROWS * ROW) of transforms (count, HALF), each once for every polynomial."""
+    from vfl.crypto.lattice import lanes  # which imports numba
+
+    count = len(secrets)
+    groups = -(-count * together // lanes.LANES)
+    out = lanes.aligned(groups * lanes.ROWS * lanes.ROW)
+    out = out.reshape(groups, -1, lanes.RUN + 1, 2, lanes.LANES)
+    for lane in range(count * together):
+        row = secrets[lane % count].reshape(-1, lanes.RUN)
+        at = out[lane // lanes.LANES, :, : lanes.RUN, :, lane % lanes.LANES]
+        at[..., 0], at[..., 1] = row.real, row.imag
+    return out.reshape(groups, -1)
 
 
 class VectorEncryption:
@@ -137,9 +161,9 @@ class VectorEncryption:
         values that are not below 2^(value_bits - 1).
         """
         blocks = self._public.within(start, values.shape[1])
-        _check(self._key, values)
-        self._take(blocks)
-        return joined(self._key.parameters, _encrypted(self._key, self._public, start, values))
+        made = joined(self._key.parameters, _encrypted(self._key, self._public, start, values))
+        self._take(blocks)  # before they leave; what was refused may be tried again
+        return made
 
     def begin(
         self, start: int, stop: int, values: Callable[..., Integers], *arrays: Rows
@@ -195,91 +219,99 @@ def _encrypt(
     *blocks: Array,
 ) -> list[Part]:
     """Encrypt these rows of a block, the first of which is row `start` of all."""
-    made = values(*(block[..., rows] for block in blocks))
-    _check(key, made)
-    return list(_encrypted(key, public, start, made))
-
-
-def _check(key: _Key, values: Integers) -> None:
-    """Raises ValueError for values that do not fit the key."""
-    if len(values) != len(key.secrets):
-        raise ValueError(f"{len(values)} vectors under {len(key.secrets)} secrets")
-    bound = 1 << (key.parameters.value_bits - 1)
-    if values.max() >= bound or values.min() <= -bound:
-        raise ValueError(f"a value does not fit in {key.parameters.value_bits} bits")
+    return list(_encrypted(key, public, start, values(*(block[..., rows] for block in blocks))))
 
 
 def _encrypted(key: _Key, public: PublicRows, start: int, values: Integers) -> Iterator[Part]:
-    """The rows from `start` on by polynomial, in bytes where all of one's are there."""
-    products = np.empty((len(values), 2, ring.HALF), np.complex128)
+    """The rows from `start` on, in bytes where all rows of a polynomial are there.
+
+    Raises ValueError for values that do not fit the key.
+    """
+    if len(values) != len(key.secrets):
+        raise ValueError(f"{len(values)} vectors under {len(key.secrets)} secrets")
+    values = np.ascontiguousarray(values, np.int64)
     stop = start + values.shape[1]
-    for number in range(start // DEGREE, -(-stop // DEGREE)):
-        first, last = number * DEGREE, min((number + 1) * DEGREE, public.rows)
-        low, high = max(first, start), min(last, stop)
-        own = values[:, low - start : high - start]
-        if low > first:
-            own = np.pad(own, ((0, 0), (low - first, 0)))
-        out = _encrypted_words(key, public.one(number), number, own, products)
-        whole = (low, high) == (first, last)
-        yield words.pack(out, key.parameters.word_bits) if whole else out[low - first :]
-
-
-def _encrypted_words(
-    key: _Key, public: ring.Complexes, number: int, values: Integers, products: ring.Complexes
-) -> Words:
-    """Words (rows, count) of the first rows of a polynomial."""
-    count, length = values.shape
-    _multiply(public, key.secrets, products)
-    # An even number of words a polynomial: streams are read from even words on.
-    drawn = random_words(key.errors, "errors", count * DEGREE, number * count * DEGREE)
-    out = np.empty((length, count), np.uint64)
-    ring.check(
-        _settle_rows(
-            ring.backward(products),
-            ring.BACK,
-            drawn.reshape(count, DEGREE),
-            np.ascontiguousarray(values, np.int64),
-            key.parameters.scale_bits,
-            out,
+    first, last = -(-start // DEGREE), stop // DEGREE
+    if start < first * DEGREE:
+        yield _part(key, public, start, min(first * DEGREE, stop), values)
+    if first < last:
+        yield _run(
+            key, public, range(first, last), values, first * DEGREE - start, key.parameters.word_bits
         )
-    )
-    return out
+    if first <= last and last * DEGREE < stop:
+        yield _part(key, public, last * DEGREE, stop, values[:, last * DEGREE - start :])
 
 
-@kernel
-def _multiply(public: ring.Complexes, keys: ring.Complexes, out: ring.Complexes) -> None:
-    for v in range(len(keys)):
-        for limb in range(2):
-            for i in range(ring.HALF):
-                out[v, limb, i] = public[limb, i] * keys[v, i]
+def _part(key: _Key, public: PublicRows, start: int, stop: int, values: Integers) -> Part:
+    """Some rows of a polynomial, which begin with that of the first value."""
+    number, low = start // DEGREE, start % DEGREE
+    own = np.zeros((len(values), DEGREE), np.int64)
+    own[:, low : low + stop - start] = values[:, : stop - start]
+    data = _run(key, public, range(number, number + 1), own, 0, MODULUS_BITS)
+    made = np.frombuffer(data, np.uint64).reshape(DEGREE, -1)[low : low + stop - start]
+    ended = not low and stop == public.rows
+    return words.pack(made, key.parameters.word_bits) if ended else made
 
 
-@kernel
-def _settle_rows(
-    products: ring.Complexes,
-    back: ring.Complexes,
-    drawn: NDArray[np.uint64],
-    values: NDArray[np.int64],
-    scale_bits: int,
-    out: NDArray[np.uint64],
-) -> float:
-    """Words (rows, count) of a block: rounded products plus errors plus scaled values."""
-    length, count = out.shape
-    worst = 0.0
-    for first in range(0, ring.HALF, _TILE):
-        for v in range(count):
-            for i in range(first, first + _TILE):
-                low, high = products[v, 0, i] * back[i], products[v, 1, i] * back[i]
-                a, b, c, d = np.rint(low.real), np.rint(high.real), np.rint(low.imag), np.rint(high.imag)
-                worst = further(worst, low.real - a)
-                worst = further(worst, high.real - b)
-                worst = further(worst, low.imag - c)
-                worst = further(worst, high.imag - d)
-                if i < length:
-                    word = np.int64(a) + (np.int64(b) << 32) + error(drawn[v, i])
-                    out[i, v] = np.uint64(word + (values[v, i] << scale_bits))
-                at = i + ring.HALF
-                if at < length:
-                    word = np.int64(c) + (np.int64(d) << 32) + error(drawn[v, at])
-                    out[at, v] = np.uint64(word + (values[v, at] << scale_bits))
-    return worst
+class _Own(threading.local):
+    """What a thread works in: memory that is new costs as much as what is done in it."""
+
+    room: "lanes.Room | None" = None
+    drawn: Bytes = np.empty(0, np.uint8)
+
+    def drawn_room(self, count: int) -> Bytes:
+        """Room for so many words of a stream."""
+        needed = room_for(count)
+        if len(self.drawn) < len(needed):
+            self.drawn = needed
+        return self.drawn
+
+
+_OWN = _Own()
+
+
+def _run(
+    key: _Key, public: PublicRows, numbers: range, values: Integers, start: int, bits: int
+) -> bytes:
+    """Whole polynomials in bytes, with words of so many bits, of values from column `start` on."""
+    from vfl.crypto.lattice import lanes  # which imports numba
+
+    count = len(values)
+    size = DEGREE * count * bits // 8
+    room = _OWN.room = _OWN.room or lanes.Room.new()
+    room.seen[:] = 0
+    made = BytesIO(bytes(len(numbers) * size))
+    out = np.frombuffer(made.getbuffer(), np.uint8)
+    # An even number of words a polynomial: streams are read from even words on.
+    stream = WordStream(key.errors, "errors", numbers.start * count * DEGREE)
+    for own, together in _steps(numbers, count):
+        done = own.start - numbers.start
+        lanes.encrypt(
+            public.flat(own),
+            key.lanes(together),
+            stream.read(len(own) * count * DEGREE, _OWN.drawn_room(len(own) * count * DEGREE)),
+            values,
+            start + done * DEGREE,
+            lanes.Form(key.parameters.scale_bits, bits, together),
+            out[done * size : (done + len(own)) * size],
+            room,
+        )
+    ring.check(room.distance)
+    bound = 1 << (key.parameters.value_bits - 1)
+    if room.greatest >= bound:
+        raise ValueError(f"a value does not fit in {key.parameters.value_bits} bits")
+    del out  # so that the bytes are handed out as they are, not copied
+    return made.getvalue()
+
+
+def _steps(numbers: range, count: int) -> Iterator[tuple[range, int]]:
+    """Polynomials whose errors are drawn at once, and how many of them are encrypted together."""
+    from vfl.crypto.lattice import lanes
+
+    together = lanes.LANES // count if count in (2, 4) else 1  # of which these vectors fill the lanes
+    whole = len(numbers) // together * together
+    step = max(together, lanes.LANES // count)
+    for first in range(0, whole, step):
+        yield numbers[first : min(first + step, whole)], together
+    for last in range(whole, len(numbers)):
+        yield numbers[last : last + 1], 1

@@ -8,16 +8,16 @@ from itertools import accumulate, pairwise
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers, Mask
 from vfl.blocks.engine import ENGINE, Pieces, Rows
 from vfl.learn.best_first import BestFirst, Head, level_of
 from vfl.learn.binning import Column
 from vfl.learn.ordered_categories import CategoryOrder
+from vfl.learn.packed_codes import PackedCodes, left_by_codes, level_histograms
 from vfl.learn.params import BoostParams
 from vfl.learn.quantiser import Scales
-from vfl.learn.splits import Candidates, Cells, Side, Split, level_histograms
+from vfl.learn.splits import Candidates, Cells, Side, Split
 from vfl.learn.tree import FREE, Bounds, Branch, Choice, Frontier, Nodes, Sums, slots_of
 from vfl.net.peer import Peer, either, one_line
 from vfl.net.wire import MIB, Message, RecordNumber
@@ -146,7 +146,8 @@ class Growth:
                 own.setdefault(split.branch.party, (split.left.codes, {}))[1][node] = split.left.side
         for codes, sides in own.values():
             given = [] if left is None else [left]
-            left = ENGINE.make(partial(_own_left, sides), self.frontier.node_of_row, codes, *given)
+            by_codes = partial(left_by_codes, self.frontier.slot_of_node([*sides]), sides)
+            left = ENGINE.make(by_codes, self.frontier.node_of_row, codes, *given)
         if told or left is None:
             of_nodes = (rows.of_blocks for rows in told.values())
             pieces = Pieces([[*of_block] for of_block in zip(*of_nodes, strict=True)])
@@ -188,15 +189,6 @@ def _left_sums(
     return sums
 
 
-def _own_left(sides: Mapping[int, Side], node: Nodes, codes: NDArray[np.uint8], *before: Mask) -> Mask:
-    """Which rows go left by codes, beside those that others' splits send there."""
-    left = before[0].copy() if before else np.zeros(len(node), np.bool_)
-    for split, side in sides.items():
-        inside = np.flatnonzero(node == split)
-        left[inside] = side.goes_left(codes[side.column][inside])
-    return left
-
-
 def _told_left(nodes: Sequence[int], node: Nodes, told: Sequence[Packed], *before: Mask) -> Mask:
     """Which rows go left as hosts say, of each node's rows in their order."""
     left = before[0].copy() if before else np.zeros(len(node), np.bool_)
@@ -210,7 +202,7 @@ def _told_left(nodes: Sequence[int], node: Nodes, told: Sequence[Packed], *befor
 class Own:
     """Rows go left by codes that the guest holds."""
 
-    codes: Rows
+    codes: Rows  # packed
     side: Side
 
 
@@ -219,6 +211,15 @@ class Told:
     """Rows go left as a host says."""
 
     rows: Pieces[Packed]  # of each block a bit a row of the node
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """Of all rows, those and hessians: whole numbers of a size of at most 2^bits."""
+
+    g: Rows
+    h: Rows
+    bits: int
 
 
 @dataclass(frozen=True)
@@ -320,19 +321,20 @@ class OwnColumns:
         party: int,
         columns: tuple[Column, ...],
         codes: Rows,
-        gradients: tuple[Rows, Rows],
+        gradients: Gradients,
         minimum: int,
         splits: list[Split],
         clock: Clock,
         by_sets: BoostParams | None = None,
     ) -> None:
-        """`gradients`: of all rows, with the hessians. `minimum`: rows on each side of a split.
-        `splits`: the guest's records, to which those are added that are taken. `by_sets`: settings of a
-        job that splits these columns by sets of categories."""
+        """`codes`: of the columns, packed. `minimum`: rows on each side of a split. `splits`: the
+        guest's records, to which those are added that are taken. `by_sets`: settings of a job that
+        splits these columns by sets of categories."""
         self.party, self._codes = party, codes
         self._gradients, self._minimum, self._splits, self._clock = gradients, minimum, splits, clock
         self._all = Candidates.of(columns)
-        self._counts: dict[int, Integers] = {}  # drawn rows by cell, of every open node
+        self._cells: dict[int, Integers] = {}
+        """Of every open node, sums of gradients, of hessians and drawn rows by cell."""
         self.ordered = self._all.ordered
         self.categories = None if by_sets is None else CategoryOrder(self._all.categories(), by_sets)
         self.sets: dict[int, list[tuple[int, ...]]] = {}  # by open node, numbered after candidates
@@ -344,20 +346,29 @@ class OwnColumns:
             self.candidates = await asyncio.to_thread(self._sums, frontier)
 
     def _sums(self, frontier: Frontier) -> dict[int, tuple[Sums, Mask]]:
-        nodes, own, codes = frontier.nodes, self._all, self._codes
-        work = 3 * codes.shape[0] * codes.shape[1]
-        kernel = partial(_histograms, own.flat, frontier.slot_of_node(nodes), len(nodes), work)
-        given = codes, frontier.node_of_row, frontier.active, *self._gradients
-        *sums, counts = ENGINE.total(kernel, *given)
-        waiting = {node: self._counts[node] for node in frontier.waiting if node in self._counts}
-        self._counts = waiting | dict(zip(nodes, counts, strict=True))
+        nodes, own, of = frontier.nodes, self._all, self._gradients
+        # Rows of the smaller child of each pair are added up; its sibling's sums are what is left.
+        summed, before = [node for node, _ in frontier.pairs], self._cells
+        cells = {node: before[node] for node in frontier.waiting if node in before}
+        if summed:
+            work = 3 * len(own.columns) * frontier.node_of_row.shape[-1]
+            kernel = partial(_histograms, own.flat, frontier.slot_of_node(summed), of.bits, work)
+            given = self._codes, frontier.node_of_row, frontier.active, of.g, of.h
+            found = ENGINE.total(kernel, *given)
+            for slot, (node, sibling) in enumerate(frontier.pairs):
+                cells[node] = found[:, slot]
+                if sibling is not None:
+                    cells[sibling] = before[(node - 1) // 2] - cells[node]
+        self._cells = cells
+        of_nodes = np.array([cells[node] for node in nodes], np.int64)
+        *sums, counts = of_nodes.reshape(len(nodes), 3, own.cells).swapaxes(0, 1)
         left = Sums(*map(own.left_sums, sums))
         valid = own.valid(counts, self._minimum)
         return {node: (left.at(i), valid[i]) for i, node in enumerate(nodes)}
 
     def can_split(self) -> bool:
         """Whether any candidate parts the drawn rows of the root, the open node, be they ever so few."""
-        return bool(self._all.valid(self._counts[0][np.newaxis], 1).any())
+        return bool(self._all.valid(self._cells[0][2][np.newaxis], 1).any())
 
     def take(self, node: int, choice: Choice) -> Taken:
         """How a node that it won is split."""
@@ -369,7 +380,7 @@ class OwnColumns:
             return Taken(branch, False, Own(self._codes, side), candidate)
         place = int(own.column[candidate])
         first = int(own.offsets[place])
-        counts = self._counts[node][first : first + own.columns[place].bins + 1]
+        counts = self._cells[node][2][first : first + own.columns[place].bins + 1]
         missing_left = own.sends_missing_left(candidate, counts)
         split = own.split(candidate, missing_left)
         branch = Branch(self.party, len(self._splits), split.column, choice.gain)
@@ -380,18 +391,17 @@ class OwnColumns:
 
 def _histograms(
     flat: Cells,
-    table: Integers,
-    nodes: int,
+    slot_of_node: Integers,
+    bits: int,
     work: int,
-    codes: NDArray[np.uint8],
+    codes: PackedCodes,
     node: Nodes,
     active: Mask,
     *gradients: Integers,
 ) -> Integers:
     """Sums of gradients, of hessians and drawn rows by node and cell."""
-    slot = slots_of(table, node, active)
     gradient, hessian = gradients
-    return level_histograms(codes, flat, slot, nodes, (gradient, hessian), work)
+    return level_histograms(codes, flat, slot_of_node, (node, active), (gradient, hessian), bits, work)
 
 
 def with_sets(

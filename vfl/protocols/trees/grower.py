@@ -18,7 +18,6 @@ from functools import partial
 from itertools import accumulate
 
 import numpy as np
-from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers, Mask
 from vfl.blocks.engine import ENGINE, Pieces, Rows
@@ -27,6 +26,7 @@ from vfl.errors import ConfigError
 from vfl.learn.best_first import Head
 from vfl.learn.binning import Binned
 from vfl.learn.losses import Loss
+from vfl.learn.packed_codes import chosen_columns, pack_codes
 from vfl.learn.params import BoostParams
 from vfl.learn.quantiles import LeafRows, renewed_leaves
 from vfl.learn.quantiser import Quantiser, Scales
@@ -52,7 +52,7 @@ from vfl.protocols.common.checkpoints import Checkpoints
 from vfl.protocols.common.clock import Clock
 from vfl.protocols.common.course import StopTraining
 from vfl.protocols.common.rows import Training
-from vfl.protocols.trees.columns import Growth, HostColumns, OwnColumns, Taken, with_sets
+from vfl.protocols.trees.columns import Gradients, Growth, HostColumns, OwnColumns, Taken, with_sets
 from vfl.protocols.trees.draws import draw_rows, drawn_columns, sizes_of
 from vfl.protocols.trees.model import GuestModel
 from vfl.protocols.trees.paths import Paths
@@ -159,7 +159,8 @@ class Grower(ABC):
         self.told_obstacle: Obstacle | None = None  # of hosts' candidates, by who opens their sums
         self._of_round: tuple[Rows, Mask, Floats] | None = None
         """Of the round that grows: gradients and hessians, the rows drawn, for how many each counts."""
-        self._held = [ENGINE.hold(block.codes.reshape(-1, len(rows.label))) for block in blocks.values()]
+        codes = [ENGINE.hold(block.codes.reshape(-1, len(rows.label))) for block in blocks.values()]
+        self._held = [ENGINE.make(pack_codes, of_block) for of_block in codes]
         self._label, self._weight = ENGINE.hold(rows.label), ENGINE.hold(rows.weight)
         self._counts_for: Rows  # for how many rows each counts in the tree that grows
         self._train, self._ones = map(ENGINE.hold, (rows.train, np.broadcast_to(1.0, len(rows.train))))
@@ -280,7 +281,7 @@ class Grower(ABC):
         hosts = self._hosts_of(number)
         # In threads: of millions of rows each takes seconds, in which hosts must hear something.
         active, g, h = await asyncio.to_thread(self._gradients, number, score)
-        own = await asyncio.to_thread(self._own_columns, number, (g, h))
+        own = await asyncio.to_thread(self._own_columns, number, Gradients(g, h, self.quantisation.bits))
         parties: list[OwnColumns | HostColumns] = [*own]
         growth = Growth(g, h, Frontier(await asyncio.to_thread(ENGINE.make, _at_root, active), active))
         growth.paths = Paths.of(params.interaction_constraints, self.names)
@@ -343,14 +344,14 @@ class Grower(ABC):
         await together([host.recv(TreeKept) for host in hosts])
         return Tree(branches, leaves, covers), frontier.node_of_row
 
-    def _own_columns(self, number: int, gradients: tuple[Rows, Rows]) -> list[OwnColumns]:
+    def _own_columns(self, number: int, gradients: Gradients) -> list[OwnColumns]:
         """The columns that the guest holds and that are drawn for a tree."""
         params, found = self.params, list[OwnColumns]()
         for (name, block), codes in zip(self.blocks.items(), self._held, strict=True):
             columns = block.columns
             if (drawn := drawn_columns(len(columns), name, params, number)) is not None:
                 columns = tuple(columns[i] for i in drawn)
-                codes = ENGINE.make(partial(_chosen, drawn), codes)
+                codes = ENGINE.make(partial(chosen_columns, drawn), codes)
             given = columns, codes, gradients, params.min_child_rows
             whose = params.ordered_categories
             by_sets = params if whose == "all" or (whose == "guest" and not found) else None
@@ -493,10 +494,6 @@ def _add_leaves(weights: Floats, of_class: int | None, score: Floats, node_of_ro
 
 def _at_root(active: Mask) -> Nodes:
     return np.zeros(len(active), np.int32)
-
-
-def _chosen(columns: Integers, codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    return codes[columns]
 
 
 def _both(loss: Loss, score: Floats, label: Floats, weight: Floats) -> Floats:

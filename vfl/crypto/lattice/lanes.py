@@ -1,0 +1,600 @@
+"""Eight transforms of 2048 points at once: one in each lane of vectors of eight doubles.
+
+Point k of all eight is row k + k // 128 of a buffer, (ROWS, 2, 8): real parts, then imaginary ones.
+Whole rows are added and multiplied, so that no lane needs another, and each transform takes a quarter of
+what it takes alone. A row is left free after each 128: points 128 apart would else share a few lines of
+a core's first cache. The second holds a buffer, of 264 KB, and what is made of it.
+
+A transform has three passes, of 16, 8 and 16 points: with k = 128 a + p, p = 16 b + r,
+n = c + 16 d + 128 e and w(m) = exp(2 pi i / m),
+
+    X[n] = sum_r w(16)^(e r) w(128)^(d r) sum_b w(8)^(d b) w(2048)^(c p) sum_a w(16)^(c a) x[k].
+
+This is the inverse one; the other is the same with real and imaginary parts in each other's place.
+
+numba has no vectors, so their instructions are written here, and LLVM makes of them what the processor
+at hand has. numba looks only at this file to see whether a cached kernel is still good: all that makes
+it is in this file.
+"""
+
+# mypy: disallow-untyped-calls=False
+
+import inspect
+import math
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeAlias, cast
+
+import numpy as np
+from llvmlite import ir
+from llvmlite.ir import Value
+from numba import types
+from numba.core import cgutils
+from numba.core.base import BaseContext
+from numba.core.typing.templates import Signature
+from numba.extending import intrinsic
+
+from vfl.arrays import Bytes, Floats, Integers, Words
+from vfl.crypto.lattice.parameters import DEGREE, ERROR_BITS
+from vfl.crypto.lattice.ring import BACK, HALF, TWIST
+from vfl.kernels import kernel
+
+LANES = 8
+RUN = 128
+"""Points in rows one after another."""
+ROWS = HALF + HALF // RUN
+ROW = 2 * LANES
+"""Doubles of a row."""
+_ENDS = HALF // RUN  # points of the first pass and of the last
+_MIDDLE = RUN // _ENDS
+_BLOCK = 2 * 2 * HALF  # doubles of a public polynomial: two limbs, complex
+_ERRORS = (1 << ERROR_BITS) - 1
+# Added to a number below 2^51 in size, it leaves the nearest integer in the low bits: rounding without
+# instructions that not every processor has for vectors.
+_MAGIC = 1.5 * 2.0**52
+_MAGIC_BITS = int(np.float64(_MAGIC).view(np.int64))
+
+# Of planes: bits, bytes of a word before them, and which words have them, from so many bits to so many.
+_PLANES = ((64, 0, 64, 64), (32, 0, 48, 56), (16, 4, 48, 56), (8, 6, 56, 56))
+
+_I64 = ir.IntType(64)
+_DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
+_WORDS = ir.VectorType(_I64, LANES)
+_Complex: TypeAlias = tuple[Value, Value]
+_Offset: TypeAlias = Value | int | tuple[Value, int]
+_Written = Callable[..., Any]  # an intrinsic
+
+
+def _twiddles(rows: int, points: int, of: int) -> Floats:
+    """Powers of w(of), complex numbers (rows, points)."""
+    powers = np.outer(np.arange(rows), np.arange(points))
+    return np.ascontiguousarray(np.exp(2j * np.pi * powers / of)).view(np.float64).reshape(-1)
+
+
+_FIRST: Floats = _twiddles(RUN, _ENDS, HALF)
+_SECOND: Floats = _twiddles(_ENDS, _MIDDLE, RUN)
+_TWIST: Floats = TWIST.view(np.float64)
+_BACK: Floats = BACK.view(np.float64)
+
+
+def aligned(doubles: int) -> Floats:
+    """Zeros, which begin with a line of the cache."""
+    room = np.zeros(doubles + 8)
+    first = -(room.ctypes.data // 8) % 8
+    return room[first : first + doubles]
+
+
+class Room(NamedTuple):
+    """What a thread works in, and what it has seen."""
+
+    buffer: Floats  # rows of a transform
+    tile: Floats  # RUN rows of it
+    words: Words  # (DEGREE, LANES): products as words
+    seen: Integers  # by lane: the bits of the greatest distance; the greatest value; the least
+    tables: tuple[Floats, Floats, Floats, Floats]  # twiddles of both passes; ring.BACK; ring.TWIST
+
+    @classmethod
+    def new(cls) -> "Room":
+        """A thread's own."""
+        return cls(
+            aligned(ROWS * ROW),
+            aligned(RUN * ROW),
+            aligned(DEGREE * LANES).view(np.uint64),
+            np.zeros(3 * LANES, np.int64),
+            (_FIRST, _SECOND, _BACK, _TWIST),
+        )
+
+    @property
+    def distance(self) -> float:
+        """The greatest distance of a product from the whole number that it was rounded to."""
+        return float(self.seen[:LANES].max().view(np.float64))
+
+    @property
+    def greatest(self) -> int:
+        """The greatest value, whatever its sign."""
+        return max(int(self.seen[LANES:].max()), -int(self.seen[LANES:].min()))
+
+
+# ------------------------------------------------------------------------- instructions, written
+
+
+class _Writer:
+    """Writes instructions for rows of eight."""
+
+    def __init__(self, builder: ir.IRBuilder) -> None:
+        self.ir = builder
+
+    def whole(self, number: int) -> Value:
+        """A number, for addresses."""
+        return ir.Constant(_I64, number)
+
+    def doubles(self, number: float) -> Value:
+        return ir.Constant(_DOUBLES, [number] * LANES)
+
+    def words(self, number: int) -> Value:
+        return ir.Constant(_WORDS, [number % 2**64] * LANES)
+
+    def at(self, base: Value, *parts: _Offset) -> Value:
+        """The address so many elements, the sum of the parts, after `base`; of a pair the product."""
+        offset = self.whole(0)
+        for part in parts:
+            if isinstance(part, tuple):
+                part = self.ir.mul(part[0], self.whole(part[1]))
+            offset = self.ir.add(offset, self.whole(part) if isinstance(part, int) else part)
+        return self.ir.gep(base, [offset])
+
+    def load(self, address: Value, kind: ir.Type = _DOUBLES) -> Value:
+        return self.ir.load(self.ir.bitcast(address, kind.as_pointer()), align=8)
+
+    def store(self, value: Value, address: Value) -> None:
+        align = min(8, cast(int, getattr(value.type.element, "width", 64)) // 8)
+        self.ir.store(value, self.ir.bitcast(address, value.type.as_pointer()), align=align)
+
+    def row(self, base: Value, number: Value) -> _Complex:
+        """The complex numbers in a row of a buffer."""
+        return self.load(self.at(base, (number, ROW))), self.load(self.at(base, (number, ROW), LANES))
+
+    def put(self, row: _Complex, base: Value, number: Value) -> None:
+        self.store(row[0], self.at(base, (number, ROW)))
+        self.store(row[1], self.at(base, (number, ROW), LANES))
+
+    def spread_word(self, number: Value) -> Value:
+        """A number, of doubles or words, in all lanes."""
+        nothing = ir.Constant(ir.VectorType(number.type, LANES), ir.Undefined)
+        one = self.ir.insert_element(nothing, number, ir.Constant(ir.IntType(32), 0))
+        return self.ir.shuffle_vector(one, nothing, _places([0] * LANES))
+
+    def spread(self, address: Value) -> Value:
+        """The number at an address in all lanes."""
+        return self.spread_word(self.ir.load(address, align=8))
+
+    def spread_complex(self, base: Value, *parts: _Offset) -> _Complex:
+        """The complex number so many doubles after `base`, in all lanes."""
+        return self.spread(self.at(base, *parts)), self.spread(self.at(base, *parts, 1))
+
+    def call(self, name: str, *values: Value) -> Value:
+        """One of LLVM's own functions, for rows."""
+        kind = values[0].type
+        function = cgutils.get_or_insert_function(
+            self.ir.module, ir.FunctionType(kind, [value.type for value in values]), f"llvm.{name}"
+        )
+        return self.ir.call(function, values)
+
+    def plus(self, x: Value, y: Value, z: Value) -> Value:
+        """x y + z, rounded once where the processor can."""
+        return self.call("fmuladd.v8f64", x, y, z)
+
+    def times(self, x: _Complex, y: _Complex) -> _Complex:
+        (a, b), (c, d) = x, y
+        real = self.plus(a, c, self.ir.fneg(self.ir.fmul(b, d)))
+        return real, self.plus(a, d, self.ir.fmul(b, c))
+
+    def put_turned(
+        self, values: "list[_Complex]", buffer: Value, rows: "list[Value]", table: Value, number: Value
+    ) -> None:
+        """Put values, times a row of a table of as many roots each, into rows."""
+        for k, (value, row) in enumerate(zip(values, rows, strict=True)):
+            root = self.spread_complex(table, (number, 2 * len(rows)), 2 * k)
+            self.put(self.times(value, root) if k else value, buffer, row)
+
+    def turned_around(self, rows: "list[Value]") -> "list[Value]":
+        """Of a power of two of rows as many pieces of lanes, rows and pieces in each other's place."""
+        piece = half = LANES // len(rows)
+        while half < LANES:
+            low = [k - half + LANES if k & half else k for k in range(LANES)]
+            high = [k + LANES if k & half else k + half for k in range(LANES)]
+            apart, moved = half // piece, list(rows)
+            for j in range(len(rows)):
+                if not j & apart:
+                    pair = rows[j], rows[j + apart]
+                    moved[j] = self.ir.shuffle_vector(*pair, _places(low))
+                    moved[j + apart] = self.ir.shuffle_vector(*pair, _places(high))
+            rows, half = moved, 2 * half
+        return rows
+
+    def transform(self, x: "list[_Complex]") -> "list[_Complex]":
+        """The unscaled inverse transform of a power of two of rows."""
+        n = len(x)
+        if n == 1:
+            return x
+        even, odd = self.transform(x[0::2]), self.transform(x[1::2])
+        pairs = [self._turned(even[k], odd[k], k, n) for k in range(n // 2)]
+        return [above for above, _ in pairs] + [below for _, below in pairs]
+
+    def _turned(self, x: _Complex, y: _Complex, k: int, n: int) -> tuple[_Complex, _Complex]:
+        """x + w y and x - w y, w = exp(2 pi i k / n).
+
+        w is taken as its larger part times a number of which one part is 1 and the other at most 1 in
+        size: six operations that round once (Linzer and Feig, IEEE Trans. Signal Processing, 1993).
+        """
+        b, (a, c), (p, q) = self.ir, x, y
+        if k == 0:
+            return (b.fadd(a, p), b.fadd(c, q)), (b.fsub(a, p), b.fsub(c, q))
+        if 4 * k == n:  # w = i
+            return (b.fsub(a, q), b.fadd(c, p)), (b.fadd(a, q), b.fsub(c, p))
+        real, imaginary = math.cos(2 * math.pi * k / n), math.sin(2 * math.pi * k / n)
+        if 8 * k in (n, 3 * n):
+            scale = real
+            u, v = (b.fsub(p, q), b.fadd(q, p)) if 8 * k == n else (b.fadd(p, q), b.fsub(q, p))
+        elif abs(real) > imaginary:
+            scale, ratio = real, self.doubles(imaginary / real)
+            u, v = self.plus(b.fneg(q), ratio, p), self.plus(p, ratio, q)
+        else:
+            scale, ratio = imaginary, self.doubles(real / imaginary)
+            u, v = self.plus(p, ratio, b.fneg(q)), self.plus(q, ratio, p)
+        up, down = self.doubles(scale), self.doubles(-scale)
+        return (
+            (self.plus(u, up, a), self.plus(v, up, c)),
+            (self.plus(u, down, a), self.plus(v, down, c)),
+        )
+
+    def put_planes(
+        self,
+        row: Value,
+        bits: Value,
+        kept: Value | None,
+        out: Value,
+        plane: Value,
+        at: Value,
+    ) -> None:
+        """Put words of so many bits at number `at` of each of their planes."""
+        b = self.ir
+        for width, begin, least, most in (
+            (64, 0, 64, 64),
+            (32, 0, 48, 56),
+            (16, 4, 48, 56),
+            (8, 6, 56, 56),
+        ):
+            left = self.words(64 - width - 8 * begin)
+            value = b.trunc(b.lshr(row, left), ir.VectorType(ir.IntType(width), LANES))
+            due = b.and_(
+                b.icmp_unsigned(">=", bits, self.whole(least)),
+                b.icmp_unsigned("<=", bits, self.whole(most)),
+            )
+            address = self.at(out, (plane, begin), (at, width // 8))
+            with b.if_then(due):
+                if kept is None:
+                    self.store(value, address)
+                else:
+                    self._put_first(value, kept, address)
+
+    def _put_first(self, value: Value, kept: Value, address: Value) -> None:
+        """Put so many lanes at an address."""
+        b = self.ir
+        room = cgutils.alloca_once(b, value.type)
+        to = b.bitcast(address, value.type.element.as_pointer())
+        with b.if_else(b.icmp_unsigned("==", kept, self.whole(LANES))) as (all_of_them, some):
+            with all_of_them:
+                self.store(value, address)
+            with some:
+                b.store(value, room)
+                held = b.bitcast(room, value.type.element.as_pointer())
+                with cgutils.for_range(b, kept) as loop:
+                    one = b.load(b.gep(held, [loop.index]))
+                    b.store(one, b.gep(to, [loop.index]), align=1)
+
+
+def _places(numbers: Sequence[int]) -> Value:
+    return ir.Constant(ir.VectorType(ir.IntType(32), len(numbers)), list(numbers))
+
+
+def _instruction(write: Callable[..., None]) -> _Written:
+    """An intrinsic for kernels: `write(writer, ...)` gets words, and addresses for arrays."""
+
+    def typed(typing: object, *kinds: types.Type) -> tuple[Signature, Callable[..., Value]]:
+        given = tuple(types.int64 if isinstance(kind, types.Integer) else kind for kind in kinds)
+
+        def generate(
+            context: BaseContext, builder: ir.IRBuilder, signature: object, values: Sequence[Value]
+        ) -> Value:
+            write(
+                _Writer(builder),
+                *(
+                    context.make_array(kind)(context, builder, value).data
+                    if isinstance(kind, types.Array)
+                    else value
+                    for kind, value in zip(given, values, strict=True)
+                ),
+            )
+            return context.get_dummy_value()
+
+        return types.void(*given), generate
+
+    # numba asks it how many arguments there are.
+    typed.__signature__ = inspect.signature(write)  # type: ignore[attr-defined]
+    return cast(_Written, intrinsic(typed))
+
+
+@_instruction
+def _first(w: "_Writer", buffer: Value, p: Value, table: Value) -> None:
+    """The first pass of the points p + 128 a, in place."""
+    rows = [w.ir.add(p, w.whole((RUN + 1) * a)) for a in range(_ENDS)]
+    w.put_turned(w.transform([w.row(buffer, row) for row in rows]), buffer, rows, table, p)
+
+
+@_instruction
+def _middle(w: "_Writer", buffer: Value, at: Value, table: Value, r: Value) -> None:
+    """The second pass of the rows `at` + 16 b, in place."""
+    rows = [w.ir.add(at, w.whole(_ENDS * b)) for b in range(_MIDDLE)]
+    w.put_turned(w.transform([w.row(buffer, row) for row in rows]), buffer, rows, table, r)
+
+
+@_instruction
+def _last(w: "_Writer", buffer: Value, at: Value, out: Value, to: Value, step: Value) -> None:
+    """The third pass of the rows from `at` on, into the rows `to` + step e of another buffer."""
+    made = w.transform([w.row(buffer, w.ir.add(at, w.whole(r))) for r in range(_ENDS)])
+    for e, value in enumerate(made):
+        w.put(value, out, w.ir.add(to, w.ir.mul(step, w.whole(e))))
+
+
+def _product(blocks: int) -> _Written:
+    """Products of a row of keys with a point of so many polynomials: lanes of one are side by side."""
+
+    @_instruction
+    def product(w: _Writer, public: Value, at: Value, keys: Value, row: Value, out: Value) -> None:
+        a, b = w.spread_complex(public, at)
+        for block in range(1, blocks):
+            of = [lane * blocks // LANES >= block for lane in range(LANES)]
+            mask = ir.Constant(ir.VectorType(ir.IntType(1), LANES), of)
+            c, d = w.spread_complex(public, at, block * _BLOCK)
+            a, b = w.ir.select(mask, c, a), w.ir.select(mask, d, b)
+        w.put(w.times(w.row(keys, row), (a, b)), out, row)
+
+    return product
+
+
+@_instruction
+def _settle(
+    w: "_Writer", tile: Value, q: Value, back: Value, n: Value, words: Value, shift: Value, seen: Value
+) -> None:
+    """Round row q of a tile, point n, and add it times 2^shift to the words of its two coefficients."""
+    b = w.ir
+    product = w.times(w.row(tile, q), w.spread_complex(back, (n, 2)))
+    by = w.spread_word(shift)
+    worst = w.load(w.at(seen), _WORDS)
+    for part, first in zip(product, (0, HALF), strict=True):
+        moved = b.fadd(part, w.doubles(_MAGIC))
+        distance = b.fsub(part, b.fsub(moved, w.doubles(_MAGIC)))
+        # As whole numbers, bits of doubles without a sign are in order, and what is no number last.
+        size = b.and_(b.bitcast(distance, _WORDS), w.words((1 << 63) - 1))
+        worst = w.call("smax.v8i64", worst, size)
+        whole = b.sub(b.bitcast(moved, _WORDS), w.words(_MAGIC_BITS))
+        address = w.at(words, (n, LANES), first * LANES)
+        w.store(b.add(w.load(address, _WORDS), b.shl(whole, by)), address)
+    w.store(worst, w.at(seen))
+
+
+@_instruction
+def _addends(
+    w: "_Writer",
+    drawn: Value,
+    values: Value,
+    places: Value,
+    i: Value,
+    scale: Value,
+    words: Value,
+    seen: Value,
+) -> None:
+    """Errors plus values times 2^scale in rows i to i + 7. `places`: where those of a lane begin."""
+    b, by, rows = w.ir, w.spread_word(scale), []
+    greatest, least = (w.load(w.at(seen, k * LANES), _WORDS) for k in (1, 2))
+    for lane in range(LANES):
+        begins = [b.load(w.at(places, lane + k * LANES)) for k in (0, 1)]
+        word = w.load(w.at(drawn, begins[0], i), _WORDS)
+        value = w.load(w.at(values, begins[1], i), _WORDS)
+        greatest = w.call("smax.v8i64", greatest, value)
+        least = w.call("smin.v8i64", least, value)
+        up = w.call("ctpop.v8i64", b.and_(word, w.words(_ERRORS)))
+        down = w.call("ctpop.v8i64", b.and_(word, w.words(_ERRORS << ERROR_BITS)))
+        rows.append(b.add(b.sub(up, down), b.shl(value, by)))
+    w.store(greatest, w.at(seen, LANES))
+    w.store(least, w.at(seen, 2 * LANES))
+    for k, row in enumerate(w.turned_around(rows)):
+        w.store(row, w.at(words, (i, LANES), k * LANES))
+
+
+@_instruction
+def _place(
+    w: "_Writer",
+    codes: Value,
+    at: Value,
+    first: Value,
+    twist: Value,
+    k: Value,
+    buffer: Value,
+    row: Value,
+) -> None:
+    """Point k of the 0/1 rows of eight bins from `first` on, twisted, its parts in each other's place:
+    of codes that begin so far into others."""
+    b = w.ir
+    bins = ir.Constant(_WORDS, list(range(LANES)))
+    real, imaginary = w.spread_complex(twist, (k, 2))
+    is_low, is_high = (
+        b.icmp_signed("==", w.spread_word(b.sub(b.load(w.at(codes, at, k, more)), first)), bins)
+        for more in (0, HALF)
+    )
+    zeros = w.doubles(0.0)
+    low = b.select(is_low, real, zeros), b.select(is_low, imaginary, zeros)
+    high = b.select(is_high, b.fneg(imaginary), zeros), b.select(is_high, real, zeros)
+    w.put((b.fadd(low[1], high[1]), b.fadd(low[0], high[0])), buffer, row)
+
+
+@_instruction
+def _gather(
+    w: "_Writer", tile: Value, q: Value, public: Value, at: Value, sums: Value, row: Value
+) -> None:
+    """Add row q of a tile, parts in each other's place, times conjugates to a row of both limbs' sums.
+
+    Conjugates: the transform of a(1/X), so that a coefficient pairs row i with row i of a X^m.
+    """
+    imaginary, real = w.row(tile, q)
+    for limb in range(2):
+        c, d = w.spread_complex(public, at, limb * 2 * HALF)
+        of = w.ir.add(row, w.whole(limb * ROWS))
+        x, y = w.row(sums, of)
+        x = w.plus(real, c, w.plus(imaginary, d, x))
+        y = w.plus(imaginary, c, w.plus(w.ir.fneg(real), d, y))
+        w.put((x, y), sums, of)
+
+
+def _planes(blocks: int) -> _Written:
+    """Of so many rows from n on, eight words of each of as many polynomials, as words.pack; of each row
+    the first `kept`, if there is one polynomial."""
+
+    @_instruction
+    def planes(
+        w: _Writer, words: Value, n: Value, bits: Value, kept: Value, out: Value, plane: Value, at: Value
+    ) -> None:
+        b, one = w.ir, w.whole(1)
+        whole = b.icmp_unsigned("==", bits, w.whole(64))
+        cut = b.sub(w.whole(64), bits)
+        # Halves to even: half less one, and one more where the last bit that stays is set.
+        half = b.select(whole, w.whole(0), b.sub(b.lshr(b.shl(one, cut), one), one))
+        last = w.spread_word(b.select(whole, w.whole(0), one))
+        rows = [w.load(w.at(words, (n, LANES), k * LANES), _WORDS) for k in range(blocks)]
+        for block, row in enumerate(w.turned_around(rows)):
+            up = b.add(b.and_(b.lshr(row, w.spread_word(cut)), last), w.spread_word(half))
+            begin = b.mul(b.lshr(b.mul(plane, bits), w.whole(3)), w.whole(block))
+            some = kept if blocks == 1 else None
+            w.put_planes(b.add(row, up), bits, some, w.at(out, begin), plane, at)
+
+    return planes
+
+
+_product1, _product2, _product4 = (_product(blocks) for blocks in (1, 2, 4))
+_planes1, _planes2, _planes4 = (_planes(blocks) for blocks in (1, 2, 4))
+
+# ----------------------------------------------------------------------------------- the kernels
+
+
+@kernel
+def _second(buffer: Floats, c: int, table: Floats, tile: Floats) -> None:
+    """What is left of a transform after its first pass, of the points c + 16 q as a tile's rows q."""
+    at = c * (RUN + 1)
+    for r in range(_ENDS):
+        _middle(buffer, at + r, table, r)
+    for d in range(_MIDDLE):
+        _last(buffer, at + d * _ENDS, tile, d, _MIDDLE)
+
+
+@kernel
+def settle(buffer: Floats, shift: int, room: Room) -> None:
+    """Add a buffer of products, transformed back and rounded, to the words, times 2^shift. The buffer is
+    overwritten."""
+    first, second, back = room.tables[:3]
+    for p in range(RUN):
+        _first(buffer, p, first)
+    for c in range(_ENDS):
+        _second(buffer, c, second, room.tile)
+        for q in range(RUN):
+            _settle(room.tile, q, back, c + _ENDS * q, room.words, shift, room.seen)
+
+
+@kernel
+def add_hints(codes: Integers, first: int, public: Floats, sums: Floats, room: Room) -> None:
+    """Add the hints of eight bins from `first` on, not rounded, to their sums, (2, ROWS, 2, LANES) flat.
+
+    codes: (polynomials, DEGREE), flat; below 0 where there is no row. public: as many polynomials, flat.
+    """
+    roots, table, _, twist = room.tables
+    for number in range(len(codes) // DEGREE):
+        for k in range(HALF):
+            _place(codes, number * DEGREE, first, twist, k, room.buffer, k + k // RUN)
+        for p in range(RUN):
+            _first(room.buffer, p, roots)
+        for c in range(_ENDS):
+            _second(room.buffer, c, table, room.tile)
+            for q in range(RUN):
+                k = c + _ENDS * q
+                _gather(room.tile, q, public, number * _BLOCK + 2 * k, sums, k + k // RUN)
+
+
+@kernel
+def _multiply(public: Floats, at: int, blocks: int, keys: Floats, out: Floats) -> None:
+    """Products of a limb of so many polynomials, of which the first begins there, with the keys."""
+    for k in range(HALF):
+        row, of = k + k // RUN, at + 2 * k
+        if blocks == 1:
+            _product1(public, of, keys, row, out)
+        elif blocks == 2:
+            _product2(public, of, keys, row, out)
+        else:
+            _product4(public, of, keys, row, out)
+
+
+@kernel
+def _pack(words: Words, blocks: int, bits: int, count: int, first: int, out: Bytes) -> None:
+    """The words of vectors from number `first` on, in bytes (polynomials, of as words.pack)."""
+    plane, kept = DEGREE * count, min(LANES, count - first)
+    for n in range(0, DEGREE, blocks):
+        at = n * count + first
+        if blocks == 1:
+            _planes1(words, n, bits, kept, out, plane, at)
+        elif blocks == 2:
+            _planes2(words, n, bits, kept, out, plane, at)
+        else:
+            _planes4(words, n, bits, kept, out, plane, at)
+
+
+class Form(NamedTuple):
+    """How words of vectors are made."""
+
+    scale_bits: int
+    bits: int  # of a word in bytes, 48, 56 or 64
+    blocks: int  # polynomials at once: one, or so many as fill the lanes with 2 or 4 vectors
+
+
+@kernel
+def encrypt(
+    public: Floats,
+    keys: Floats,
+    drawn: Words,
+    values: Integers,
+    start: int,
+    form: Form,
+    out: Bytes,
+    room: Room,
+) -> None:
+    """Encrypt some rows.
+
+    public: polynomials (number, 2, HALF), flat; keys: buffers of secrets, (groups, ROWS * ROW);
+    drawn: (number, count, DEGREE), flat; values: (count, rows), from row `start` on.
+    """
+    number, (count, rows) = len(public) // _BLOCK, values.shape
+    blocks = form.blocks
+    places = np.zeros(2 * LANES, np.int64)
+    flat, block = values.reshape(-1), DEGREE * count * form.bits // 8
+    for number_of in range(0, number, blocks):
+        for group in range(len(keys)):
+            for lane in range(LANES):
+                part, v = lane * blocks // LANES, group * LANES + lane % (LANES // blocks)
+                if v >= count:
+                    v = 0
+                places[lane] = ((number_of + part) * count + v) * DEGREE
+                places[LANES + lane] = v * rows + start + (number_of + part) * DEGREE
+            for i in range(0, DEGREE, LANES):
+                _addends(drawn, flat, places, i, form.scale_bits, room.words, room.seen)
+            for limb in range(2):
+                at = number_of * _BLOCK + limb * 2 * HALF
+                _multiply(public, at, blocks, keys[group], room.buffer)
+                settle(room.buffer, 32 * limb, room)
+            _pack(room.words, blocks, form.bits, count, group * LANES, out[number_of * block :])

@@ -1,0 +1,205 @@
+"""Sums by cell of the words of encrypted vectors, a tile of rows at a time.
+
+A tile is some rows of all vectors, unpacked, few enough for a core's second cache. Each row is added to
+a cell of every column: these are the plain sums that the encryption asks for. A sum that was just
+written has to be waited for, and of a few dozen bins one always was. So two columns are summed by their
+joint cells, a thousand of them with one addition for both, and told apart at the end.
+
+As in lanes.py instructions for vectors are written here, and numba looks only at this file.
+"""
+
+# mypy: disallow-untyped-calls=False
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, cast
+
+import numpy as np
+from llvmlite import ir
+from llvmlite.ir import Value
+from numba import types
+from numba.core import cgutils
+from numba.core.base import BaseContext
+from numba.core.typing.templates import Signature
+from numba.extending import intrinsic
+from numpy.typing import NDArray
+
+from vfl.arrays import Bytes, Integers, Words
+from vfl.crypto.lattice.lanes import LANES, aligned
+from vfl.crypto.lattice.parameters import MODULUS_BITS
+from vfl.kernels import kernel
+
+_TILE = 1 << 15  # words of a tile
+_MOST_JOINT = 1 << 16  # words of a pair's joint cells
+_I64 = ir.IntType(64)
+
+
+def width_of(count: int) -> int:
+    """Words of a tile's row for so many vectors, a power of two."""
+    return max(2, 1 << (count - 1).bit_length())
+
+
+def rows_of(count: int) -> int:
+    """Rows of a tile for so many vectors."""
+    return max(1, _TILE // width_of(count))
+
+
+def zeros(rows: int, width: int) -> Words:
+    """Zeros, rows of which begin with lines of the cache."""
+    return aligned(rows * width).view(np.uint64).reshape(rows, width)
+
+
+def _adding(lanes: int, vectors: int = 1) -> Callable[..., Any]:
+    """Add rows of a tile, so many vectors of so many words, to the words that begin at these places."""
+    kind = ir.VectorType(_I64, lanes)
+
+    def typed(
+        typing: object, tile: types.Type, places: types.Type, rows: types.Type, words: types.Type
+    ) -> tuple[Signature, Callable[..., Value]]:
+        def generate(
+            context: BaseContext, builder: ir.IRBuilder, signature: object, values: Sequence[Value]
+        ) -> Value:
+            source, at, target = (
+                context.make_array(kind)(context, builder, values[k]).data
+                for k, kind in ((0, tile), (1, places), (3, words))
+            )
+            width = ir.Constant(_I64, lanes * vectors)
+            with cgutils.for_range(builder, values[2]) as loop:
+                row = builder.gep(source, [builder.mul(loop.index, width)])
+                to = builder.gep(target, [builder.load(builder.gep(at, [loop.index]))])
+                for k in range(vectors):
+                    from_, into = (
+                        builder.bitcast(
+                            builder.gep(base, [ir.Constant(_I64, lanes * k)]), kind.as_pointer()
+                        )
+                        for base in (row, to)
+                    )
+                    total = builder.add(builder.load(into, align=8), builder.load(from_, align=8))
+                    builder.store(total, into, align=8)
+            return context.get_dummy_value()
+
+        return types.void(tile, places, types.int64, words), generate
+
+    return cast(Callable[..., Any], intrinsic(typed))
+
+
+_add_2, _add_4, _add_8 = (_adding(lanes) for lanes in (2, 4, 8))
+_add_16, _add_32 = _adding(LANES, 2), _adding(LANES, 4)
+
+
+class Pairs(NamedTuple):
+    """Columns of codes, in pairs: of each the numbers of both columns, by what the code of the first is
+    multiplied, its first joint cell, and of both columns bins and first cell among all. A column
+    without another has itself for one, of 0 bins."""
+
+    first: Integers
+    second: Integers
+    times: Integers
+    begin: Integers
+    bins: Integers  # (pairs, 2)
+    cells: Integers  # (pairs, 2)
+
+    @property
+    def joint(self) -> int:
+        """Joint cells of all pairs."""
+        last = len(self.begin) - 1
+        return int(self.begin[last] + self.bins[last, 0] * max(self.bins[last, 1], 1))
+
+
+def pairs_of(columns: Sequence[tuple[int, int, int]], width: int, rows: int) -> Pairs:
+    """Pair up columns, (number, bins, first cell) of each, if joint cells are few for so many rows."""
+    found, at, begin = [], 0, 0
+    while at < len(columns):
+        (a, bins, cell), (b, others, other) = columns[at], (*columns, (0, 0, 0))[at + 1]
+        joint = bins * others
+        if joint and joint * width <= _MOST_JOINT and 4 * joint <= rows:
+            found.append((a, b, others, begin, bins, others, cell, other))
+            at, begin = at + 2, begin + joint
+        else:
+            found.append((a, a, 1, begin, bins, 0, cell, 0))
+            at, begin = at + 1, begin + bins
+    table = np.array(found, np.int64)
+    first, second, times, before = np.ascontiguousarray(table[:, :4].T)
+    bins, cells = np.ascontiguousarray(table.reshape(-1, 4, 2)[:, 2:].transpose(1, 0, 2))
+    return Pairs(first, second, times, before, bins, cells)
+
+
+@kernel
+def add(codes: NDArray[np.integer], pairs: Pairs, start: int, tile: Words, joint: Words) -> None:
+    """Add the rows of a tile, (rows, width), from `start` on of the codes, (columns, rows), to the joint
+    cells, (cells, width)."""
+    rows, width = tile.shape
+    places = np.empty(rows, np.int64)
+    for p in range(len(pairs.first)):
+        begin, times = pairs.begin[p] * width, pairs.times[p] * width
+        # Cut, so that no place can be below 0: numba would look, and LLVM make no vectors of it.
+        one = codes[pairs.first[p], start : start + rows]
+        two = codes[pairs.second[p], start : start + rows]
+        other = width if pairs.bins[p, 1] else 0
+        for i in range(rows):
+            places[i] = begin + np.int64(one[i]) * times + np.int64(two[i]) * other
+        _add_rows(tile.reshape(-1), places, width, joint.reshape(-1))
+
+
+@kernel
+def _add_rows(tile: Words, places: Integers, width: int, words: Words) -> None:
+    rows = len(places)
+    if width == 2:
+        _add_2(tile, places, rows, words)
+    elif width == 4:
+        _add_4(tile, places, rows, words)
+    elif width == 8:
+        _add_8(tile, places, rows, words)
+    elif width == 16:
+        _add_16(tile, places, rows, words)
+    elif width == 32:
+        _add_32(tile, places, rows, words)
+    else:
+        for i in range(rows):
+            for v in range(width):
+                words[places[i] + v] += tile[i * width + v]
+
+
+@kernel
+def tell_apart(pairs: Pairs, joint: Words, sums: Words) -> None:
+    """Add the joint cells, (cells, width), to those of each column, (cells, width)."""
+    width, flat, to = sums.shape[1], joint.reshape(-1), sums.reshape(-1)
+    for p in range(len(pairs.first)):
+        others = max(pairs.bins[p, 1], 1)
+        cells = pairs.bins[p, 0] * others
+        own = flat[pairs.begin[p] * width :]
+        for which in range(2 if pairs.bins[p, 1] else 1):
+            places = np.empty(cells, np.int64)
+            for cell in range(cells):
+                code = cell % others if which else cell // others
+                places[cell] = (pairs.cells[p, which] + code) * width
+            _add_rows(own, places, width, to)
+
+
+def unpack(piece: Bytes, bits: int, count: int, first: int, tile: Words) -> None:
+    """Rows from `first` on of a polynomial in words.pack's bytes, as a tile (rows, width)."""
+    own = slice(first * count, (first + len(tile)) * count)
+    if bits == MODULUS_BITS:
+        tile[:, :count] = piece.view("<u8")[own].reshape(-1, count)
+        return
+    words = len(piece) * 8 // bits
+    tops, middles = piece[: 4 * words].view("<u4")[own], piece[4 * words : 6 * words].view("<u2")[own]
+    lows = piece[6 * words :][own]
+    if tile.shape[1] == count:
+        _unpack(tops, middles, lows, tile.reshape(-1))
+    else:
+        together = np.empty(len(tops), np.uint64)
+        _unpack(tops, middles, lows, together)
+        tile[:, :count] = together.reshape(-1, count)
+
+
+@kernel
+def _unpack(tops: NDArray[np.uint32], middles: NDArray[np.uint16], lows: Bytes, out: Words) -> None:
+    """Words of 48 bits, or 56 if there are lows, of their planes."""
+    up, half = np.uint64(32), np.uint64(16)
+    if len(lows):
+        for i in range(len(tops)):
+            high = np.uint64(tops[i]) << up | np.uint64(middles[i]) << half
+            out[i] = high | np.uint64(lows[i]) << np.uint64(8)
+    else:
+        for i in range(len(tops)):
+            out[i] = np.uint64(tops[i]) << up | np.uint64(middles[i]) << half
