@@ -90,9 +90,12 @@ def test_an_extended_alignment_replays_and_says_on_what_it_relies(honest: Audite
     first = honest.align(name="base").alignment.name
     made = honest.align(extend=first, name="more").alignment.name
     replay_all(honest, made)
-    assert honest.replay("bureau", made).shown["insurer"].relies == [
-        f"on alignment {first}, which this one extends"
-    ]
+    for party, peer in (("bureau", "insurer"), ("insurer", "bureau")):
+        before, shown = (honest.replay(party, name).shown[peer] for name in (first, made))
+        (took,) = shown.took
+        assert (took.what, took.run) == ("alignment", honest.runs(party, first)[0].run)
+        assert took.sha256 == before.left["alignment"] != shown.left["alignment"]
+        assert not shown.relies
 
 
 def test_trees_replay(honest: AuditedRoom, trees: str) -> None:
@@ -114,6 +117,10 @@ def test_trees_replay_that_go_on_with_a_hint(honest: AuditedRoom) -> None:
     with lock_hints(honest.there("insurer").store, run.agreement.terms.alignment or ""):
         relies = honest.replay("insurer", second).shown["bureau"].relies
     assert relies == [f"on a hint of {host} that came in an earlier run" for host in HOSTS]
+    before, shown = (honest.replay("bureau", model).shown["insurer"] for model in (first, second))
+    took = {one.what: one for one in shown.took}["hint"]
+    assert (took.run, took.sha256) == (honest.runs("bureau", first)[0].run, before.left["hint"])
+    assert not shown.relies
     honest.train(LATTICE_GLM)  # has a hint of its own
     shutil.rmtree(honest.there("insurer").store.folder("hint"))
     with pytest.raises(ModelError, match=r"hint of \w+ that an earlier run has kept and that is"):
@@ -132,7 +139,10 @@ def test_a_batch_replays(honest: AuditedRoom) -> None:
     for name in HOSTS:
         done = honest.replay(name, model)
         assert done.evidence.agreement.terms.task == "score"
-        assert done.shown["insurer"].relies == [f"on the half of {model} that an earlier run has left"]
+        before, shown = honest.replay(name, model, attempt=0).shown["insurer"], done.shown["insurer"]
+        (took,) = shown.took
+        assert (took.what, took.run) == ("half of the model", honest.runs(name, model)[0].run)
+        assert took.sha256 == before.left["half of the model"]
 
 
 # --- What is spoilt is found and named. -------------------------------------------------------------
@@ -540,6 +550,18 @@ def test_what_is_kept_is_listed_forgotten_and_removed(spoilt: tuple[AuditedRoom,
     assert model not in {one["subject"] for one in told("audit", "list", file)["runs"]}
     result = CliRunner().invoke(main, ["audit", "replay", file, "--run", "nothing"])
     assert result.exit_code == 5 and "nothing is kept of a run nothing" in result.output
+
+
+def test_digests_of_columns_are_shown_under_the_partys_key(honest: AuditedRoom, trees: str) -> None:
+    file, model = str(honest.federation.parties["registry"].file), honest.train(GLM_JOB)
+    runs = {name: honest.runs("registry", name)[0] for name in (trees, model)}
+    with one_key():
+        (first,), (second,) = (told("audit", "replay", file, "--run", name)["runs"] for name in runs)
+    assert "column 'power'" in first["table"]
+    assert first["table"] == second["table"]  # of the same columns and rows
+    for run, said in zip(runs.values(), (first, second), strict=True):
+        assert run.opening is not None and said["table"].keys() == run.opening.table.keys()
+        assert not {*said["table"].values()} & {*run.opening.table.values()}
 
 
 # --- The walk of docs/audit.md. ---------------------------------------------------------------------

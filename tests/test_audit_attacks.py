@@ -20,7 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from federation import GLM_JOB, JOB
 
 from vfl.errors import VflError
-from vfl.jobs import alignment
+from vfl.jobs import alignment, rerun
 from vfl.jobs import evidence as kept_evidence
 from vfl.jobs.evidence import (
     Evidence,
@@ -173,11 +173,51 @@ def answer_otherwise(
 
 
 @pytest.mark.parametrize("told", [-1.0, 0.5, 1e9, math.inf, math.nan])
-def test_a_time_that_no_program_tells_is_found(spoilt: tuple[AuditedRoom, str], told: float) -> None:
+def test_a_time_that_no_program_tells_is_found(
+    spoilt: tuple[AuditedRoom, str], monkeypatch: pytest.MonkeyPatch, told: float
+) -> None:
     room, model = spoilt
+    monkeypatch.setattr(rerun, "_check_answers", mock.Mock())  # it has written its ledger anew, too
     assert answer_otherwise(room, "registry", model, "seconds", lambda _: told)
     with pytest.raises(EvidenceDiffers, match="has told insurer a time that the program does not tell"):
         room.replay("registry", model)
+
+
+def test_answers_that_are_made_up_after_the_run_are_found(spoilt: tuple[AuditedRoom, str]) -> None:
+    room, model = spoilt
+    assert answer_otherwise(room, "registry", model, "seconds", lambda given: given + 8.0)
+    why = r"^what the run has asked of the store is not what its ledger has a digest of in line [\d,]+$"
+    with pytest.raises(EvidenceDiffers, match=why):
+        room.replay("registry", model)
+
+
+def test_a_run_whose_ledger_has_nothing_of_its_answers_says_so(
+    honest: AuditedRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As of an earlier version."""
+    monkeypatch.setattr(kept_evidence._Tapes, "_note_answers", lambda self: None)
+    model = honest.align(name="earlier").alignment.name
+    shown = honest.replay("registry", model).shown["insurer"]
+    assert shown.relies == ["on what its store has answered, of which its ledger has nothing"]
+    assert shown.answers is None
+
+
+def test_answers_lie_under_a_seal_that_a_peer_was_told_in_a_later_run(honest: AuditedRoom) -> None:
+    model = honest.align(name="sealed").alignment.name
+    done = honest.replay("registry", model)
+    path, shown = honest.certify("registry", done, "insurer"), done.shown["insurer"]
+    assert shown.answers is not None and shown.answers.answers > 0 and not shown.answers.sealed
+    checked = honest.check("insurer", path)
+    assert checked.complete and not checked.answers_sealed
+    honest.align(name="later")
+    again = honest.replay("registry", model)
+    known = again.shown["insurer"].answers
+    assert known is not None and known.sealed and known.sha256 == shown.answers.sha256
+    assert honest.check("insurer", honest.certify("registry", again, "insurer")).answers_sealed
+    other = replace(again.shown["insurer"], answers=msgspec.structs.replace(known, sealed="ab" * 32))
+    made_up = honest.certify("registry", replace(again, shown={"insurer": other}), "insurer")
+    with pytest.raises(EvidenceDiffers, match="a seal of registry's ledger that this party was not"):
+        honest.check("insurer", made_up)
 
 
 def test_a_signature_by_other_random_numbers_is_found(
@@ -282,8 +322,13 @@ def test_both_name_the_half_of_a_model_that_a_training_goes_on_from(
 ) -> None:
     model = honest.train({**JOB, "secureboost": {**JOB["secureboost"], "init_model": trees}})
     for party, peer in (("insurer", "registry"), ("registry", "insurer")):
-        relies = honest.replay(party, model).shown[peer].relies
-        assert relies == [f"on the half of {trees} that an earlier run has left"]
+        before = honest.replay(party, trees).shown[peer]
+        shown = honest.replay(party, model).shown[peer]
+        took = {one.what: one for one in shown.took}
+        assert not shown.relies and set(took) == {"half of the model", "alignment"}
+        assert took["half of the model"].run == honest.runs(party, trees)[0].run
+        assert took["half of the model"].sha256 == before.left["half of the model"]
+        assert before.left != shown.left
 
 
 def test_certificates_of_one_replay_can_be_told_from_those_of_two(

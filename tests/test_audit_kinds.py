@@ -16,8 +16,10 @@ from paillier_key import one_key
 from room import HOSTS
 from test_drawn_jobs import RULES
 
-from vfl.errors import VflError
-from vfl.jobs import oneway, resume, scoring, screening
+from vfl.errors import PeerStopped, VflError
+from vfl.jobs import oneway, presenting, resume, scoring, screening
+from vfl.jobs.audits import keep_certificate, load_audits
+from vfl.jobs.certificate import make_certificate
 from vfl.jobs.evidence import find_evidence, save_evidence
 from vfl.jobs.kept_evidence import OF_ALIGNMENT, OF_MODEL, evidence_about, list_evidence
 from vfl.jobs.oneway import TableRequest
@@ -99,8 +101,8 @@ def test_both_sides_of_a_batch_replay(
     monkeypatch.setitem(room.federation.guest.settings, "align", {"engine": engine})
     room.score(model, explain=engine == "ecdh", force=True)
     replay_all(room, model)
-    relies = room.replay("insurer", model).shown["bureau"].relies
-    assert relies == [f"on the half of {model} that an earlier run has left"]
+    shown = room.replay("insurer", model).shown["bureau"]
+    assert not shown.relies and [one.what for one in shown.took] == ["half of the model"]
 
 
 def test_a_batch_that_goes_on_replays_by_attempt(
@@ -193,6 +195,31 @@ def test_a_batch_of_a_project_replays(room: AuditedRoom, project: KeptProject) -
     for name in project.models.values():
         assert room.runs("insurer", name)[-1].agreement.terms.task == "score"
         replay_all(room, name)
+
+
+def test_models_of_a_project_score_once_their_audits_were_shown(
+    room: AuditedRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(presenting, "hosts_of", room.hosts_of)
+    monkeypatch.setitem(room.federation.parties["bureau"].settings, "policy", {**RULES, "audit": 1.0})
+    made, show = Project.model_validate(PROJECT), room.said["insurer"]
+    kept = asyncio.run(train_project(room.site("insurer"), made, wait=1, show=show)).kept
+
+    def score() -> None:
+        where = room.folder / "new.csv", room.folder / "audited.csv"
+        work = score_project(room.site("insurer"), kept.name, *where, ScoreOptions(), wait=1, show=show)
+        asyncio.run(work)
+
+    with pytest.raises(PeerStopped, match=f"model {kept.models['frequency']} has to be audited"):
+        score()
+    site = room.there("insurer")
+    for name in kept.models.values():
+        done = room.replay("insurer", name, attempt=0)
+        content = make_certificate(done.evidence, done.shown["bureau"], site.identity)
+        keep_certificate(site.store, done.evidence, "bureau", content)
+    score()
+    for name in kept.models.values():
+        assert load_audits(room.there("bureau").store, name)["insurer"].state == "shown"
 
 
 def test_other_losses_of_a_project_are_found(room: AuditedRoom, project: KeptProject) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,11 +16,12 @@ from commands import Done, command
 from federation import GLM_JOB, JOB, WAIT, Federation, ended
 from paillier_key import one_key
 from room import HOSTS, Said
+from test_host_lookups import LONG, looking
 
 from vfl.crypto.randomness import Randomness
 from vfl.crypto.reserve import OwnObfuscators, OwnReserve
 from vfl.errors import ConfigError, PeerError, PeerLost, PeerStopped, Refused, VflError
-from vfl.jobs import audit_draw, presenting, replaying, resume
+from vfl.jobs import audit_draw, host_lookups, presenting, replaying, resume
 from vfl.jobs import training as guest_training
 from vfl.jobs.audit_draw import AuditDraw, AuditShare, Drawing, HostDraw, commit, draw_with
 from vfl.jobs.audits import (
@@ -382,6 +383,38 @@ def test_other_uses_wait_too(room: AuditedRoom, owed: str, rules: dict[str, Any]
     more = {**JOB, "secureboost": {**JOB["secureboost"], "init_model": owed, "trees": 3}}
     with pytest.raises(PeerStopped, match=f"model {owed} has to be audited before it is used"):
         room.train(more)
+
+
+def test_lookups_that_stay_open_hand_certificates_over(
+    room: AuditedRoom, owed: str, rules: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for pause, seconds in (("_PAUSES", (0.01, 0.02)), ("_REFUSED", 0.02)):
+        monkeypatch.setattr(host_lookups, pause, seconds)
+    rules["directories"] = True
+    kept, said = room.there("insurer").store, room.said["insurer"]
+    done = room.replay("insurer", owed, attempt=0)
+    less = replace(done.shown["bureau"], messages=done.shown["bureau"].messages[:-3])
+    signer = room.there("insurer").identity
+
+    async def until(what: Callable[[], bool]) -> None:
+        async with asyncio.timeout(LONG):
+            while not what():
+                await asyncio.sleep(0.01)
+
+    async def run() -> int:
+        async with looking(room, owed, "bureau") as (_, found):
+            await until(lambda: said.has(f"bureau stopped the job: model {owed} has to be audited"))
+            assert not found.is_here
+            keep_certificate(
+                kept, done.evidence, "bureau", make_certificate(done.evidence, less, signer)
+            )
+            await until(lambda: said.has("does not cover 3 messages that it has to"))
+            keep_certificate(kept, done.evidence, "bureau", certificate(room, done))
+            await found.wait(LONG)
+            return sum("does not cover 3 messages" in line for line in said.lines)
+
+    assert asyncio.run(run()) == 1  # a certificate that was refused is not handed over again
+    assert load_audits(room.there("bureau").store, owed)["insurer"].state == "shown"
 
 
 # --- Some trees of a model. -------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 import click
+import msgspec
 
 from vfl.cli.completion import names_of
 from vfl.cli.group import main
@@ -19,10 +20,12 @@ from vfl.errors import ConfigError, ModelError
 from vfl.terminal.streams import put_json, stderr, stdout
 
 if TYPE_CHECKING:
+    from vfl.jobs.certificate import Checked
+    from vfl.jobs.certificates import RunTogether
     from vfl.jobs.connect import Site
     from vfl.jobs.evidence import Evidence
     from vfl.jobs.replaying import Replay
-    from vfl.party.identity import Identity
+    from vfl.party.identity import Certificate, Identity
     from vfl.protocols.common.participant import LooksAt
 
 _RUN = click.option(
@@ -38,7 +41,8 @@ _RUN = click.option(
 def audit() -> None:
     """Replay what this party did in a run, and check what was replayed at a peer.
 
-    A party keeps what that needs of runs that begin while [party] tape = "all".
+    A party keeps what that needs of runs that begin while [party] tape = "all"; a host of trees with a
+    number such as 0.1 what it needs of a share of them.
     """
 
 
@@ -57,7 +61,8 @@ def audit_list(party: Path, as_json: bool) -> None:
     store = store_of(load_party(party))
     found, audits = list_evidence(store), list_audits(store)
     if as_json:
-        put_json({"runs": [asdict(one) for one in found], "audits": [asdict(one) for one in audits]})
+        runs = [{**asdict(one), "kept": msgspec.to_builtins(one.kept)} for one in found]
+        put_json({"runs": runs, "audits": [asdict(one) for one in audits]})
         return
     if not found:
         stdout.put(
@@ -150,7 +155,7 @@ def audit_replay(
         documents = []
         played = replay_runs(site, runs, show, looks_at, any_machine=any_machine)
         for done, files in _replayed(played, certify):
-            documents.append(_document(done, files))
+            documents.append(_document(site, done, files))
             if not as_json:
                 put_replay(done, files)
     if as_json:
@@ -235,19 +240,24 @@ def _prefix(key: Path) -> Path:
     return key.with_suffix("") if key.suffix in (".key", ".pem") and key.is_file() else key
 
 
-def _document(done: "Replay", files: list[Path]) -> dict[str, object]:
+def _document(site: "Site", done: "Replay", files: list[Path]) -> dict[str, object]:
+    from vfl.jobs.commitments import shown_digests
+
+    opening = done.evidence.opening
     return {
         "run": done.evidence.run,
         "task": done.evidence.agreement.terms.task,
         "complete": done.complete,
         "ended": done.ended,
-        "table": {} if done.evidence.opening is None else done.evidence.opening.table,
+        "table": {} if opening is None else shown_digests(site.identity, opening.table),
         "peers": {
             peer: {
                 "messages": one.compared,
                 "of": one.of,
                 "checked": list(one.checked),
                 "relies": list(one.relies),
+                "kept": msgspec.to_builtins(one.steps),
+                "took": [msgspec.to_builtins(taken) for taken in one.took],
             }
             for peer, one in done.shown.items()
         },
@@ -255,9 +265,109 @@ def _document(done: "Replay", files: list[Path]) -> dict[str, object]:
     }
 
 
-@audit.command("check", short_help="Hold a peer's certificate against this party's ledger.")
+@audit.command("directory", short_help="Make this host's directory again, and certify it.")
 @PARTY
-@click.argument("certificate", type=click.Path(path_type=Path), metavar="CERTIFICATE.json")
+@click.option(
+    "--model",
+    metavar="MODEL",
+    required=True,
+    help="The model whose sealed directory is made again.",
+    shell_complete=names_of("model"),
+)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="FOLDER",
+    help="Where the certificate for the guest goes.",
+)
+@click.option(
+    "--auditor",
+    type=click.Path(path_type=Path),
+    metavar="KEY",
+    help="Keys of the auditor who signs, without .key and .pem; this party's own by default.",
+)
+@FORCE
+@LOG
+@JSON
+def audit_directory(
+    party: Path, model: str, out: Path | None, auditor: Path | None, force: bool, as_json: bool
+) -> None:
+    """Make this host's sealed directory of a model again from its half, its table and the directory's
+    key, and compare it with the one that is served. Keeps nothing.
+
+    Exit code 1 where they differ.
+    """
+    from vfl.jobs.connect import Site
+    from vfl.jobs.directory_audit import replay_directory, sign_directory
+    from vfl.jobs.names import resolve_model
+    from vfl.party.files import replacing
+    from vfl.party.identity import load
+    from vfl.terminal.progress import show_progress
+
+    settings = open_party(party)
+    need_role(settings.role, "host", party)
+    site = Site.open(settings)
+    signer = site.identity if auditor is None else load(auditor)
+    with show_progress() as show:
+        made = replay_directory(site, resolve_model(site.store, model), show)
+        path = None
+        if out is not None:
+            path = out / f"{made.directory}-{made.host}-for-{made.guest}.json"
+            if path.exists() and not force:
+                raise ConfigError(f"{path} is there already: add --force to replace it")
+            out.mkdir(parents=True, exist_ok=True)
+            with replacing(path) as file:
+                file.write(sign_directory(made, signer))
+    if as_json:
+        certificates = [] if path is None else [str(path)]
+        put_json({"model": made.model, "directory": made.directory, "certificates": certificates})
+        return
+    stdout.put(f"directory {made.directory} of {made.model}: all entries are the program's")
+    for taken in made.took:
+        stdout.put(f"note: it is made of the {taken.what} that run {taken.run[:12]} has left")
+    if path is not None:
+        stdout.put(f"certificate {path}")
+
+
+def _check_directories(
+    site: "Site", paths: Sequence[Path], auditor: "Certificate | None", together: "list[RunTogether]"
+) -> list[dict[str, object]]:
+    """Hold certificates of directories against what is kept of these, and against those of runs."""
+    from vfl.jobs.certificates import links_of
+    from vfl.jobs.directory_audit import check_directory
+
+    documents = []
+    made = {(one.made.run, one.made.party): one.made for run in together for one in run.certificates}
+    for path in paths:
+        found = check_directory(site, path, auditor)
+        said = found.certificate
+        head = f"directory {said.directory} of {said.model} at {said.host}"
+        notes = links_of(said.host, head, said.took, made)
+        if not said.took:
+            notes.append(f"{head} relies on the half of the model, of whose training no tape was kept")
+        documents.append(
+            {**msgspec.to_builtins(said), "signed_by": found.signed_by, "complete": True, "notes": notes}
+        )
+    return documents
+
+
+def _put_directories(documents: list[dict[str, object]]) -> None:
+    for one in documents:
+        head = f"directory {one['directory']} of {one['model']} at {one['host']}"
+        stdout.put(f"{head}: signed by {one['signed_by']}; all entries are the program's")
+        for note in one["notes"] if isinstance(one["notes"], list) else ():
+            stdout.put(f"note: {note}")
+
+
+@audit.command("check", short_help="Hold peers' certificates against this party's ledger.")
+@PARTY
+@click.argument(
+    "certificates",
+    type=click.Path(path_type=Path),
+    metavar="CERTIFICATE.json...",
+    nargs=-1,
+    required=True,
+)
 @click.option(
     "--auditor",
     type=click.Path(path_type=Path),
@@ -265,46 +375,91 @@ def _document(done: "Replay", files: list[Path]) -> dict[str, object]:
     help="The certificate of the auditor who must have signed; the peer itself by default.",
 )
 @JSON
-def audit_check(party: Path, certificate: Path, auditor: Path | None, as_json: bool) -> None:
-    """Hold a peer's certificate of a replay against what was signed and against this party's ledger.
+def audit_check(
+    party: Path, certificates: tuple[Path, ...], auditor: Path | None, as_json: bool
+) -> None:
+    """Hold a peer's certificate of a replay against what was signed and against this party's ledger; of
+    several, also of other parties and for others, whether they show all of a run together. A host's
+    certificate of a directory is held against the directory that is kept here.
 
     A model that this host has audited is of use once the certificates of its runs hold. Exit code 1
-    where it does not hold, or messages came in the run that it does not cover.
+    where one does not hold, or messages came in the run that none covers.
     """
     from vfl.jobs.audits import auditor_of, settle
     from vfl.jobs.certificate import check_certificate
+    from vfl.jobs.certificates import hold_together
     from vfl.jobs.connect import Site
+    from vfl.jobs.directory_audit import is_of_directory
     from vfl.party.identity import load_certificate
-    from vfl.terminal.audit import put_checked
+    from vfl.terminal.audit import put_checked, put_together
 
     site = Site.open(open_party(party))
     of_policy = auditor_of(site.party)
     pinned = of_policy if auditor is None else load_certificate(auditor)
-    found, settled = check_certificate(site, certificate, pinned), False
-    if of_policy is None or (pinned is not None and pinned.fingerprint == of_policy.fingerprint):
-        settled = settle(site.store, found)
+    settles = of_policy is None or (pinned is not None and pinned.fingerprint == of_policy.fingerprint)
+    of_runs = [path for path in certificates if not is_of_directory(path)]
+    if len(certificates) == 1 and of_runs:
+        found = check_certificate(site, of_runs[0], pinned)
+        settled = settles and settle(site.store, found)
+        if as_json:
+            put_json(_checked_document(found, settled))
+        else:
+            put_checked(found, settled)
+        if not found.complete and not settled:
+            raise click.exceptions.Exit(1)
+        return
+    together = hold_together(site, of_runs, pinned)
+    of_directories = [path for path in certificates if path not in of_runs]
+    directories = _check_directories(site, of_directories, pinned, together)
+    for one in (held for run in together for held in run.certificates):
+        if settles and one.checked is not None:
+            settle(site.store, one.checked)
+    proven = all(run.proven for run in together)
     if as_json:
-        made = found.certificate
-        put_json(
-            {
-                "run": made.run,
-                "party": made.party,
-                "signed_by": found.signed_by,
-                "complete": found.complete,
-                "settled": settled,
-                "received": found.received,
-                "covered": found.received - len(found.uncovered),
-                "uncovered": [{"number": number, "type": kind} for number, kind in found.uncovered],
-                "replay": made.replay,
-                "went_on_from": made.went_on_from,
-                "checked": made.checked,
-                "relies": made.relies,
-            }
-        )
+        runs = [_run_document(run) for run in together]
+        put_json({"proven": proven, "runs": runs, "directories": directories})
     else:
-        put_checked(found, settled)
-    if not found.complete and not settled:
+        for run in together:
+            put_together(run)
+        _put_directories(directories)
+    if not proven:
         raise click.exceptions.Exit(1)
+
+
+def _checked_document(found: "Checked", settled: bool) -> dict[str, object]:
+    made = found.certificate
+    return {
+        "run": made.run,
+        "party": made.party,
+        "signed_by": found.signed_by,
+        "complete": found.complete,
+        "settled": settled,
+        "received": found.received,
+        "covered": found.received - len(found.uncovered),
+        "uncovered": [{"number": number, "type": kind} for number, kind in found.uncovered],
+        "replay": made.replay,
+        "went_on_from": made.went_on_from,
+        "checked": made.checked,
+        "relies": made.relies,
+        "answers_sealed": found.answers_sealed,
+        "left": made.left,
+        "took": [msgspec.to_builtins(taken) for taken in made.took],
+        "kept": msgspec.to_builtins(found.steps),
+    }
+
+
+def _run_document(run: "RunTogether") -> dict[str, object]:
+    return {
+        "run": run.run,
+        "task": run.task,
+        "proven": run.proven,
+        "certificates": [
+            {"party": one.made.party, "peer": one.made.peer, "signed_by": one.signed_by}
+            for one in run.certificates
+        ],
+        "uncovered": [asdict(one) for one in run.uncovered],
+        "notes": run.notes,
+    }
 
 
 @audit.command("send", short_help="Hand the certificates of a model to the hosts that wait for them.")

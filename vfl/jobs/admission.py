@@ -65,7 +65,8 @@ def psi_settings(
     settings = replace(settings, guest_keeps=GuestKeptStores(site.store, host.name))
     if offer.task != "align":  # of a batch's ids nothing is kept
         return settings
-    return replace(settings, answers=KeptAnswers(GuestKeptAnswers(site.store, host.name)))
+    keeps = GuestKeptAnswers(site.store, host.name, offer.run.hex())
+    return replace(settings, answers=KeptAnswers(keeps))
 
 
 def host_psi_settings(
@@ -83,7 +84,7 @@ def host_psi_settings(
     policy, keeps = site.party.policy, None
     if policy.kept_key_days and alone:
         known = guest.name, site.fingerprints[guest.name]
-        keeps = HostKeptIds(site.store, known, offer.normalise, policy, today())
+        keeps = HostKeptIds(site.store, known, offer.normalise, policy, today(), offer.run.hex())
     return replace(_settings(site, offer, show, randomness), admit=admit, host_keeps=keeps)
 
 

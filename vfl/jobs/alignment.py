@@ -34,7 +34,7 @@ from vfl.jobs.alignments import (
     key_of_identities,
     save_alignment,
 )
-from vfl.jobs.answers_of_ids import with_answers
+from vfl.jobs.answers_of_ids import AnswersAbout, with_answers
 from vfl.jobs.commitments import TableDigests
 from vfl.jobs.connect import Site, hosts_of
 from vfl.jobs.diagnosis import (
@@ -281,12 +281,8 @@ class GuestAlignment:
         kept.agreed(agreement, offer.job, hosts)
         randomness = kept.randomness_of(run)
         joined = await self.match(hosts, offer, randomness, kept.answers)
-        who = [host.name for host in hosts] if plan.join == "left" else [""]
-        by = dict(zip(who, joined.matched, strict=True))
-        alignment = replace(
-            await asyncio.to_thread(self._alignment, offer, joined.rows, by, randomness),
-            days=joined.days,
-        )
+        alignment = await asyncio.to_thread(self.alignment, offer, hosts, joined, randomness)
+        by = self._by_channel(hosts, joined)
         await asyncio.to_thread(save_alignment, site.store, alignment)
         known = {
             host.name: int((one.of_row[joined.rows] >= 0).sum())
@@ -381,19 +377,26 @@ class GuestAlignment:
             )
         part = randomness.part("matched ids", apart)
         settings = psi_settings(self.site, offer, self.show, hosts, part)
+        about = AnswersAbout(answers, hosts[0].name) if left else answers
         return await guest_match(
             hosts,
             self.ids.keys,
             context=offer.run + apart,
-            settings=with_answers(settings, answers, replayed=self.replayed),
+            settings=with_answers(settings, about, replayed=self.replayed),
             start=start,
             many=data.duplicates == "keep",
         )
 
-    def _alignment(
-        self, offer: Offer, rows: Integers, by: dict[str, Matched], randomness: Randomness
+    def _by_channel(self, hosts: Sequence[Peer], joined: Joined) -> dict[str, Matched]:
+        """What is matched with each host, or with all."""
+        who = [host.name for host in hosts] if self.plan.join == "left" else [""]
+        return dict(zip(who, joined.matched, strict=True))
+
+    def alignment(
+        self, offer: Offer, hosts: Sequence[Peer], joined: Joined, randomness: Randomness
     ) -> Alignment:
-        """The alignment as this party keeps it; `by` has what is matched with each host, or with all."""
+        """The alignment as this party keeps it."""
+        by, rows = self._by_channel(hosts, joined), joined.rows
         party, secret = self.site.party, key_of_identities(randomness)
         known = self.site.fingerprints
         channels = [by[who] for who in sorted(by)]
@@ -413,6 +416,7 @@ class GuestAlignment:
             tuple(map(tuple, offer.matching.fallback)),
             offer.matching.many,
             offer.matching.extends,
+            joined.days,
             by_key={who: one.by_key for who, one in by.items()},
             key=secret.hex(),
             digests=identities(self.ids, secret, rows, last),

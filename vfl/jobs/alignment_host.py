@@ -110,7 +110,7 @@ async def _serve_alignment(
     site.activity.count(matched.ids)
     secret = key_of_identities(randomness)
     alignment = await asyncio.to_thread(
-        _alignment_of_host, site, peer, offer, name, rows, matched, ids, secret
+        alignment_of_host, site, peer, offer, name, rows, matched, ids, secret
     )
     if earlier is not None:
         alignment = replace(alignment, origin=origin_of(store, earlier))
@@ -183,7 +183,7 @@ class HostAlignment:
         return matched, rows
 
 
-def _alignment_of_host(
+def alignment_of_host(
     site: Site,
     peer: Peer,
     offer: Offer,

@@ -81,6 +81,13 @@ class Alignment:
         return digest.hexdigest()
 
     @property
+    def digest(self) -> bytes:
+        """Of its rows, in their order, and of what finds them again."""
+        digest = hashlib.sha256(bytes.fromhex(self.digest_of_ids))
+        add_array(digest, "rows", self.rows)
+        return digest.digest()
+
+    @property
     def without_ids(self) -> "Alignment":
         """All of it but what finds rows again in a table that has changed."""
         return replace(self, digests=None, matched=None, keys=None)

@@ -4,14 +4,18 @@ A replay gets the answers of the run in their place. None of them is among what 
 to: docs/audit.md says what could be done with that.
 """
 
+import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
+
 from vfl.arrays import Mask
 from vfl.jobs.audit_draw import HostDraw
-from vfl.jobs.evidence import Answers
+from vfl.jobs.evidence import Answers, damaged_answers
+from vfl.jobs.hints import StoredHostHints
 from vfl.protocols.common.course import SumsCount
 from vfl.protocols.common.label_count import LabelCount
 from vfl.protocols.common.lattice_hints import HostHint, HostHints, KeptHints, KnownHint
@@ -36,7 +40,10 @@ class AnsweredSums:
         return self._answers.ask("least rows of a sum", int, lambda: self._sums.least)
 
     def tell(self, pairs: Sequence[tuple[Mask, Mask]]) -> list[bool]:
-        return self._answers.ask("sums that may be told", list[bool], lambda: self._sums.tell(pairs))
+        told = self._answers.ask("sums that may be told", list[bool], lambda: self._sums.tell(pairs))
+        if len(told) != len(pairs):
+            raise damaged_answers()
+        return told
 
 
 class AnsweredLabels:
@@ -55,27 +62,56 @@ class AnsweredLabels:
         return self._answers.ask("room for labels", bool, lambda: self._labels.add(labels, most))
 
 
+class EarlierHint(msgspec.Struct, frozen=True, array_like=True):
+    """A host's hint, and the run, in hex, that has made it; empty where that is not known."""
+
+    run: str
+    hint: HostHint
+
+    @property
+    def digest(self) -> bytes:
+        """Of the hint, whatever it was promised for."""
+        hint = replace(self.hint, vectors=0)
+        return hashlib.sha256(msgspec.msgpack.encode(hint)).digest()
+
+
 class AnsweredHostHints:
     """The hint that a host keeps for later jobs: `HostHints`."""
+
+    WHAT = "hint"
 
     def __init__(self, hints: HostHints, answers: Answers) -> None:
         self._hints, self._answers = hints, answers
         self._made = set[bytes]()
-        self.promised = False
-        """Whether a hint of an earlier run had room for this one."""
+        self._known: dict[bytes, EarlierHint] = {}
 
     def known(self) -> HostHint | None:
-        return self._answers.ask("a kept hint", HostHint | None, self._hints.known)
+        def find() -> EarlierHint | None:
+            hint = self._hints.known()
+            if hint is None:
+                return None
+            run = self._hints.run_before if isinstance(self._hints, StoredHostHints) else ""
+            return EarlierHint(run, hint)
+
+        # Runs of earlier versions have the hint alone.
+        told = self._answers.ask("a kept hint", EarlierHint | HostHint | None, find)
+        if told is None:
+            return None
+        found = told if isinstance(told, EarlierHint) else EarlierHint("", told)
+        self._known[found.hint.name] = found
+        return found.hint
 
     def keep(self, hint: HostHint) -> None:
         self._made.add(hint.name)
+        self._answers.leaves(self.WHAT, EarlierHint("", hint).digest)
         self._hints.keep(hint)
 
     def promise(self, name: bytes, vectors: int, life: int) -> bool:
         has_room = self._answers.ask(
             "room for a kept hint", bool, lambda: self._hints.promise(name, vectors, life)
         )
-        self.promised |= has_room and name not in self._made
+        if has_room and name not in self._made and (earlier := self._known.get(name)) is not None:
+            self._answers.takes(self.WHAT, earlier.run, earlier.digest)
         return has_room
 
 

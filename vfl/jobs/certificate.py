@@ -9,21 +9,23 @@ went to others, whose short messages could be guessed by their digests.
 import base64
 import hashlib
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from vfl.errors import IdentityError, ModelError
 from vfl.jobs.agreement import Agreement
 from vfl.jobs.arithmetic import Arithmetic
 from vfl.jobs.commitments import Commitments
 from vfl.jobs.connect import Site
-from vfl.jobs.evidence import Evidence, find_evidence
+from vfl.jobs.evidence import Evidence, Taken, find_evidence
 from vfl.jobs.record import now
 from vfl.jobs.rerun import EvidenceDiffers, check_ledger, check_signature
+from vfl.jobs.tape_share import KeptSteps, kept_but_missing, places_left_out
 from vfl.net.replay import Sent
 from vfl.party.audit.conversations import conversations
 from vfl.party.documents import body_of, canonical_json, document, parse_document
@@ -52,6 +54,15 @@ class Covered(msgspec.Struct, frozen=True, array_like=True):
         return cls(message.kind, message.size, "")
 
 
+class NotedAnswers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a party's ledger has of what its own store has answered to a run."""
+
+    answers: int
+    sha256: str  # salted, of the newest line about them
+    sealed: str = ""
+    """The hash of a seal over that line that the party has told this peer in a later run, in hex."""
+
+
 class ReplayCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """That a party's part of a run was replayed, for one of its peers."""
 
@@ -77,6 +88,14 @@ class ReplayCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     relies: list[str]
     auditor: str  # PEM of whose key signs
     arithmetic: Arithmetic | None = None  # in which the run was computed, by what the party has kept
+    steps: KeptSteps | UnsetType = UNSET
+    """For the guest, at a host that keeps a share of trees on tape: of which ones sums were looked
+    at."""
+    answers: NotedAnswers | None = None  # None: of a run without any, or of an earlier version
+    left: dict[str, str] = {}
+    """What the run has left to later ones, a salted digest of each in hex: it follows from the run."""
+    took: list[Taken] = []
+    """What it went on with that earlier runs have left: their certificates have the same digests."""
 
 
 @dataclass(frozen=True)
@@ -88,11 +107,20 @@ class Checked:
     received: int  # messages that came from the party in the run after the agreement
     uncovered: list[tuple[int, str]] = field(default_factory=list)  # number and type
     on_the_way: int = 0  # covered ones at the end that have not arrived
+    answers_sealed: bool = True
+    """Whether this party was told, in a later run, a seal of the other's ledger that is over what its
+    store has answered to the run, if it has answered anything."""
 
     @property
     def complete(self) -> bool:
         """Whether all that was received is covered."""
         return not self.uncovered
+
+    @property
+    def steps(self) -> KeptSteps | None:
+        """Of which trees a replay has looked at sums, where not of all."""
+        steps = self.certificate.steps
+        return None if isinstance(steps, UnsetType) else steps
 
     @property
     def uncovered_by_type(self) -> dict[str, int]:
@@ -111,6 +139,10 @@ class Replayed:
     received: Sequence[Covered]  # from the peer, against which it was played
     before: Sequence[str]  # the attempts that the run went on from, in hex
     replay: str  # a digest of the messages with all peers, in hex
+    steps: KeptSteps | None = None  # on tape, where that is a share
+    answers: NotedAnswers | None = None
+    left: Mapping[str, str] = field(default_factory=dict)  # as certificates have it
+    took: Sequence[Taken] = ()
 
     @property
     def compared(self) -> int:
@@ -143,6 +175,10 @@ def make_certificate(evidence: Evidence, shown: Replayed, by: Identity) -> bytes
         list(shown.relies),
         by.certificate.pem.decode(),
         evidence.arithmetic,
+        UNSET if shown.steps is None else shown.steps,
+        shown.answers,
+        dict(shown.left),
+        list(shown.took),
     )
     content = msgspec.to_builtins(made)
     signature = base64.b64encode(by.sign(_signed(content))).decode()
@@ -207,14 +243,16 @@ def check_read(
     if made.peer != site.party.name:
         own = site.party.name
         raise ModelError(f"{path} is for {made.peer}: ask {made.party} for the one for {own}")
-    kept = [one for one in find_evidence(site.store) if one.run == made.run]
+    known = find_evidence(site.store)
+    kept = [one for one in known if one.run == made.run]
     if not kept:
         there = site.store.root
         raise ModelError(f"nothing is kept in {there} of run {made.run[:12]}, which {path} is about")
     _check_agreement(kept[0].agreement, made)
     check_ledger(site, "this party's own ledger")
     ledger = site.store.root / FOLDER
-    _check_attempts(site, made)
+    _check_attempts(known, made)
+    sealed = _check_answers(known, made)
     talk = conversations(ledger, made.run).get(made.party)
     _check_played([] if talk is None else talk.sent, made, site.party.name)
     received = [] if talk is None else talk.received
@@ -227,9 +265,16 @@ def check_read(
                 f"message {number:,} of {made.party} in the run is not the one of the replay: it was "
                 f"{mine}, and the certificate has {_in_words(theirs, mine)}"
             )
+    if not isinstance(made.steps, UnsetType):
+        lacks = [(one.type, not one.sha256) for one in made.messages]
+        if (tree := kept_but_missing(made.steps, lacks)) is not None:
+            raise EvidenceDiffers(
+                f"the certificate names tree {tree + 1:,} of the run as replayed, and does not cover it"
+            )
     rest = received[len(made.messages) :]
     uncovered += [(number, one.kind) for number, one in enumerate(rest, len(made.messages) + 1)]
-    return Checked(made, signed_by, len(received), uncovered, max(0, len(made.messages) - len(received)))
+    on_the_way = max(0, len(made.messages) - len(received))
+    return Checked(made, signed_by, len(received), uncovered, on_the_way, sealed)
 
 
 def _check_signer(
@@ -267,10 +312,27 @@ def _check_agreement(agreement: Agreement, made: ReplayCertificate) -> None:
         raise EvidenceDiffers(f"the certificate is about another agreement than {made.party} has signed")
 
 
-def _check_attempts(site: Site, made: ReplayCertificate) -> None:
+def _check_answers(known: Sequence[Evidence], made: ReplayCertificate) -> bool:
+    """Whether this party was told the seal that the party names over its answers. Raises EvidenceDiffers
+    where it names one that it has not told here after the run."""
+    if made.answers is None:
+        return True
+    if not made.answers.sealed:
+        return False
+    begun = next(one.begun for one in known if one.run == made.run)
+    told = {one.agreement.ledgers.get(made.party) for one in known if one.begun > begun}
+    if made.answers.sealed not in told:
+        raise EvidenceDiffers(
+            f"the certificate names a seal of {made.party}'s ledger that this party was not told in any "
+            "run after this one"
+        )
+    return True
+
+
+def _check_attempts(known: Sequence[Evidence], made: ReplayCertificate) -> None:
     """Raises EvidenceDiffers unless the attempts that the run went on from are attempts at it that this
     party knows, too: a party could make up others."""
-    kept = {one.run: one for one in find_evidence(site.store)}
+    kept = {one.run: one for one in known}
     here = kept[made.run].agreement.terms
     of_columns = here.task == "train" and here.alignment is not None and made.party in here.signers
     if of_columns and made.went_on_after and not made.went_on_from:
@@ -289,8 +351,16 @@ def _check_attempts(site: Site, made: ReplayCertificate) -> None:
 def _check_played(sent: Sequence[Sent], made: ReplayCertificate, own: str) -> None:
     """Raises EvidenceDiffers unless the replay was played against what this party has sent: what its
     ledger has of a peer's messages, a party writes itself."""
+    missing = set[int]()
+    if not isinstance(made.steps, UnsetType):
+        kept, types = frozenset(made.steps.kept), [one.type for one in made.received]
+        missing, steps = places_left_out(kept.__contains__, types)
+        if steps != made.steps.steps:
+            raise EvidenceDiffers("the certificate names another number of trees than the run had")
     for number, played in enumerate(made.received, 1):
         mine = sent[number - 1] if number <= len(sent) else None
+        if mine is not None and number - 1 in missing and played == Covered.left_out(mine):
+            continue
         if mine is None or Covered.of(mine) != played:
             was = "there was none" if mine is None else f"it was {mine}"
             raise EvidenceDiffers(

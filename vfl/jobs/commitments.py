@@ -10,6 +10,8 @@ committed to; who has committed cannot show anything else later, as long as SHA-
 """
 
 import hashlib
+import hmac
+import json
 import secrets
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -22,7 +24,8 @@ from vfl.jobs.digests import add_array
 from vfl.learn.binning import Features
 from vfl.net.hello import PROTOCOL
 from vfl.party.config import Party
-from vfl.party.documents import canonical_json
+from vfl.party.documents import canonical_json, convert_document
+from vfl.party.identity import Identity
 from vfl.party.linear_rules import GlmSection
 from vfl.party.policy_section import PolicySection
 from vfl.party.rows_from import RowsFrom
@@ -31,6 +34,7 @@ from vfl.party.store import Store
 from vfl.version import __version__
 
 SALT = 32  # bytes
+COMMITTED = ("secret", "table", "settings")
 _Hex = Annotated[str, msgspec.Meta(pattern=r"^[0-9a-f]{64}\Z")]
 _OF_DATA = sorted(DataSection.model_fields.keys() - RowsFrom.model_fields.keys())
 """The keys of [data] that say what is made of the rows; from where they come shows in the table."""
@@ -64,7 +68,7 @@ class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     @classmethod
     def new(cls, table: TableDigests, settings: Mapping[str, Any]) -> "Opening":
         """Of a new secret, with new salts."""
-        salts = {what: secrets.token_bytes(SALT) for what in ("secret", "table", "settings")}
+        salts = {what: secrets.token_bytes(SALT) for what in COMMITTED}
         return cls(secrets.token_bytes(32), salts, dict(table), dict(settings))
 
     @property
@@ -75,6 +79,18 @@ class Opening(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             self._commit("table", canonical_json(self.table)),
             self._commit("settings", canonical_json(self.settings)),
         )
+
+    def noted(self, answers: bytes) -> str:
+        """What the party's ledger has of what its store has answered so far, from the SHA-256 of that,
+        in hex: nobody can guess at answers by it."""
+        salt = hashlib.sha256(b"vfl salt of answers\0" + self.salts["secret"]).digest()
+        return hashlib.sha256(b"vfl answers\0" + salt + answers).hexdigest()
+
+    def handed_on(self, what: str, digest: bytes) -> str:
+        """What certificates say of something that the run has left to later ones, from its SHA-256, in
+        hex: the same in those of both runs, and nobody can guess at it by that."""
+        salt = hashlib.sha256(b"vfl salt of what a run leaves\0" + self.salts["secret"]).digest()
+        return hashlib.sha256(b"vfl left by a run\0" + salt + what.encode() + b"\0" + digest).hexdigest()
 
     def _commit(self, what: str, content: bytes) -> str:
         head = f"vfl commitment to {what}\0".encode()
@@ -98,9 +114,27 @@ def digest_table(features: Features, **others: NDArray[np.generic] | str | None)
     return found
 
 
+def shown_digests(identity: Identity, table: TableDigests) -> dict[str, str]:
+    """Digests of a table as a replay shows them, each under a key that only the party's own key gives
+    (HMAC): equal ones are of equal content in all runs of the party, and of a column with few values
+    nobody else can try which it has."""
+    key = identity.derive(b"vfl digests of a table that are shown", b"")
+    return {part: hmac.digest(key, one.encode(), "sha256").hex() for part, one in table.items()}
+
+
 def digest_of_half(store: Store, model: str) -> str:
     """Of a party's half of a model, as it is kept. Raises ModelError."""
     return hashlib.sha256(canonical_json(store.read("model", model))).hexdigest()
+
+
+def digest_of_model(model: object) -> bytes:
+    """Of the model in a party's half, as a training leaves it and as it is read again."""
+    written: object = json.loads(canonical_json(msgspec.to_builtins(model)))
+    if not isinstance(written, dict):
+        raise AssertionError("a model that is no record")
+    read = msgspec.to_builtins(convert_document(written, type(model), "a model"))
+    # A half may be kept without what its kind of model always has empty.
+    return hashlib.sha256(canonical_json({key: one for key, one in read.items() if one})).digest()
 
 
 def settings_of(party: Party) -> dict[str, Any]:
@@ -113,6 +147,7 @@ def settings_of(party: Party) -> dict[str, Any]:
         "align": party.align.model_dump(mode="json"),
         "glm": party.glm.model_dump(mode="json"),
         "policy": party.policy.model_dump(mode="json"),
+        **({} if isinstance(party.party.tape, str) else {"tape": party.party.tape}),
     }
 
 

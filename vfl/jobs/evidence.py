@@ -1,12 +1,14 @@
 """What a party keeps of a run so that its part can be replayed and audited (replaying.py).
 
-With `[party] tape = "all"` a party draws a secret for each run and each attempt at one, from which all
+With a `[party] tape` a party draws a secret for each run and each attempt at one, from which all
 that is random in its part follows (crypto/randomness.py), commits to it, to its table and to its
 settings in what all parties sign (commitments.py), and writes down
 
-- what arrives from each peer after the agreement: its tape (party/tapes.py);
+- what arrives from each peer after the agreement: its tape (party/tapes.py), at a host of all steps of
+  a training or of a share of them (tape_share.py);
 - what its own store has answered to the run (`Answers`): what earlier runs left, such as a hint of the
-  lattice engine, and how much of something is left to tell;
+  lattice engine, and how much of something is left to tell. Before the next message leaves the party's
+  ledger gets a digest of all answers so far, so that none can be made up once that is sealed;
 - who has agreed to what, also where another party alone keeps a tape: its certificate is held against
   that later.
 
@@ -29,6 +31,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from vfl.crypto.randomness import Randomness
 from vfl.errors import ModelError, VflError
@@ -36,14 +39,18 @@ from vfl.jobs.agreement import Agreement
 from vfl.jobs.arithmetic import Arithmetic, present
 from vfl.jobs.commitments import Commitments, Opening, TableDigests, settings_of
 from vfl.jobs.connect import Site
+from vfl.jobs.offer import Task
 from vfl.jobs.record import now
 from vfl.jobs.show import Show
+from vfl.jobs.tape_share import KeptSteps, StepsOnTape, Walk, steps_on_tape
 from vfl.net.hello import PROTOCOL
 from vfl.net.peer import Peer
 from vfl.net.replay import TapeEnds
+from vfl.news import RUN_DIGITS
 from vfl.party.at_rest import Sink
 from vfl.party.documents import convert_document
 from vfl.party.kinds import DocumentKind
+from vfl.party.ledger import AnswersEntry
 from vfl.party.store import Store
 from vfl.party.tapes import InTurn, TapeWriter
 from vfl.version import __version__
@@ -52,8 +59,19 @@ T = TypeVar("T")
 _KIND: DocumentKind = "evidence"
 _NAME = 32  # hexadecimal digits of a run that name its document
 OWN = "_own"  # whose tape that of answers is; no party has such a name
+HALF, ALIGNMENT = "half of the model", "alignment"
+"""What one run leaves and others go on with, by these names in the certificates of both."""
 SPARE = 1 << 28  # bytes of a disk that tapes leave to others
+_PIECE = 1 << 24  # bytes of what is kept that an entry holds
 _LOOK = 1 << 24  # bytes of tapes between two looks at the disk
+
+
+class Taken(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What a run went on with that an earlier one has left."""
+
+    what: str
+    run: str  # the earlier one, in hex
+    sha256: str  # salted (Opening.handed_on), as the certificate of that run has it, in hex
 
 
 class Answers(Protocol):
@@ -62,12 +80,36 @@ class Answers(Protocol):
     def ask(self, what: str, kind: Any, answer: Callable[[], T]) -> T:
         """The answer to the next question of this name, which is of this type for `msgspec`."""
 
+    def keep(self, content: bytes) -> None:
+        """Keep what an earlier run has left in the store, for the replay of this one."""
+
+    def kept(self, digest: bytes) -> bytes:
+        """In a replay: what was kept so, by its SHA-256. Raises ModelError where it is not there."""
+
+    def leaves(self, what: str, digest: bytes) -> None:
+        """Note what this run leaves to later ones, by its SHA-256: a replay shows that it follows."""
+
+    def takes(self, what: str, run: str, digest: bytes) -> None:
+        """Note what this run goes on with that an earlier one, in hex, has left."""
+
 
 class PassedOn:
     """Of a run of which no tape is kept: `Answers`."""
 
     def ask(self, what: str, kind: Any, answer: Callable[[], T]) -> T:
         return answer()
+
+    def keep(self, content: bytes) -> None:
+        """Nothing is."""
+
+    def kept(self, digest: bytes) -> bytes:
+        raise AssertionError("a run asks its store, and not what was kept of it")
+
+    def leaves(self, what: str, digest: bytes) -> None:
+        """Nobody asks."""
+
+    def takes(self, what: str, run: str, digest: bytes) -> None:
+        """Nobody asks."""
 
 
 class Tape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -77,6 +119,7 @@ class Tape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bytes: int = 0
     why_ended: str = ""  # before the run did; empty: it did not
     answers: str = ""  # SHA-256 of them, in hex
+    steps: KeptSteps | UnsetType = UNSET  # of a run of which a share is kept
 
 
 @dataclass(frozen=True)
@@ -133,6 +176,21 @@ def find_evidence(store: Store) -> list[Evidence]:
 def tape_file(store: Store, run: str, peer: str) -> Path:
     """Where the tape of a peer lies."""
     return store.folder(_KIND) / f"{run[:_NAME]}.{peer}.parts"
+
+
+def file_of_kept(store: Store, run: str, digest: bytes) -> Path:
+    """Where what an earlier run has left lies for a run, by its SHA-256."""
+    return tape_file(store, run, f"_kept-{digest.hex()[:32]}")
+
+
+def run_of(store: Store, task: Task, subject: str) -> str:
+    """The run, in hex, that has made a model or an alignment; empty where nothing is kept of it."""
+    made = [
+        one.run
+        for one in find_evidence(store)
+        if one.whole and (one.agreement.terms.task, one.subject) == (task, subject)
+    ]
+    return made[-1] if made else ""
 
 
 def tapes_of(store: Store, run: str) -> list[Path]:
@@ -227,7 +285,15 @@ class Keeping:
         )
         self._kept = self._save(self._evidence)
         if self._kept and opening is not None:
-            self._tapes = _Tapes(self._site.store, run, self._show)
+            ledger = self._site.journal.ledger
+
+            def note(answers: int, digest: bytes) -> None:
+                said = opening.noted(digest)
+                ledger.note(AnswersEntry(run=run[:RUN_DIGITS], answers=answers, sha256=said))
+
+            steps = steps_on_tape(agreement.terms, party.name, opening)
+            share = agreement.terms.guest, steps
+            self._tapes = _Tapes(self._site.store, run, self._show, share, note)
         self.watch(*peers)
 
     def watch(self, *peers: Peer) -> None:
@@ -287,27 +353,45 @@ class Keeping:
         return True
 
 
-class _Tapes:
+class _Tapes(PassedOn):
     """The tapes of a run that goes on: `Answers`."""
 
-    def __init__(self, store: Store, run: str, show: Show) -> None:
-        self._store, self._run, self._show = store, run, show
+    def __init__(
+        self,
+        store: Store,
+        run: str,
+        show: Show,
+        share: tuple[str, StepsOnTape | None],
+        note: Callable[[int, bytes], None],
+    ) -> None:
+        """share: the guest, and of which steps all is kept that comes from it; None: of all.
+        note: told how many answers there were, and the SHA-256 of them."""
+        self._store, self._run, self._show, self._note = store, run, show, note
+        self._guest, self._steps = share
+        self._walk = None if self._steps is None else Walk(self._steps.keeps)
         self._files = contextlib.ExitStack()
         self._lock = threading.Lock()
         self._number = 0
-        self._told = self._closed = False
+        self._told = self._said = self._closed = False
         self._writing = InTurn()  # which alone has what follows
         self._tapes: dict[str, TapeWriter] = {}
         self._looked = 0  # at how many bytes
         self._why = ""
-        self._answers = hashlib.sha256()
+        self._asked, self._answers = hashlib.sha256(), hashlib.sha256()  # given; written
+        self._given = self._noted = 0  # answers, of them those that were noted
 
     def watch(self, peer: Peer) -> None:
         """Write down what a peer sends from now on."""
 
+        walk = self._walk if peer.name == self._guest else None
+
         def arrived(direction: str, kind: str, payload: bytes) -> None:
             if direction == "received":
-                self._add(peer.name, kind, payload)
+                left_out = walk is not None and walk.leaves_out(kind)
+                self._add(peer.name, kind, None if left_out else payload)
+                self._say_share()
+            else:
+                self._note_answers()
 
         peer.observers.append(arrived)
 
@@ -320,8 +404,31 @@ class _Tapes:
         """Wait until all is written that has arrived."""
         self._writing.settle()
 
+    def keep(self, content: bytes) -> None:
+        path = file_of_kept(self._store, self._run, hashlib.sha256(content).digest())
+        try:
+            self._store.make(_KIND)
+            with self._store.replacing(_KIND, path) as sink:
+                tape = TapeWriter(sink)
+                for number, start in enumerate(range(0, len(content), _PIECE)):
+                    tape.add(number, "kept", content[start : start + _PIECE])
+        except (OSError, VflError) as error:
+            self._writing.put(0, partial(self._end, str(error)))
+
+    def _note_answers(self) -> None:
+        """Have the ledger say what the store has answered so far. Raises DataError where it cannot."""
+        with self._lock:
+            if self._given == self._noted:
+                return
+            self._note(self._given, self._asked.digest())
+            self._noted = self._given
+
     def close(self) -> Tape:
         """What there is, all of which has been written."""
+        try:
+            self._note_answers()
+        except VflError as error:
+            self._show.say(f"note: what this run has asked of the store is not in the ledger: {error}")
         with self._lock:
             self._closed = True
             try:
@@ -331,18 +438,24 @@ class _Tapes:
             self._tell()
             size = sum(tape.bytes for tape in self._tapes.values())
             peers = [name for name in self._tapes if name != OWN]
-            return Tape(peers, size, self._why, self._answers.hexdigest())
+            steps: KeptSteps | None = None
+            if self._steps is not None and self._walk is not None:
+                steps = self._steps.of(self._walk.steps)
+            return Tape(peers, size, self._why, self._answers.hexdigest(), steps or UNSET)
 
-    def _add(self, whose: str, kind: str, payload: bytes) -> None:
+    def _add(self, whose: str, kind: str, payload: bytes | None) -> None:
         with self._lock:
             if self._why or self._closed:
                 self._tell()
                 return
             self._number += 1
+            if whose == OWN:
+                self._given += 1
+                self._asked.update(payload or b"")
             write = partial(self._write, self._number, whose, kind, payload)
-            self._writing.put(len(payload), write)
+            self._writing.put(0 if payload is None else len(payload), write)
 
-    def _write(self, number: int, whose: str, kind: str, payload: bytes) -> None:
+    def _write(self, number: int, whose: str, kind: str, payload: bytes | None) -> None:
         """In the thread."""
         if self._why:
             return
@@ -352,11 +465,20 @@ class _Tapes:
                 path = tape_file(self._store, self._run, whose)
                 sink: Sink = self._files.enter_context(self._store.writing(_KIND, path))
                 self._tapes[whose] = TapeWriter(sink)
+            if payload is None:
+                self._tapes[whose].leave_out(number)
+                return
             self._tapes[whose].add(number, kind, payload)
             if whose == OWN:
                 self._answers.update(payload)
         except (OSError, VflError) as error:
             self._end(error.strerror if isinstance(error, OSError) and error.strerror else str(error))
+
+    def _say_share(self) -> None:
+        """Say once, when trees begin, that some alone are kept."""
+        if self._steps is not None and self._walk is not None and self._walk.steps and not self._said:
+            self._said = True
+            self._show.say(f"a share of {self._steps.share:g} of this run's trees is kept on tape")
 
     def _tell(self) -> None:
         """Say once that the tape has ended before the run."""
@@ -388,19 +510,33 @@ class _Tapes:
 class Replayed:
     """The answers of a run that is over: `Answers`. The store is not asked."""
 
-    def __init__(self, given: Iterator[tuple[int, bytes]], digest: str) -> None:
-        """`digest`: of all of them; empty where it is not known. Raises ModelError for other ones."""
+    def __init__(
+        self,
+        given: Iterator[tuple[int, bytes | None]],
+        digest: str,
+        kept: Callable[[bytes], bytes],
+    ) -> None:
+        """`digest`: of all of them; empty where it is not known. `kept`: what was kept beside them, by
+        its SHA-256. Raises ModelError for other ones."""
+        self.kept = kept
+        self.left: dict[str, bytes] = {}
+        self.taken: list[tuple[str, str, bytes]] = []
         found = hashlib.sha256()
+        self.digests = [found.digest()]
+        """Of the first none, one, two ... of them."""
         self._given: defaultdict[str, deque[msgspec.Raw]] = defaultdict(deque)
         try:
             for _, entry in given:
+                if entry is None:
+                    raise damaged_answers()
                 found.update(entry)
+                self.digests.append(found.digest())
                 what, answer = msgspec.msgpack.decode(entry, type=tuple[str, msgspec.Raw])
                 self._given[what].append(answer)
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            raise _damaged() from None
+            raise damaged_answers() from None
         if digest and found.hexdigest() != digest:
-            raise _damaged()
+            raise damaged_answers()
 
     def ask(self, what: str, kind: Any, answer: Callable[[], T]) -> T:
         if not self._given[what]:
@@ -408,9 +544,19 @@ class Replayed:
         try:
             decoded: T = msgspec.msgpack.decode(self._given[what].popleft(), type=kind)
         except (msgspec.MsgspecError, UnicodeDecodeError):
-            raise _damaged() from None
+            raise damaged_answers() from None
         return decoded
 
+    def keep(self, content: bytes) -> None:
+        raise AssertionError("a replay keeps nothing")
 
-def _damaged() -> ModelError:
+    def leaves(self, what: str, digest: bytes) -> None:
+        self.left[what] = digest
+
+    def takes(self, what: str, run: str, digest: bytes) -> None:
+        self.taken.append((what, run, digest))
+
+
+def damaged_answers() -> ModelError:
+    """Of answers that are not those of the run."""
     return ModelError("what the run has asked of the store is damaged: it is not what was written")

@@ -10,6 +10,7 @@ the file is mapped into memory. The copy is what the host sent, still under the 
 the job ends.
 """
 
+import contextlib
 import hashlib
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
@@ -181,10 +182,18 @@ def _unfinished(file: Path) -> Path:
 class StoredHostHints:
     """Where a host keeps its hint of an alignment with a guest."""
 
-    def __init__(self, store: Store, alignment: str, guest: str) -> None:
-        """`guest`: the fingerprint of its certificate."""
-        self._store, self._guest = store, guest
+    def __init__(self, store: Store, alignment: str, guest: str, run: str = "") -> None:
+        """`guest`: the fingerprint of its certificate; `run`: that keeps hints, in hex."""
+        self._store, self._guest, self._run = store, guest, run
         self._name = _name(alignment, guest)
+
+    @property
+    def run_before(self) -> str:
+        """The run that has made the hint that is kept, in hex; empty where that is not known."""
+        with contextlib.suppress(ModelError):
+            run = self._store.read("hint", self._name).get("run", "")
+            return run if isinstance(run, str) else ""
+        return ""
 
     def known(self) -> HostHint | None:
         """The hint that was kept last."""
@@ -193,7 +202,7 @@ class StoredHostHints:
     def keep(self, hint: HostHint) -> None:
         """Keep a hint in place of the last one. Raises DataError when the store cannot be written."""
         with self._in_turn():
-            _write(self._store, self._name, self._guest, hint)
+            _write(self._store, self._name, self._guest, hint, run=self._run)
             for old in _older(self._store, self._guest):
                 self._store.remove("hint", old)
 
@@ -204,7 +213,8 @@ class StoredHostHints:
             kept = self.known()
             if kept is None or kept.name != name or kept.vectors + vectors > life:
                 return False
-            _write(self._store, self._name, self._guest, replace(kept, vectors=kept.vectors + vectors))
+            counted = replace(kept, vectors=kept.vectors + vectors)
+            _write(self._store, self._name, self._guest, counted, run=self.run_before)
             return True
 
     def _in_turn(self) -> AbstractContextManager[object]:
@@ -303,9 +313,16 @@ def _read(store: Store, name: str, kind: type[H]) -> tuple[H | None, str | None]
 
 
 def _write(
-    store: Store, name: str, peer: str, hint: KnownHint | HostHint, digest: str | None = None
+    store: Store,
+    name: str,
+    peer: str,
+    hint: KnownHint | HostHint,
+    digest: str | None = None,
+    run: str = "",
 ) -> None:
-    store.write("hint", name, {"peer": peer, "hint": msgspec.to_builtins(hint), "sha256": digest})
+    """run: at a host, that has made it, in hex."""
+    body = {"peer": peer, "hint": msgspec.to_builtins(hint), "sha256": digest}
+    store.write("hint", name, body | ({"run": run} if run else {}))
 
 
 def _older(store: Store, peer: str) -> list[str]:

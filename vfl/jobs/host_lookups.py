@@ -9,12 +9,14 @@ from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from vfl.errors import PeerLost, PeerUnreachable, VflError
+from vfl.errors import PeerLost, PeerStopped, PeerUnreachable, VflError
 from vfl.jobs.agreement import offer_to
+from vfl.jobs.audits import to_present
 from vfl.jobs.connect import Site, check_role
 from vfl.jobs.directories import DirectoryReader, fetch_directory, kept_reader
 from vfl.jobs.group_kernels import prepare_group
 from vfl.jobs.offer import Offer, new_run
+from vfl.jobs.presenting import present_to
 from vfl.jobs.show import Once, Show
 from vfl.models.halves import AnyGuestHalf
 from vfl.net.peer import Peer, stop_all
@@ -166,6 +168,7 @@ class HostLookups:
         self._wanted, self._unanswered = asyncio.Event(), 0
         self._heard = 0.0  # when the host said which directory is its newest
         self._why = f"no session with {host} yet"
+        self._refused: dict[str, str] = {}  # certificates that the host did not take, by run
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator["HostLookups"]:
@@ -295,6 +298,7 @@ class HostLookups:
         while True:
             refused = False
             try:
+                await self._present()
                 await self._serve()
             except VflError as error:
                 self._why = str(error)
@@ -304,6 +308,20 @@ class HostLookups:
                 was_here, self._session, self._peer = self._session is not None, None, None
             pause = _REFUSED if refused else first if was_here else min(2 * pause, longest)
             await asyncio.sleep(pause * random.uniform(0.5, 1.5))  # noqa: S311 - so that not all come at once
+
+    async def _present(self) -> None:
+        """Hand the host the certificates of the model that it waits for, as `vfl score` does; each once:
+        where it does not take one, its lookups say what it thinks of that."""
+        model = self._half.trained_name
+        found = to_present(self._site.store, model).get(self.host, {})
+        if not found or found == self._refused:
+            return
+        async with self._meeting.session(self.host, self._patience.session) as peer:
+            try:
+                await present_to(self._site, peer, model, found, self._show)
+            except PeerStopped as error:
+                self._refused = found
+                self._show.say(f"note: {error}")
 
     async def _serve(self) -> None:
         """One session, from its beginning to its end."""

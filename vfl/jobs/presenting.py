@@ -2,6 +2,7 @@
 
 import asyncio
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from vfl.errors import ModelError, Refused, VflError
@@ -38,7 +39,7 @@ async def present(site: Site, model: str, *, wait: float, show: Show) -> list[st
     for name, certificates in to_present(site.store, model).items():
         try:
             async with hosts_of(site, wait, show, [name]) as hosts:
-                await together([_present_to(site, host, model, certificates, show) for host in hosts])
+                await together([present_to(site, host, model, certificates, show) for host in hosts])
         except VflError as error:
             if failed:
                 show.say(str(error))
@@ -50,9 +51,11 @@ async def present(site: Site, model: str, *, wait: float, show: Show) -> list[st
     return given
 
 
-async def _present_to(
-    site: Site, host: Peer, model: str, certificates: dict[str, str], show: Show
+async def present_to(
+    site: Site, host: Peer, model: str, certificates: Mapping[str, str], show: Show
 ) -> None:
+    """Hand certificates of a model, by run, to a host, in a session that is about nothing else. Raises
+    as `present`."""
     offer = Offer("audit", new_run(), [host.name], [], model=model)
     await offer_to(site, [host], offer, show)
     last = list(certificates)[-1]

@@ -89,6 +89,13 @@ def publish(
         return _Publisher(site, half, guest, show, randomness).publish(kept, renew)
 
 
+def made_again(site: Site, kept: OwnDirectory, show: Show) -> Header:
+    """The header of a directory as it follows from the half, the table and the policy as they are now,
+    with the key and the salts of the kept one. Nothing is kept. Raises as `publish`."""
+    half = load_half(site.store, kept.directory.header.model, HostHalf)
+    return _Publisher(site, half, guest_of(site, half), show, OF_SYSTEM).again(kept)
+
+
 def guest_of(site: Site, half: AnyHostHalf) -> str:
     """The guest that a half was trained with. Raises ModelError where it is no peer any more."""
     for name in site.party.partners:
@@ -152,6 +159,13 @@ def days_of_use(policy: PolicySection) -> int | None:
     return None if isinstance(policy.directory_days, str) else policy.directory_days
 
 
+class _Nowhere:
+    """Where entries go that are not kept."""
+
+    def write(self, data: bytes, /) -> int:
+        return len(data)
+
+
 class _Publisher:
     def __init__(
         self, site: Site, half: AnyHostHalf, guest: str, show: Show, randomness: Randomness
@@ -203,6 +217,24 @@ class _Publisher:
         keep_directory(site.store, half.name, directory, self._guest, keys)
         unchanged = old is not None and old.directory.header.table == sealed.table
         return Published(OwnDirectory(directory, keys), sealed.written, old is None, unchanged)
+
+    def again(self, kept: OwnDirectory) -> Header:
+        """See `made_again`."""
+        table, strange = self._open()
+        header, catalogue = kept.directory.header, kept.directory.catalogue
+        keys = [key for key in kept.keys if key.public == header.key.hex()]
+        if not keys:
+            raise ModelError(f"directory {header.model} is damaged: it has not the key of its header")
+        stub = self._header(table, keys[0], header.bits, header.version, header.made, strange)
+        sealing = Sealing(bytes.fromhex(keys[0].secret), stub.context, header.bits, catalogue)
+
+        def follow(done: int, of: int) -> None:
+            self._show.progress("sealing rows again", done, of)
+
+        drawn = self._randomness.at("salt of new parts")
+        sealed = seal(table, sealing, _Nowhere(), self._site.store.scratch(make=False), drawn, follow)
+        release_memory(table.rows)
+        return msgspec.structs.replace(stub, table=sealed.table, catalogue=sealed.catalogue.digest)
 
     def _say_size(self, table: OpenTable) -> None:
         """Say how large it becomes, before it is made. Raises DataError where the disk has no room."""

@@ -4,8 +4,8 @@ import asyncio
 
 from vfl.blocks.scratch import Scratch
 from vfl.jobs.alignment import GuestAlignment, SettledPlan, commits_to
-from vfl.jobs.alignment_host import HostAlignment
-from vfl.jobs.alignments import Alignment, load_alignment
+from vfl.jobs.alignment_host import HostAlignment, alignment_of_host
+from vfl.jobs.alignments import Alignment, key_of_identities, load_alignment
 from vfl.jobs.offer import Kept
 from vfl.jobs.own_table import read_guest, table_of
 from vfl.jobs.rerun import Rerun
@@ -20,7 +20,9 @@ async def replay_guest(run: Rerun) -> None:
     run.check_table(commits_to(ids), table.path.name)
     plan = SettledPlan(None, offer.matching.join, offer.matching.engine, _earlier(run))
     work = GuestAlignment(site, table, ids, plan, show, replayed=True)
-    await work.match(run.hosts, offer, run.randomness, run.answers)
+    joined = await work.match(run.hosts, offer, run.randomness, run.answers)
+    made = await asyncio.to_thread(work.alignment, offer, run.hosts, joined, run.randomness)
+    run.leaves_alignment(made)
 
 
 async def replay_host(run: Rerun) -> None:
@@ -32,7 +34,12 @@ async def replay_host(run: Rerun) -> None:
         site, offer, table, ids, _earlier(run), run.randomness, run.answers, run.show, replayed=True
     )
     guest = run.peers[run.evidence.agreement.terms.guest]
-    await work.match(guest, _count_nothing, run.sign)
+    matched, rows = await work.match(guest, _count_nothing, run.sign)
+    secret = key_of_identities(run.randomness)
+    made = await asyncio.to_thread(
+        alignment_of_host, site, guest, offer, offer.alignment or "", rows, matched, ids, secret
+    )
+    run.leaves_alignment(made)
     await guest.send(Kept(site.party.policy.days_of_use))
 
 
@@ -41,8 +48,9 @@ def _earlier(run: Rerun) -> Alignment | None:
     name = run.offer.matching.extends
     if name is None:
         return None
-    run.relies.append(f"on alignment {name}, which this one extends")
-    return load_alignment(run.site.store, name)
+    earlier = load_alignment(run.site.store, name)
+    run.takes_alignment(earlier)
+    return earlier
 
 
 def _count_nothing(peer: Peer, ids: int) -> None:

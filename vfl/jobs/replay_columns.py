@@ -36,7 +36,8 @@ async def replay_table_guest(run: Rerun) -> None:
     _check_job(run, request.asked(offer.hosts).canonical)
 
     def find(name: str | None) -> Alignment:
-        return load_alignment(site.store, name or "")
+        run.takes_alignment(found := load_alignment(site.store, name or ""))
+        return found
 
     rows = await asyncio.to_thread(read_table_rows, site, request, find)
     run.check_table(rows.commits_to, site.party.data.named.name)
@@ -60,6 +61,7 @@ async def replay_screening_guest(run: Rerun) -> None:
     job = Job.model_validate(run.asked(AskedScreening).job)
     _check_job(run, asked_of_hosts(job).canonical)
     named = load_alignment(site.store, offer.alignment or "")
+    run.takes_alignment(named)
     own = await asyncio.to_thread(read_guest_rows, site, job, named, show)
     run.check_table(commits_to(own), own.table.path.name)
     work = await asyncio.to_thread(GuestScreening.of, site, own)
@@ -83,6 +85,7 @@ async def _work(run: Rerun, columns: list[str], expect: list[str] | None) -> tup
     site, offer = run.site, run.offer
     table, ids = await table_of(site, offer, expect=expect)
     kept = await asyncio.to_thread(load_alignment, site.store, offer.alignment or "")
+    run.takes_alignment(kept)
     alignment = await asyncio.to_thread(refresh, kept, ids, table.path.name)
     digest, alignment = alignment.digest_of_ids, alignment.without_ids
     work, features = await asyncio.to_thread(table_work, site, table, alignment, columns)

@@ -24,7 +24,7 @@ async def replay_guest(run: Rerun) -> None:
     place, scratch = place_of(asked.place, section), Scratch(site.store.scratch(make=False))
     rows = await asyncio.to_thread(read_batch, section, half, place, scratch, show)
     run.check_table(commits_to_batch(site, half.name, rows), place.name)
-    run.relies.append(f"on the half of {half.name} that an earlier run has left")
+    run.takes_half(half.name, half.model)
     work = BatchJob(
         site=site,
         half=half,
@@ -49,7 +49,7 @@ async def replay_host(run: Rerun) -> None:
     data = with_query_of(site.party.data, half, show)
     table, ids = await table_of(site, offer, half.columns, kind.needed(half.model), data)
     run.check_table(commits_to(site, half.name, table, ids), table.path.name)
-    run.relies.append(f"on the half of {half.name} that an earlier run has left")
+    run.takes_half(half.name, half.model)
     guest = run.peers[run.evidence.agreement.terms.guest]
     work = HostScoring(site, offer, half, table, ids, run.randomness, run.answers, show, replayed=True)
     del table, ids

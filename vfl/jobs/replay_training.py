@@ -23,6 +23,8 @@ from vfl.jobs.answers import (
 )
 from vfl.jobs.audit_draw import HostDraw, commit
 from vfl.jobs.audits import draw_all
+from vfl.jobs.commitments import digest_of_half, digest_of_model
+from vfl.jobs.evidence import HALF
 from vfl.jobs.hints import PassingGuestHints, StoredGuestHints
 from vfl.jobs.host_columns import HostColumns
 from vfl.jobs.offer import Kept
@@ -37,8 +39,9 @@ from vfl.jobs.training_host import commits_to as host_commits_to
 from vfl.jobs.warm_start import guest_kind, kept_kind
 from vfl.learn.claims import Part
 from vfl.learn.levels import tidy_levels
-from vfl.models.kind import CoordinatorRun, GuestRun, PartyColumns, TrainingStep
-from vfl.models.kinds import kind_of_job, rules_of
+from vfl.models.halves import AnyGuestHalf, AnyHostHalf, GuestHalf, HostHalf
+from vfl.models.kind import AnyKind, CoordinatorRun, GuestRun, PartyColumns, TrainingStep
+from vfl.models.kinds import kind_of_job, load_half, rules_of
 from vfl.net.peer import Peer, together
 from vfl.party.project_file import Project
 from vfl.protocols.common.checkpoints import Checkpoints
@@ -56,10 +59,10 @@ async def replay_guest(run: Rerun) -> None:
     if job.job.project is not None:
         outcome = await asyncio.to_thread(_outcome, run)
     own = await asyncio.to_thread(read_guest_rows, site, job, named, show, outcome)
-    run.check_table(guest_commits_to(own), own.table.path.name)
+    run.takes_alignment(named)
     kind = guest_kind(site, job, own)
-    if kind.init_model is not None:
-        run.relies.append(f"on the half of {kind.init_model} that an earlier run has left")
+    commits = {**guest_commits_to(own), **begun_with(run, kind, GuestHalf)}
+    run.check_table(commits, own.table.path.name)
     role = kind.guest(guest_columns(site, own), own.rows)
     curve: list[dict[str, float | None]] = []
 
@@ -78,9 +81,27 @@ async def replay_guest(run: Rerun) -> None:
             coordinator=run.peers.get(kind.coordinator or ""),
             labels=AnsweredLabels(OneAttempt(), run.answers),
         )
-        _, _, found = await lead(role, kind, job, own, run.hosts, given)
+        model, _, found = await lead(role, kind, job, own, run.hosts, given)
         await draw_all(run.hosts, run.evidence.agreement, run.randomness)
     await together([tell_kept(peer, found) for peer in run.peers.values()])
+    run.answers.leaves(HALF, digest_of_model(model))
+
+
+def begun_with(
+    run: Rerun, kind: AnyKind, role: type[GuestHalf[Any]] | type[HostHalf[Any]]
+) -> dict[str, str]:
+    """What a training has committed to of the model that it goes on from: this party's half of it."""
+    if (name := kind.init_model) is None:
+        return {}
+    store = run.site.store
+    half: AnyGuestHalf | AnyHostHalf = (
+        load_half(store, name, HostHalf) if role is HostHalf else load_half(store, name, GuestHalf)
+    )
+    run.takes_half(name, half.model)
+    if HALF not in run.opening.table:  # of an earlier version
+        run.relies.append(f"on the half of {name}, to which the party has not committed")
+        return {}
+    return {HALF: digest_of_half(store, name)}
 
 
 class _AskedModel(msgspec.Struct, frozen=True):
@@ -103,17 +124,17 @@ async def replay_host(run: Rerun) -> None:
     """A host's part of a training."""
     site, job, offer = run.site, run.job, run.offer
     own = await host_columns(run)
-    run.check_table(host_commits_to(own), own.table.path.name)
     kind = kept_kind(site, job)
-    if kind.init_model is not None:
-        run.relies.append(f"on the half of {kind.init_model} that an earlier run has left")
+    commits = {**host_commits_to(own), **begun_with(run, kind, HostHalf)}
+    run.check_table(commits, own.table.path.name)
     role = await asyncio.to_thread(kind.host, own.columns)
     work = HostWork(site, job, kind, offer, own.table, len(own.alignment.rows))
     given = host_run(work, run.randomness, Counter(), run.show)
     hints = AnsweredHostHints(NO_HINTS, run.answers)
     given = replace(
         given,
-        participant=given.participant.asking(run.sign, run.say).uncounted,
+        participant=run.participant(given.participant),
+        keep=lambda model: run.answers.leaves(HALF, digest_of_model(model)),
         checkpoints=Checkpoints(run.last, run.keep),
         hints=hints,
         sums=AnsweredSums(UNCOUNTED, run.answers),
@@ -122,8 +143,6 @@ async def replay_host(run: Rerun) -> None:
     guest = run.peers[run.evidence.agreement.terms.guest]
     await role.train(guest, given)
     await _draw(run, guest)
-    if hints.promised:
-        run.relies.append("on a hint that this host has made in an earlier run")
     await guest.recv(Kept)
 
 
@@ -158,6 +177,7 @@ async def host_columns(run: Rerun) -> HostColumns:
     table, ids = await table_of(site, offer)
     scratch = Scratch(site.store.scratch(make=False))
     kept = await asyncio.to_thread(load_alignment, site.store, offer.alignment or "")
+    run.takes_alignment(kept)
     alignment = await asyncio.to_thread(refresh, kept, ids, table.path.name)
     features = tidy_levels(table.take(alignment.rows))
     columns = PartyColumns(site.party.name, table.path.name, features, rules_of(site.party), scratch)

@@ -5,13 +5,17 @@ import contextlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Annotated
+
+from msgspec import Meta
+from pydantic import ValidationError
 
 from vfl.jobs.aligned_rows import read_guest_rows
 from vfl.jobs.alignments import load_alignment
 from vfl.jobs.answers import AnsweredHostHints, AnsweredLabels, AnsweredSums
 from vfl.jobs.judging import judged_parts
 from vfl.jobs.replay_training import GuestHints, host_columns
-from vfl.jobs.rerun import Rerun
+from vfl.jobs.rerun import EvidenceDiffers, Rerun
 from vfl.jobs.training import guest_columns
 from vfl.jobs.training_host import commits_to as host_commits_to
 from vfl.jobs.tuning import FOLDS, NEXT, POOR, GuestTrials, TrialWork, commits_to
@@ -30,8 +34,9 @@ async def replay_guest(run: Rerun) -> None:
     site, show, answers = run.site, run.show, run.answers
     search = agreed_search(run.job, run.offer)
     named = load_alignment(site.store, run.offer.alignment or "")
+    run.takes_alignment(named)
     own = await asyncio.to_thread(read_guest_rows, site, search.split, named, show)
-    draw = int(answers.ask(FOLDS, str, lambda: ""), 16)
+    draw = int(answers.ask(FOLDS, Annotated[str, Meta(pattern=r"^[0-9a-f]{1,64}\Z")], lambda: ""), 16)
     parts = judged_parts(own, search, draw)
     run.check_table(commits_to(own, parts), own.table.path.name)
     with contextlib.closing(GuestHints(run, f"{named.name} {kind_of_job(search.job).name}")) as hints:
@@ -47,8 +52,15 @@ async def replay_guest(run: Rerun) -> None:
             show,
         )
         while (asked := answers.ask(NEXT, NextTrial | None, lambda: None)) is not None:
-            await TrialWork(work, _AskedAgain(run, asked)).run(run.hosts)
+            await _trial(work, _AskedAgain(run, asked)).run(run.hosts)
     await tell_end(run.hosts)
+
+
+def _trial(work: GuestTrials, asked: "_AskedAgain") -> TrialWork:
+    try:
+        return TrialWork(work, asked)
+    except ValidationError:
+        raise EvidenceDiffers(f"the settings of trial {asked.number:,} are none of its job") from None
 
 
 async def replay_host(run: Rerun) -> None:
@@ -57,22 +69,20 @@ async def replay_host(run: Rerun) -> None:
     search = agreed_search(run.job, offer)
     own = await host_columns(run)
     run.check_table(host_commits_to(own), own.table.path.name)
-    hints = AnsweredHostHints(NO_HINTS, run.answers)
+    hints, looks_at = AnsweredHostHints(NO_HINTS, run.answers), run.over_trainings
 
     async def given(
         training: HostRun[AnyHostModel], number: int, kind: AnyKind
     ) -> HostRun[AnyHostModel]:
         return replace(
             training,
-            participant=training.participant.asking(run.sign, run.say).uncounted,
+            participant=run.participant(training.participant, looks_at),
             hints=hints,
             sums=AnsweredSums(UNCOUNTED, run.answers),
         )
 
     work = HostTrials(site, offer, search, own, run.show, run.randomness)
     await work.serve(run.peers[run.evidence.agreement.terms.guest], given)
-    if hints.promised:
-        run.relies.append("on a hint that this host has made in an earlier run")
 
 
 class _AskedAgain:

@@ -4,6 +4,9 @@ import asyncio
 import contextlib
 from collections import Counter
 from dataclasses import replace
+from typing import Annotated
+
+from msgspec import Meta
 
 from vfl.jobs.aligned_rows import read_guest_rows
 from vfl.jobs.alignments import load_alignment
@@ -20,13 +23,16 @@ from vfl.protocols.common.label_count import OneAttempt
 from vfl.protocols.common.participant import Resources
 from vfl.protocols.worth import hear_worth
 
+_ROWS = Annotated[int, Meta(ge=1)] | None
+
 
 async def replay_guest(run: Rerun) -> None:
     """The guest's part."""
     site, job, show = run.site, run.job, run.show
     named = load_alignment(site.store, run.offer.alignment or "")
+    run.takes_alignment(named)
     own = await asyncio.to_thread(read_guest_rows, site, job, named, show)
-    own = sample_of(own, job, run.answers.ask("rows that are drawn", int | None, lambda: None))
+    own = sample_of(own, job, run.answers.ask("rows that are drawn", _ROWS, lambda: None))
     beside = await asyncio.to_thread(read_beside, site, job, own)
     run.check_table(commits_to(own, beside), own.table.path.name)
     work = await GuestWorth.of(site, job, own, beside, show)
@@ -41,12 +47,12 @@ async def replay_host(run: Rerun) -> None:
     site, offer = run.site, run.offer
     own = await host_columns(run)
     run.check_table(host_commits_to(own), own.table.path.name)
-    work = await HostWorth.of(site, run.job, offer, own, run.show)
+    work, looks_at = await HostWorth.of(site, run.job, offer, own, run.show), run.over_trainings
 
     def given(training: HostRun[AnyHostModel], number: int) -> HostRun[AnyHostModel]:
         return replace(
             training,
-            participant=training.participant.asking(run.sign, run.say).uncounted,
+            participant=run.participant(training.participant, looks_at),
             sums=AnsweredSums(UNCOUNTED, run.answers),
         )
 

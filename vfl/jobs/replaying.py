@@ -7,7 +7,7 @@ certificate for each peer (certificate.py).
 
 import hashlib
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from vfl.crypto.workers import WorkerDied
@@ -29,15 +29,18 @@ from vfl.jobs.arithmetic import (
     threads_of,
     variables_for,
 )
-from vfl.jobs.certificate import Covered, Replayed
+from vfl.jobs.certificate import Covered, NotedAnswers, Replayed
 from vfl.jobs.connect import Site
-from vfl.jobs.evidence import Evidence, find_evidence
+from vfl.jobs.evidence import Evidence, find_evidence, load_evidence
 from vfl.jobs.names import job_of, resolve_model
-from vfl.jobs.rerun import EvidenceDiffers, Rerun, open_rerun
+from vfl.jobs.rerun import EvidenceDiffers, Rerun, missing_of, open_rerun
 from vfl.jobs.show import Show
 from vfl.net.replay import MessageDiffers, TapeEnds
+from vfl.news import RUN_DIGITS
 from vfl.party.audit.conversations import STOP
+from vfl.party.audit.lines import entries_of
 from vfl.party.documents import canonical_json
+from vfl.party.ledger import FOLDER, JobEntry
 from vfl.party.store import Store
 from vfl.protocols.common.checkpoints import State
 from vfl.protocols.common.participant import LooksAt, every_step
@@ -104,6 +107,15 @@ def runs_named(store: Store, name: str) -> list[Evidence]:
     found = [one for one in every if one.subject in names] or _run_of_digits(every, name)
     if found:
         return [one for one in found if one.opening is not None or one.forgotten] or found
+    for one in store.names("evidence"):
+        if len(name) >= 6 and one.startswith(name[: len(one)]):
+            load_evidence(store, one)  # which says what is the matter with it
+    if (looked_up := _lookups_of(store, {name, *names})) is not None:
+        raise ModelError(
+            f"{looked_up} are lookups in a sealed directory, which are not replayed: each answer has a "
+            "proof that the guest has checked. Its host has the directory made again by `vfl audit "
+            "directory PARTY.toml --model MODEL`"
+        )
     if not every:
         raise ModelError(f"nothing is kept of any run in {store.root} that could be replayed: {_OF}")
     subjects = [one.subject for one in every]
@@ -121,6 +133,24 @@ def _run_of_digits(every: Sequence[Evidence], name: str) -> list[Evidence]:
             f"{len(found)} runs begin with {name}: give more digits, as `vfl audit list` has"
         )
     return found
+
+
+def _lookups_of(store: Store, names: Collection[str]) -> str | None:
+    """In words, the lookups that the ledger has of a model or a run of these names; None without any."""
+    if not (store.root / FOLDER).is_dir():
+        return None
+    for _, (entry, _, _) in entries_of(store.root / FOLDER):
+        if not isinstance(entry, JobEntry) or entry.task != "lookup":
+            continue
+        if entry.model in names:
+            return f"all that is kept of {entry.model} here"
+        if any(_is_digits_of(name[:RUN_DIGITS], entry.run) for name in names):
+            return f"the messages of run {entry.run[:12]}"
+    return None
+
+
+def _is_digits_of(name: str, run: str) -> bool:
+    return len(name) >= 6 and run.startswith(name)
 
 
 def variables_of(store: Store, runs: Sequence[Evidence]) -> dict[str, str]:
@@ -267,6 +297,7 @@ async def _play(run: Rerun) -> Replay:
             raise EvidenceDiffers(f"the run went on to its end, and the replay ends: {error}") from None
         ended = str(error)
     shown, whole = {}, _all_of(run)
+    left, took = run.handed_on()
     for name, peer in run.peers.items():
         talk = run.talks[name]
         sent = [one for one in talk.sent if one.kind != STOP]
@@ -274,11 +305,40 @@ async def _play(run: Rerun) -> Replay:
             Covered.left_out(one) if place in peer.left_out else Covered.of(one)
             for place, one in enumerate(sent[: peer.compared])
         ]
-        played = [Covered.of(one) for one in talk.received[: peer.played]]
+        missing = missing_of(run.on_tape, evidence, talk)
+        played = [
+            Covered.left_out(one) if place in missing else Covered.of(one)
+            for place, one in enumerate(talk.received[: peer.played])
+        ]
         shown[name] = Replayed(
-            name, covered, len(talk.sent), run.checked, run.relies, played, run.before, whole
+            name,
+            covered,
+            len(talk.sent),
+            run.checked,
+            run.relies,
+            played,
+            run.before,
+            whole,
+            run.steps if name == terms.guest else None,
+            _noted_for(run, name),
+            left,
+            took,
         )
     return Replay(evidence, shown, ended)
+
+
+def _noted_for(run: Rerun, peer: str) -> NotedAnswers | None:
+    """What the ledger has of the answers, under a seal that a peer was told later."""
+    if not run.lines.answers:
+        return None
+    newest, own = run.lines.answers[-1], run.evidence
+    told = [
+        one.agreement.ledgers.get(own.party, "")
+        for one in find_evidence(run.site.store)
+        if one.begun > own.begun and peer in one.agreement.terms.fingerprints
+    ]
+    sealed = next((seal for seal in told if seal in run.lines.seals), "")
+    return NotedAnswers(newest.answers, newest.sha256, sealed)
 
 
 def _all_of(run: Rerun) -> str:

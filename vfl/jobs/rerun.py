@@ -6,8 +6,9 @@ counted, sent or put into the ledger.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,15 +19,36 @@ from pydantic import ValidationError
 from vfl.crypto.randomness import Randomness
 from vfl.errors import DataError, IdentityError, ModelError, VflError
 from vfl.jobs.agreement import Agreement
-from vfl.jobs.commitments import Opening, with_settings
+from vfl.jobs.alignments import Alignment
+from vfl.jobs.commitments import COMMITTED, Opening, digest_of_model, with_settings
 from vfl.jobs.connect import Site
-from vfl.jobs.evidence import OWN, Answers, Evidence, Replayed, tape_file
+from vfl.jobs.evidence import (
+    ALIGNMENT,
+    HALF,
+    OWN,
+    Evidence,
+    Replayed,
+    Taken,
+    file_of_kept,
+    find_evidence,
+    run_of,
+    tape_file,
+)
 from vfl.jobs.offer import Offer
 from vfl.jobs.record import noted_seals
 from vfl.jobs.show import Show
+from vfl.jobs.tape_share import (
+    SENT,
+    KeptSteps,
+    OverTrainings,
+    StepsOnTape,
+    places_left_out,
+    stand_in,
+    steps_on_tape,
+)
 from vfl.net.hello import PROTOCOL
 from vfl.net.replay import ReplayedPeer, Sent
-from vfl.party.audit.conversations import STOP, Conversation, conversations
+from vfl.party.audit.conversations import STOP, Conversation, RunLines, lines_of_run
 from vfl.party.audit.verify import verify
 from vfl.party.config import Job
 from vfl.party.identity import Certificate, parse_certificate
@@ -35,7 +57,7 @@ from vfl.party.store import Store
 from vfl.party.tapes import read_tape
 from vfl.protocols.common.checkpoints import State
 from vfl.protocols.common.clock import STEP
-from vfl.protocols.common.participant import LooksAt, every_step
+from vfl.protocols.common.participant import LooksAt, Participant, every_step
 from vfl.protocols.trees.paillier_messages import LEFT_OUT
 from vfl.text import counted
 
@@ -59,13 +81,15 @@ class Rerun:
     opening: Opening
     talks: Mapping[str, Conversation]  # by peer
     peers: dict[str, ReplayedPeer]
-    answers: Answers
+    answers: Replayed
     show: Show
     looks_at: LooksAt = every_step
+    on_tape: StepsOnTape | None = None  # of which steps a host has kept all; None: of all
     last: State | None = None  # the state that an attempt before this has kept, from which it went on
     before: Sequence[str] = ()  # the attempts that have led to it, in hex
     earlier: Sequence[State] = ()  # all that the attempts before it have kept, by age
     states: list[State] = field(default_factory=list)  # that this one keeps
+    lines: RunLines = field(default_factory=RunLines)  # what the ledger has of it
     checked: list[str] = field(default_factory=lambda: ["secret", "settings"])
     """What was held against the commitments."""
     relies: list[str] = field(default_factory=list)
@@ -73,6 +97,16 @@ class Rerun:
 
     def __post_init__(self) -> None:
         self.randomness = Randomness(self.opening.secret)
+
+    def participant(self, host: Participant, looks_at: LooksAt | None = None) -> Participant:
+        """A host as it plays a training again. `looks_at`: of one of several (over_trainings)."""
+        kept = every_step if self.on_tape is None else self.on_tape.keeps
+        return host.asking(self.sign, self.say).uncounted.looking_at(looks_at or kept)
+
+    @property
+    def over_trainings(self) -> LooksAt:
+        """Which steps a host can look at of one training of the run after the other."""
+        return every_step if self.on_tape is None else OverTrainings(self.on_tape)
 
     @property
     def offer(self) -> Offer:
@@ -150,9 +184,47 @@ class Rerun:
             )
         return signature
 
+    def takes_half(self, name: str, model: object) -> None:
+        """Note that the run goes on from the party's half of a model."""
+        made = run_of(self.site.store, "train", name)
+        self.answers.takes(HALF, made, digest_of_model(model))
+
+    def takes_alignment(self, alignment: Alignment) -> None:
+        """Note that the run is about the rows of an alignment."""
+        made = run_of(self.site.store, "align", alignment.name)
+        self.answers.takes(ALIGNMENT, made, alignment.digest)
+
+    def leaves_alignment(self, alignment: Alignment) -> None:
+        """Note that the run has left an alignment."""
+        self.answers.leaves(ALIGNMENT, alignment.digest)
+
+    def handed_on(self) -> tuple[dict[str, str], list[Taken]]:
+        """What the run has left, and what it went on with that earlier ones have left, as certificates
+        have it; of what nothing is kept `relies` says so."""
+        left = {what: self.opening.handed_on(what, digest) for what, digest in self.answers.left.items()}
+        taken = []
+        for what, run, digest in sorted(set(self.answers.taken)):  # in any order with several peers
+            opening = _opening_of(self.site.store, run)
+            if opening is None:
+                text = f"on the {what} that an earlier run has left, of which no tape is kept here"
+                self.relies.append(text)
+            else:
+                taken.append(Taken(what, run, opening.handed_on(what, digest)))
+        return left, taken
+
     def keep(self, state: State) -> None:
         """Keep a state, in the place of the job's checkpoint: the last three alone."""
         self.states = [*(one for one in self.states if one.done != state.done), state][-3:]
+
+    @property
+    def steps(self) -> KeptSteps | None:
+        """Which of the steps that were played are on the tape; None: all that there is."""
+        if self.on_tape is None:
+            return None
+        guest = self.evidence.agreement.terms.guest
+        played = self.talks[guest].received[: self.peers[guest].played]
+        _, steps = places_left_out(self.on_tape.keeps, (one.kind for one in played))
+        return self.on_tape.of(steps)
 
     def check_end(self) -> None:
         """Raises MessageDiffers where the run has sent more than the replay, unless it was cut."""
@@ -170,17 +242,20 @@ def open_rerun(site: Site, evidence: Evidence, show: Show, looks_at: LooksAt = e
     store, run = site.store, evidence.run
     opening = _check_kept(evidence)
     check_ledger(site, "the ledger")
-    talks = conversations(store.root / FOLDER, run)
+    lines = lines_of_run(store.root / FOLDER, run)
+    talks = lines.talks
     if not talks:
         raise EvidenceDiffers(f"the ledger has nothing of run {run[:12]}")
     assert evidence.tape is not None  # noqa: S101 - _check_kept has seen it
+    on_tape = steps_on_tape(evidence.agreement.terms, evidence.party, opening)
+    left_out = () if looks_at is every_step else (LEFT_OUT,)
     peers = {
         name: ReplayedPeer(
             name,
-            _received(store, evidence, talk),
+            _received(store, evidence, talk, missing_of(on_tape, evidence, talk)),
             [one for one in talk.sent if one.kind != STOP],
             cut=not evidence.whole,
-            left_out=None if looks_at is every_step else LEFT_OUT,
+            left_out=left_out if on_tape is None else SENT,
         )
         for name, talk in talks.items()
     }
@@ -193,8 +268,52 @@ def open_rerun(site: Site, evidence: Evidence, show: Show, looks_at: LooksAt = e
             "know all of them: replay it with that one"
         ) from None
     settled = replace(site, party=party)
-    answers = Replayed(own, evidence.tape.answers)
-    return Rerun(settled, evidence, opening, talks, peers, answers, show, looks_at=looks_at)
+    answers = Replayed(own, evidence.tape.answers, partial(_kept, store, evidence))
+    _check_answers(evidence, opening, answers.digests, lines)
+    given = settled, evidence, opening, talks, peers, answers, show
+    rerun = Rerun(*given, looks_at=looks_at, on_tape=on_tape)
+    rerun.lines = lines
+    if len(answers.digests) > 1 and not lines.answers:
+        rerun.relies.append("on what its store has answered, of which its ledger has nothing")
+    return rerun
+
+
+def _opening_of(store: Store, run: str) -> Opening | None:
+    """What a run of this party has committed to, where that is kept."""
+    found = [one.opening for one in find_evidence(store) if run and one.run == run]
+    return found[0] if found else None
+
+
+def _kept(store: Store, evidence: Evidence, digest: bytes) -> bytes:
+    """What an earlier run has left, by its digest. Raises ModelError and EvidenceDiffers."""
+    path = file_of_kept(store, evidence.run, digest)
+    if not path.exists():
+        raise ModelError(
+            f"what an earlier run has left for run {evidence.run[:12]} is not there ({path}): it cannot "
+            "be replayed"
+        )
+    content = b"".join(piece or b"" for _, piece in _entries(store, evidence, path, path.name))
+    if hashlib.sha256(content).digest() != digest:
+        raise EvidenceDiffers(f"what an earlier run has left is damaged: {path} is not what was written")
+    return content
+
+
+def _check_answers(
+    evidence: Evidence, opening: Opening, digests: Sequence[bytes], lines: RunLines
+) -> None:
+    """Raises EvidenceDiffers where the answers are not those that the ledger has digests of. `digests`:
+    of the first none, one, two ... of the answers that are kept."""
+    cut = not evidence.ended or bool(evidence.tape and evidence.tape.why_ended)
+    for line in lines.answers:
+        if line.answers >= len(digests) and cut:
+            return
+        if line.answers >= len(digests) or opening.noted(digests[line.answers]) != line.sha256:
+            raise EvidenceDiffers(
+                "what the run has asked of the store is not what its ledger has a digest of in line "
+                f"{line.n:,}"
+            )
+    if lines.answers and lines.answers[-1].answers < len(digests) - 1 and not cut:
+        raise EvidenceDiffers("the run has asked more of the store than its ledger has a digest of")
 
 
 def own_certificate(evidence: Evidence) -> Certificate:
@@ -242,11 +361,13 @@ def _check_kept(evidence: Evidence) -> Opening:
     check_signature(evidence.agreement, evidence.party)
     if hashlib.sha256(evidence.job.encode()).digest() != evidence.agreement.terms.job:
         raise EvidenceDiffers(f"the job of {run} is not the one that was signed")
+    if set(evidence.opening.salts) != set(COMMITTED):
+        raise EvidenceDiffers(f"the salts that {run} keeps are not those of three commitments")
     signed = evidence.agreement.commitments.get(evidence.party)
     if evidence.commitments.digest.hex() != signed:
         raise EvidenceDiffers(f"the commitments that are kept of {run} are not those that were signed")
     opened = evidence.opening.commitments
-    for what in ("secret", "table", "settings"):
+    for what in COMMITTED:
         if getattr(opened, what) != getattr(evidence.commitments, what):
             kept = {"table": "digests of the table"}.get(what, what)
             raise EvidenceDiffers(f"the {kept} that {run} keeps is not what the party committed to")
@@ -276,8 +397,18 @@ def _there(store: Store, evidence: Evidence) -> Sequence[str]:
     return [name for name in names if tape_file(store, evidence.run, name).exists()]
 
 
-def _received(store: Store, evidence: Evidence, talk: Conversation) -> Iterator[bytes]:
-    """What came from a peer, each message held against the ledger."""
+def missing_of(kept: StepsOnTape | None, evidence: Evidence, talk: Conversation) -> set[int]:
+    """Which messages of a peer are not on the tape, as the party has committed to, by place."""
+    if kept is None or talk.peer != evidence.agreement.terms.guest:
+        return set()
+    return places_left_out(kept.keeps, (one.kind for one in talk.received))[0]
+
+
+def _received(
+    store: Store, evidence: Evidence, talk: Conversation, missing: Container[int]
+) -> Iterator[bytes]:
+    """What came from a peer, each message held against the ledger. `missing`: those that a share leaves
+    out, by place: others stand for them."""
     if talk.peer not in _there(store, evidence):
         if talk.received and evidence.tape is not None and not evidence.tape.why_ended:
             raise EvidenceDiffers(f"the tape of {talk.peer} is not there")
@@ -285,6 +416,14 @@ def _received(store: Store, evidence: Evidence, talk: Conversation) -> Iterator[
     count = 0
     for count, (_, payload) in enumerate(_tape(store, evidence, talk.peer), 1):
         was = talk.received[count - 1] if count <= len(talk.received) else None
+        if was is not None and count - 1 in missing:
+            yield stand_in(was.kind)
+            continue
+        if payload is None:
+            raise EvidenceDiffers(
+                f"message {count:,} of {talk.peer} is not on the tape, and the party has committed to "
+                "keep it"
+            )
         if was is None or was != Sent(was.kind, len(payload), hashlib.sha256(payload).digest()):
             raise EvidenceDiffers(
                 f"message {count:,} of {talk.peer} on the tape is not the one that arrived by the ledger"
@@ -297,8 +436,15 @@ def _received(store: Store, evidence: Evidence, talk: Conversation) -> Iterator[
         raise EvidenceDiffers(f"the tape of {talk.peer} has {count:,} of {arrived} that arrived")
 
 
-def _tape(store: Store, evidence: Evidence, peer: str) -> Iterator[tuple[int, bytes]]:
-    path = tape_file(store, evidence.run, peer)
+def _tape(store: Store, evidence: Evidence, peer: str) -> Iterator[tuple[int, bytes | None]]:
+    what = "what the run asked of the store" if peer == OWN else f"the tape of {peer}"
+    return _entries(store, evidence, tape_file(store, evidence.run, peer), what)
+
+
+def _entries(
+    store: Store, evidence: Evidence, path: Path, what: str
+) -> Iterator[tuple[int, bytes | None]]:
+    """The entries of a file. Raises EvidenceDiffers for a damaged one."""
     try:
         with store.open("evidence", path) as source:
             yield from read_tape(source)
@@ -306,9 +452,5 @@ def _tape(store: Store, evidence: Evidence, peer: str) -> Iterator[tuple[int, by
         raise DataError(f"{path} cannot be read: {error.strerror}") from None
     except ModelError:
         if evidence.ended:
-            raise EvidenceDiffers(
-                f"the tape of {peer} is damaged: {path} is not what was written"
-                if peer != OWN
-                else f"what the run asked of the store is damaged: {path} is not what was written"
-            ) from None
+            raise EvidenceDiffers(f"{what} is damaged: {path} is not what was written") from None
         # A process that was killed has not finished its last block.

@@ -32,7 +32,7 @@ from vfl.jobs.batch import Batch, KeptPart, batch_key, batch_name
 from vfl.jobs.batch_rows import check_batch_levels, read_batch
 from vfl.jobs.commitments import TableDigests, digest_of_half, digest_table
 from vfl.jobs.connect import Site, hosts_of
-from vfl.jobs.evidence import Answers, PassedOn, keeping
+from vfl.jobs.evidence import HALF, Answers, PassedOn, keeping
 from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Offer, new_run
 from vfl.jobs.presenting import present
@@ -240,7 +240,7 @@ class AskedBatch(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 def commits_to(site: Site, model: str, rows: BatchRows) -> TableDigests:
     """What a batch has of the guest's rows and of its half of the model, for its commitment."""
     half = digest_of_half(site.store, model)
-    return digest_table(rows.table.features, ids=rows.ids.digest, **{"half of the model": half})
+    return digest_table(rows.table.features, ids=rows.ids.digest, **{HALF: half})
 
 
 @dataclass

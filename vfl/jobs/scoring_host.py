@@ -24,7 +24,7 @@ from vfl.jobs.approval_view import Brought
 from vfl.jobs.audits import check_audited
 from vfl.jobs.commitments import TableDigests, digest_of_half, digest_table
 from vfl.jobs.connect import Site
-from vfl.jobs.evidence import Answers, keeping
+from vfl.jobs.evidence import HALF, Answers, keeping
 from vfl.jobs.memory import release_memory
 from vfl.jobs.offer import Offer
 from vfl.jobs.own_table import table_of
@@ -91,7 +91,7 @@ async def serve_score(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
 def commits_to(site: Site, model: str, table: Table, ids: TableIds) -> TableDigests:
     """What a batch has of a host's table and of its half of the model, for its commitment."""
     half = digest_of_half(site.store, model)
-    return digest_table(table.features, ids=ids.digest, **{"half of the model": half})
+    return digest_table(table.features, ids=ids.digest, **{HALF: half})
 
 
 @dataclass

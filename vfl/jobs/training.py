@@ -43,7 +43,7 @@ from vfl.jobs.resume import (
 from vfl.jobs.show import Show
 from vfl.jobs.storage import in_store
 from vfl.jobs.telling import tell_kept
-from vfl.jobs.warm_start import guest_kind
+from vfl.jobs.warm_start import guest_kind, half_begun_with
 from vfl.learn.drift import profiles
 from vfl.learn.levels import levels_of
 from vfl.models.findings import Finding, NothingTrained, check_held_out, judge_quality
@@ -220,7 +220,7 @@ class _GuestTraining:
 
     def commits_to(self) -> TableDigests:
         """What the run has of the guest's table."""
-        return commits_to(self.own)
+        return {**commits_to(self.own), **half_begun_with(self.site.store, self.kind)}
 
     async def attempt(self, wait: float) -> Trained:
         """Connect to all parties, go on where they are, to the end."""

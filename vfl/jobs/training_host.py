@@ -48,7 +48,7 @@ from vfl.jobs.resume import (
 )
 from vfl.jobs.show import Show
 from vfl.jobs.sums_given import SumsGiven, training_share
-from vfl.jobs.warm_start import host_kind
+from vfl.jobs.warm_start import half_begun_with, host_kind
 from vfl.learn.drift import Profile, profiles
 from vfl.learn.levels import Levels, levels_of, tidy_levels
 from vfl.models.findings import words_of
@@ -157,7 +157,10 @@ class _HostTraining:
                 self.others.append(coordinator)
                 kept.joined(coordinator)
             hints = StoredHostHints(
-                site.store, f"{self.alignment.name} {kind.name}", self.alignment.guest
+                site.store,
+                f"{self.alignment.name} {kind.name}",
+                self.alignment.guest,
+                offer.run.hex(),
             )
             run = host_run(
                 HostWork(site, self.job, kind, offer, self.table, rows),
@@ -292,8 +295,7 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
     check_request(site, peer, offer, show, f"train {job.name} ({job.job.purpose})")
     check_project(site, peer.name, job, show)
     admit_job(site, peer.name, job)
-    tape, several = offer.commitment is not UNSET, job.job.project is not None
-    check_auditable(party.policy, tape=tape, project=several)
+    check_auditable(party.policy, tape=offer.commitment is not UNSET)
     await asyncio.to_thread(check_outstanding, site, peer.name)
     kind, store = kind_of_job(job), site.store
     name = (offer.done and offer.model) or fresh_name(store, "model", offer.model)
@@ -333,6 +335,7 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
         commits: TableDigests = {}
         if party.party.tape != "none":
             commits = await asyncio.to_thread(commits_to, own)
+            commits = {**commits, **half_begun_with(store, kind)}
         del own, known_features, of_host
         unfinished.measure = lambda: Account.of(started, [peer, *work.others], work.operations)
         with keeping(site, show, lambda: commits) as kept:

@@ -163,7 +163,8 @@ class _Counts:
     ) -> HostRun[AnyHostModel]:
         """See `Given`. Raises Refused where the training may tell too much."""
         site, kept, alignment = self.site, self.kept, self.own.alignment
-        hints = StoredHostHints(site.store, f"{alignment.name} {kind.name}", alignment.guest)
+        about, this = f"{alignment.name} {kind.name}", self.offer.run.hex()
+        hints = StoredHostHints(site.store, about, alignment.guest, this)
         return replace(
             run,
             participant=run.participant.asking(kept.sign(site.identity.sign), kept.say),

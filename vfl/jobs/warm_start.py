@@ -4,7 +4,9 @@ import hashlib
 
 from vfl.errors import ConfigError, ModelError, Refused
 from vfl.jobs.aligned_rows import GuestRows
+from vfl.jobs.commitments import digest_of_half
 from vfl.jobs.connect import Site
+from vfl.jobs.evidence import HALF
 from vfl.jobs.names import resolve_model
 from vfl.jobs.record import load_record
 from vfl.jobs.scoring import check_parties
@@ -97,6 +99,11 @@ def kept_kind(site: Site, job: Job) -> AnyKind:
         return kind
     half = load_half(site.store, name, HostHalf)
     return kind.begun_with(None, {site.party.name: half.model}, _training(site.store, name))
+
+
+def half_begun_with(store: Store, kind: AnyKind) -> dict[str, str]:
+    """What a training commits to of the half that it goes on from, if it does. Raises ModelError."""
+    return {} if kind.init_model is None else {HALF: digest_of_half(store, kind.init_model)}
 
 
 def _training(store: Store, name: str) -> bytes:

@@ -17,6 +17,7 @@ from vfl.errors import DataError
 FOR_PEER = "it could not write a file of its own (its log has the details)"
 """What a peer may hear of a file that cannot be written."""
 
+TAIL = 1 << 16  # bytes of a file's end that are read first
 _PREFIX = 100  # bytes of a file's name that its unfinished one begins with
 
 
@@ -211,3 +212,18 @@ def unwritable(what: str, error: OSError) -> DataError:
 def reason(error: Exception) -> str:
     """Why a file cannot be read or written, in the system's words."""
     return getattr(error, "strerror", None) or "it is not whole"
+
+
+def last_line(path: Path) -> tuple[bytes, bytes]:
+    """(the last whole line without its end, what stands after it)."""
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        length = 0
+        while True:
+            length = min(size, max(TAIL, 2 * length))
+            file.seek(size - length)
+            tail = file.read(length)
+            whole, newline, rest = tail.rpartition(b"\n")
+            first = whole.rfind(b"\n")
+            if length == size or (newline and first >= 0):
+                return whole[first + 1 :], rest

@@ -36,18 +36,28 @@ class _Body(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sizes: list[int]
     arrays: dict[str, dict[str, object]]
     table: str = ""
+    run: str = ""  # that has kept it last, in hex
 
 
 class HostKeptIds:
     """Where a host keeps its ids as evaluated for one guest: `HostKeeps` of the protocol."""
 
     def __init__(
-        self, store: Store, guest: tuple[str, str], rule: Sequence[str], policy: PolicySection, on: date
+        self,
+        store: Store,
+        guest: tuple[str, str],
+        rule: Sequence[str],
+        policy: PolicySection,
+        on: date,
+        run: str = "",
     ) -> None:
-        """guest: its name and its certificate's fingerprint. rule: for ids. on: today."""
+        """guest: its name and its certificate's fingerprint. rule: for ids. on: today. run: in hex."""
         self._store, (self._name, self._fingerprint) = store, guest
         self._rule, self._policy, self._on = list(rule), policy, on
         self._loaded: str | None = None  # the context of what was loaded
+        self._run = run
+        self.run_before = ""
+        """Of what was loaded: the run that has kept it."""
 
     def load(self, asked: Asked) -> KeptIds | None:
         body, self._loaded = self._read(), None
@@ -63,6 +73,7 @@ class HostKeptIds:
             return None  # another key takes its place
         if len(hashes) != len(tags) or len(tags) != sum(body.sizes):
             return None
+        self.run_before = body.run
         key, self._loaded = (bytes.fromhex(body.context), bytes.fromhex(body.scalar)), body.context
         return KeptIds(*key, hashes, tags, tuple(stores), tuple(body.sizes), bytes.fromhex(body.table))
 
@@ -100,6 +111,7 @@ class HostKeptIds:
                 list(kept.sizes),
                 arrays,
                 table,
+                self._run,
             )
             self._store.write(_KIND, self._name, msgspec.to_builtins(body))
         return True
@@ -179,13 +191,17 @@ class _Answers(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     key: str
     hashes: dict[str, object]
     outputs: dict[str, object]
+    run: str = ""  # that has kept them, in hex
 
 
 class GuestKeptAnswers:
     """Where a guest keeps the answers of one host: `KeepsAnswers` of the protocol."""
 
-    def __init__(self, store: Store, host: str) -> None:
-        self._store, self._name = store, f"answers-{host}"
+    def __init__(self, store: Store, host: str, run: str = "") -> None:
+        """run: in hex."""
+        self._store, self._name, self._run = store, f"answers-{host}", run
+        self.run_before = ""
+        """Of what was loaded: the run that has kept it."""
 
     def load(self) -> Answers | None:
         if self._name not in self._store.names(_KIND):
@@ -199,10 +215,12 @@ class GuestKeptAnswers:
             return None  # all is asked anew
         if len(hashes) != len(outputs) or (len(context), len(key)) != (CONTEXT, KEY):
             return None
+        self.run_before = body.run
         return Answers(context, key, hashes, outputs)
 
     def save(self, answers: Answers) -> None:
         hashes = self._store.write_array(_KIND, self._name, answers.hashes)
         outputs = self._store.write_array(_KIND, self._name, answers.outputs)
-        body = _Answers(answers.context.hex(), answers.key.hex(), dict(hashes), dict(outputs))
+        key = answers.context.hex(), answers.key.hex()
+        body = _Answers(*key, dict(hashes), dict(outputs), self._run)
         self._store.write(_KIND, self._name, msgspec.to_builtins(body))

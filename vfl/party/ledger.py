@@ -36,7 +36,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from vfl.errors import DataError
-from vfl.party.files import replacing
+from vfl.party.files import TAIL, last_line, replacing
 from vfl.party.identity import Identity
 from vfl.party.locks import Held, locked
 from vfl.version import __version__
@@ -49,7 +49,6 @@ SEAL = "seal.json"
 _LOCK = "lock"
 _MONTH = re.compile(r"[0-9]{4}-(?:0[1-9]|1[0-2])\.jsonl")
 _LINE = re.compile(rb'(\{.*),"hash":"([0-9a-f]{64})"\}', re.DOTALL)
-_TAIL = 1 << 16
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, tag_field="entry"):
@@ -129,6 +128,15 @@ class DecisionEntry(Entry, frozen=True, kw_only=True, tag="decision"):
     reason: str
 
 
+class AnswersEntry(Entry, frozen=True, kw_only=True, tag="answers"):
+    """What a party's own store has answered so far to a run that can be replayed: how many answers there
+    were, and a salted digest of them (jobs/evidence.py), before the next message leaves."""
+
+    run: str
+    answers: int
+    sha256: str
+
+
 class Seal(Entry, frozen=True, kw_only=True, tag="seal"):
     """The party's signature over the hash of the line before."""
 
@@ -167,7 +175,8 @@ class Omitted(Entry, frozen=True, kw_only=True, omit_defaults=True, tag="omitted
     sha256: str
 
 
-AnyEntry = Start | Type | JobEntry | MessageEntry | DecisionEntry | Seal | Repair | Extract | Omitted
+Note = DecisionEntry | AnswersEntry
+AnyEntry = Start | Type | JobEntry | MessageEntry | Note | Seal | Repair | Extract | Omitted
 
 _decoder = msgspec.json.Decoder(AnyEntry)
 
@@ -354,7 +363,7 @@ class Ledger:
         self._wrote = True
         return session
 
-    def note(self, entry: DecisionEntry) -> None:
+    def note(self, entry: Note) -> None:
         """Write an entry that is of no session. Raises DataError when it cannot be written."""
         with self._open() as entries:
             entries.append(entry)
@@ -505,7 +514,7 @@ class Ledger:
         torn = b""
         end = _End(newest.name if newest is not None else "", 0)
         for path in reversed(files):
-            last, rest = _last_line(path)
+            last, rest = last_line(path)
             if path == newest:
                 torn = rest
                 end.size = path.stat().st_size - len(rest)
@@ -563,27 +572,12 @@ def lock_of(ledger: Path) -> Path:
 def _first_start(path: Path) -> Start | None:
     """What the first line of a file says of who writes it."""
     with path.open("rb") as file:
-        line = file.readline(_TAIL)
+        line = file.readline(TAIL)
     try:
         entry = decode(line.rstrip(b"\n")).entry
     except ValueError:
         return None
     return entry if isinstance(entry, Start) else None
-
-
-def _last_line(path: Path) -> tuple[bytes, bytes]:
-    """(the last whole line without its end, what stands after it)."""
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        length = 0
-        while True:
-            length = min(size, max(_TAIL, 2 * length))
-            file.seek(size - length)
-            tail = file.read(length)
-            whole, newline, rest = tail.rpartition(b"\n")
-            first = whole.rfind(b"\n")
-            if length == size or (newline and first >= 0):
-                return whole[first + 1 :], rest
 
 
 _FOR_PEER = "it could not write its ledger (its log has the details)"

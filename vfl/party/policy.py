@@ -259,19 +259,11 @@ def check_tune(policy: PolicySection, jobs: Sequence[Job], trials: int, guest: s
     refuse(dict.fromkeys(broken))
 
 
-def check_auditable(policy: PolicySection, *, tape: bool, project: bool) -> None:
+def check_auditable(policy: PolicySection, *, tape: bool) -> None:
     """Raises Refused for a training that could not be audited, where the policy has trainings audited.
-    tape: whether the guest keeps one of it. project: whether it is one of several of a project."""
-    if not policy.audit:
-        return
-    if not tape:
+    tape: whether the guest keeps one of it."""
+    if policy.audit and not tape:
         refuse([_breach("a training of which the guest keeps no tape", policy, "audit")])
-    if project:
-        text = (
-            f"a model of a project breaks {rule_words(policy, 'audit')}: such models cannot be replayed "
-            "yet; train each by a job of its own, or the host sets audit to 0"
-        )
-        refuse([BrokenRule(text, "audit")])
 
 
 def check_columns(policy: PolicySection, model: str, columns: Collection[str]) -> None:

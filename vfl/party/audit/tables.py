@@ -12,6 +12,7 @@ import msgspec
 from vfl.errors import DataError
 from vfl.party.audit.lines import entries_of
 from vfl.party.ledger import (
+    AnswersEntry,
     AnyEntry,
     DecisionEntry,
     Extract,
@@ -198,7 +199,7 @@ def export_copy(ledger: Path, peer: str, out: BinaryIO) -> int:
     def concerns(entry: AnyEntry) -> bool:
         if isinstance(entry, JobEntry | MessageEntry):
             return entry.peer == peer
-        if isinstance(entry, DecisionEntry):  # it names a person of this party
+        if isinstance(entry, DecisionEntry | AnswersEntry):  # of a person here, of this party's store
             return False
         return not isinstance(entry, Type) or entry.type in types
 

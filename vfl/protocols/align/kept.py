@@ -11,8 +11,9 @@ b and one context for many runs with a guest, and F(y) of its own ids is compute
      one host. The guest keeps them: without F at an id they look random.
   6. and 7. As in `psi.py`; an id is common if some store has it.
 
-A replay of a run needs what was kept before it, context and scalar above all: these were drawn in the
-run that began the key, with its random numbers. What the run itself adds comes from its own.
+A replay of a run needs what was kept before it: context, scalar and stores, which were drawn in the run
+that began the key and those after it, with their random numbers. From these and the ids of the table
+follows the rest (`KeyAlone`). What the run itself adds comes from its own.
 
 An id that is gone from the table ends the key, for the guest's stores would still have it. So do its age
 and the number of ids that were asked about under it (whoever keeps it says when).
@@ -28,7 +29,7 @@ than one that answers few (Cheon, EUROCRYPT 2006, who needs more of an oracle th
 import asyncio
 import hashlib
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Protocol
@@ -101,10 +102,20 @@ class Asked:
         return self.new if self.context and context == self.context else self.ids
 
 
+@dataclass(frozen=True)
+class KeyAlone:
+    """What of `KeptIds` says all of it, with the ids of the host's table: for a replay."""
+
+    context: bytes
+    scalar: bytes
+    stores: tuple[Bytes, ...]
+    sizes: tuple[int, ...]
+
+
 class HostKeeps(Protocol):
     """Where a host keeps what it has for a guest."""
 
-    def load(self, asked: Asked) -> KeptIds | None:
+    def load(self, asked: Asked) -> KeptIds | KeyAlone | None:
         """What it has, None where there is nothing, or where its key is too old or with these ids more
         would have been asked too often."""
 
@@ -141,11 +152,32 @@ def prepare(keeps: HostKeeps, ids: Sequence[bytes], asked: Asked, run: OprfRun) 
     """What is kept, brought to the ids of the table as it is now: new ones are evaluated, and all of
     them under a new key where some are gone."""
     kept = keeps.load(asked)
+    if isinstance(kept, KeyAlone):
+        kept = _found_again(kept, ids, run)
     if kept is None or kept.table != _digest_of_table(ids, kept.scalar):
         kept = _brought_up(kept, ids, run)
     if not keeps.save(kept, asked):
         return prepare(keeps, ids, asked, run)
     return Prepared(kept)
+
+
+def _found_again(key: KeyAlone, ids: Sequence[bytes], run: OprfRun) -> KeptIds:
+    """What was kept, by the ids of the table as it is now: those that its stores have. Where some are
+    gone, as many hashes of nothing stand for them."""
+    outputs = _evaluated(len(ids), lambda some: ids[some], key.context, key.scalar, run)
+    had = np.zeros(len(ids), np.bool_)
+    for store, size in zip(key.stores, key.sizes, strict=True):
+        had |= common_in(store, size, outputs, key.context)
+    gone = max(0, sum(key.sizes) - int(np.count_nonzero(had)))
+    none = np.zeros((gone, _HALF), np.uint8)
+    return KeptIds(
+        key.context,
+        key.scalar,
+        np.concatenate([_hashes(ids, key.scalar)[had], none]),
+        np.concatenate([outputs[had, :_HALF], none]),
+        key.stores,
+        key.sizes,
+    )
 
 
 def _brought_up(kept: KeptIds | None, ids: Sequence[bytes], run: OprfRun) -> KeptIds:
@@ -170,21 +202,11 @@ def _extended(
     kept: KeptIds, ids: Sequence[bytes], new: Integers, hashes: Bytes, run: OprfRun
 ) -> KeptIds:
     """With a store of the ids at these places."""
-    outputs = np.empty((len(new), 2 * _HALF), np.uint8)
-    under_way = deque[tuple[slice, Begun[Bytes]]]()
 
-    def take() -> None:
-        part, begun = under_way.popleft()
-        outputs[part] = begun.result()
-        run.report("evaluating own ids", part.stop, len(new))
+    def at(some: slice) -> list[bytes]:
+        return [ids[place] for place in new[some].tolist()]
 
-    for start, stop in parts(len(new), _AT_ONCE):
-        some = Packed.of([[ids[place] for place in new[start:stop].tolist()]])
-        under_way.append((slice(start, stop), ENGINE.do(evaluate_ids, some, kept.scalar, kept.context)))
-        if len(under_way) >= ENGINE.width:
-            take()
-    while under_way:
-        take()
+    outputs = _evaluated(len(new), at, kept.context, kept.scalar, run)
     tags, masks = outputs[:, :_HALF].copy(), outputs[:, _HALF:]
     drawn = run.randomness.at("store of kept ids", kept.context, len(kept.stores))
     store = okvs.encode(tags, masks, store_seed(kept.context), drawn)
@@ -195,6 +217,28 @@ def _extended(
         stores=(*kept.stores, store),
         sizes=(*kept.sizes, len(new)),
     )
+
+
+def _evaluated(
+    count: int, ids: Callable[[slice], Sequence[bytes]], context: bytes, scalar: bytes, run: OprfRun
+) -> Bytes:
+    """F of so many ids, (n, 32)."""
+    outputs = np.empty((count, 2 * _HALF), np.uint8)
+    under_way = deque[tuple[slice, Begun[Bytes]]]()
+
+    def take() -> None:
+        part, begun = under_way.popleft()
+        outputs[part] = begun.result()
+        run.report("evaluating own ids", part.stop, count)
+
+    for start, stop in parts(count, _AT_ONCE):
+        some = Packed.of([ids(slice(start, stop))])
+        under_way.append((slice(start, stop), ENGINE.do(evaluate_ids, some, scalar, context)))
+        if len(under_way) >= ENGINE.width:
+            take()
+    while under_way:
+        take()
+    return outputs
 
 
 def store_seed(context: bytes) -> bytes:
