@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -20,18 +21,21 @@ from paillier_key import one_key
 from room import HOSTS
 
 from vfl.cli import main
-from vfl.errors import ModelError, PeerLost
+from vfl.errors import DataError, ModelError, PeerLost
 from vfl.jobs import evidence as kept_evidence
-from vfl.jobs import resume
+from vfl.jobs import replaying, resume
 from vfl.jobs.certificate import check_certificate
 from vfl.jobs.evidence import find_evidence, load_evidence, save_evidence, tape_file, tapes_of
+from vfl.jobs.hints import lock_hints
 from vfl.jobs.record import load_record
+from vfl.jobs.replaying import runs_named
 from vfl.jobs.rerun import EvidenceDiffers
 from vfl.party import identity
 from vfl.party.at_rest import is_encrypted
 from vfl.party.documents import canonical_json, document
 from vfl.party.identity import Identity, load_certificate
-from vfl.party.ledger import FOLDER, months
+from vfl.party.ledger import FOLDER, JobEntry, Ledger, MessageEntry, decode, months
+from vfl.party.tapes import InTurn, read_tape
 
 ALL = ("insurer", *HOSTS)
 OTHERS = {"insurer": HOSTS, **dict.fromkeys(HOSTS, ("insurer",))}
@@ -108,7 +112,10 @@ def test_trees_replay_that_go_on_with_a_hint(honest: AuditedRoom) -> None:
     replay_all(honest, first)
     replay_all(honest, second)
     assert not honest.replay("insurer", first).shown["bureau"].relies
-    relies = honest.replay("insurer", second).shown["bureau"].relies
+    (run,) = honest.runs("insurer", second)
+    # As a training has them that goes on.
+    with lock_hints(honest.there("insurer").store, run.agreement.terms.alignment or ""):
+        relies = honest.replay("insurer", second).shown["bureau"].relies
     assert relies == [f"on a hint of {host} that came in an earlier run" for host in HOSTS]
     before, shown = (honest.replay("bureau", model).shown["insurer"] for model in (first, second))
     took = {one.what: one for one in shown.took}["hint"]
@@ -260,6 +267,39 @@ def test_a_policy_that_has_changed_since_changes_nothing(spoilt: tuple[AuditedRo
         assert room.replay("registry", model).complete
 
 
+def test_a_replay_goes_on_beside_a_training_and_another_replay(honest: AuditedRoom, trees: str) -> None:
+    """It has no lock that a training on the alignment has: to meet one would look like a difference."""
+    (run,) = honest.runs("insurer", trees)
+    with lock_hints(honest.there("insurer").store, run.agreement.terms.alignment or ""):
+        assert honest.replay("insurer", trees).complete
+
+
+def test_what_this_machine_lacks_is_no_difference(spoilt: tuple[AuditedRoom, str]) -> None:
+    room, model = spoilt
+    table = room.federation.parties["bureau"].table
+    table.rename(table.with_name("elsewhere.csv"))
+    with pytest.raises(DataError, match=f"^no file .*{table.name}"):
+        room.replay("bureau", model)
+
+
+def test_a_run_is_named_by_its_first_digits(honest: AuditedRoom, trees: str) -> None:
+    store, (run,) = honest.there("bureau").store, honest.runs("bureau", trees)
+    assert runs_named(store, run.run[:12].upper()) == runs_named(store, run.run) == [run]
+    for name, said in (
+        (run.run[:3], "nothing is kept of a run"),
+        (run.subject[:-1], f"did you mean {run.subject}"),
+        ("claim", "did you mean claims"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            runs_named(store, name)
+    same = [replace(run, run=run.run[:4] + other * 60) for other in "01"]
+    with (
+        mock.patch.object(replaying, "find_evidence", lambda _: same),
+        pytest.raises(ModelError, match=f"2 runs begin with {run.run[:4]}: give more digits"),
+    ):
+        runs_named(store, run.run[:4])
+
+
 def test_what_the_store_answered_is_found_damaged(honest: AuditedRoom) -> None:
     model = honest.train(LATTICE)
     store, (found,) = honest.there("bureau").store, honest.runs("bureau", model)
@@ -315,6 +355,29 @@ def test_a_certificate_that_says_something_else_does_not_hold(
     assert [number for number, _ in checked.uncovered] == [shown.of - 1, shown.of]
 
 
+def test_a_certificate_is_not_held_against_a_ledger_that_was_written_anew(
+    spoilt: tuple[AuditedRoom, str],
+) -> None:
+    """By who has the key: seals that came with runs tell, and the peer is not blamed."""
+    room, model = spoilt
+    path = room.certify("bureau", room.replay("bureau", model), "insurer")
+    site = room.there("insurer")
+    folder = site.store.root / FOLDER
+    lines = [line for month in months(folder) for line in month.read_bytes().splitlines()]
+    shutil.rmtree(folder)
+    for seal in (room.federation.parties["insurer"].folder / "keys").glob("*.seal-*.json"):
+        seal.unlink()
+    forger = Ledger(folder, site.identity, "guest")
+    for entry in (decode(line).entry for line in lines):
+        if isinstance(entry, MessageEntry) and entry.peer == "bureau":
+            forger.append(msgspec.structs.replace(entry, sha256="11" * 32), "nothing")
+        elif isinstance(entry, JobEntry | MessageEntry):
+            forger.append(entry, "nothing")
+    forger.seal()
+    with pytest.raises(EvidenceDiffers, match="this party's own ledger is not whole: no line has the"):
+        room.check("insurer", path)
+
+
 def test_an_auditors_own_key(honest: AuditedRoom, trees: str, tmp_path: Path) -> None:
     from vfl.jobs.certificate import make_certificate
 
@@ -328,8 +391,21 @@ def test_an_auditors_own_key(honest: AuditedRoom, trees: str, tmp_path: Path) ->
     found = check_certificate(site, path, load_certificate(tmp_path / "auditor.pem"))
     assert found.complete and found.signed_by == "the auditor auditor"
     other = identity.create(tmp_path / "other", "auditor")
-    with pytest.raises(EvidenceDiffers, match="signed by another auditor than was named"):
+    with pytest.raises(EvidenceDiffers, match="signed by another auditor than was named, one whose"):
         check_certificate(site, path, other.certificate)
+    with pytest.raises(EvidenceDiffers, match="signed by auditor, and insurer was named"):
+        check_certificate(site, path, site.identity.certificate)
+
+
+def test_a_file_of_another_kind_is_no_certificate(honest: AuditedRoom, trees: str) -> None:
+    site, party = honest.there("insurer"), honest.federation.parties["insurer"]
+    for path in (party.file, party.table):
+        with pytest.raises(ModelError, match=f"{path.name} is no certificate of a replay$"):
+            check_certificate(site, path)
+    path = honest.certify("registry", honest.replay("registry", trees), "insurer")
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(ModelError, match="is damaged: it is no valid JSON"):
+        check_certificate(site, path)
 
 
 # --- Runs that were broken off. ---------------------------------------------------------------------
@@ -371,6 +447,30 @@ def test_a_run_that_goes_on_replays_by_attempt(
         with pytest.raises(EvidenceDiffers, match="attempt abababababab, which is none that this party"):
             honest.check(peer, path)
     assert len({run.opening.secret for name in ALL for run in honest.runs(name, model)}) == 6
+
+
+def test_a_tape_is_on_disk_as_far_as_a_checkpoint_goes(
+    honest: AuditedRoom, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else who is killed could never replay the attempt that goes on from it."""
+    written, seen = resume.Unfinished._write, dict[tuple[str, int], int]()
+
+    def write(self: resume.Unfinished, state: Any) -> None:
+        written(self, state)
+        for name in ("insurer", "bureau"):
+            store = honest.there(name).store
+            if self.name in {path.stem for path in store.files("checkpoint", self.name)}:
+                (run,) = [one.run for one in find_evidence(store) if one.subject == self.name]
+                tapes = [path for path in tapes_of(store, run) if kept_evidence.OWN not in path.name]
+                seen[name, state.done] = sum(len([*read_tape(path.open("rb"))]) for path in tapes)
+
+    monkeypatch.setattr(resume.Unfinished, "_write", write)
+    late = partial(InTurn, enough=1 << 30, seconds=3600.0)  # writes nothing that it is not asked for
+    monkeypatch.setattr(kept_evidence, "InTurn", late)
+    honest.train(JOB)
+    for name in ("insurer", "bureau"):
+        counts = [count for (party, _), count in sorted(seen.items()) if party == name]
+        assert 0 < counts[0] < counts[1]
 
 
 def test_a_full_disk_ends_the_tape_and_not_the_job(

@@ -21,10 +21,12 @@ from test_host_lookups import LONG, looking
 from vfl.crypto.randomness import Randomness
 from vfl.crypto.reserve import OwnObfuscators, OwnReserve
 from vfl.errors import ConfigError, PeerError, PeerLost, PeerStopped, Refused, VflError
-from vfl.jobs import audit_draw, host_lookups, presenting, resume
+from vfl.jobs import audit_draw, host_lookups, presenting, replaying, resume
 from vfl.jobs import training as guest_training
 from vfl.jobs.audit_draw import AuditDraw, AuditShare, Drawing, HostDraw, commit, draw_with
 from vfl.jobs.audits import (
+    AuditedRun,
+    begin_audit,
     check_audited,
     check_outstanding,
     check_signer,
@@ -34,6 +36,7 @@ from vfl.jobs.audits import (
     looks_at_drawn,
     save_audit,
     settle,
+    to_present,
     wants_certificate,
 )
 from vfl.jobs.certificate import Covered, make_certificate
@@ -189,7 +192,7 @@ def send(room: AuditedRoom, model: str) -> list[str]:
 def test_a_guest_hears_before_and_after_what_is_asked(room: AuditedRoom, owed: str) -> None:
     said = room.said["insurer"].lines
     before = [k for k, line in enumerate(said) if line.startswith("bureau audits a share of 1 of this")]
-    after = [k for k, line in enumerate(said) if line.startswith("bureau has 2 steps of this model aud")]
+    after = [k for k, line in enumerate(said) if line.startswith("bureau audits 2 trees of this model")]
     assert len(before) == len(after) == 1 and before < after
     assert not room.said["insurer"].has("registry audits")
     for name, peer in (("insurer", "bureau"), ("bureau", "insurer")):
@@ -272,17 +275,77 @@ def test_the_auditor_that_a_host_names_has_to_sign(
     rules["auditor"] = str(tmp_path / "auditor.pem")
     model = room.train(JOB)
     fingerprint = auditor.certificate.fingerprint
-    assert room.said["insurer"].has(f", signed by the auditor {fingerprint}")
+    assert room.said["insurer"].has(f", signed by the auditor with the fingerprint {fingerprint}, has")
     site = room.there("insurer")
     with pytest.raises(ConfigError, match=f"signed by the auditor whose .* {fingerprint}"):
-        check_signer(site.store, room.runs("insurer", model), site.identity.certificate)
-    check_signer(site.store, room.runs("insurer", model), auditor.certificate)
+        check_signer(site.store, room.runs("insurer", model), site.identity, site.identity)
+    assert not check_signer(site.store, room.runs("insurer", model), site.identity, auditor)
     done = room.replay("insurer", model)
-    with pytest.raises(PeerStopped, match="signed by another insurer than was named"):
+    with pytest.raises(PeerStopped, match="is signed by insurer, and auditor was named"):
         give(room, done)
     give(room, done, auditor)
     assert room.said["bureau"].has("holds, signed by the auditor auditor")
     room.score(model)
+
+
+@pytest.mark.parametrize("runs", [["a", "b"], ["b", "a"]])
+def test_the_last_attempt_is_no_matter_of_its_digits(
+    room: AuditedRoom, due: str, owed: str, runs: list[str]
+) -> None:
+    """A document has its keys in their own order, not in that of attempts."""
+    store = room.there("bureau").store
+    audit = replace(load_audits(store, due)["insurer"], runs={}, drawn="")
+    for run in runs:
+        audit = audit.with_run(run, AuditedRun())
+    save_audit(store, due, "insurer", replace(audit.with_run(runs[1], AuditedRun([0])), drawn=runs[1]))
+    found = load_audits(store, due)["insurer"]
+    assert (found.state, found.missing) == ("due", [runs[1]])
+    agreement = load_record(store, due)[0].agreement
+    assert agreement is not None
+    begin_audit(store, agreement, "bureau", "insurer")  # as another attempt does
+    found = load_audits(store, due)["insurer"]
+    assert found.state == "not drawn" and len(found.missing) == 3
+
+
+def test_each_host_gets_the_signature_that_it_wants(
+    room: AuditedRoom, rules: dict[str, Any], tmp_path: Path
+) -> None:
+    """The bureau wants an auditor's, the registry the guest's own: one replay is enough for both."""
+    identity.create(tmp_path / "auditor", "auditor")
+    rules["auditor"] = str(tmp_path / "auditor.pem")
+    insurer, registry = (room.federation.parties[name] for name in ("insurer", "registry"))
+    with mock.patch.dict(registry.settings["policy"], audit=1.0):
+        model = room.train(JOB)
+        with one_key():
+            alone = command("audit", "replay", str(insurer.file), "--run", model, "--drawn").ok()
+            assert "note: bureau wants the audit of" in alone.err
+            assert list(to_present(room.there("insurer").store, model)) == ["registry"]
+            # One of the two files of the keys may be named as well.
+            by = ("--auditor", str(tmp_path / "auditor.pem"))
+            command("audit", "replay", str(insurer.file), "--run", model, "--drawn", *by).ok()
+        assert sorted(send(room, model)) == ["bureau", "registry"]
+        room.score(model)
+        assert room.said["registry"].lines
+    audits = load_audits(room.there("insurer").store, model)
+    assert {name: one.state for name, one in audits.items()} == {"bureau": "shown", "registry": "shown"}
+
+
+def test_a_host_that_refuses_its_certificate_keeps_no_other_from_its_own(
+    room: AuditedRoom, tmp_path: Path
+) -> None:
+    registry, other = room.federation.parties["registry"], identity.create(tmp_path / "other", "other")
+    with mock.patch.dict(registry.settings["policy"], audit=1.0):
+        model = room.train(JOB)
+        store, done = room.there("insurer").store, room.replay("insurer", model)
+        for name, by in (("bureau", other), ("registry", room.there("insurer").identity)):
+            content = make_certificate(done.evidence, done.shown[name], by)
+            keep_certificate(store, done.evidence, name, content)
+        wants = "bureau wants the certificate signed by insurer itself, and it is signed by other"
+        with pytest.raises(PeerStopped, match=wants):
+            send(room, model)
+    states = {name: one.state for name, one in load_audits(store, model).items()}
+    assert states == {"bureau": "due", "registry": "shown"}
+    give(room, done)
 
 
 def test_who_keeps_no_tape_is_refused_at_once(
@@ -296,7 +359,7 @@ def test_who_keeps_no_tape_is_refused_at_once(
 def test_what_was_not_drawn_scores_at_once(room: AuditedRoom, due: str, rules: dict[str, Any]) -> None:
     rules["audit"] = 1e-15
     model = room.train(JOB)
-    assert room.said["insurer"].has("bureau has nothing of this model audited")
+    assert room.said["insurer"].has("bureau audits nothing of this model: none of its trees was drawn")
     store = room.there("bureau").store
     assert load_audits(store, model)["insurer"].state == "not audited"
     room.score(model)
@@ -382,7 +445,7 @@ def gradients_of(done: Replay) -> list[bool]:
 
 def test_trees_that_were_not_drawn_are_not_encrypted_again(room: AuditedRoom, second_tree: None) -> None:
     model = room.train(THREE)
-    assert room.said["insurer"].has("bureau has 1 step of this model audited")
+    assert room.said["insurer"].has("bureau audits 1 tree of this model")
     done = replay_drawn(room, model)
     assert gradients_of(done) == [False, True, False] and not done.complete and not done.ended
     messages = done.shown["bureau"].messages
@@ -413,7 +476,7 @@ def test_a_tree_is_found_where_it_is_drawn(
 
 def test_a_linear_model_counts_as_one_tree(room: AuditedRoom) -> None:
     model = room.train({**GLM_JOB, "glm": {"max_iterations": 2, "tolerance": 0.1}})
-    assert room.said["insurer"].has("bureau has 1 step of this model audited")
+    assert room.said["insurer"].has("bureau audits 1 tree of this model")
     done = replay_drawn(room, model)
     assert done.complete
     give(room, done)
@@ -474,6 +537,12 @@ def test_commands(room: AuditedRoom, second_tree: None, tmp_path: Path) -> None:
     (path,) = out.glob("*-for-bureau.json")
     said = vfl("audit", "check", bureau, path).ok().out
     assert "all is covered that was drawn to be audited" in said
+    vfl("audit", "send", insurer, "--run", model).ok()
+    assert "no host waits for" in vfl("audit", "send", insurer, "--run", model).ok().err
+    # What is there already is seen before anything is played.
+    with mock.patch.object(replaying, "_play", side_effect=AssertionError):
+        again = vfl("audit", "replay", insurer, "--run", model, "--out", out)
+    again.failed(2, path.name, "is there already: add --force")
     assert vfl("audit", "list", bureau).ok().out.count("shown") >= 1
 
 

@@ -12,6 +12,7 @@ from unittest import mock
 import pytest
 
 from vfl.party.files import NotReadSoon
+from vfl.party.store import Store
 from vfl.party.tapes import InTurn, TapeWriter, read_tape
 
 NOISE = random.Random(0).randbytes(40_000)
@@ -39,6 +40,30 @@ def test_pieces_are_done_in_their_order_and_all_before_the_end() -> None:
         turns.put(7, partial(done.append, number))
     turns.close()
     assert done == list(range(500))
+
+
+def test_who_needs_what_was_brought_done_does_not_wait_for_more() -> None:
+    done: list[int] = []
+    turns = InTurn(most=1000, enough=1000, seconds=3600)
+    turns.settle()
+    for number in range(5):
+        turns.put(7, partial(done.append, number))
+    turns.settle()
+    assert done == list(range(5))
+    turns.put(0, partial(done.append, 5))
+    turns.settle()
+    assert done == list(range(6))
+    turns.put(7, partial(done.append, 6))
+    turns.close()
+    turns.settle()
+    assert done == list(range(7))
+
+
+def test_what_is_written_is_the_systems_at_once(tmp_path: Path) -> None:
+    """A process that is killed has none of what it held back."""
+    with Store(tmp_path).writing("evidence", tmp_path / "tape") as sink:
+        sink.write(b"a short message")
+        assert (tmp_path / "tape").read_bytes() == b"a short message"
 
 
 def test_what_waits_has_a_bound() -> None:

@@ -68,7 +68,9 @@ def audit_list(party: Path, as_json: bool) -> None:
         put_json({"runs": runs, "audits": [asdict(one) for one in audits]})
         return
     if not found:
-        stdout.put('nothing is kept of any run; [party] tape = "all" keeps it of later ones')
+        stdout.put(
+            f'nothing is kept of any run in {store.root}; [party] tape = "all" keeps it of later ones'
+        )
     else:
         put_evidence(found)
     if audits:
@@ -132,15 +134,19 @@ def audit_replay(
 
     settings = open_party(party)
     site = Site.open(settings)
-    signer = site.identity if auditor is None else load(auditor)
+    signer = site.identity if auditor is None else load(_prefix(auditor))
     runs = runs_named(site.store, run)
-    check_signer(site.store, runs, signer.certificate)
+    lacking = check_signer(site.store, runs, site.identity, signer)
+    _check_free(out, runs, force)
     if variables := variables_of(site.store, runs):
         flags = {"--any-machine": any_machine, "--drawn": drawn, "--force": force, "--json": as_json}
         named = {"--run": run, "--out": out, "--auditor": auditor}
         given = [f"{option}={value}" for option, value in named.items() if value is not None]
         given += [option for option, on in flags.items() if on]
         _start_anew(["audit", "replay", *given, "--", str(party)], variables)
+
+    for said in lacking:
+        stderr.put(f"note: {said}")
 
     def certify(done: "Replay") -> list[Path]:
         return _certify(site, done, out, signer, force)
@@ -192,29 +198,49 @@ def _certify(
     site: "Site", done: "Replay", out: Path | None, signer: "Identity", force: bool
 ) -> list[Path]:
     """Write the certificates of a replay, one for each peer, and keep those that hosts wait for."""
-    from vfl.jobs.audits import keep_certificate, wants_certificate
+    from vfl.jobs.audits import keep_certificate, signer_for, wants_certificate
     from vfl.jobs.certificate import make_certificate
     from vfl.party.files import replacing
 
     files = []
     for peer, shown in done.shown.items():
-        wanted = wants_certificate(site.store, done.evidence, peer)
-        if out is None and not wanted:
-            continue
-        content = make_certificate(done.evidence, shown, signer)
-        if wanted:
-            keep_certificate(site.store, done.evidence, peer, content)
-            stderr.put(f"{peer} gets this certificate by `vfl audit send`, or by the next `vfl score`")
+        if wants_certificate(site.store, done.evidence, peer):
+            wanted = signer_for(site.store, done.evidence, peer, site.identity, signer)
+            if wanted is not None:
+                content = make_certificate(done.evidence, shown, wanted)
+                keep_certificate(site.store, done.evidence, peer, content)
+                stderr.put(
+                    f"{peer} gets this certificate by `vfl audit send`, or by the next `vfl score`"
+                )
         if out is None:
             continue
-        path = out / f"{done.evidence.run[:12]}-{done.evidence.party}-for-{peer}.json"
-        if path.exists() and not force:
-            raise ConfigError(f"{path} is there already: add --force to replace it")
+        path = _file_for(out, done.evidence, peer)
         out.mkdir(parents=True, exist_ok=True)
         with replacing(path) as file:
-            file.write(content)
+            file.write(make_certificate(done.evidence, shown, signer))
         files.append(path)
     return files
+
+
+def _file_for(out: Path, evidence: "Evidence", peer: str) -> Path:
+    return out / f"{evidence.run[:12]}-{evidence.party}-for-{peer}.json"
+
+
+def _check_free(out: Path | None, runs: "Sequence[Evidence]", force: bool) -> None:
+    """Raises ConfigError where a certificate of one of these runs is there already, before any of them
+    is played."""
+    if out is None or force:
+        return
+    for evidence in runs:
+        for peer in evidence.agreement.terms.fingerprints:
+            path = _file_for(out, evidence, peer)
+            if path.exists():
+                raise ConfigError(f"{path} is there already: add --force to replace it")
+
+
+def _prefix(key: Path) -> Path:
+    """Keys without their ending, also where one of the two files was named."""
+    return key.with_suffix("") if key.suffix in (".key", ".pem") and key.is_file() else key
 
 
 def _document(site: "Site", done: "Replay", files: list[Path]) -> dict[str, object]:
@@ -456,7 +482,7 @@ def audit_send(party: Path, run: str, wait: float, as_json: bool) -> None:
 
     `vfl audit replay` makes them.
     """
-    from vfl.jobs.audits import to_present
+    from vfl.jobs.audits import load_audits, to_present
     from vfl.jobs.names import resolve_model
     from vfl.jobs.presenting import present
     from vfl.terminal.progress import show_progress
@@ -465,12 +491,16 @@ def audit_send(party: Path, run: str, wait: float, as_json: bool) -> None:
     need_role(settings.role, "guest", party)
     with show_progress() as show, open_site(settings, show) as site:
         model = resolve_model(site.store, run)
-        if not to_present(site.store, model):
+        audits, done = load_audits(site.store, model), list[str]()
+        if to_present(site.store, model):
+            done = wait_for(present(site, model, wait=wait, show=show))
+        elif not audits or any(one.missing for one in audits.values()):
             raise ModelError(
                 f"no certificate of {model} is kept here that a host waits for: `vfl audit replay` "
                 "makes them, and `vfl audit list` says who waits for one"
             )
-        done = wait_for(present(site, model, wait=wait, show=show))
+        else:
+            stderr.put(f"no host waits for a certificate of {model} (`vfl audit list`)")
     if as_json:
         put_json({"model": model, "hosts": done})
 

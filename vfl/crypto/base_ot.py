@@ -22,11 +22,11 @@ import hashlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
-import rbcl
 
 from vfl.arrays import Bytes
 from vfl.crypto import group
 from vfl.crypto.randomness import Entropy
+from vfl.crypto.sodium import rbcl
 
 KEY = 16  # bytes of a key
 

@@ -26,10 +26,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import rbcl
 from numpy.typing import NDArray
 
 from vfl.blocks.cores import spread
+from vfl.crypto.sodium import rbcl
 
 if TYPE_CHECKING:
     from vfl.crypto.ristretto import Kernels

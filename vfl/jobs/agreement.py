@@ -334,6 +334,8 @@ def verify_signatures(
             if not certificate.verify(asked.signature, demand_statement(terms, asked)):
                 raise ModelError(f"{what} is damaged or forged: the audit of {name} does not hold")
             words[name] += f"; audits a share of {asked.probability:g} of it"
+            if asked.auditor:
+                words[name] += f", signed by the auditor with the fingerprint {asked.auditor}"
         if name in agreement.commitments:
             words[name] += "; committed to its secret, table and settings"
     return words

@@ -34,7 +34,7 @@ from vfl.net.peer import Peer, together
 from vfl.party.audit.conversations import STOP, conversations
 from vfl.party.config import Party
 from vfl.party.documents import convert_document
-from vfl.party.identity import Certificate, load_certificate
+from vfl.party.identity import Certificate, Identity, load_certificate
 from vfl.party.kinds import DocumentKind
 from vfl.party.ledger import FOLDER
 from vfl.party.store import Store
@@ -65,7 +65,7 @@ class Audit:
     begun: str  # ISO 8601, UTC
     auditor: str = ""  # fingerprint of who has to sign; empty: the guest
     runs: dict[str, AuditedRun] = field(default_factory=dict)  # by run, in hex
-    drawn: str = ""  # the run whose draw was the last, in hex
+    drawn: str = ""  # the last attempt, in hex, once it has come to its draw
 
     @property
     def state(self) -> State:
@@ -77,7 +77,7 @@ class Audit:
     @property
     def is_drawn(self) -> bool:
         """Whether the last attempt has come to its draw."""
-        return bool(self.runs) and self.drawn == [*self.runs][-1]
+        return bool(self.drawn)
 
     @property
     def missing(self) -> list[str]:
@@ -139,7 +139,7 @@ def begin_audit(store: Store, agreement: Agreement, host: str, peer: str) -> Non
         return
     terms = agreement.terms
     found = load_audits(store, terms.model or "").get(peer) or Audit(demand.probability, now())
-    audit = replace(found, probability=demand.probability, auditor=demand.auditor or "")
+    audit = replace(found, probability=demand.probability, auditor=demand.auditor or "", drawn="")
     save_audit(store, terms.model or "", peer, audit.with_run(terms.run.hex(), AuditedRun()))
 
 
@@ -219,12 +219,12 @@ def note_draws(
         note_draw(store, agreement, host, draws[host.name])
         audit = load_audits(store, model)[host.name]
         if not audit.missing:
-            show.say(f"{host.name} has nothing of this model audited")
+            show.say(f"{host.name} audits nothing of this model: none of its trees was drawn")
             continue
         many = sum(len(audit.runs[run].drawn) for run in audit.missing)
         show.say(
-            f"{host.name} has {counted(many, 'step')} of this model audited: `vfl audit replay "
-            f"PARTY.toml --run {model} --drawn` here, before it is of use there"
+            f"{host.name} audits {counted(many, 'tree')} of this model (a linear model counts as one): "
+            f"before it is of use there, run {how_to_show(audit, model)}"
         )
 
 
@@ -232,7 +232,7 @@ def begin_audits(store: Store, agreement: Agreement, show: Show) -> None:
     """Note at the guest what hosts demand of an attempt, and say so before it begins."""
     for name, demand in agreement.audits.items():
         begin_audit(store, agreement, name, name)
-        by = f", signed by the auditor {demand.auditor}" if demand.auditor else ""
+        by = f", signed by the auditor with the fingerprint {demand.auditor}," if demand.auditor else ""
         show.say(
             f"{name} audits a share of {demand.probability:g} of this training's trees (a linear model "
             "counts as one), drawn by both of you once the model is done: it is then of no use there "
@@ -267,17 +267,43 @@ def waiting_for(store: Store, evidence: Evidence) -> list[str]:
     ]
 
 
-def check_signer(store: Store, runs: Sequence[Evidence], signer: Certificate) -> None:
-    """Raises ConfigError where a host that waits for the certificate of one of these runs wants it
-    signed by somebody else."""
-    for evidence in runs:
-        for name, audit in load_audits(store, evidence.subject).items():
-            wanted = audit.auditor if wants_certificate(store, evidence, name) else ""
-            if wanted and wanted != signer.fingerprint:
-                raise ConfigError(
-                    f"{name} wants the audit of {evidence.subject} signed by the auditor whose "
-                    f"certificate has the fingerprint {wanted}: name that key by --auditor"
-                )
+def signer_for(
+    store: Store, evidence: Evidence, peer: str, own: Identity, named: Identity
+) -> Identity | None:
+    """Who signs the certificate of a run that a host waits for: the auditor it wants, if that is who is
+    named, else the guest itself where it wants no auditor, and nobody where it wants another one."""
+    wanted = load_audits(store, evidence.subject)[peer].auditor
+    if not wanted:
+        return own
+    return named if named.certificate.fingerprint == wanted else None
+
+
+def check_signer(store: Store, runs: Sequence[Evidence], own: Identity, named: Identity) -> list[str]:
+    """What is to be said of hosts that wait for the certificate of one of these runs and want it signed
+    by somebody else than is there. Raises ConfigError where all do."""
+    waiting = [(one, name) for one in runs for name in waiting_for(store, one)]
+    said, served = dict[str, None](), False
+    for one, name in waiting:
+        if signer_for(store, one, name, own, named) is not None:
+            served = True
+            continue
+        wanted = load_audits(store, one.subject)[name].auditor
+        said[
+            f"{name} wants the audit of {one.subject} signed by the auditor whose certificate has the "
+            f"fingerprint {wanted}: name that key by --auditor"
+        ] = None
+    if said and not served:
+        raise ConfigError(next(iter(said)))
+    return list(said)
+
+
+def how_to_show(audit: Audit, model: str) -> str:
+    """What its guest runs to show what is due of a model, in words."""
+    by = " --auditor KEY" if audit.auditor else ""
+    text = f"`vfl audit replay PARTY.toml --run {model} --drawn{by}`"
+    if audit.auditor:
+        text += f" by the auditor with the fingerprint {audit.auditor}"
+    return f"{text}, then `vfl audit send PARTY.toml --run {model}`"
 
 
 def keep_certificate(store: Store, evidence: Evidence, peer: str, content: bytes) -> None:
@@ -321,7 +347,8 @@ def settle(store: Store, checked: Checked) -> bool:
             which = in_words(list(dict.fromkeys(lacks)))
             raise Refused(
                 f"the certificate of run {made.run[:_DIGITS]} does not cover "
-                f"{counted(len(lacks), 'message')} that it has to ({which}): replay what was drawn"
+                f"{counted(len(lacks), 'message')} that it has to ({which}): replay what was drawn, or "
+                "train anew (`vfl train --fresh`) where its tape does not reach so far"
             )
         shown = replace(audit.runs[made.run], shown=now(), signed_by=checked.signed_by)
         save_audit(store, model, made.party, audit.with_run(made.run, shown))
@@ -360,7 +387,7 @@ def check_audited(site: Site, model: str, show: Show) -> None:
         if not missing_runs(site, audit, peer):
             continue
         text = f"model {model} has to be audited before it is used, as {_why(site, audit)}: {peer} "
-        text += f"runs `vfl audit replay PARTY.toml --run {model} --drawn`, then `vfl audit send`"
+        text += f"runs {how_to_show(audit, model)}"
         if site.party.policy.unaudited == "refused":
             raise Refused(text, rules=("audit",))
         show.say(f"note: {text}")
@@ -378,8 +405,8 @@ def check_outstanding(site: Site, guest: str) -> None:
         if missing_runs(site, audit, guest):
             raise Refused(
                 f"{guest} owes the audit of model {model} since {audit.begun[:10]}, longer than rule "
-                f"audit_days = {policy.audit_days} of [policy] allows: {guest} runs `vfl audit replay "
-                f"PARTY.toml --run {model} --drawn`, then `vfl audit send`, or the host raises the rule",
+                f"audit_days = {policy.audit_days} of [policy] allows: {guest} runs "
+                f"{how_to_show(audit, model)}, or the host raises the rule",
                 rules=("audit_days",),
             )
 

@@ -24,11 +24,10 @@ from vfl.jobs.commitments import Commitments
 from vfl.jobs.connect import Site
 from vfl.jobs.evidence import Evidence, Taken, find_evidence
 from vfl.jobs.record import now
-from vfl.jobs.rerun import EvidenceDiffers, check_signature
+from vfl.jobs.rerun import EvidenceDiffers, check_ledger, check_signature
 from vfl.jobs.tape_share import KeptSteps, kept_but_missing, places_left_out
 from vfl.net.replay import Sent
 from vfl.party.audit.conversations import conversations
-from vfl.party.audit.verify import verify
 from vfl.party.documents import body_of, canonical_json, document, parse_document
 from vfl.party.files import reason
 from vfl.party.identity import Certificate, Identity, parse_certificate
@@ -201,7 +200,12 @@ def read_certificate(path: Path) -> tuple[ReplayCertificate, Certificate]:
 
 def parse_certificate_of_replay(content: bytes, path: Path) -> tuple[ReplayCertificate, Certificate]:
     """The same of what a file of this name holds."""
-    read = parse_document(content, path)
+    try:
+        read = parse_document(content, path)
+    except ModelError:
+        if FORM.encode() in content[:100]:
+            raise
+        read = None
     if not isinstance(read, dict) or read.get("format") != FORM:
         raise ModelError(f"{path} is no certificate of a replay")
     body = body_of(read, VERSION, path)
@@ -242,12 +246,11 @@ def check_read(
     known = find_evidence(site.store)
     kept = [one for one in known if one.run == made.run]
     if not kept:
-        raise ModelError(f"nothing is kept here of run {made.run[:12]}, which {path} is about")
+        there = site.store.root
+        raise ModelError(f"nothing is kept in {there} of run {made.run[:12]}, which {path} is about")
     _check_agreement(kept[0].agreement, made)
+    check_ledger(site, "this party's own ledger")
     ledger = site.store.root / FOLDER
-    found = verify(ledger, site.identity.certificate, earlier=site.formerly[site.party.name])
-    if found.damage:
-        raise EvidenceDiffers(f"this party's own ledger is not whole: {found.damage[0]}")
     _check_attempts(known, made)
     sealed = _check_answers(known, made)
     talk = conversations(ledger, made.run).get(made.party)
@@ -260,7 +263,7 @@ def check_read(
         elif Covered.of(mine) != theirs:
             raise EvidenceDiffers(
                 f"message {number:,} of {made.party} in the run is not the one of the replay: it was "
-                f"{mine}, and the certificate has {theirs.type} of {counted(theirs.bytes, 'byte')}"
+                f"{mine}, and the certificate has {_in_words(theirs, mine)}"
             )
     if not isinstance(made.steps, UnsetType):
         lacks = [(one.type, not one.sha256) for one in made.messages]
@@ -279,7 +282,13 @@ def _check_signer(
 ) -> str:
     if auditor is not None:
         if signer.fingerprint != auditor.fingerprint:
-            raise EvidenceDiffers(f"the certificate is signed by another {signer.name} than was named")
+            named = auditor.name
+            raise EvidenceDiffers(
+                f"the certificate is signed by {signer.name}, and {named} was named"
+                if signer.name != named
+                else f"the certificate is signed by another {named} than was named, one whose own "
+                f"certificate has the fingerprint {signer.fingerprint}"
+            )
         return f"the auditor {signer.name}"
     if made.party not in site.pinned:
         raise ModelError(f"{made.party}, whom the certificate is about, is no peer of this party")
@@ -356,9 +365,15 @@ def _check_played(sent: Sequence[Sent], made: ReplayCertificate, own: str) -> No
             was = "there was none" if mine is None else f"it was {mine}"
             raise EvidenceDiffers(
                 f"message {number:,} of {own}, against which {made.party} was replayed, is not the one "
-                f"that left here: {was}, and the replay had {played.type} of "
-                f"{counted(played.bytes, 'byte')}"
+                f"that left here: {was}, and the replay had {_in_words(played, mine)}"
             )
+
+
+def _in_words(covered: Covered, mine: Sent | None) -> str:
+    """A message of a certificate, in place of which there is another one here."""
+    if mine is not None and (covered.type, covered.bytes) == (mine.kind, mine.size):
+        return "one of as many bytes and other content"
+    return f"{covered.type} of {counted(covered.bytes, 'byte')}"
 
 
 def _signed(content: object) -> bytes:

@@ -328,6 +328,12 @@ class Keeping:
         answers = self.answers
         return lambda data: answers.ask("signature", bytes, lambda: sign(data))
 
+    def settle(self) -> None:
+        """Have all written that has arrived so far: before a checkpoint is, from which an attempt may go
+        on that is replayed after this one, as far as this one's tape goes."""
+        if self._tapes is not None:
+            self._tapes.settle()
+
     def close(self, *, whole: bool) -> None:
         """The run has ended."""
         if self._evidence is None:
@@ -404,6 +410,10 @@ class _Tapes(PassedOn):
         given = answer()
         self._add(OWN, what, msgspec.msgpack.encode((what, given)))
         return given
+
+    def settle(self) -> None:
+        """Wait until all is written that has arrived."""
+        self._writing.settle()
 
     def keep(self, content: bytes) -> None:
         path = file_of_kept(self._store, self._run, hashlib.sha256(content).digest())

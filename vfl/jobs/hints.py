@@ -86,6 +86,23 @@ class StoredGuestHints:
         for old in _older(self._store, self._fingerprints[host]):
             self._remove(old)
 
+    def read_into(self, host: str, hint: KnownHint, path: Path) -> bool:
+        """Write what is kept of a hint into a file, decrypted; whether it is there, whole, and this one.
+
+        Takes no lock and works on no copy of a job's: one that goes on may have the hints to itself.
+        Raises DataError for a file that cannot be written.
+        """
+        name = self._name(host)
+        known, digest = _read(self._store, name, KnownHint)
+        if known != hint or digest is None:
+            return False
+        with replacing(path) as sink:
+            try:
+                with self._store.open("hint", self._file(name)) as opened:
+                    return copy(opened, sink) == digest
+            except (FileNotFoundError, ModelError):
+                return False
+
     def clear(self, host: str, size: int) -> None:
         self._store.make("hint")
         self._remove(name := self._name(host))

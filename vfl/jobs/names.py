@@ -21,12 +21,17 @@ def resolve_model(
     names = store.names(kind)
     if model in names or "/" in model:
         return model
-    of_job = [n for n in names if n.rsplit("-", 3)[0] == model[:JOB_LENGTH]]
+    of_job = [n for n in names if job_of(n) == model[:JOB_LENGTH]]
     if len(model) >= JOB_LENGTH and (kind == "model" or kind == "run"):
         # Names of models have the beginning of a long name, which other jobs may share.
         exact = [name for name in of_job if _job_name(store, kind, name) == model]
         of_job = exact if exact or len(model) > JOB_LENGTH else of_job
     return max(of_job, default=model, key=lambda name: _age(store, kind, name))
+
+
+def job_of(name: str) -> str:
+    """The name of the job, as far as the name of its model has it."""
+    return name.rsplit("-", 3)[0]
 
 
 def began(name: str) -> list[str]:

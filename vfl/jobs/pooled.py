@@ -147,6 +147,7 @@ class _Leading:
     async def _with(self, clients: Sequence[Peer], started: float, kept: Keeping) -> Led:
         job = self.job
         checkpoints = self.unfinished.checkpoints(ServerState, self.unfinished.done)
+        self.unfinished.before_state = kept.settle
         offer = Offer(
             "train",
             new_run(),
@@ -257,6 +258,7 @@ async def _train_on(site: Site, peer: Peer, offer: Offer, show: Show) -> str:
         if party.party.tape != "none":
             commits = await asyncio.to_thread(commits_to, taken)
         with keeping(site, show, lambda: commits) as kept:
+            unfinished.before_state = kept.settle
             return await work.train(kept)
 
 

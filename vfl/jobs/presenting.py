@@ -5,7 +5,7 @@ import zlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from vfl.errors import ModelError, Refused
+from vfl.errors import ModelError, Refused, VflError
 from vfl.jobs.admission import accept, check_request
 from vfl.jobs.agreement import offer_to
 from vfl.jobs.audit_draw import Presented, Settled
@@ -29,17 +29,26 @@ LARGEST = 128 << 20  # bytes of a certificate
 
 
 async def present(site: Site, model: str, *, wait: float, show: Show) -> list[str]:
-    """Hand the certificates of a model that are kept here to the hosts that wait for them; which hosts
-    have got one.
+    """Hand the certificates of a model that are kept here to the hosts that wait for them, one after the
+    other; which hosts have got one.
 
-    Raises ModelError where a host refuses one, and what sessions raise.
+    One that is away, or refuses its certificate, does not keep others from theirs. Raises at the end
+    what sessions raise, of the first such host.
     """
-    found = to_present(site.store, model)
-    if not found:
-        return []
-    async with hosts_of(site, wait, show, list(found)) as hosts:
-        await together([present_to(site, host, model, found[host.name], show) for host in hosts])
-    return list(found)
+    given, failed = list[str](), list[VflError]()
+    for name, certificates in to_present(site.store, model).items():
+        try:
+            async with hosts_of(site, wait, show, [name]) as hosts:
+                await together([present_to(site, host, model, certificates, show) for host in hosts])
+        except VflError as error:
+            if failed:
+                show.say(str(error))
+            failed.append(error)
+        else:
+            given.append(name)
+    if failed:
+        raise failed[0]
+    return given
 
 
 async def present_to(
@@ -103,7 +112,13 @@ def _check(site: Site, content: bytes) -> Checked:
     """Hold a certificate against this host's ledger. Raises Refused for one that does not hold."""
     name = Path("the certificate")
     try:
-        read = parse_certificate_of_replay(content, name)
-        return check_read(site, read, name, auditor_of(site.party))
+        made, signer = read = parse_certificate_of_replay(content, name)
+        auditor = auditor_of(site.party)
+        if auditor is None and not site.same_party(made.party, signer.fingerprint):
+            raise Refused(
+                f"{site.party.name} wants the certificate signed by {made.party} itself, and it is "
+                f"signed by {signer.name}: have it made by `vfl audit replay` anew"
+            )
+        return check_read(site, read, name, auditor)
     except (ModelError, EvidenceDiffers) as error:
         raise Refused(f"{site.party.name} refuses the certificate: {error}") from None

@@ -1,7 +1,8 @@
 """Trainings played again (rerun.py): by the guest, by a host, by a coordinator."""
 
 import asyncio
-import shutil
+import contextlib
+import os
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from vfl.jobs.audit_draw import HostDraw, commit
 from vfl.jobs.audits import draw_all
 from vfl.jobs.commitments import digest_of_half, digest_of_model
 from vfl.jobs.evidence import HALF
-from vfl.jobs.hints import PassingGuestHints, StoredGuestHints, lock_hints
+from vfl.jobs.hints import PassingGuestHints, StoredGuestHints
 from vfl.jobs.host_columns import HostColumns
 from vfl.jobs.offer import Kept
 from vfl.jobs.own_table import table_of
@@ -71,21 +72,17 @@ async def replay_guest(run: Rerun) -> None:
         curve.append(dict(report.losses))
         show.progress(f"replaying {report.what}", report.step, report.of)
 
-    with lock_hints(site.store, named.name):
-        hints = GuestHints(run, f"{named.name} {kind.name}")
-        try:
-            given = GuestRun(
-                Resources(site.party.party.machine, Counter(), run.randomness, run.say, run.looks_at),
-                follow,
-                Checkpoints(run.last, run.keep),
-                hints,
-                coordinator=run.peers.get(kind.coordinator or ""),
-                labels=AnsweredLabels(OneAttempt(), run.answers),
-            )
-            model, _, found = await lead(role, kind, job, own, run.hosts, given)
-            await draw_all(run.hosts, run.evidence.agreement, run.randomness)
-        finally:
-            hints.close()
+    with contextlib.closing(GuestHints(run, f"{named.name} {kind.name}")) as hints:
+        given = GuestRun(
+            Resources(site.party.party.machine, Counter(), run.randomness, run.say, run.looks_at),
+            follow,
+            Checkpoints(run.last, run.keep),
+            hints,
+            coordinator=run.peers.get(kind.coordinator or ""),
+            labels=AnsweredLabels(OneAttempt(), run.answers),
+        )
+        model, _, found = await lead(role, kind, job, own, run.hosts, given)
+        await draw_all(run.hosts, run.evidence.agreement, run.randomness)
     await together([tell_kept(peer, found) for peer in run.peers.values()])
     run.answers.leaves(HALF, digest_of_model(model))
 
@@ -191,11 +188,15 @@ async def host_columns(run: Rerun) -> HostColumns:
 
 class GuestHints:
     """The hints of a replay: those that came in the run anew, or the ones that an earlier run has kept
-    and that are still there, copied. `KeptHints`."""
+    and that are still there, copied. `KeptHints`.
+
+    They are files of this process alone, and no lock is held: a training on the alignment, and other
+    replays, may go on beside it.
+    """
 
     def __init__(self, run: Rerun, alignment: str) -> None:
-        self._run, self._alignment = run, alignment
-        self._new = PassingGuestHints(run.site.store, f"replay of {run.evidence.run}")
+        self._run = run
+        self._new = PassingGuestHints(run.site.store, own_job(run))
         self._stored = StoredGuestHints(run.site.store, alignment, run.site.fingerprints)
         self._earlier: dict[str, KnownHint] = {}  # those that an earlier run has kept
         self._asked = AnsweredGuestHints(NoKeptHints(), run.answers)
@@ -211,13 +212,11 @@ class GuestHints:
         file = self._new.file(host)
         if (hint := self._earlier.pop(host, None)) is None or file is None:
             return file
-        there = self._stored.file(host) if self._stored.known(host) == hint else None
-        if there is None:
+        if not self._stored.read_into(host, hint, file):
             raise ModelError(
                 f"the run goes on with a hint of {host} that an earlier run has kept and that is there "
                 "no more: it cannot be replayed"
             )
-        shutil.copy(there, file)
         relies = f"on a hint of {host} that came in an earlier run"
         if relies not in self._run.relies:  # the trials of a search share it
             self._run.relies.append(relies)
@@ -233,4 +232,8 @@ class GuestHints:
     def close(self) -> None:
         """Remove the copies."""
         self._new.close()
-        self._stored.close()
+
+
+def own_job(run: Rerun) -> str:
+    """A name for what this process alone makes in a replay: others may play the run at the same time."""
+    return f"replay of {run.evidence.run} {os.getpid()}"

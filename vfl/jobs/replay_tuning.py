@@ -1,6 +1,7 @@
 """Searches for settings played again (rerun.py): by the guest, by a host."""
 
 import asyncio
+import contextlib
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,7 +13,6 @@ from pydantic import ValidationError
 from vfl.jobs.aligned_rows import read_guest_rows
 from vfl.jobs.alignments import load_alignment
 from vfl.jobs.answers import AnsweredHostHints, AnsweredLabels, AnsweredSums
-from vfl.jobs.hints import lock_hints
 from vfl.jobs.judging import judged_parts
 from vfl.jobs.replay_training import GuestHints, host_columns
 from vfl.jobs.rerun import EvidenceDiffers, Rerun
@@ -39,8 +39,7 @@ async def replay_guest(run: Rerun) -> None:
     draw = int(answers.ask(FOLDS, Annotated[str, Meta(pattern=r"^[0-9a-f]{1,64}\Z")], lambda: ""), 16)
     parts = judged_parts(own, search, draw)
     run.check_table(commits_to(own, parts), own.table.path.name)
-    with lock_hints(site.store, named.name):
-        hints = GuestHints(run, f"{named.name} {kind_of_job(search.job).name}")
+    with contextlib.closing(GuestHints(run, f"{named.name} {kind_of_job(search.job).name}")) as hints:
         work = GuestTrials(
             site,
             search,
@@ -52,11 +51,8 @@ async def replay_guest(run: Rerun) -> None:
             AnsweredLabels(OneAttempt(), answers),
             show,
         )
-        try:
-            while (asked := answers.ask(NEXT, NextTrial | None, lambda: None)) is not None:
-                await _trial(work, _AskedAgain(run, asked)).run(run.hosts)
-        finally:
-            hints.close()
+        while (asked := answers.ask(NEXT, NextTrial | None, lambda: None)) is not None:
+            await _trial(work, _AskedAgain(run, asked)).run(run.hosts)
     await tell_end(run.hosts)
 
 

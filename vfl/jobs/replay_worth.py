@@ -13,7 +13,7 @@ from vfl.jobs.alignments import load_alignment
 from vfl.jobs.answers import AnsweredLabels, AnsweredSums
 from vfl.jobs.hints import PassingGuestHints
 from vfl.jobs.offer import Kept
-from vfl.jobs.replay_training import host_columns
+from vfl.jobs.replay_training import host_columns, own_job
 from vfl.jobs.rerun import Rerun
 from vfl.jobs.training_host import commits_to as host_commits_to
 from vfl.jobs.worth import GuestWorth, HostWorth, commits_to, read_beside, sample_of
@@ -37,7 +37,7 @@ async def replay_guest(run: Rerun) -> None:
     run.check_table(commits_to(own, beside), own.table.path.name)
     work = await GuestWorth.of(site, job, own, beside, show)
     resources = Resources(site.party.party.machine, Counter(), run.randomness, run.say)
-    hints = PassingGuestHints(site.store, f"replay of {run.evidence.run}")
+    hints = PassingGuestHints(site.store, own_job(run))
     with contextlib.closing(hints):
         await work.find(run.hosts, resources, hints, AnsweredLabels(OneAttempt(), run.answers))
 

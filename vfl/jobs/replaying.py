@@ -10,7 +10,8 @@ import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from vfl.errors import ModelError, VflError
+from vfl.crypto.workers import WorkerDied
+from vfl.errors import ClusterError, ConfigError, DataError, IdentityError, ModelError, VflError
 from vfl.jobs import (
     replay_alignment,
     replay_columns,
@@ -31,7 +32,7 @@ from vfl.jobs.arithmetic import (
 from vfl.jobs.certificate import Covered, NotedAnswers, Replayed
 from vfl.jobs.connect import Site
 from vfl.jobs.evidence import Evidence, find_evidence, load_evidence
-from vfl.jobs.names import resolve_model
+from vfl.jobs.names import job_of, resolve_model
 from vfl.jobs.rerun import EvidenceDiffers, Rerun, missing_of, open_rerun
 from vfl.jobs.show import Show
 from vfl.net.replay import MessageDiffers, TapeEnds
@@ -69,6 +70,11 @@ _PLAYERS: Mapping[tuple[str, str], Callable[[Rerun], Awaitable[None]]] = {
 
 _OF = 'with tape = "all" in [party] tapes are kept of all jobs but lookups'
 
+_OF_HERE = (ConfigError, DataError, IdentityError, ClusterError, WorkerDied)
+"""What may stand against a replay and be nothing of the run: no table, no room on the disk."""
+
+_FEWEST = 4  # digits of a run by which it may be named
+
 LooksAtRun = Callable[[Evidence], LooksAt]
 
 
@@ -98,7 +104,7 @@ def runs_named(store: Store, name: str) -> list[Evidence]:
     every = find_evidence(store)
     newest = resolve_model(store, name), resolve_model(store, name, "run")
     names = {*newest, resolve_model(store, name, "alignment")}
-    found = [one for one in every if one.subject in names or _is_digits_of(name, one.run)]
+    found = [one for one in every if one.subject in names] or _run_of_digits(every, name)
     if found:
         return [one for one in found if one.opening is not None or one.forgotten] or found
     for one in store.names("evidence"):
@@ -111,10 +117,22 @@ def runs_named(store: Store, name: str) -> list[Evidence]:
             "directory PARTY.toml --model MODEL`"
         )
     if not every:
-        raise ModelError(f"nothing is kept of any run that could be replayed: {_OF}")
-    near = nearest_name(name, [one.subject for one in every])
+        raise ModelError(f"nothing is kept of any run in {store.root} that could be replayed: {_OF}")
+    subjects = [one.subject for one in every]
+    near = nearest_name(name, [*subjects, *(job_of(one) for one in subjects)])
     advice = f"did you mean {near}?" if near else f"`vfl audit list` names those there are; {_OF}"
     raise ModelError(f"nothing is kept of a run {name}: {advice}")
+
+
+def _run_of_digits(every: Sequence[Evidence], name: str) -> list[Evidence]:
+    """The run whose first digits are named. Raises ModelError where there are several such."""
+    digits = name.lower()
+    found = [one for one in every if len(digits) >= _FEWEST and one.run.startswith(digits)]
+    if len(found) > 1:
+        raise ModelError(
+            f"{len(found)} runs begin with {name}: give more digits, as `vfl audit list` has"
+        )
+    return found
 
 
 def _lookups_of(store: Store, names: Collection[str]) -> str | None:
@@ -248,7 +266,7 @@ def _state(states: Sequence[State], attempt: Evidence) -> State:
     if not found:
         raise ModelError(
             f"run {attempt.run[:12]} went on after {done:,} steps, to which the tapes of the attempts "
-            "before it do not reach: it cannot be replayed"
+            "before it do not reach, as of a process that was killed: it cannot be replayed"
         )
     return found[-1]
 
@@ -314,6 +332,8 @@ def _why_it_ended(run: Rerun, error: VflError) -> str:
     if isinstance(error, TapeEnds):
         if evidence.whole and not (evidence.tape and evidence.tape.why_ended):
             raise EvidenceDiffers(f"{error}, but the run went on to its end") from None
+    elif evidence.whole and isinstance(error, _OF_HERE):
+        raise error
     elif evidence.whole:
         raise EvidenceDiffers(f"the run went on to its end, and the replay ends: {error}") from None
     return str(error)

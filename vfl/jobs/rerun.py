@@ -276,7 +276,7 @@ def open_rerun(site: Site, evidence: Evidence, show: Show, looks_at: LooksAt = e
     """
     store, run = site.store, evidence.run
     opening = _check_kept(evidence)
-    _check_ledger(site)
+    check_ledger(site, "the ledger")
     lines = lines_of_run(store.root / FOLDER, run)
     talks = lines.talks
     if not talks:
@@ -413,8 +413,9 @@ def _check_kept(evidence: Evidence) -> Opening:
     return evidence.opening
 
 
-def _check_ledger(site: Site) -> None:
-    """Raises EvidenceDiffers for a ledger that was changed."""
+def check_ledger(site: Site, named: str) -> None:
+    """Raises EvidenceDiffers for a ledger of this party's that was changed, also by who has its key and
+    wrote it anew: its newest seal lies beside the key, others have come with runs."""
     party, ledger = site.party, site.store.root / FOLDER
     found = verify(
         ledger,
@@ -424,7 +425,7 @@ def _check_ledger(site: Site) -> None:
         noted=noted_seals(site.store, party.name),
     )
     if found.damage:
-        raise EvidenceDiffers(f"the ledger is not whole: {found.damage[0]} (see `vfl ledger verify`)")
+        raise EvidenceDiffers(f"{named} is not whole: {found.damage[0]} (see `vfl ledger verify`)")
 
 
 def _broken_off(evidence: Evidence) -> BrokenOff:

@@ -114,6 +114,8 @@ class Unfinished:
         self.history = RunHistory()
         self.measure: Callable[[], Account] = Account.nothing
         """What the present attempt has cost so far."""
+        self.before_state: Callable[[], None] = lambda: None
+        """Called before a state is written."""
         if name in store.names("checkpoint"):
             _, self._states = _read(store, name)
 
@@ -157,6 +159,7 @@ class Unfinished:
     def _write(self, state: State) -> None:
         """Keep a state, in the place of one of as many steps. Raises DataError when the store cannot be
         written: the last one stays."""
+        self.before_state()
         store, name = self._store, self.name
         news = replace(self.history, account=self.history.account + self.measure())
         encoded = EncodedState({"state": state, "news": news})  # a `_Kept`

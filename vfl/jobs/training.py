@@ -313,6 +313,7 @@ class _GuestTraining:
         """What the guest's role works with; the coordinator has come, if there is one."""
         site, kind, show = self.site, self.kind, self.show
         checkpoints = self.unfinished.checkpoints(kind.guest_state, offer.done)
+        self.unfinished.before_state = kept.settle
         coordinator = None
         if kind.coordinator is not None:
             meeting = coordinator_of(site, agreement, offer.job, kind.coordinator, wait, show, hosts)

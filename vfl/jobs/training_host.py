@@ -142,6 +142,7 @@ class _HostTraining:
         self.columns = replace(self.columns, features={})  # the role has what it needs of them
         release_memory(self.table.rows)
         checkpoints = self.unfinished.checkpoints(kind.host_state, offer.done)
+        self.unfinished.before_state = kept.settle
         rows = len(self.alignment.rows)
         async with contextlib.AsyncExitStack() as sessions:
             sums = await self._reserve_sums(sessions)
@@ -202,8 +203,9 @@ class _HostTraining:
 
         def keep(drawing: Drawing) -> None:
             many = len(note_draw(site.store, agreement, self.peer, drawing))
-            which = f"{counted(many, 'step')} of" if many else "nothing of"
-            self.show.say(f"{which} {self.unfinished.name} audited, as was drawn with {self.peer.name}")
+            which = f"{counted(many, 'tree')} of" if many else "no tree of"
+            drawn = f"{'are' if many > 1 else 'is'} audited, as was drawn with {self.peer.name}"
+            self.show.say(f"{which} {self.unfinished.name} {drawn}")
 
         await answered_draw(self.draw, answers).draw(self.peer, site.party.name, keep)
 

@@ -68,6 +68,8 @@ def _sentence(problem: ErrorDetails, full: Schema) -> str:
         known = _properties(parents, full)
         near = _meant(problem, full)
         what = f"unknown key '{plain_key(key)}' in {place.rstrip(':')}" if place else f"unknown {here}"
+        if homes := _homes(str(key), parents, full):
+            return f"{what}: it is a key of {' or of '.join(f'[{home}]' for home in homes)}"
         return what + (f": did you mean '{near}'?" if near else f": allowed are {', '.join(known)}")
     if kind == "missing":
         return f"{here} is missing"
@@ -105,6 +107,13 @@ def _lookup(loc: Sequence[object], full: Schema) -> Schema:
             patterns = node.get("patternProperties") or {"": node.get("additionalProperties") or {}}
             node = next(iter(patterns.values()))
     return resolve_reference(node, full)
+
+
+def _homes(key: str, parents: Sequence[object], full: Schema) -> list[str]:
+    """Other sections that have a key of just this name."""
+    return [
+        one for one in _properties((), full) if [one] != [*parents] and key in _properties([one], full)
+    ]
 
 
 def _properties(loc: Sequence[object], full: Schema) -> list[str]:

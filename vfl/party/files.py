@@ -63,8 +63,9 @@ class NotReadSoon:
         self._written = self._told = 0
 
     def write(self, data: bytes) -> int:
-        """Write all of it."""
+        """Write all of it, to the system: what a process holds back itself is gone when it is killed."""
         size = self._file.write(data)
+        self._file.flush()
         self._written += size
         if self._written >= self._told + self._STEP and hasattr(os, "posix_fadvise"):
             start, self._told = max(0, self._told - self._BACK), self._written

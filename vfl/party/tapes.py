@@ -70,7 +70,8 @@ class InTurn:
         self._changed = threading.Condition()
         self._waiting: list[Callable[[], None]] = []
         self._size = self._doing = 0  # of those and of what is done just now; of the latter
-        self._closing = False
+        self._closing = self._urgent = False
+        self._brought = self._taken = self._done = 0  # pieces, those that are done just now
         self._failed: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="tapes", daemon=True)
         self._thread.start()
@@ -84,8 +85,18 @@ class InTurn:
             self._check()
             before, self._size = self._size, self._size + size
             self._waiting.append(work)
+            self._brought += 1
             if len(self._waiting) == 1 or before < self._enough <= self._size:
                 self._changed.notify_all()
+
+    def settle(self) -> None:
+        """Wait until all is done that was brought so far. Raises what a piece has raised."""
+        with self._changed:
+            brought, self._urgent = self._brought, True
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._done >= brought or self._failed is not None)
+            self._urgent = False
+            self._check()
 
     def close(self) -> None:
         """Wait until all is done. Raises what a piece has raised."""
@@ -116,10 +127,14 @@ class InTurn:
         """What is to be done next; nothing: all is done."""
         with self._changed:
             self._size, self._doing = self._size - self._doing, 0
+            self._done += self._taken
             self._changed.notify_all()
             self._changed.wait_for(lambda: self._waiting or self._closing)
-            self._changed.wait_for(lambda: self._size >= self._enough or self._closing, self._seconds)
+            self._changed.wait_for(
+                lambda: self._size >= self._enough or self._closing or self._urgent, self._seconds
+            )
             some, self._waiting, self._doing = self._waiting, [], self._size
+            self._taken = len(some)
             return some
 
 

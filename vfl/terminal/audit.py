@@ -63,6 +63,10 @@ def put_replay(done: "Replay", files: Sequence[Path]) -> None:
     for peer, shown in done.shown.items():
         same, of = shown.compared, counted(shown.of, "message")
         stdout.put(f"{head}: {same:,} of {of} to {peer} {'is' if same == 1 else 'are'} the program's")
+        if (left := len(shown.messages) - same) and shown.steps is None:
+            stdout.put(
+                f"{head}: {counted(left, 'message')} to {peer} left out, of trees that were not drawn"
+            )
     for shown in done.shown.values():
         if shown.steps is not None:
             stdout.put(f"{head}: {_share(shown.steps)}")

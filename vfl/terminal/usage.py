@@ -316,7 +316,9 @@ def _allowed(param: click.Parameter) -> str:
         return either([str(choice) for choice in kind.choices])
     if isinstance(kind, click.DateTime):
         return "a day or a time (UTC), such as 2026-11-23 or 2026-11-23T08:00:00"
-    return "a path" if isinstance(kind, click.Path) else "a value"
+    if isinstance(kind, click.Path):
+        return "a path" if kind.file_okay else "a folder, one that is there or a new one"
+    return "a value"
 
 
 def _instead(name: str, known: list[str]) -> str:
