@@ -318,7 +318,7 @@ def _noted_for(run: Rerun, peer: str) -> NotedAnswers | None:
 
 
 def _tell_each_other(terms: Terms, one: str, other: str) -> bool:
-    """Whether two parties of a run tell each other the newest seals of their ledgers: guest and hosts."""
+    """Whether two parties of a run tell each other the newest seals of their ledgers."""
     return (terms.guest == one and other in terms.hosts) or (terms.guest == other and one in terms.hosts)
 
 
