@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import subprocess
+import sys
 import tempfile
 from collections import defaultdict
 from pathlib import Path
@@ -129,13 +130,23 @@ def measure(kind: str, options: argparse.Namespace) -> dict[str, dict[str, float
         serving = _start(work, "host", "serve", "host.toml")
         try:
             await_line(folders["host"] / "said", "dialling guest")
-            processor_seconds(_start(work, "guest", "align", "guest.toml"))
+            _run(work, "align", "guest.toml")
             if trained:
-                processor_seconds(_start(work, "guest", "train", "guest.toml", "job.toml"))
+                _run(work, "train", "guest.toml", "job.toml")
         finally:
             serving.send_signal(signal.SIGTERM)
             processor_seconds(serving)
         return {party: _compiled(work / f"compiled of {party}") for party in PARTIES}
+
+
+def _run(work: Path, *arguments: str) -> None:
+    """Run a command of the guest to its end."""
+    try:
+        processor_seconds(_start(work, "guest", *arguments))
+    except SystemExit:
+        for party in PARTIES:
+            sys.stderr.write((work / party / "said").read_text())
+        raise
 
 
 def _start(work: Path, party: str, *arguments: str) -> "subprocess.Popen[bytes]":

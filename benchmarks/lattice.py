@@ -116,7 +116,7 @@ def against(
     copy = machine["copy, one core, GB/s"]
     least = {
         # Values in, words out, and the public polynomials for the batch.
-        "encrypt": rows * (8 + word + 16 / batch),
+        "encrypt": rows * ((2 if options.bits <= 16 else 8) + word + 16 / batch),
         # Words in, and a byte for the code of a row and column.
         "sum": rows * (word + figures["columns"] / batch),
         "multiply": figures["hint_kept_mb"] * 1e6 / batch,
@@ -173,6 +173,7 @@ def measure(rows: int, columns: int, options: argparse.Namespace) -> dict[str, f
     sent: list[bytes] = []
     for start in range(0, rows, PIECE):
         values = generator.integers(1 - most, most, (batch, min(PIECE, rows - start)))
+        values = values.astype(np.int16 if options.bits <= 16 else np.int64)  # as trees have them
         sent.append(timed("encrypt", lambda v=values, s=start: encryption.rows(s, v), batch))  # type: ignore[misc]
         for f, column in enumerate(matrix.columns):
             for v in range(batch):

@@ -110,19 +110,20 @@ def _fate(folder: Path, name: str, features: dict[str, list[str]], rows: int | N
     return Split(tables, features, {party: [] for party in features})
 
 
-def uniform(data: Path, rows: int | None, columns: int) -> Split:
-    """Uniform columns at each of two parties: the worst case for sums by joint cells."""
+def uniform(data: Path, rows: int | None, columns: int, hosts: int = 1) -> Split:
+    """Uniform columns at each of two parties, or more: the worst case for sums by joint cells."""
     generator = np.random.default_rng(0)
     size = rows or 20_000
     ids = np.arange(size).astype(str)
-    numbers = generator.random((2 * columns, size))
+    parties = ["guest", *(["host"] if hosts == 1 else [f"host{i}" for i in range(1, hosts + 1)])]
+    numbers = generator.random((len(parties) * columns, size))
     label = generator.random(size) < 1 / (1 + np.exp(3 - 3 * numbers[0] - 3 * numbers[columns]))
-    features = {party: [f"{party}{i}" for i in range(columns)] for party in ("guest", "host")}
+    features = {party: [f"{party}{i}" for i in range(columns)] for party in parties}
     tables = {}
-    for party, own in (("guest", numbers[:columns]), ("host", numbers[columns:])):
+    for party, own in zip(parties, np.split(numbers, len(parties)), strict=True):
         tables[party] = pd.DataFrame({"id": ids} | dict(zip(features[party], own, strict=True)))
     tables["guest"]["label"] = label.astype(int)
-    return Split(tables, features, {"guest": [], "host": []})
+    return Split(tables, features, {party: [] for party in parties})
 
 
 SPLITS: dict[str, Callable[[Path, int | None, int], Split]] = {
@@ -241,6 +242,8 @@ def chosen(options: argparse.Namespace) -> Split:
     """The split that the options name, of so many rows and columns."""
     if options.split != "uniform":
         check_data(options.data)
+    elif getattr(options, "hosts", 1) > 1:
+        return uniform(options.data, options.rows, options.columns, options.hosts)
     return SPLITS[options.split](options.data, options.rows, options.columns)
 
 

@@ -3,11 +3,12 @@
     python benchmarks/tapes.py --times 3 --encryptions lattice
 
 An insurer and a host, each a process on this machine with one worker, mutual TLS between them. There
-are two such pairs with the same tables, one of which has `[party] tape = "all"` at both; they train in
-turns, and who begins changes from pair to pair. Seconds are those of `vfl train`; processor seconds,
-user and system, those of its process and of the host while it ran. Medians over the pairs, after one
-that compiles what is not compiled yet; ratios are with over without. Then each party replays its last
-run: processor seconds of the whole command, beside the party's own while it trained.
+are two such pairs with the same tables, one of which has `[party] tape = "all"` at both, or a share by
+`--tape`, of which a host keeps so many trees; they train in turns, and who begins changes from pair to
+pair. Seconds are those of `vfl train`; processor seconds, user and system, those of its process and of
+the host while it ran. Medians over the pairs, after one that compiles what is not compiled yet; ratios
+are with over without. Then each party replays its last run: processor seconds of the whole command,
+beside the party's own while it trained.
 """
 
 import argparse
@@ -53,6 +54,7 @@ def main() -> None:
     parser.add_argument("--columns", type=int, default=2, help="of each party")
     parser.add_argument("--trees", type=int, default=50)
     parser.add_argument("--depth", type=int, default=5)
+    parser.add_argument("--tape", default="all", help="all, or a share such as 0.1")
     parser.add_argument("--encryptions", nargs="+", choices=BOTH, default=list(BOTH))
     parser.add_argument("--json", action="store_true", help="print the figures by name instead")
     options = parser.parse_args()
@@ -77,7 +79,7 @@ def measure(work: Path, encryption: str, options: argparse.Namespace) -> dict[st
             set_up(folders, split, job, 1, extra={HOST: allowed})
             if pair == WITH:
                 for party, folder in folders.items():
-                    keep_tapes(folder / f"{party}.toml")
+                    keep_tapes(folder / f"{party}.toml", options.tape)
             serving[pair] = stack.enter_context(serve(folders[HOST]))
             processor_seconds(start(folders[GUEST], "align", f"{GUEST}.toml"))
         for turn in range(1 + options.times):
@@ -90,6 +92,8 @@ def measure(work: Path, encryption: str, options: argparse.Namespace) -> dict[st
     figures = {f"{name} {pair}": value for pair in PAIRS for name, value in found[pair].items()}
     for name in ("seconds", "processor"):
         figures[f"{name} ratio"] = found[WITH][name] / found[WITHOUT][name]
+    if options.tape != "all":
+        figures["trees on the tape of the registry"] = trees_of_last(work / WITH / HOST)
     for party in PARTIES:
         folder = work / WITH / party
         figures[f"bytes of the tape of the {party}"] = tape_of_last(folder)
@@ -101,9 +105,10 @@ def measure(work: Path, encryption: str, options: argparse.Namespace) -> dict[st
     return figures
 
 
-def keep_tapes(file: Path) -> None:
+def keep_tapes(file: Path, tape: str) -> None:
     """Set it in a party file."""
-    file.write_text(file.read_text().replace("[party]", '[party]\ntape = "all"', 1))
+    value = '"all"' if tape == "all" else tape
+    file.write_text(file.read_text().replace("[party]", f"[party]\ntape = {value}", 1))
 
 
 @contextlib.contextmanager
@@ -150,6 +155,12 @@ def await_end(folder: Path) -> None:
 def tape_of_last(folder: Path) -> int:
     """Bytes of the tapes of the last run."""
     return sum(one.stat().st_size for one in (folder / "vfl-store" / "evidence").glob("*.parts"))
+
+
+def trees_of_last(folder: Path) -> int:
+    """Trees of the last run that a host's tape has."""
+    (document,) = (folder / "vfl-store" / "evidence").glob("*.json")
+    return len(json.loads(document.read_text())["body"]["tape"]["steps"]["kept"])
 
 
 if __name__ == "__main__":

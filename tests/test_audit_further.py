@@ -19,6 +19,7 @@ from test_worth_jobs import known_to_both
 from vfl.errors import PeerLost, VflError
 from vfl.jobs import resume, tuning, worth
 from vfl.jobs.rerun import EvidenceDiffers
+from vfl.jobs.tape_share import StepsOnTape
 from vfl.jobs.tuned_folder import TunedFolder
 from vfl.learn.losses import LogisticLoss
 from vfl.net.replay import MessageDiffers
@@ -210,6 +211,26 @@ def test_a_search_that_ends_poor_trials_and_goes_on_replays(
     for name in ("insurer", *HOSTS):
         done = room.replay(name, first, workers=2)
         assert done.ended and not done.evidence.whole
+
+
+@pytest.mark.parametrize("kind", ["search", pytest.param("worth", marks=pytest.mark.slow)])
+def test_a_host_keeps_a_share_of_the_trees_of_all_trainings(
+    room: AuditedRoom, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Counted over one training after the other, and played again so."""
+    monkeypatch.setitem(room.federation.parties["bureau"].settings["party"], "tape", 0.5)
+    monkeypatch.setattr(StepsOnTape, "keeps", lambda self, step: step % 2 == 1)
+    if kind == "search":
+        run = search(room, {**TREES, "secureboost": {**SMALL, "trees": 2}}, trials=2, space=SPACE)
+    else:
+        run = find_worth(room, {**TREES, "secureboost": {**SMALL, "trees": 3}})
+    done = room.replay("bureau", run)
+    steps = done.shown["insurer"].steps
+    assert not done.ended and steps is not None
+    assert steps.kept == [*range(1, steps.steps, 2)] and steps.steps > 3
+    checked = room.check("insurer", room.certify("bureau", done, "insurer"))
+    assert {kind for _, kind in checked.uncovered} == {"CandidateSums"}
+    assert room.replay("registry", run).complete
 
 
 def test_a_guest_that_searches_with_numbers_of_its_own_is_found(room: AuditedRoom) -> None:

@@ -156,7 +156,13 @@ def test_the_scenario_of_three_companies_has_these_columns(tmp_path: Path, made_
     assert sorted(new.columns) == sorted(["id", *documented()["freMTPL2"]["insurer"]])
 
 
-PIECES = {"cluster_jobs.py", "malformed.py", "parties.py"}  # of other scripts
+PIECES = {
+    "cluster_jobs.py",
+    "malformed.py",
+    "parties.py",
+    "timeline.py",
+    "watched.py",
+}  # of other scripts
 
 
 @pytest.mark.parametrize("script", sorted({path.name for path in BENCHMARKS.glob("*.py")} - PIECES))

@@ -357,17 +357,17 @@ def test_questions_about_nodes_of_any_order_and_of_several_levels():
     answers = answers_of(8)
     answers._learn(BELOW)
     answers._learn(question([2, 4], np.where(HALF == 2, 2, QUARTER), {}))
-    assert {*answers._valid} == {3, 2, 4}
-    assert np.array_equal(answers._node, np.where(HALF == 2, 2, QUARTER))
+    assert {*answers._tried} == {3, 2, 4}
+    assert np.array_equal(answers._known._node, np.where(HALF == 2, 2, QUARTER))
 
 
 def test_a_host_takes_no_more_nodes_than_a_tree_has_splits():
     answers = answers_of(2)
     answers._learn(CHILDREN)
     everyone = [[candidate] for candidate in range(len(answers._order))]
-    assert isinstance(answers._take(1, everyone), Direction)
+    assert isinstance(answers._take({1: everyone})[0], Direction)
     with pytest.raises(PeerError, match="candidates of no open node"):
-        answers._take(2, everyone)
+        answers._take({2: everyone})
 
 
 def test_a_number_of_leaves_that_no_tree_can_have_is_said():

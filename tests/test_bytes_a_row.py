@@ -105,6 +105,7 @@ def test_a_host_knows_of_a_row_its_node_and_whether_it_is_drawn(tmp_path: Path) 
 
     every = pack_bits(np.ones(ROWS, np.bool_))
     with ENGINE.instead(type(ENGINE.chosen)(1 << 12)):
+        asyncio.run(ask())  # kernels are compiled
         _, size = taken(lambda: asyncio.run(ask()))
     assert size < 8 + BLOCKS  # 2 from level to level, codes and sides of a node, what the test has
 

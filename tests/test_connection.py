@@ -42,6 +42,12 @@ PARTS: dict[tuple[type, str], list[str]] = {
     (client.connect, "process_redirect"): ["self", "exc"],
     (ServerProtocol, "__init__"): ["max_size", "logger"],
     (Protocol, "recv_frame"): ["self", "frame"],
+    (Protocol, "send_frame"): ["self", "frame"],
+    (Protocol, "data_to_send"): ["self"],
+    (connection.Connection, "send_data"): ["self"],
+    (connection.Connection, "send_context"): ["self"],
+    (connection.Connection, "drain"): ["self"],
+    (connection.Connection, "wait_closed"): ["self"],
     (Protocol, "fail"): ["self", "code", "reason"],
     (Protocol, "receive_data"): ["self", "data"],
     (Protocol, "events_received"): ["self"],
@@ -87,6 +93,23 @@ async def check_change_between_frames() -> None:
     assert len(heard) == 3, "Protocol.recv_frame of the instance is not called between frames any more"
     made.data_received(text(bytes(21)))
     assert made.protocol.close_sent is not None, "the size after the first message does not hold"
+
+
+async def check_parser_between_frames() -> None:
+    """What has arrived behind a frame is taken from the parser; the rest: tests/test_large.py."""
+    made, heard = bounded(100_000)
+    made.data_received(text(b"x") + text(bytes(50_000))[:-1])
+    assert len(heard) == 1 and not made.protocol.reader.buffer, "Protocol.reader has another buffer"
+    made.data_received(b"\0")
+    assert len(heard) == 2, "a large frame that has begun behind a frame is lost"
+
+
+async def check_writes() -> None:
+    made, _ = bounded(10)
+    made.protocol.state = State.OPEN
+    await made.send(bytes(50_000))
+    (written,) = [call.args[0] for call in made.transport.writelines.mock_calls]
+    assert len(written) == 2, "Protocol.writes does not hold what is to be written any more"
 
 
 async def check_pings() -> None:
@@ -167,6 +190,8 @@ def test_websockets_has_the_parts_that_connections_are_made_of() -> None:
         for check in (
             check_sizes,
             check_change_between_frames,
+            check_parser_between_frames,
+            check_writes,
             check_pings,
             check_end,
             check_server,

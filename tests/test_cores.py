@@ -57,6 +57,24 @@ def test_a_slice_may_be_spread_itself(monkeypatch):
     assert sorted(done) == [(0, half)] * 16 + [(half, 2 * half)] * 16
 
 
+def test_what_is_done_in_spare_time_makes_way():
+    """With what it spreads itself, and where threads have priorities."""
+
+    def nice(_: int = 0) -> int:
+        return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+    def work(start):
+        return [nice(), *cores.each(nice, range(start))]
+
+    found = cores.spare_time().submit(work, 3).result()
+    if sys.platform == "linux":
+        assert set(found) == {min(nice() + cores._SPARE, 19)}
+    assert len(found) == 4
+    assert [*cores.each(nice, range(2))] == [nice()] * 2
+    with pytest.raises(TypeError):
+        cores.spare_time().submit(work, None).result()
+
+
 def test_threads_that_a_fork_has_left_behind(monkeypatch):
     """A pool whose threads are not there, as in a process that was forked: the caller does all."""
     monkeypatch.setattr(cores.os, "cpu_count", lambda: 2)

@@ -1,6 +1,7 @@
 """What a training would cost: as much as the same job does on tables of other columns and more rows."""
 
 import asyncio
+import re
 from pathlib import Path
 
 import numpy as np
@@ -87,6 +88,11 @@ def test_bytes_are_within_the_factor_that_is_said(name: str, insurer: Party, qui
     assert BYTES_OFF <= 1.2
     assert found.trained == round(expected_share(job) * ROWS)
     assert found.processor_seconds > 0 and found.memory > 0
+    trees, tapes = job.job.model == "secureboost", found.tapes
+    assert tapes.host == found.traffic["registry"].sent and (tapes.of_trees > 0) == trees
+    assert tapes.at_a_host(0.1) == round(tapes.host - 0.9 * tapes.of_trees)
+    if name == "trees":  # all but which rows are drawn and go left
+        assert tapes.at_a_host(0.1) < 0.2 * tapes.host
 
 
 def test_what_the_command_says(
@@ -99,6 +105,8 @@ def test_what_the_command_says(
     assert "claims over 40 rows: nothing was sent" in done.out
     assert "registry: " in done.out and "what each party could learn" in done.out
     assert "as a rule bytes are within a factor of 1.2 where a host's number of columns" in done.out
+    assert re.search(r"tape, where .* at a host \(with tape = 0\.1 there some \d+\.\d MB, as", done.out)
+    assert "a replay takes this party's part of the time once more, less than " in done.out
     assert "MB in, for 5 columns (not known here: say how many by --host-columns registry=N" in done.out
     said = ("train", "insurer.toml", "job.toml", "--estimate", "40", "--host-columns")
     with one_key():

@@ -23,7 +23,7 @@ from vfl.net.wire import MIB
 from vfl.protocols.common import lattice_sums
 from vfl.protocols.common.mask_streams import MaskStream
 from vfl.protocols.common.participant import Participant
-from vfl.protocols.trees import hidden, hidden_coordinator, paillier
+from vfl.protocols.trees import candidate_sums, hidden, hidden_coordinator
 from vfl.protocols.trees.hidden import OpenNode, SumsLevel, TreeCandidates
 from vfl.protocols.trees.hidden_coordinator import coordinate_trees
 from vfl.protocols.trees.quantisation import lattice_shape
@@ -129,7 +129,7 @@ def test_hidden_equals_pooled_bit_for_bit(encryption: str, hosts: int) -> None:
 def test_hidden_equals_pooled_where_sums_come_in_many_pieces(
     encryption: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (hidden, hidden_coordinator, paillier):
+    for module in (candidate_sums, hidden, hidden_coordinator):
         monkeypatch.setattr(module, "PIECE", 700)
     assert_same_model(make_job(150, 2, 7, settings_of(encryption, trees=1)))
 

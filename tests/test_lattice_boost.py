@@ -50,7 +50,7 @@ from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees import grower, questions
 from vfl.protocols.trees import lattice as lattice_boost
-from vfl.protocols.trees.columns import Direction
+from vfl.protocols.trees.columns import Direction, OwnColumns
 from vfl.protocols.trees.grower import GuestTrees, HostTrees, TreeEnd
 from vfl.protocols.trees.lattice import NextTree, Offering
 from vfl.protocols.trees.quantisation import lattice_shape
@@ -98,6 +98,34 @@ def test_federated_equals_pooled_bit_for_bit(hosts):
 def test_rows_of_several_blocks_and_pieces(monkeypatch):
     monkeypatch.setattr(lattice_sums, "_PIECE", 1 << 16)
     assert_same_model(make_job(9000, 2, 4, settings_of(trees=2, max_bins=16)))
+
+
+def test_own_columns_are_summed_while_hosts_add_up(monkeypatch):
+    """In each level once all is encrypted that hosts wait for, in several pieces and queries too."""
+    monkeypatch.setattr(lattice_sums, "_PIECE", 1 << 16)
+    monkeypatch.setattr(lattice_boost, "BATCH", 2)
+    job, done = make_job(9000, 1, 4, settings_of(trees=2, max_bins=16)), list[str]()
+    expected, _ = job.oracle()
+
+    def noted(inner: Callable[..., Any], what: str) -> Callable[..., Any]:
+        def noting(*arguments: Any) -> Any:
+            result = inner(*arguments)
+            done.append(what)
+            return result
+
+        return noting
+
+    monkeypatch.setattr(lattice_sums, "joined", noted(lattice_sums.joined, "encrypted"))
+    monkeypatch.setattr(OwnColumns, "_sums", noted(OwnColumns._sums, "own"))
+    model, _, halves = federated(job)
+    assert resolved(model, halves) == resolved(expected, [])
+    # By level an "e" for each piece: all of several queries come before own columns.
+    *levels, rest = "".join({"own": "o", "encrypted": "e"}[what] for what in done).split("o")
+    assert len(levels) == 2 * 3 and not rest
+    first = levels[
+        1
+    ]  # of two vectors, as there is one pair; of the first level are the hint's zeros too
+    assert first and levels[2] == 2 * first
 
 
 def test_a_level_of_more_vectors_than_a_query():
@@ -481,10 +509,10 @@ def test_no_more_vectors_of_a_tree_are_summed_than_are_counted(monkeypatch):
     served = Counter[str]()
     serve = lattice_sums.HostProducts.serve
 
-    async def counting(products, query, hidden=False, stream=None):
+    async def counting(products, query, hidden=False, stream=None, **options):
         if not hidden:
             served["vectors"] += query.vectors
-        return await serve(products, query, hidden, stream)
+        return await serve(products, query, hidden, stream, **options)
 
     monkeypatch.setattr(lattice_sums.HostProducts, "serve", counting)
     every_row = params.model_copy(update={"subsample": 1.0})
@@ -614,11 +642,11 @@ def test_an_honest_question_is_answered_by_candidates_with_enough_rows():
     records = Records(guest, params, str, HostCourse(), as_measured)
     answers = Answers(guest, binned, binned.codes, params, offered.all, order, names, records)
     answers._learn(ROOT)
-    answer = answers._take(0, [[4, 2, 7], [1]])
+    (answer,) = answers._take({0: [[4, 2, 7], [1]]})
     assert isinstance(answer, Direction)
     assert answer.candidate == min([4, 2, 7], key=lambda number: int(order[number]))
     with pytest.raises(PeerError, match="no open node"):
-        answers._take(0, [[3]])  # it is split
+        answers._take({0: [[3]]})  # it is split
 
 
 def test_a_host_that_says_stop_ends_the_job_in_one_line():

@@ -31,7 +31,7 @@ from vfl.protocols.common import clock
 from vfl.protocols.common.clock import SecondsNoted, SecondsSaid
 from vfl.protocols.common.fellows import exchange_keys, relay_keys
 from vfl.protocols.common.participant import Participant, Resources
-from vfl.protocols.trees import hidden, hidden_coordinator, paillier
+from vfl.protocols.trees import candidate_sums, hidden, hidden_coordinator
 from vfl.protocols.trees.hidden_coordinator import coordinate_trees
 from vfl.protocols.trees.model import HostModel
 from vfl.protocols.trees.scoring import guest_score, host_score
@@ -140,7 +140,7 @@ def digests(played: Run) -> dict[str, set[bytes]]:
 def quick(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(Workers, "_start", lambda workers: None)  # threads in place of processes
     monkeypatch.setattr(clock, "STEP", 1e-4)  # seconds, so that some are told
-    for module in (hidden, hidden_coordinator, paillier):
+    for module in (candidate_sums, hidden, hidden_coordinator):
         monkeypatch.setattr(module, "PIECE", 700)
     with small_batches(), one_key():
         yield

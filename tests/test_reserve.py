@@ -234,6 +234,38 @@ def test_who_makes_obfuscators_and_when_does_not_matter(
     assert drawn == b"".join(one.tobytes() for one in (*powers, *products))
 
 
+@pytest.mark.parametrize("ahead", [0, 9, 200])
+def test_those_that_are_passed_over_change_no_other(small_pool: None, ahead: int) -> None:
+    """Before all powers are made, and after; in spare time as well."""
+    made = list[int]()
+    before = PublicKey.obfuscators_from
+
+    def noted(key: PublicKey, sources: Sequence[RandomBits], pool: Ciphertexts | None) -> Ciphertexts:
+        made.append(len(sources))
+        return before(key, sources, pool)
+
+    async def run(passed: Sequence[int]) -> list[bytes]:
+        reserve, drawn = Reserve(Threads(PUBLIC), ahead, SECRET), list[bytes]()
+        for place, count in enumerate((2, 3, 300, 0, 5, 7)):
+            reserve.begin()
+            if place in passed:
+                await reserve.pass_over(count)
+            else:
+                drawn.append((await reserve.draw(count)).tobytes())
+        reserve.end()
+        return drawn
+
+    every = asyncio.run(run([]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(PublicKey, "obfuscators_from", noted)
+        for passed in ([2], [0, 1], [1, 2, 3, 4]):
+            made.clear()
+            found = asyncio.run(run(passed))
+            assert found == [one for place, one in enumerate(every) if place not in passed]
+            if 2 in passed and not ahead:
+                assert POOL <= sum(made) < 100
+
+
 def test_a_pool_of_another_size_is_refused() -> None:
     with pytest.raises(ValueError, match="a pool of 3 n-th powers, 384 are needed"):
         PUBLIC.obfuscators(1, PUBLIC.obfuscators(3))

@@ -1,13 +1,16 @@
 """Work spread over the machine's cores by threads: for code that runs without the interpreter's lock."""
 
 import os
+import sys
+import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from functools import lru_cache
 from itertools import islice, pairwise
 from typing import Protocol, TypeVar
 
+_SPARE = 5  # by how much threads are nicer whose work nobody waits for yet
 LEAST = 4096  # fewer rows than this are not worth a thread, if a row takes less than a microsecond
 
 T = TypeVar("T")
@@ -67,8 +70,9 @@ def each(work: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
 def _taken(work: Callable[[T], R], items: Iterator[T], ahead: "deque[Future[R]]") -> Iterator[R]:
     try:
         while True:
+            pool = _spare_pool() if _OWN.is_spare else _pool()
             for item in islice(items, 2 * _cores() - len(ahead)):
-                ahead.append(_pool().submit(work, item))
+                ahead.append(pool.submit(work, item))
             if not ahead:
                 return
             yield ahead.popleft().result()
@@ -80,6 +84,31 @@ def _taken(work: Callable[[T], R], items: Iterator[T], ahead: "deque[Future[R]]"
 def begin(work: Callable[..., R], *arguments: object) -> Begun[R]:
     """Begin `work(*arguments)` beside all else, `each` included."""
     return _beside().submit(work, *arguments)
+
+
+@lru_cache(maxsize=1)
+def spare_time() -> Executor:
+    """Does what it gets beside all else, one after the other, with what `each` does for it: where the
+    system has priorities of threads (Linux), on cores that other work of any process leaves alone, or
+    nearly so."""
+    return ThreadPoolExecutor(1, thread_name_prefix="spare", initializer=_make_way)
+
+
+class _Own(threading.local):
+    """Of each thread, whether what it does may wait."""
+
+    is_spare = False
+
+
+_OWN = _Own()
+
+
+def _make_way() -> None:
+    _OWN.is_spare = True
+    if sys.platform == "linux":  # elsewhere a thread has no priority of its own
+        # The first thread's has the process's own number; that of who starts one may be lowered itself.
+        nice = os.getpriority(os.PRIO_PROCESS, os.getpid()) + _SPARE
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), min(nice, 19))
 
 
 @lru_cache(maxsize=1)
@@ -98,13 +127,18 @@ def _beside() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(_cores() + 1, thread_name_prefix="begun")  # one may wait for memory
 
 
+@lru_cache(maxsize=1)
+def _spare_pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_cores(), thread_name_prefix="spare each", initializer=_make_way)
+
+
 def _cores() -> int:
     return os.cpu_count() or 1
 
 
 def _without_threads() -> None:
     """In a process that was forked: threads were not, so that nobody would take up what pools get."""
-    for pool in (_slices, _pool, _beside):
+    for pool in (_slices, _pool, _beside, spare_time, _spare_pool):
         pool.cache_clear()
 
 

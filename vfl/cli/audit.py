@@ -41,7 +41,8 @@ _RUN = click.option(
 def audit() -> None:
     """Replay what this party did in a run, and check what was replayed at a peer.
 
-    A party keeps what that needs of runs that begin while [party] tape = "all".
+    A party keeps what that needs of runs that begin while [party] tape = "all"; a host of trees with a
+    number such as 0.1 what it needs of a share of them.
     """
 
 
@@ -60,7 +61,8 @@ def audit_list(party: Path, as_json: bool) -> None:
     store = store_of(load_party(party))
     found, audits = list_evidence(store), list_audits(store)
     if as_json:
-        put_json({"runs": [asdict(one) for one in found], "audits": [asdict(one) for one in audits]})
+        runs = [{**asdict(one), "kept": msgspec.to_builtins(one.kept)} for one in found]
+        put_json({"runs": runs, "audits": [asdict(one) for one in audits]})
         return
     if not found:
         stdout.put('nothing is kept of any run; [party] tape = "all" keeps it of later ones')
@@ -228,6 +230,7 @@ def _document(site: "Site", done: "Replay", files: list[Path]) -> dict[str, obje
                 "of": one.of,
                 "checked": list(one.checked),
                 "relies": list(one.relies),
+                "kept": msgspec.to_builtins(one.steps),
                 "took": [msgspec.to_builtins(taken) for taken in one.took],
             }
             for peer, one in done.shown.items()
@@ -415,6 +418,7 @@ def _checked_document(found: "Checked", settled: bool) -> dict[str, object]:
         "answers_sealed": found.answers_sealed,
         "left": made.left,
         "took": [msgspec.to_builtins(taken) for taken in made.took],
+        "kept": msgspec.to_builtins(found.steps),
     }
 
 

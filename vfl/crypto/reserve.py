@@ -144,6 +144,13 @@ class Reserve(_Spare[PublicKey]):
             await self._make_further(missing)
         return self._hand_out(count)
 
+    async def pass_over(self, count: int) -> None:
+        """Give so many to nobody: none is made, but for n-th powers that later ones are products of."""
+        powers = min(count, max(0, self._size - self._next))
+        await self.draw(powers)
+        missing = count - powers - len(self._hand_out(count - powers))
+        self._next += missing
+
     async def _make(self, first: int, most: int) -> list[Ciphertexts]:
         left = self._size - first  # n-th powers
         pool = self._powers if left <= 0 else None

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from vfl.errors import IdentityError, ModelError
 from vfl.jobs.agreement import Agreement
@@ -24,6 +25,7 @@ from vfl.jobs.connect import Site
 from vfl.jobs.evidence import Evidence, Taken, find_evidence
 from vfl.jobs.record import now
 from vfl.jobs.rerun import EvidenceDiffers, check_signature
+from vfl.jobs.tape_share import KeptSteps, kept_but_missing, places_left_out
 from vfl.net.replay import Sent
 from vfl.party.audit.conversations import conversations
 from vfl.party.audit.verify import verify
@@ -87,6 +89,9 @@ class ReplayCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     relies: list[str]
     auditor: str  # PEM of whose key signs
     arithmetic: Arithmetic | None = None  # in which the run was computed, by what the party has kept
+    steps: KeptSteps | UnsetType = UNSET
+    """For the guest, at a host that keeps a share of trees on tape: of which ones sums were looked
+    at."""
     answers: NotedAnswers | None = None  # None: of a run without any, or of an earlier version
     left: dict[str, str] = {}
     """What the run has left to later ones, a salted digest of each in hex: it follows from the run."""
@@ -113,6 +118,12 @@ class Checked:
         return not self.uncovered
 
     @property
+    def steps(self) -> KeptSteps | None:
+        """Of which trees a replay has looked at sums, where not of all."""
+        steps = self.certificate.steps
+        return None if isinstance(steps, UnsetType) else steps
+
+    @property
     def uncovered_by_type(self) -> dict[str, int]:
         return dict(Counter(kind for _, kind in self.uncovered))
 
@@ -129,6 +140,7 @@ class Replayed:
     received: Sequence[Covered]  # from the peer, against which it was played
     before: Sequence[str]  # the attempts that the run went on from, in hex
     replay: str  # a digest of the messages with all peers, in hex
+    steps: KeptSteps | None = None  # on tape, where that is a share
     answers: NotedAnswers | None = None
     left: Mapping[str, str] = field(default_factory=dict)  # as certificates have it
     took: Sequence[Taken] = ()
@@ -164,6 +176,7 @@ def make_certificate(evidence: Evidence, shown: Replayed, by: Identity) -> bytes
         list(shown.relies),
         by.certificate.pem.decode(),
         evidence.arithmetic,
+        UNSET if shown.steps is None else shown.steps,
         shown.answers,
         dict(shown.left),
         list(shown.took),
@@ -249,6 +262,12 @@ def check_read(
                 f"message {number:,} of {made.party} in the run is not the one of the replay: it was "
                 f"{mine}, and the certificate has {theirs.type} of {counted(theirs.bytes, 'byte')}"
             )
+    if not isinstance(made.steps, UnsetType):
+        lacks = [(one.type, not one.sha256) for one in made.messages]
+        if (tree := kept_but_missing(made.steps, lacks)) is not None:
+            raise EvidenceDiffers(
+                f"the certificate names tree {tree + 1:,} of the run as replayed, and does not cover it"
+            )
     rest = received[len(made.messages) :]
     uncovered += [(number, one.kind) for number, one in enumerate(rest, len(made.messages) + 1)]
     on_the_way = max(0, len(made.messages) - len(received))
@@ -323,8 +342,16 @@ def _check_attempts(known: Sequence[Evidence], made: ReplayCertificate) -> None:
 def _check_played(sent: Sequence[Sent], made: ReplayCertificate, own: str) -> None:
     """Raises EvidenceDiffers unless the replay was played against what this party has sent: what its
     ledger has of a peer's messages, a party writes itself."""
+    missing = set[int]()
+    if not isinstance(made.steps, UnsetType):
+        kept, types = frozenset(made.steps.kept), [one.type for one in made.received]
+        missing, steps = places_left_out(kept.__contains__, types)
+        if steps != made.steps.steps:
+            raise EvidenceDiffers("the certificate names another number of trees than the run had")
     for number, played in enumerate(made.received, 1):
         mine = sent[number - 1] if number <= len(sent) else None
+        if mine is not None and number - 1 in missing and played == Covered.left_out(mine):
+            continue
         if mine is None or Covered.of(mine) != played:
             was = "there was none" if mine is None else f"it was {mine}"
             raise EvidenceDiffers(

@@ -147,6 +147,7 @@ def settings_of(party: Party) -> dict[str, Any]:
         "align": party.align.model_dump(mode="json"),
         "glm": party.glm.model_dump(mode="json"),
         "policy": party.policy.model_dump(mode="json"),
+        **({} if isinstance(party.party.tape, str) else {"tape": party.party.tape}),
     }
 
 

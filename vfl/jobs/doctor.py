@@ -240,7 +240,9 @@ def _report_tapes(party: Party, report: Reporter) -> None:
     taken = size_of(folder.glob("*")) if folder.is_dir() else 0
     at = next(one for one in (folder, store.root, store.root.parent) if one.is_dir())
     free = shutil.disk_usage(at).free
-    text = f"tapes: {taken / 1e6:,.0f} MB so far, {free / 1e9:,.1f} GB free"
+    kept = party.party.tape
+    share = "" if isinstance(kept, str) else f", of trees at a host a share of {kept:g} from now on"
+    text = f"tapes: {taken / 1e6:,.0f} MB so far{share}, {free / 1e9:,.1f} GB free"
     if free < 4 * SPARE:
         text += f": a run's tape ends where less than {SPARE >> 20} MB are free; make room"
     report(CheckResult("ok" if free >= 4 * SPARE else "note", "tapes", text))

@@ -1,10 +1,11 @@
 """What a party keeps of a run so that its part can be replayed and audited (replaying.py).
 
-With `[party] tape = "all"` a party draws a secret for each run and each attempt at one, from which all
+With a `[party] tape` a party draws a secret for each run and each attempt at one, from which all
 that is random in its part follows (crypto/randomness.py), commits to it, to its table and to its
 settings in what all parties sign (commitments.py), and writes down
 
-- what arrives from each peer after the agreement: its tape (party/tapes.py);
+- what arrives from each peer after the agreement: its tape (party/tapes.py), at a host of all steps of
+  a training or of a share of them (tape_share.py);
 - what its own store has answered to the run (`Answers`): what earlier runs left, such as a hint of the
   lattice engine, and how much of something is left to tell. Before the next message leaves the party's
   ledger gets a digest of all answers so far, so that none can be made up once that is sealed;
@@ -30,6 +31,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
 from vfl.crypto.randomness import Randomness
 from vfl.errors import ModelError, VflError
@@ -40,6 +42,7 @@ from vfl.jobs.connect import Site
 from vfl.jobs.offer import Task
 from vfl.jobs.record import now
 from vfl.jobs.show import Show
+from vfl.jobs.tape_share import KeptSteps, StepsOnTape, Walk, steps_on_tape
 from vfl.net.hello import PROTOCOL
 from vfl.net.peer import Peer
 from vfl.net.replay import TapeEnds
@@ -116,6 +119,7 @@ class Tape(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     bytes: int = 0
     why_ended: str = ""  # before the run did; empty: it did not
     answers: str = ""  # SHA-256 of them, in hex
+    steps: KeptSteps | UnsetType = UNSET  # of a run of which a share is kept
 
 
 @dataclass(frozen=True)
@@ -287,7 +291,9 @@ class Keeping:
                 said = opening.noted(digest)
                 ledger.note(AnswersEntry(run=run[:RUN_DIGITS], answers=answers, sha256=said))
 
-            self._tapes = _Tapes(self._site.store, run, self._show, note)
+            steps = steps_on_tape(agreement.terms, party.name, opening)
+            share = agreement.terms.guest, steps
+            self._tapes = _Tapes(self._site.store, run, self._show, share, note)
         self.watch(*peers)
 
     def watch(self, *peers: Peer) -> None:
@@ -344,13 +350,23 @@ class Keeping:
 class _Tapes(PassedOn):
     """The tapes of a run that goes on: `Answers`."""
 
-    def __init__(self, store: Store, run: str, show: Show, note: Callable[[int, bytes], None]) -> None:
-        """note: told how many answers there were, and the SHA-256 of them."""
+    def __init__(
+        self,
+        store: Store,
+        run: str,
+        show: Show,
+        share: tuple[str, StepsOnTape | None],
+        note: Callable[[int, bytes], None],
+    ) -> None:
+        """share: the guest, and of which steps all is kept that comes from it; None: of all.
+        note: told how many answers there were, and the SHA-256 of them."""
         self._store, self._run, self._show, self._note = store, run, show, note
+        self._guest, self._steps = share
+        self._walk = None if self._steps is None else Walk(self._steps.keeps)
         self._files = contextlib.ExitStack()
         self._lock = threading.Lock()
         self._number = 0
-        self._told = self._closed = False
+        self._told = self._said = self._closed = False
         self._writing = InTurn()  # which alone has what follows
         self._tapes: dict[str, TapeWriter] = {}
         self._looked = 0  # at how many bytes
@@ -361,9 +377,13 @@ class _Tapes(PassedOn):
     def watch(self, peer: Peer) -> None:
         """Write down what a peer sends from now on."""
 
+        walk = self._walk if peer.name == self._guest else None
+
         def arrived(direction: str, kind: str, payload: bytes) -> None:
             if direction == "received":
-                self._add(peer.name, kind, payload)
+                left_out = walk is not None and walk.leaves_out(kind)
+                self._add(peer.name, kind, None if left_out else payload)
+                self._say_share()
             else:
                 self._note_answers()
 
@@ -408,9 +428,12 @@ class _Tapes(PassedOn):
             self._tell()
             size = sum(tape.bytes for tape in self._tapes.values())
             peers = [name for name in self._tapes if name != OWN]
-            return Tape(peers, size, self._why, self._answers.hexdigest())
+            steps: KeptSteps | None = None
+            if self._steps is not None and self._walk is not None:
+                steps = self._steps.of(self._walk.steps)
+            return Tape(peers, size, self._why, self._answers.hexdigest(), steps or UNSET)
 
-    def _add(self, whose: str, kind: str, payload: bytes) -> None:
+    def _add(self, whose: str, kind: str, payload: bytes | None) -> None:
         with self._lock:
             if self._why or self._closed:
                 self._tell()
@@ -418,11 +441,11 @@ class _Tapes(PassedOn):
             self._number += 1
             if whose == OWN:
                 self._given += 1
-                self._asked.update(payload)
+                self._asked.update(payload or b"")
             write = partial(self._write, self._number, whose, kind, payload)
-            self._writing.put(len(payload), write)
+            self._writing.put(0 if payload is None else len(payload), write)
 
-    def _write(self, number: int, whose: str, kind: str, payload: bytes) -> None:
+    def _write(self, number: int, whose: str, kind: str, payload: bytes | None) -> None:
         """In the thread."""
         if self._why:
             return
@@ -432,11 +455,20 @@ class _Tapes(PassedOn):
                 path = tape_file(self._store, self._run, whose)
                 sink: Sink = self._files.enter_context(self._store.writing(_KIND, path))
                 self._tapes[whose] = TapeWriter(sink)
+            if payload is None:
+                self._tapes[whose].leave_out(number)
+                return
             self._tapes[whose].add(number, kind, payload)
             if whose == OWN:
                 self._answers.update(payload)
         except (OSError, VflError) as error:
             self._end(error.strerror if isinstance(error, OSError) and error.strerror else str(error))
+
+    def _say_share(self) -> None:
+        """Say once, when trees begin, that some alone are kept."""
+        if self._steps is not None and self._walk is not None and self._walk.steps and not self._said:
+            self._said = True
+            self._show.say(f"a share of {self._steps.share:g} of this run's trees is kept on tape")
 
     def _tell(self) -> None:
         """Say once that the tape has ended before the run."""
@@ -469,7 +501,10 @@ class Replayed:
     """The answers of a run that is over: `Answers`. The store is not asked."""
 
     def __init__(
-        self, given: Iterator[tuple[int, bytes]], digest: str, kept: Callable[[bytes], bytes]
+        self,
+        given: Iterator[tuple[int, bytes | None]],
+        digest: str,
+        kept: Callable[[bytes], bytes],
     ) -> None:
         """`digest`: of all of them; empty where it is not known. `kept`: what was kept beside them, by
         its SHA-256. Raises ModelError for other ones."""
@@ -482,6 +517,8 @@ class Replayed:
         self._given: defaultdict[str, deque[msgspec.Raw]] = defaultdict(deque)
         try:
             for _, entry in given:
+                if entry is None:
+                    raise damaged_answers()
                 found.update(entry)
                 self.digests.append(found.digest())
                 what, answer = msgspec.msgpack.decode(entry, type=tuple[str, msgspec.Raw])

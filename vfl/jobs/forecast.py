@@ -16,6 +16,7 @@ import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from vfl.errors import ConfigError
 from vfl.jobs.connect import store_of
 from vfl.jobs.known_columns import ColumnCount, count_columns
 from vfl.jobs.leakage import Leakage, drawn_columns, drawn_label, foresee
+from vfl.jobs.tape_share import LONG
 from vfl.leakage.disclosure import COLUMNS
 from vfl.models.kind import PartyColumns, TrainingStep
 from vfl.models.kinds import expected_share, kind_of_job
@@ -52,6 +54,19 @@ class Traffic:
 
 
 @dataclass(frozen=True)
+class Tapes:
+    """Bytes that tapes take at most."""
+
+    here: int
+    host: int  # at the host that is sent most
+    of_trees: int  # of these, what a host with a share has of those trees alone that it keeps
+
+    def at_a_host(self, share: float) -> int:
+        """With a share of the trees."""
+        return round(self.host - (1 - share) * self.of_trees)
+
+
+@dataclass(frozen=True)
 class Forecast:
     """What a training would come to."""
 
@@ -65,6 +80,7 @@ class Forecast:
     line_seconds: float  # on a line of 100 Mbit/s, with all hosts
     memory: int  # bytes at the guest
     host_memory: int  # bytes at a host
+    tapes: Tapes
     leakage: Leakage
 
     @property
@@ -87,6 +103,7 @@ class _Played:
     trees: int
     sent: Sequence[float]  # bytes to each host, then of the guest and of each host to the coordinator
     received: Sequence[float]  # bytes from these
+    long: Sequence[float]  # bytes to each host that it keeps of a share of trees
     seconds: float
 
 
@@ -116,8 +133,9 @@ def forecast(
     trees = sorted({max(1, min(few, grown // 3)), max(1, min(more, grown))})
     played = [_play(job, counts, size, count, many) for size in (small, 2 * small) for count in trees]
     whole = max(1, grown)
-    costs = [[one.seconds, *one.sent, *one.received] for one in played]
+    costs = [[one.seconds, *one.long, *one.sent, *one.received] for one in played]
     seconds, *both = _carried_on([(one.rows, one.trees) for one in played], costs, many, whole)
+    long, both = both[: len(hosts)], both[len(hosts) :]
     sent, received = both[: len(both) // 2], both[len(both) // 2 :]
     if grown:
         received[: len(hosts)] = _sums_and_rows(played, job, many)[: len(hosts)]
@@ -138,8 +156,19 @@ def forecast(
         line_seconds=sum(one.sent + one.received for one in traffic.values()) / LINE,
         memory=_BASE + 200 * many,
         host_memory=_BASE + 200 * many + min(a_step, party.party.memory * 1024 * 1024),
+        tapes=_tapes(traffic, long if grown else [0.0] * len(hosts)),
         leakage=leakage,
     )
+
+
+def _tapes(traffic: Mapping[str, Traffic], long: Sequence[float]) -> Tapes:
+    """`long`: of the hosts, which come first."""
+    here = sum(one.received for one in traffic.values())
+    hosts = [*traffic.values()][: len(long)]
+    host, of_trees = max(
+        ((one.sent, part) for one, part in zip(hosts, long, strict=True)), default=(0, 0)
+    )
+    return Tapes(here, host, min(host, round(of_trees)))
 
 
 def forecast_project(
@@ -201,6 +230,9 @@ def _play(job: Job, hosts: Mapping[str, ColumnCount], small: int, trees: int, ro
     task = SimulatedTask(kind, {}, training, "protocol", ONE_PROCESS, _ignore)
     aligned = Aligned(task, np.arange(small), parties, training)
     sessions = Sessions.of([*hosts], ONE_PROCESS, kind.coordinator)
+    long = [0.0] * len(sessions.peers)
+    for place, host in enumerate(sessions.peers):
+        host.observers.append(partial(_count_long, long, place))
     began = time.process_time()
     asyncio.run(fit_apart(aligned, sessions))
     seconds = time.process_time() - began
@@ -210,8 +242,14 @@ def _play(job: Job, hosts: Mapping[str, ColumnCount], small: int, trees: int, ro
         trees,
         [one.bytes_sent for one in peers],
         [one.bytes_received for one in peers],
+        long,
         seconds,
     )
+
+
+def _count_long(long: list[float], place: int, direction: str, kind: str, payload: bytes) -> None:
+    if direction == "sent" and kind in LONG:
+        long[place] += len(payload)
 
 
 def _ignore(step: TrainingStep) -> None:

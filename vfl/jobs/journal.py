@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import hashlib
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, cast
@@ -27,6 +28,9 @@ _COUNTED = frozenset({LookUp.__name__, LookedUp.__name__})
 """Messages of which the ledger has counts by the minute, as there is one for each row that is scored."""
 _MINUTE = 60.0  # seconds
 _NOTHING = bytes(32)
+_MANY_CORES = 4
+"""With fewer all have work, and threads for digests take a fifth of a second of them for a GB: messages
+wait for them, and are no longer in the processor's memory (benchmarks/transfer.py)."""
 
 _fields = msgspec.msgpack.Decoder(tuple[str, dict[str, msgspec.Raw]])
 
@@ -43,7 +47,8 @@ class Journal:
 
     def watch(self, peer: Peer) -> None:
         """Write down all messages of a session from now on; those that cannot be are not sent."""
-        peer.observers.append(_Session(self, peer.name).write_down)
+        peer.hashes = (os.cpu_count() or 1) >= _MANY_CORES
+        peer.observers.append(_Session(self, peer).write_down)
 
     def seal(self, say: Callable[[str], None]) -> None:
         """Seal the ledger at the end of a session, or say why that failed."""
@@ -115,9 +120,9 @@ class Journal:
 class _Session:
     """What the ledger knows of a session."""
 
-    def __init__(self, journal: Journal, peer: str) -> None:
+    def __init__(self, journal: Journal, peer: Peer) -> None:
         self._journal = journal
-        self._peer = peer
+        self._peer, self._sha256 = peer.name, peer.sha256
         self._number = 0
         self._job: JobEntry | None = None
         self._counts: dict[tuple[str, str], _Count] = {}  # by direction and type
@@ -136,7 +141,9 @@ class _Session:
                 self._job = msgspec.structs.replace(entry, session=self._number)
                 self._number = journal.ledger.append(self._job, "")
         of = message_type(kind)
-        line = self._line(direction, kind, len(payload), self._rows(of, payload), _sha256(payload).hex())
+        line = self._line(
+            direction, kind, len(payload), self._rows(of, payload), self._sha256(payload).hex()
+        )
         self._number = journal.ledger.append(line, reveals(of))
 
     def write_counts(self) -> None:

@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from msgspec import UNSET, UnsetType
+
 from vfl.errors import ModelError
 from vfl.jobs.audits import waiting_for
 from vfl.jobs.evidence import (
@@ -17,6 +19,7 @@ from vfl.jobs.evidence import (
 from vfl.jobs.offer import Task
 from vfl.jobs.record import now
 from vfl.jobs.removal import Removal, size_of
+from vfl.jobs.tape_share import KeptSteps
 from vfl.party.store import Store
 
 OF_MODEL: Sequence[Task] = ("train", "score", "oneway")
@@ -35,6 +38,7 @@ class KeptEvidence:
     replay: str  # whether this party's part can be replayed, in a word or two
     went_on_after: int  # steps
     bytes: int
+    kept: KeptSteps | None = None  # of which trees the tape has all, where that is a share
 
 
 def list_evidence(store: Store) -> list[KeptEvidence]:
@@ -49,6 +53,7 @@ def list_evidence(store: Store) -> list[KeptEvidence]:
             _replay(one),
             one.agreement.terms.done,
             size_of(files_of_evidence(store, one.run)),
+            _steps(one),
         )
         for one in find_evidence(store)
     ]
@@ -109,4 +114,10 @@ def _replay(evidence: Evidence) -> str:
         return "cut off"
     if evidence.tape.why_ended:
         return "in part"
-    return "yes" if evidence.whole else "as far as it went"
+    text = "yes" if evidence.whole else "as far as it went"
+    return text if (steps := _steps(evidence)) is None else f"{text}, {steps}"
+
+
+def _steps(evidence: Evidence) -> KeptSteps | None:
+    steps = UNSET if evidence.tape is None else evidence.tape.steps
+    return None if isinstance(steps, UnsetType) else steps

@@ -136,7 +136,7 @@ async def replay_host(run: Rerun) -> None:
     hints = AnsweredHostHints(NO_HINTS, run.answers)
     given = replace(
         given,
-        participant=given.participant.asking(run.sign, run.say).uncounted,
+        participant=run.participant(given.participant),
         keep=lambda model: run.answers.leaves(HALF, digest_of_model(model)),
         checkpoints=Checkpoints(run.last, run.keep),
         hints=hints,

@@ -73,14 +73,14 @@ async def replay_host(run: Rerun) -> None:
     search = agreed_search(run.job, offer)
     own = await host_columns(run)
     run.check_table(host_commits_to(own), own.table.path.name)
-    hints = AnsweredHostHints(NO_HINTS, run.answers)
+    hints, looks_at = AnsweredHostHints(NO_HINTS, run.answers), run.over_trainings
 
     async def given(
         training: HostRun[AnyHostModel], number: int, kind: AnyKind
     ) -> HostRun[AnyHostModel]:
         return replace(
             training,
-            participant=training.participant.asking(run.sign, run.say).uncounted,
+            participant=run.participant(training.participant, looks_at),
             hints=hints,
             sums=AnsweredSums(UNCOUNTED, run.answers),
         )

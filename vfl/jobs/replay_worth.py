@@ -47,12 +47,12 @@ async def replay_host(run: Rerun) -> None:
     site, offer = run.site, run.offer
     own = await host_columns(run)
     run.check_table(host_commits_to(own), own.table.path.name)
-    work = await HostWorth.of(site, run.job, offer, own, run.show)
+    work, looks_at = await HostWorth.of(site, run.job, offer, own, run.show), run.over_trainings
 
     def given(training: HostRun[AnyHostModel], number: int) -> HostRun[AnyHostModel]:
         return replace(
             training,
-            participant=training.participant.asking(run.sign, run.say).uncounted,
+            participant=run.participant(training.participant, looks_at),
             sums=AnsweredSums(UNCOUNTED, run.answers),
         )
 

@@ -33,7 +33,7 @@ from vfl.jobs.connect import Site
 from vfl.jobs.evidence import Evidence, find_evidence, load_evidence
 from vfl.jobs.names import resolve_model
 from vfl.jobs.offer import Terms
-from vfl.jobs.rerun import EvidenceDiffers, Rerun, open_rerun
+from vfl.jobs.rerun import EvidenceDiffers, Rerun, missing_of, open_rerun
 from vfl.jobs.show import Show
 from vfl.net.replay import MessageDiffers, TapeEnds
 from vfl.news import RUN_DIGITS
@@ -286,7 +286,11 @@ async def _play(run: Rerun) -> Replay:
             Covered.left_out(one) if place in peer.left_out else Covered.of(one)
             for place, one in enumerate(sent[: peer.compared])
         ]
-        played = [Covered.of(one) for one in talk.received[: peer.played]]
+        missing = missing_of(run.on_tape, evidence, talk)
+        played = [
+            Covered.left_out(one) if place in missing else Covered.of(one)
+            for place, one in enumerate(talk.received[: peer.played])
+        ]
         shown[name] = Replayed(
             name,
             covered,
@@ -296,6 +300,7 @@ async def _play(run: Rerun) -> Replay:
             played,
             run.before,
             whole,
+            run.steps if name == terms.guest else None,
             _noted_for(run, name),
             left,
             took,

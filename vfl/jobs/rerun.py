@@ -6,7 +6,7 @@ counted, sent or put into the ledger.
 """
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -37,6 +37,15 @@ from vfl.jobs.evidence import (
 from vfl.jobs.offer import Offer
 from vfl.jobs.record import noted_seals
 from vfl.jobs.show import Show
+from vfl.jobs.tape_share import (
+    SENT,
+    KeptSteps,
+    OverTrainings,
+    StepsOnTape,
+    places_left_out,
+    stand_in,
+    steps_on_tape,
+)
 from vfl.net.hello import PROTOCOL
 from vfl.net.replay import ReplayedPeer, Sent
 from vfl.party.audit.conversations import STOP, Conversation, RunLines, lines_of_run
@@ -48,7 +57,7 @@ from vfl.party.store import Store
 from vfl.party.tapes import read_tape
 from vfl.protocols.common.checkpoints import State
 from vfl.protocols.common.clock import STEP
-from vfl.protocols.common.participant import LooksAt, every_step
+from vfl.protocols.common.participant import LooksAt, Participant, every_step
 from vfl.protocols.trees.paillier_messages import LEFT_OUT
 from vfl.text import counted
 
@@ -75,6 +84,7 @@ class Rerun:
     answers: Replayed
     show: Show
     looks_at: LooksAt = every_step
+    on_tape: StepsOnTape | None = None  # of which steps a host has kept all; None: of all
     last: State | None = None  # the state that an attempt before this has kept, from which it went on
     before: Sequence[str] = ()  # the attempts that have led to it, in hex
     earlier: Sequence[State] = ()  # all that the attempts before it have kept, by age
@@ -87,6 +97,16 @@ class Rerun:
 
     def __post_init__(self) -> None:
         self.randomness = Randomness(self.opening.secret)
+
+    def participant(self, host: Participant, looks_at: LooksAt | None = None) -> Participant:
+        """A host as it plays a training again. `looks_at`: of one of several (over_trainings)."""
+        kept = every_step if self.on_tape is None else self.on_tape.keeps
+        return host.asking(self.sign, self.say).uncounted.looking_at(looks_at or kept)
+
+    @property
+    def over_trainings(self) -> LooksAt:
+        """Which steps a host can look at of one training of the run after the other."""
+        return every_step if self.on_tape is None else OverTrainings(self.on_tape)
 
     @property
     def offer(self) -> Offer:
@@ -196,6 +216,16 @@ class Rerun:
         """Keep a state, in the place of the job's checkpoint: the last three alone."""
         self.states = [*(one for one in self.states if one.done != state.done), state][-3:]
 
+    @property
+    def steps(self) -> KeptSteps | None:
+        """Which of the steps that were played are on the tape; None: all that there is."""
+        if self.on_tape is None:
+            return None
+        guest = self.evidence.agreement.terms.guest
+        played = self.talks[guest].received[: self.peers[guest].played]
+        _, steps = places_left_out(self.on_tape.keeps, (one.kind for one in played))
+        return self.on_tape.of(steps)
+
     def check_end(self) -> None:
         """Raises MessageDiffers where the run has sent more than the replay, unless it was cut."""
         if self.evidence.whole:
@@ -217,13 +247,15 @@ def open_rerun(site: Site, evidence: Evidence, show: Show, looks_at: LooksAt = e
     if not talks:
         raise EvidenceDiffers(f"the ledger has nothing of run {run[:12]}")
     assert evidence.tape is not None  # noqa: S101 - _check_kept has seen it
+    on_tape = steps_on_tape(evidence.agreement.terms, evidence.party, opening)
+    left_out = () if looks_at is every_step else (LEFT_OUT,)
     peers = {
         name: ReplayedPeer(
             name,
-            _received(store, evidence, talk),
+            _received(store, evidence, talk, missing_of(on_tape, evidence, talk)),
             [one for one in talk.sent if one.kind != STOP],
             cut=not evidence.whole,
-            left_out=None if looks_at is every_step else LEFT_OUT,
+            left_out=left_out if on_tape is None else SENT,
         )
         for name, talk in talks.items()
     }
@@ -238,7 +270,8 @@ def open_rerun(site: Site, evidence: Evidence, show: Show, looks_at: LooksAt = e
     settled = replace(site, party=party)
     answers = Replayed(own, evidence.tape.answers, partial(_kept, store, evidence))
     _check_answers(evidence, opening, answers.digests, lines)
-    rerun = Rerun(settled, evidence, opening, talks, peers, answers, show, looks_at=looks_at)
+    given = settled, evidence, opening, talks, peers, answers, show
+    rerun = Rerun(*given, looks_at=looks_at, on_tape=on_tape)
     rerun.lines = lines
     if len(answers.digests) > 1 and not lines.answers:
         rerun.relies.append("on what its store has answered, of which its ledger has nothing")
@@ -259,7 +292,7 @@ def _kept(store: Store, evidence: Evidence, digest: bytes) -> bytes:
             f"what an earlier run has left for run {evidence.run[:12]} is not there ({path}): it cannot "
             "be replayed"
         )
-    content = b"".join(piece for _, piece in _entries(store, evidence, path, path.name))
+    content = b"".join(piece or b"" for _, piece in _entries(store, evidence, path, path.name))
     if hashlib.sha256(content).digest() != digest:
         raise EvidenceDiffers(f"what an earlier run has left is damaged: {path} is not what was written")
     return content
@@ -363,8 +396,18 @@ def _there(store: Store, evidence: Evidence) -> Sequence[str]:
     return [name for name in names if tape_file(store, evidence.run, name).exists()]
 
 
-def _received(store: Store, evidence: Evidence, talk: Conversation) -> Iterator[bytes]:
-    """What came from a peer, each message held against the ledger."""
+def missing_of(kept: StepsOnTape | None, evidence: Evidence, talk: Conversation) -> set[int]:
+    """Which messages of a peer are not on the tape, as the party has committed to, by place."""
+    if kept is None or talk.peer != evidence.agreement.terms.guest:
+        return set()
+    return places_left_out(kept.keeps, (one.kind for one in talk.received))[0]
+
+
+def _received(
+    store: Store, evidence: Evidence, talk: Conversation, missing: Container[int]
+) -> Iterator[bytes]:
+    """What came from a peer, each message held against the ledger. `missing`: those that a share leaves
+    out, by place: others stand for them."""
     if talk.peer not in _there(store, evidence):
         if talk.received and evidence.tape is not None and not evidence.tape.why_ended:
             raise EvidenceDiffers(f"the tape of {talk.peer} is not there")
@@ -372,6 +415,14 @@ def _received(store: Store, evidence: Evidence, talk: Conversation) -> Iterator[
     count = 0
     for count, (_, payload) in enumerate(_tape(store, evidence, talk.peer), 1):
         was = talk.received[count - 1] if count <= len(talk.received) else None
+        if was is not None and count - 1 in missing:
+            yield stand_in(was.kind)
+            continue
+        if payload is None:
+            raise EvidenceDiffers(
+                f"message {count:,} of {talk.peer} is not on the tape, and the party has committed to "
+                "keep it"
+            )
         if was is None or was != Sent(was.kind, len(payload), hashlib.sha256(payload).digest()):
             raise EvidenceDiffers(
                 f"message {count:,} of {talk.peer} on the tape is not the one that arrived by the ledger"
@@ -384,12 +435,14 @@ def _received(store: Store, evidence: Evidence, talk: Conversation) -> Iterator[
         raise EvidenceDiffers(f"the tape of {talk.peer} has {count:,} of {arrived} that arrived")
 
 
-def _tape(store: Store, evidence: Evidence, peer: str) -> Iterator[tuple[int, bytes]]:
+def _tape(store: Store, evidence: Evidence, peer: str) -> Iterator[tuple[int, bytes | None]]:
     what = "what the run asked of the store" if peer == OWN else f"the tape of {peer}"
     return _entries(store, evidence, tape_file(store, evidence.run, peer), what)
 
 
-def _entries(store: Store, evidence: Evidence, path: Path, what: str) -> Iterator[tuple[int, bytes]]:
+def _entries(
+    store: Store, evidence: Evidence, path: Path, what: str
+) -> Iterator[tuple[int, bytes | None]]:
     """The entries of a file. Raises EvidenceDiffers for a damaged one."""
     try:
         with store.open("evidence", path) as source:

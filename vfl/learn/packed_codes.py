@@ -72,23 +72,21 @@ def chosen_columns(columns: Integers, packed: PackedCodes) -> PackedCodes:
     return pack_codes(np.array(codes, np.uint8).reshape(len(columns), packed.shape[1]))
 
 
-def left_by_codes(
-    slot_of_node: Integers, sides: Mapping[int, Side], node: Nodes, codes: PackedCodes, *before: Mask
-) -> Mask:
-    """Which rows go left by codes, beside those that others' splits send there. `slot_of_node`: the
-    place of each node among those of `sides`, -1 for others."""
-    left = before[0].copy() if before else np.zeros(len(node), np.bool_)
-    if len(node) >= MANY or is_compiled(_look_up):
-        places = np.array([[*divmod(side.column, _COLUMNS)] for side in sides.values()])
-        goes_left = np.zeros((len(sides), 256), np.bool_)
-        for of, side in zip(goes_left, sides.values(), strict=True):
-            of[: side.missing + 1] = side.goes_left(np.arange(side.missing + 1, dtype=np.uint8))
-        _look_up(slot_of_node, places, goes_left, node, codes, left)
-        return left
-    for split, side in sides.items():
-        inside = np.flatnonzero(node == split)
-        left[inside] = side.goes_left(column_of(codes, side.column)[inside])
-    return left
+def follow_codes(
+    slot_of_node: Integers, sides: Mapping[int, Side], node: Nodes, codes: PackedCodes, left: Mask
+) -> None:
+    """Have `left` say of the rows of some nodes which go left by codes. `slot_of_node`: the place of
+    each node among those of `sides`, -1 for others."""
+    if len(node) < MANY and not is_compiled(_look_up):
+        for split, side in sides.items():
+            inside = np.flatnonzero(node == split)
+            left[inside] = side.goes_left(column_of(codes, side.column)[inside])
+        return
+    places = np.array([[*divmod(side.column, _COLUMNS)] for side in sides.values()])
+    goes_left = np.zeros((len(sides), 256), np.bool_)
+    for of, side in zip(goes_left, sides.values(), strict=True):
+        of[: side.missing + 1] = side.goes_left(np.arange(side.missing + 1, dtype=np.uint8))
+    _look_up(slot_of_node, places, goes_left, node, codes, left)
 
 
 @kernel

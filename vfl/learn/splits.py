@@ -115,8 +115,8 @@ class Candidates:
         not offer to send them left.
         """
         left = self.left_sums(counts)
-        first = self.columns[0].bins + 1 if self.columns else 0
-        total = counts[:, :first].sum(axis=1, keepdims=True)
+        # A column's own cells: not all columns of a node may be counted.
+        total = np.add.reduceat(counts, self.offsets, axis=1)[:, self.column] if self.columns else left
         offered = ~self.missing_left | (counts[:, self.missing_cell] > 0)
         return np.asarray((left >= min_rows) & (total - left >= min_rows) & offered)
 

@@ -6,8 +6,10 @@ changed. pyproject.toml allows the versions under which that test passes.
 
 import asyncio
 import logging
+import secrets
 import socket
 import ssl
+import threading
 from collections.abc import Callable
 from http import HTTPStatus
 from typing import ParamSpec, Protocol, TypeVar, cast
@@ -17,8 +19,10 @@ from websockets.asyncio.connection import Connection
 from websockets.asyncio.server import Server, ServerConnection
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
-from websockets.protocol import Event, State
+from websockets.protocol import CLIENT, SERVER, Event, State
 from websockets.server import ServerProtocol
+
+from vfl.net.large import LARGE, LONGEST_HEAD, Arriving, Head, apply_mask, head_of
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,17 +33,44 @@ NEXT_ADDRESS = 0.25  # until a name's next address is tried beside one that does
 # Which of these bounds a message depends on the version of websockets.
 SIZES = ("max_size", "max_message_size")
 PARSED = "recv_frame"  # what a protocol calls with each frame that it has parsed
+SENT = "send_frame"  # and with each that it sends
+_DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
+_AT_ONCE = 288 * 1024  # bytes, decrypted at once: asyncio reads 256 KiB, and has part of a record
 
 # websockets reports broken connections with tracebacks; here they all end in one VflError.
 _quiet = logging.Logger("vfl.net.connection", logging.CRITICAL + 1)
 
 
-class BoundedConnection(Connection):
-    """A connection that bounds what it holds, and notes what is heard and why it was lost."""
+class _Scratch(threading.local):
+    """Where a thread's connections have bytes put that arrive, each until it has gone through them."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(_AT_ONCE))
+
+
+_scratch = _Scratch()
+
+
+class BoundedConnection(Connection, asyncio.BufferedProtocol):
+    """A connection that bounds what it holds, and notes what is heard and why it was lost.
+
+    Once the size of messages is settled, frames are told apart here. The large ones of binary messages
+    go into these at once; all others go on to the parser of `websockets`.
+    """
 
     heard = True  # anything, since this was last made False
     cause: Exception | None = None  # why it was lost, where the system or TLS has said so
     _pieces = 0  # of the message that is arriving
+    _size: int | None = None  # of a message at most; None: not settled
+    _then: int | None = None  # the same after the first binary message
+    _begun = False  # whether a binary message has
+    _cuts = False  # whether frames are told apart here
+    _passing = 0  # bytes of a frame that goes on to the parser
+    _parser_has = False  # part of a message, which others follow
+    _arriving: Arriving | None = None  # a message in large frames
+    _before = 0  # bytes of the one before it
+    _head = b""  # what has come of a frame that has not said its size
+    _rest = b""  # what had arrived behind the last frame that the parser has found by itself
 
     @property
     def is_open(self) -> bool:
@@ -69,24 +100,100 @@ class BoundedConnection(Connection):
         protocol = self.protocol
         for name in SIZES:
             setattr(protocol, name, size)
-        if then is None:
-            return
-        # Frames are parsed as many at a time as have come, so that the size has to change in between.
-        parsed, begun = protocol.recv_frame, False
+        if self._size is self._then is None:
+            self._parsed, self._send_frame = protocol.recv_frame, protocol.send_frame
+            setattr(protocol, PARSED, self._note_parsed)
+            setattr(protocol, SENT, self._put_frame)
+        self._size, self._then = (size, None) if then is None else (None, then)
 
-        def note_first(frame: Frame) -> None:
-            nonlocal begun
-            parsed(frame)
-            begun = begun or frame.opcode is Opcode.BINARY
-            if begun and frame.fin and frame.opcode in (Opcode.BINARY, Opcode.CONT):
-                setattr(protocol, PARSED, parsed)
-                self.allow(then)
+    # --- What arrives ---
 
-        setattr(protocol, PARSED, note_first)
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _scratch.view  # of which buffer_updated tells before the thread does anything else
 
-    def data_received(self, data: bytes) -> None:
+    def buffer_updated(self, nbytes: int) -> None:
+        self.data_received(_scratch.view[:nbytes])
+
+    def data_received(self, data: bytes | memoryview) -> None:
         self.heard = True
-        super().data_received(data)
+        left = memoryview(data)
+        while left:
+            arriving = self._arriving
+            if not self._cuts:
+                self._rest = b""
+                self._parse(left)
+                left = memoryview(self._rest)
+            elif self._passing:
+                part, left = left[: self._passing], left[self._passing :]
+                self._passing -= len(part)
+                self._parse(part)
+            elif arriving is not None and arriving.in_frame:
+                left = arriving.add(left)
+                self._end_piece(arriving)
+            else:
+                left = self._begin_frame(left)
+
+    def _parse(self, data: bytes | memoryview) -> None:
+        """Have `websockets` parse what has arrived."""
+        super().data_received(cast(bytes, data))
+        if self.protocol.parser_exc is not None or self.protocol.close_rcvd is not None:
+            self._cuts = False  # nothing more is read
+
+    def _note_parsed(self, frame: Frame) -> None:
+        """Note what frames leave behind that the parser has found."""
+        self._parsed(frame)
+        if frame.opcode in _DATA:
+            self._parser_has = not frame.fin
+            self._begun = self._begun or frame.opcode is Opcode.BINARY
+            if self._then is not None and self._begun and frame.fin and frame.opcode is not Opcode.TEXT:
+                # Frames are parsed as many at a time as have come: the size changes in between.
+                self.allow(self._then)
+        if self._size is not None and not self._cuts and self.is_open:
+            self._cuts = True
+            arrived = self.protocol.reader.buffer
+            self._rest = bytes(arrived)
+            arrived.clear()
+
+    def _begin_frame(self, data: memoryview) -> memoryview:
+        """Find out whose the next frame is, once it has said its size; what has come beside its head."""
+        before, arriving = self._head, self._arriving
+        beginning = before + data[: LONGEST_HEAD - len(before)]
+        frame = Head.parse(beginning, masked=self.protocol.side is SERVER)
+        if frame is None:
+            self._head = beginning
+            return data[:0]
+        self._head = b""
+        if arriving is None:
+            is_large = frame.opcode is Opcode.BINARY and frame.length >= LARGE
+            takes = is_large and frame.is_regular and not self._parser_has
+        else:
+            takes = frame.is_regular and frame.opcode is Opcode.CONT
+        if not takes:
+            if arriving is not None and frame.opcode in _DATA:
+                self._fail(CloseCode.PROTOCOL_ERROR, "expected a continuation frame")
+                return data
+            self._passing = frame.size + frame.length - len(before)
+            self._parse(before)
+            return data
+        arriving = arriving or Arriving(self._before)
+        if arriving.size + frame.length > (self._size or 0):
+            self._fail(CloseCode.MESSAGE_TOO_BIG, "over the size of messages")
+            return data
+        if frame.mask is None:
+            self._head = beginning
+            return data[:0]
+        self._arriving = arriving
+        arriving.begin(frame)
+        self._end_piece(arriving)
+        return data[frame.size - len(before) :]
+
+    def _end_piece(self, arriving: Arriving) -> None:
+        """Go on after a frame, if all of it is there."""
+        if arriving.in_frame or not self._may_follow(arriving.is_whole):
+            return
+        if arriving.is_whole:
+            self._arriving, self._before = None, arriving.size
+            super().process_event(Frame(Opcode.BINARY, arriving.result()))
 
     def process_event(self, event: Event) -> None:
         if isinstance(event, Frame):
@@ -94,20 +201,74 @@ class BoundedConnection(Connection):
                 # No party sends any, and answers to one that does not read them would pile up.
                 self._break_off(CloseCode.PROTOCOL_ERROR, "a ping")
                 return
-            self._pieces = 0 if event.fin else self._pieces + 1
-            if self._pieces > PIECES:
-                self._break_off(CloseCode.MESSAGE_TOO_BIG, "too many pieces")
+            if not self._may_follow(event.fin):
                 return
         super().process_event(event)
 
+    def _may_follow(self, fin: bool) -> bool:
+        """Count a frame; False where its message has too many, and the connection is broken off."""
+        self._pieces = 0 if fin else self._pieces + 1
+        if self._pieces > PIECES:
+            self._break_off(CloseCode.MESSAGE_TOO_BIG, "too many pieces")
+        return self._pieces <= PIECES
+
     def _break_off(self, code: CloseCode, reason: str) -> None:
+        self._cuts = False
         self.protocol.fail(code, reason)
         self.abort()
+
+    def _fail(self, code: CloseCode, reason: str) -> None:
+        """Close for what has arrived, of which the other end is told."""
+        self._cuts = False
+        self.protocol.fail(code, reason)
+        super().data_received(b"")  # which writes what is to be said
 
     def connection_lost(self, exc: Exception | None) -> None:
         # Its traceback would keep the connection alive until the collector comes round.
         self.cause = None if exc is None else exc.with_traceback(None)
         super().connection_lost(exc)
+
+    # --- What is sent ---
+
+    async def send_long(self, message: bytes | bytearray, piece: int, sent: Callable[[], None]) -> None:
+        """Send a binary message in pieces of so many bytes, none of which is copied.
+
+        `sent` hears of each that the line has taken. No other message may be under way. Raises
+        ConnectionClosed.
+        """
+        view = memoryview(message)
+        for start in range(0, len(view), piece):
+            if not self.is_open:
+                async with self.send_context():  # which raises for it
+                    pass
+            stop = start + piece
+            opcode = Opcode.CONT if start else Opcode.BINARY
+            self._put_frame(Frame(opcode, view[start:stop], fin=stop >= len(view)))
+            self.send_data()
+            try:
+                await self.drain()
+            except OSError:
+                await self.wait_closed()
+                raise self.close_exc from None
+            sent()
+
+    def _put_frame(self, frame: Frame) -> None:
+        """Have a frame written: a large one as it lies there, which `websockets` would copy."""
+        size = len(frame.data)
+        if size < LARGE:
+            self._send_frame(frame)
+            return
+        mask = secrets.token_bytes(4) if self.protocol.side is CLIENT else b""
+        content = apply_mask(frame.data, mask) if mask else frame.data
+        written = head_of(frame.opcode, frame.fin, size, mask), content
+        self.protocol.writes += cast(tuple[bytes, bytes], written)
+
+    def send_data(self) -> None:
+        writes = self.protocol.writes
+        if len(writes) > 1 and all(writes):  # an empty one says that nothing follows
+            self.transport.writelines(self.protocol.data_to_send())  # one by one, each costs a call
+        else:
+            super().send_data()
 
 
 # --- The end that dials ------------------------------------------------------------------------

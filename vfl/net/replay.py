@@ -6,7 +6,7 @@ is not the one that left then.
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 from vfl.errors import PeerLost, VflError
@@ -63,18 +63,18 @@ class ReplayedPeer(Peer):
         sent: Iterable[Sent],
         *,
         cut: bool = False,
-        left_out: Message | None = None,
+        left_out: Collection[Message] = (),
     ) -> None:
         """`received`: the payloads that came from the peer, in order; `sent`: what went to it. `cut`:
         whether the run was broken off, so that after the last message nothing can be compared.
-        `left_out`: stands for any message of its type, which is then not compared."""
+        `left_out`: each stands for any message of its type, which is then not compared."""
         super().__init__(name)
         self._cut = cut
         self._tape: Iterator[bytes] = iter(received)
         self._expected = deque(sent)
         self.loses_last = False
         """Whether the connection was lost by the last message to the peer."""
-        self._stand_in = left_out
+        self._stand_ins = left_out
         self.compared = 0  # messages to the peer that were those of the run, or left out
         self.left_out: set[int] = set()  # of these, by place, counted from 0
         self.played = 0  # messages of the peer that the role has had
@@ -88,7 +88,7 @@ class ReplayedPeer(Peer):
         was = self._expected.popleft() if self._expected else None
         if was is None and self._cut:
             raise TapeEnds(f"the run was broken off before another message went to {self.name}")
-        if was is not None and was.kind == sent.kind and message == self._stand_in:
+        if was is not None and was.kind == sent.kind and message in self._stand_ins:
             self.left_out.add(self.compared)
         elif was != sent:
             raise MessageDiffers(self.name, self.compared + 1, was, sent)

@@ -28,8 +28,10 @@ Frames that come twice or leave a gap would be refused by `Peer` all the same, w
 import asyncio
 import contextlib
 import secrets
-from collections.abc import Awaitable, Callable, Iterable, Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import Future
+from dataclasses import dataclass, field
 
 from websockets.exceptions import ConnectionClosed
 from websockets.frames import CloseCode
@@ -38,7 +40,7 @@ from vfl.errors import PeerError, PeerLost, VflError, fault
 from vfl.net import window, wire
 from vfl.net.connection import BoundedConnection
 from vfl.net.hello import Hello, Resume, Resumed, resume_key
-from vfl.net.peer import Peer
+from vfl.net.peer import HEADER, LONG, Peer, begin_hash
 from vfl.net.tls import reason_of
 from vfl.net.window import GREETING, Breach, OldAttempt, Opening, Windows
 from vfl.net.wire import KIB
@@ -92,6 +94,7 @@ class _Link:
     connection: BoundedConnection
     answer: bytes = b""  # to a Resume; goes out before any frame
     broke: str = ""  # why this end gave it up
+    turn: asyncio.Lock = field(default_factory=asyncio.Lock)  # of who sends
 
 
 class WebSocketPeer(Peer):
@@ -115,6 +118,7 @@ class WebSocketPeer(Peer):
         self._broke = 0.0  # when the first of these did
         self._through = (-1, -1)  # frames that had come through, there and here, when it went on
         self._opening = opening
+        self._hashing: deque[Future[bytes] | None] = deque()  # digests of the frames that have arrived
         self._windows = windows = Windows(first)
         self._sending, self._receiving = windows.sending, windows.receiving
         self._link: _Link | None = _Link(connection)  # None while the session has no connection
@@ -210,7 +214,14 @@ class WebSocketPeer(Peer):
                 raise self._reason()
             self._news.clear()
             await self._news.wait()
+        # Whoever gives up here leaves the frame where it is.
+        hashing = self._hashing[0]
+        digest = None
+        if hashing is not None:
+            digest = await asyncio.shield(asyncio.wrap_future(hashing))
         frame = self._receiving.take()
+        self._hashing.popleft()
+        self._hashed = digest
         if self._receiving.report_is_due:
             self._due.set()
         return frame
@@ -385,6 +396,8 @@ class WebSocketPeer(Peer):
                 return
             if isinstance(data, bytes):
                 self._receiving.put(data)
+                hashed = self.hashes and len(data) >= HEADER + LONG
+                self._hashing.append(begin_hash(memoryview(data)[HEADER:]) if hashed else None)
                 self._news.set()
             else:
                 if self._sending.hear_report(data, loop.time()):
@@ -400,7 +413,11 @@ class WebSocketPeer(Peer):
                     frame, again = self._sending.take_next()
                     if again:
                         self.traffic.resent += len(frame)
-                    await link.connection.send(frame if len(frame) <= PIECE else self._pieces(frame))
+                    async with link.turn:
+                        if len(frame) > PIECE:
+                            await link.connection.send_long(frame, PIECE, self._note_progress)
+                        else:
+                            await link.connection.send(frame)
                     self._progress += 1
                 if self._closing:
                     await link.connection.close()
@@ -408,11 +425,8 @@ class WebSocketPeer(Peer):
                 self._more.clear()
                 await self._more.wait()
 
-    def _pieces(self, frame: bytes) -> Iterator[memoryview]:
-        view = memoryview(frame)
-        for start in range(0, len(view), PIECE):
-            yield view[start : start + PIECE]
-            self._progress += 1
+    def _note_progress(self) -> None:
+        self._progress += 1
 
     async def _report(self, link: _Link) -> None:
         """Tell the peer what was consumed: when it is much, and every few seconds in any case."""
@@ -424,7 +438,7 @@ class WebSocketPeer(Peer):
             consumed = self._receiving.consumed
             # Behind a large message on a slow link this is late, but its pieces count as life too.
             with contextlib.suppress(TimeoutError, ConnectionClosed):
-                async with asyncio.timeout(window.BEAT):
+                async with asyncio.timeout(window.BEAT), link.turn:
                     await link.connection.send(str(consumed))
                     self._receiving.reported = consumed
 

@@ -210,6 +210,20 @@ def _limit(kind: type[int] | type[float]) -> Callable[[object], object]:
     return check
 
 
+def _tape(value: object) -> object:
+    if value in ("none", "all"):
+        return value
+    if isinstance(value, float) and 0 < value < 1:
+        return value
+    raise ValueError(f"must be {describe_allowed(_TAPE, {})}")
+
+
+_TAPE: Schema = {
+    "anyOf": [
+        {"enum": ["none", "all"]},
+        {"type": "number", "exclusiveMinimum": 0, "exclusiveMaximum": 1},
+    ]
+}
 _LIMITS: dict[type[int] | type[float], Schema] = {
     int: {"anyOf": [{"type": "integer", "minimum": 1}, {"const": UNLIMITED}]},
     float: {"anyOf": [{"type": "number", "exclusiveMinimum": 0}, {"const": UNLIMITED}]},
@@ -296,6 +310,8 @@ Limit = Annotated[int | Literal["unlimited"], PlainValidator(_limit(int)), WithJ
 FractionLimit = Annotated[
     float | Literal["unlimited"], PlainValidator(_limit(float)), WithJsonSchema(_LIMITS[float])
 ]
+KeptOnTape = Annotated[Literal["none", "all"] | float, PlainValidator(_tape), WithJsonSchema(_TAPE)]
+"""What is kept of messages that arrive: nothing, all, or a share."""
 YesNoOrColumns = Annotated[
     bool | tuple[str, ...],
     PlainValidator(_yes_no_or_columns),

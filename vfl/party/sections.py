@@ -25,6 +25,7 @@ from vfl.party.config_values import (
     Duplicates,
     Engine,
     JoinKind,
+    KeptOnTape,
     Listen,
     LocalPath,
     OneOrMoreColumns,
@@ -88,9 +89,10 @@ class PartySection(Section):
         validate_default=True,
         description="folder of models, alignments and runs",
     )
-    tape: Literal["none", "all"] = Field(
+    tape: KeptOnTape = Field(
         default="none",
-        description="what is kept of the messages that arrive in a run, so that it can be replayed",
+        description="what is kept of the messages that arrive in a run, so that it can be replayed: at "
+        "a host also of a share of each training's trees alone, such as 0.1",
     )
     others_may_write: bool = Field(
         default=False,

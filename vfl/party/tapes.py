@@ -2,7 +2,8 @@
 
 An entry has the number of the message among those of all peers, in the order in which they arrived, how
 it is written, and its payload: as it is, or by zlib where messages of its type become smaller by that.
-A file without an end, as a killed process leaves it, is read as far as it goes.
+One that is left out has a place and no payload. A file without an end, as a killed process leaves it, is
+read as far as it goes.
 
 A job does not wait for its tapes: `InTurn` has a thread of its own write them.
 """
@@ -16,7 +17,7 @@ from vfl.errors import ModelError
 from vfl.party.at_rest import Sink, Source
 
 _HEAD = struct.Struct(">QBI")  # number, how it is written, bytes of what follows
-_PLAIN, _PACKED = 0, 1
+_PLAIN, _PACKED, _LEFT_OUT = 0, 1, 2
 _SAMPLE = 4096  # bytes by which is found whether packing is worth it
 _WORTH = 0.9
 _LEVEL = 1  # of zlib: a tape must not slow the run down
@@ -39,6 +40,11 @@ class TapeWriter:
         self._sink.write(head)
         self._sink.write(content)
         self.bytes += len(head) + len(content)
+
+    def leave_out(self, number: int) -> None:
+        """Write down that a message came, and not what was in it."""
+        self._sink.write(_HEAD.pack(number, _LEFT_OUT, 0))
+        self.bytes += _HEAD.size
 
     def _written(self, kind: str, payload: bytes) -> tuple[int, bytes]:
         if len(payload) < _SHORT or kind in self._dense:
@@ -117,8 +123,8 @@ class InTurn:
             return some
 
 
-def read_tape(source: Source) -> Iterator[tuple[int, bytes]]:
-    """The messages of a tape with their numbers, as far as it goes.
+def read_tape(source: Source) -> Iterator[tuple[int, bytes | None]]:
+    """The messages of a tape with their numbers, as far as it goes; None for one that was left out.
 
     Raises ModelError for what is no tape.
     """
@@ -127,8 +133,11 @@ def read_tape(source: Source) -> Iterator[tuple[int, bytes]]:
         if head is None:
             return
         number, how, size = _HEAD.unpack(head)
-        if how not in (_PLAIN, _PACKED) or size > MOST:
+        if how not in (_PLAIN, _PACKED, _LEFT_OUT) or size > (MOST if how != _LEFT_OUT else 0):
             raise ModelError("the tape is damaged")
+        if how == _LEFT_OUT:
+            yield number, None
+            continue
         content = _read(source, size)
         if content is None:
             return

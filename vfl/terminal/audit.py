@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from vfl.jobs.certificates import RunTogether
     from vfl.jobs.kept_evidence import KeptEvidence
     from vfl.jobs.replaying import Replay
+    from vfl.jobs.tape_share import KeptSteps
 
 _DIGITS = 12  # of a run that are shown
 _NAMED = 5  # messages that are named one by one
@@ -62,7 +63,9 @@ def put_replay(done: "Replay", files: Sequence[Path]) -> None:
     for peer, shown in done.shown.items():
         same, of = shown.compared, counted(shown.of, "message")
         stdout.put(f"{head}: {same:,} of {of} to {peer} {'is' if same == 1 else 'are'} the program's")
-    shown = next(iter(done.shown.values()))
+    for shown in done.shown.values():
+        if shown.steps is not None:
+            stdout.put(f"{head}: {_share(shown.steps)}")
     stdout.put(f"{head}: {in_words(shown.checked)} as committed to")
     for one in shown.relies:
         stdout.put(f"note: {head} relies {one}")
@@ -72,6 +75,14 @@ def put_replay(done: "Replay", files: Sequence[Path]) -> None:
         stdout.put(f"note: {head} ends early: {done.ended}")
     for path in files:
         stdout.put(f"certificate {path}")
+
+
+def _share(steps: "KeptSteps") -> str:
+    """Of which trees a replay has looked at sums."""
+    return (
+        f"sums of {steps} were looked at, of the others all else: its tape has a share of "
+        f"{steps.share:g}, drawn from the secret"
+    )
 
 
 def put_together(found: "RunTogether") -> None:
@@ -104,6 +115,8 @@ def put_checked(found: "Checked", settled: bool) -> None:
     stdout.put(f"{head}: signed by {found.signed_by}; {in_words(made.checked)} as committed to")
     covered = found.received - len(found.uncovered)
     stdout.put(f"{head}: {covered:,} of {counted(found.received, 'message')} covered")
+    if found.steps is not None:
+        stdout.put(f"{head}: {_share(found.steps)}")
     for one in made.relies:
         stdout.put(f"note: {head} relies {one}")
     for taken in made.took:

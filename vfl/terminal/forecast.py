@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from vfl.jobs.forecast import BYTES_OFF, TIME_OFF, Forecast
+from vfl.jobs.forecast import BYTES_OFF, TIME_OFF, Forecast, Tapes
 from vfl.jobs.known_columns import ColumnCount
 from vfl.jobs.score_forecast import ScoreForecast
 from vfl.terminal.results import put_leakage
@@ -15,8 +15,6 @@ def put_forecast(found: Forecast) -> None:
     leakage = found.leakage
     of = f" of alignment {leakage.alignment}" if leakage.alignment else ""
     stdout.put(f"{leakage.job} over {counted(found.rows, 'row')}{of}: nothing was sent")
-    received = sum(traffic.received for traffic in found.traffic.values())
-    sent = max((traffic.sent for traffic in found.traffic.values()), default=0)
     for name, traffic in found.traffic.items():
         known = f", {_columns(name, found.columns[name])}" if name in found.columns else ""
         stdout.put(f"{name}: {_size(traffic.sent)} out, {_size(traffic.received)} in{known}")
@@ -28,11 +26,28 @@ def put_forecast(found: Forecast) -> None:
         "together, and "
         f"{_seconds(found.line_seconds)} on a line of 100 Mbit/s",
         f"memory: {_size(found.memory)} here, {_size(found.host_memory)} at a host",
-        f"tape, where it is kept: up to {_size(received)} here, {_size(sent)} at a host",
+        _tapes(found.tapes),
+        _audit(found),
         "made by playing the job in memory on small drawn tables: as a rule bytes are within a factor "
         f"of {BYTES_OFF:g} where a host's number of columns is known, time within {TIME_OFF:g}",
     )
     put_leakage(leakage)
+
+
+def _tapes(tapes: Tapes) -> str:
+    """What tapes take, of all and at a host of a share of the trees."""
+    text = f"tape, where it is kept: up to {_size(tapes.here)} here, {_size(tapes.host)} at a host"
+    share = f" (with tape = 0.1 there some {_size(tapes.at_a_host(0.1))}, as its trees are drawn)"
+    return text + (share if tapes.of_trees else "")
+
+
+def _audit(found: Forecast) -> str:
+    """What it costs to show a host's audit."""
+    text = "audit, where a host demands one: a replay takes this party's part of the time once more, "
+    text += f"less than {_seconds(found.processor_seconds)}"
+    return text + (
+        "; under Paillier little but the trees that are drawn" if found.tapes.of_trees else ""
+    )
 
 
 def _columns(host: str, known: ColumnCount) -> str:

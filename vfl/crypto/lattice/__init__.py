@@ -3,5 +3,5 @@
 docs/lattice.md has the scheme, its bounds and what each side learns. One idea a file: parameters, ring
 (products of polynomials), randomness, words (as bytes), vectors (the guest encrypts), matrix (the host's
 hint and sums), hint (the encrypted hint and its products with secrets), answers (flooded sums, and their
-opening), cores (the threads for all this).
+opening); and kernels in vector code: lanes (transforms), tiles (sums), products (of a hint).
 """

@@ -46,10 +46,7 @@ W = TypeVar("W", np.uint64, np.uint32)
 _FRACTION_BITS = HINT_BITS - MODULUS_BITS
 _LIMBS = HINT_BITS // 32
 _REALS = 4 * _LIMBS  # real and imaginary parts of the limbs of a and b
-_POINTS = 4  # points of a transform that are multiplied at a time, at least: more where a hint is small
-_VALUES = 1 << 16  # values of the secrets at these points, which should stay in a core's cache
-# Products this small are left to the calling thread by OpenBLAS: the threads here are our own.
-_BLAS_ALONE = 1 << 18
+_POINTS = 16  # points of a transform that are multiplied at a time
 
 
 @dataclass(frozen=True)
@@ -235,33 +232,25 @@ class EncryptedHint:
 
     def _products(self, drawn: Secrets) -> ring.Complexes:
         """Transforms (count, groups, 2 limbs, HALF) of the sums of a_d s_d and b_d s_d."""
+        from vfl.crypto.lattice import products  # which imports numba
+
         p, count = self._parameters, len(drawn)
-        small = np.zeros((count, p.depth * p.width), np.float64)
-        small[:, :DEGREE] = drawn.values
-        # (width, count, depth): the coefficients of one power of X side by side.
-        small = np.ascontiguousarray(small.reshape(count, p.depth, p.width).transpose(2, 0, 1))
+        small = products.side_by_side(drawn.values, p.width, p.depth)
         powers = np.arange(p.width - 1, -1, -1)
-        out = np.empty((count, p.groups, 2 * _LIMBS, ring.HALF), np.complex128)
-        step = max(1, _BLAS_ALONE // (2 * count * p.groups * _REALS))
-        at_once = max(_POINTS, _VALUES // (2 * count * p.depth))
+        sides = len(small) * products.SIDE
+        out = np.empty((sides, p.groups, 2 * _LIMBS, ring.HALF), np.complex128)
 
         def points(first: int) -> None:
-            last = min(first + at_once, ring.HALF)
-            values = np.empty((last - first, 2 * count, p.depth))
-            _evaluate(small, ring.roots(first, last, powers), values)
-            total = np.zeros((last - first, 2 * count, p.groups * _REALS))
-            for d in range(0, p.depth, step):
-                total += values[:, :, d : d + step] @ self._reals[first:last, d : d + step]
-            total = total.reshape(last - first, 2, count, p.groups, 2, 2 * _LIMBS)
-            real, imaginary = total[:, 0], total[:, 1]
-            product = (
-                real[..., 0, :] - imaginary[..., 1, :] + 1j * (real[..., 1, :] + imaginary[..., 0, :])
-            )
-            out[..., first:last] = product.transpose(1, 2, 3, 0)
+            last = first + _POINTS
+            own = ring.roots(first, last, powers).view(np.float64)
+            made = products.zeros(_POINTS, len(small), p.groups)
+            products.multiply(small, own, self._reals, first, made)
+            values = made[..., 0, :] + 1j * made[..., 1, :]
+            out[..., first:last] = values.transpose(1, 4, 2, 3, 0).reshape(*out.shape[:-1], _POINTS)
 
-        for _ in each(points, range(0, ring.HALF, at_once)):
+        for _ in each(points, range(0, ring.HALF, _POINTS)):
             pass
-        return out
+        return out[:count]
 
     def _open(self) -> NDArray[np.float64]:
         if self._file is None:
@@ -326,22 +315,6 @@ def _choose(p: Parameters, polynomials: NDArray[W]) -> NDArray[W]:
     """The coefficients (outputs,) of polynomials (groups, DEGREE) that hold whole inner products."""
     ends = p.width - 1 + p.width * np.arange(p.group)
     return polynomials[:, ends].reshape(-1)[: p.outputs]
-
-
-@kernel
-def _evaluate(small: NDArray[np.float64], points: ring.Complexes, out: NDArray[np.float64]) -> None:
-    """Values (points, real parts of all vectors then imaginary ones, depth) of the secrets' pieces."""
-    width, count, depth = small.shape
-    for j in range(len(points)):
-        for v in range(count):
-            for d in range(depth):
-                out[j, v, d] = small[0, v, d] * points[j, 0].real
-                out[j, count + v, d] = small[0, v, d] * points[j, 0].imag
-            for k in range(1, width):
-                x, y = points[j, k].real, points[j, k].imag
-                for d in range(depth):
-                    out[j, v, d] += small[k, v, d] * x
-                    out[j, count + v, d] += small[k, v, d] * y
 
 
 @kernel

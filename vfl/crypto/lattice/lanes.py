@@ -1,9 +1,8 @@
 """Eight transforms of 2048 points at once: one in each lane of vectors of eight doubles.
 
 Point k of all eight is row k + k // 128 of a buffer, (ROWS, 2, 8): real parts, then imaginary ones.
-Whole rows are added and multiplied, so that no lane needs another, and each transform takes a quarter of
-what it takes alone. A row is left free after each 128: points 128 apart would else share a few lines of
-a core's first cache. The second holds a buffer, of 264 KB, and what is made of it.
+Whole rows are added and multiplied: no lane needs another. A row is left free after each 128, as points
+128 apart would else share a few lines of a core's first cache. The second holds a buffer of 264 KB.
 
 A transform has three passes, of 16, 8 and 16 points: with k = 128 a + p, p = 16 b + r,
 n = c + 16 d + 128 e and w(m) = exp(2 pi i / m),
@@ -12,9 +11,8 @@ n = c + 16 d + 128 e and w(m) = exp(2 pi i / m),
 
 This is the inverse one; the other is the same with real and imaginary parts in each other's place.
 
-numba has no vectors, so their instructions are written here, and LLVM makes of them what the processor
-at hand has. numba looks only at this file to see whether a cached kernel is still good: all that makes
-it is in this file.
+numba has no vectors: their instructions are written here, and LLVM makes of them what the processor has.
+numba looks only at this file to see whether a cached kernel is still good: all that makes it is here.
 """
 
 # mypy: disallow-untyped-calls=False
@@ -32,6 +30,7 @@ from numba.core import cgutils
 from numba.core.base import BaseContext
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
+from numpy.typing import NDArray
 
 from vfl.arrays import Bytes, Floats, Integers, Words
 from vfl.crypto.lattice.parameters import DEGREE, ERROR_BITS
@@ -39,11 +38,9 @@ from vfl.crypto.lattice.ring import BACK, HALF, TWIST
 from vfl.kernels import kernel
 
 LANES = 8
-RUN = 128
-"""Points in rows one after another."""
+RUN = 128  # points in rows one after another
 ROWS = HALF + HALF // RUN
-ROW = 2 * LANES
-"""Doubles of a row."""
+ROW = 2 * LANES  # doubles
 _ENDS = HALF // RUN  # points of the first pass and of the last
 _MIDDLE = RUN // _ENDS
 _BLOCK = 2 * 2 * HALF  # doubles of a public polynomial: two limbs, complex
@@ -78,8 +75,8 @@ _BACK: Floats = BACK.view(np.float64)
 
 def aligned(doubles: int) -> Floats:
     """Zeros, which begin with a line of the cache."""
-    room = np.zeros(doubles + 8)
-    first = -(room.ctypes.data // 8) % 8
+    room = np.zeros(doubles + LANES)
+    first = -(room.ctypes.data // 8) % LANES
     return room[first : first + doubles]
 
 
@@ -111,7 +108,7 @@ class Room(NamedTuple):
     @property
     def greatest(self) -> int:
         """The greatest value, whatever its sign."""
-        return max(int(self.seen[LANES:].max()), -int(self.seen[LANES:].min()))
+        return int(max(self.seen[LANES:].max(), -self.seen[LANES:].min()))
 
 
 # ------------------------------------------------------------------------- instructions, written
@@ -124,7 +121,6 @@ class _Writer:
         self.ir = builder
 
     def whole(self, number: int) -> Value:
-        """A number, for addresses."""
         return ir.Constant(_I64, number)
 
     def doubles(self, number: float) -> Value:
@@ -145,6 +141,13 @@ class _Writer:
     def load(self, address: Value, kind: ir.Type = _DOUBLES) -> Value:
         return self.ir.load(self.ir.bitcast(address, kind.as_pointer()), align=8)
 
+    def load_words(self, address: Value) -> Value:
+        """Eight integers, of 16 or of 64 bits, as words."""
+        number = address.type.pointee
+        kind = ir.VectorType(number, LANES)
+        loaded = self.ir.load(self.ir.bitcast(address, kind.as_pointer()), align=number.width // 8)
+        return loaded if number.width == _I64.width else self.ir.sext(loaded, _WORDS)
+
     def store(self, value: Value, address: Value) -> None:
         align = min(8, cast(int, getattr(value.type.element, "width", 64)) // 8)
         self.ir.store(value, self.ir.bitcast(address, value.type.as_pointer()), align=align)
@@ -163,13 +166,10 @@ class _Writer:
         one = self.ir.insert_element(nothing, number, ir.Constant(ir.IntType(32), 0))
         return self.ir.shuffle_vector(one, nothing, _places([0] * LANES))
 
-    def spread(self, address: Value) -> Value:
-        """The number at an address in all lanes."""
-        return self.spread_word(self.ir.load(address, align=8))
-
     def spread_complex(self, base: Value, *parts: _Offset) -> _Complex:
         """The complex number so many doubles after `base`, in all lanes."""
-        return self.spread(self.at(base, *parts)), self.spread(self.at(base, *parts, 1))
+        real, imaginary = (self.ir.load(self.at(base, *parts, k), align=8) for k in (0, 1))
+        return self.spread_word(real), self.spread_word(imaginary)
 
     def call(self, name: str, *values: Value) -> Value:
         """One of LLVM's own functions, for rows."""
@@ -400,7 +400,7 @@ def _addends(
     for lane in range(LANES):
         begins = [b.load(w.at(places, lane + k * LANES)) for k in (0, 1)]
         word = w.load(w.at(drawn, begins[0], i), _WORDS)
-        value = w.load(w.at(values, begins[1], i), _WORDS)
+        value = w.load_words(w.at(values, begins[1], i))
         greatest = w.call("smax.v8i64", greatest, value)
         least = w.call("smin.v8i64", least, value)
         up = w.call("ctpop.v8i64", b.and_(word, w.words(_ERRORS)))
@@ -568,7 +568,7 @@ def encrypt(
     public: Floats,
     keys: Floats,
     drawn: Words,
-    values: Integers,
+    values: NDArray[np.integer],
     start: int,
     form: Form,
     out: Bytes,
@@ -577,7 +577,7 @@ def encrypt(
     """Encrypt some rows.
 
     public: polynomials (number, 2, HALF), flat; keys: buffers of secrets, (groups, ROWS * ROW);
-    drawn: (number, count, DEGREE), flat; values: (count, rows), from row `start` on.
+    drawn: (number, count, DEGREE), flat; values: (count, rows) of 16 or 64 bits, from row `start` on.
     """
     number, (count, rows) = len(public) // _BLOCK, values.shape
     blocks = form.blocks

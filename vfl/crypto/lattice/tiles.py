@@ -30,6 +30,9 @@ from vfl.kernels import kernel
 
 _TILE = 1 << 15  # words of a tile
 _MOST_JOINT = 1 << 16  # words of a pair's joint cells
+_MOST_CACHED = (
+    1 << 20
+)  # words of all pairs' cells, which every tile goes through: what the last cache holds
 _I64 = ir.IntType(64)
 
 
@@ -108,10 +111,12 @@ class Pairs(NamedTuple):
 def pairs_of(columns: Sequence[tuple[int, int, int]], width: int, rows: int) -> Pairs:
     """Pair up columns, (number, bins, first cell) of each, if joint cells are few for so many rows."""
     found, at, begin = [], 0, 0
+    several = zip(columns[::2], columns[1::2], strict=False)
+    cached = sum(bins * others for (_, bins, _), (_, others, _) in several) * width <= _MOST_CACHED
     while at < len(columns):
         (a, bins, cell), (b, others, other) = columns[at], (*columns, (0, 0, 0))[at + 1]
         joint = bins * others
-        if joint and joint * width <= _MOST_JOINT and 4 * joint <= rows:
+        if joint and cached and joint * width <= _MOST_JOINT and 4 * joint <= rows:
             found.append((a, b, others, begin, bins, others, cell, other))
             at, begin = at + 2, begin + joint
         else:

@@ -101,7 +101,9 @@ class Secrets:
 
 
 Part = bytes | Words
-"""Encrypted rows of a polynomial: all of them, or words (rows, count) of some."""
+"""Encrypted rows: of whole polynomials, or words (rows, count) of some of one."""
+Values = NDArray[np.int16] | Integers
+"""Entries of vectors, (count, rows): best of 16 bits, where `Parameters.value_bits` are no more."""
 
 
 @dataclass(frozen=True)
@@ -151,8 +153,8 @@ class VectorEncryption:
         self._done = np.zeros(public.blocks, np.bool_)
         self._lock = threading.Lock()
 
-    def rows(self, start: int, values: NDArray[np.int64]) -> bytes:
-        """Rows from `start` on of all vectors, encrypted: values are int64 (count, rows of the piece).
+    def rows(self, start: int, values: Values) -> bytes:
+        """Rows from `start` on of all vectors, encrypted: values are (count, rows of the piece).
 
         A piece starts at a multiple of DEGREE and ends at one, or at the last row. One core, without the
         interpreter's lock but for moments: threads may encrypt several pieces at once, of 16,384 to
@@ -166,7 +168,7 @@ class VectorEncryption:
         return made
 
     def begin(
-        self, start: int, stop: int, values: Callable[..., Integers], *arrays: Rows
+        self, start: int, stop: int, values: Callable[..., Values], *arrays: Rows
     ) -> list[Begun[list[Part]]]:
         """Begin with such a piece where the engine of blocks has the rows, for `joined`.
 
@@ -213,7 +215,7 @@ def _packed(parameters: Parameters, cut: list[Words]) -> list[bytes]:
 def _encrypt(
     key: _Key,
     public: PublicRows,
-    values: Callable[..., Integers],
+    values: Callable[..., Values],
     start: int,
     rows: slice,
     *blocks: Array,
@@ -222,14 +224,14 @@ def _encrypt(
     return list(_encrypted(key, public, start, values(*(block[..., rows] for block in blocks))))
 
 
-def _encrypted(key: _Key, public: PublicRows, start: int, values: Integers) -> Iterator[Part]:
+def _encrypted(key: _Key, public: PublicRows, start: int, given: Values) -> Iterator[Part]:
     """The rows from `start` on, in bytes where all rows of a polynomial are there.
 
     Raises ValueError for values that do not fit the key.
     """
-    if len(values) != len(key.secrets):
-        raise ValueError(f"{len(values)} vectors under {len(key.secrets)} secrets")
-    values = np.ascontiguousarray(values, np.int64)
+    if len(given) != len(key.secrets):
+        raise ValueError(f"{len(given)} vectors under {len(key.secrets)} secrets")
+    values = _fitting(key, given)
     stop = start + values.shape[1]
     first, last = -(-start // DEGREE), stop // DEGREE
     if start < first * DEGREE:
@@ -242,10 +244,25 @@ def _encrypted(key: _Key, public: PublicRows, start: int, values: Integers) -> I
         yield _part(key, public, last * DEGREE, stop, values[:, last * DEGREE - start :])
 
 
-def _part(key: _Key, public: PublicRows, start: int, stop: int, values: Integers) -> Part:
+def _fitting(key: _Key, values: Values) -> Values:
+    """The same in as many bits as the kernel is compiled for: one of two, by the key's parameters."""
+    short = key.parameters.value_bits <= 16
+    if values.dtype != (np.int16 if short else np.int64):
+        _check(key, max(int(values.max()), -int(values.min())))
+    return np.ascontiguousarray(values, np.int16) if short else np.ascontiguousarray(values, np.int64)
+
+
+def _check(key: _Key, greatest: int) -> None:
+    """Raises ValueError where a value of this size does not fit the key."""
+    bits = key.parameters.value_bits
+    if greatest >= 1 << (bits - 1):
+        raise ValueError(f"a value does not fit in {bits} bits")
+
+
+def _part(key: _Key, public: PublicRows, start: int, stop: int, values: Values) -> Part:
     """Some rows of a polynomial, which begin with that of the first value."""
     number, low = start // DEGREE, start % DEGREE
-    own = np.zeros((len(values), DEGREE), np.int64)
+    own = np.zeros((len(values), DEGREE), values.dtype)
     own[:, low : low + stop - start] = values[:, : stop - start]
     data = _run(key, public, range(number, number + 1), own, 0, MODULUS_BITS)
     made = np.frombuffer(data, np.uint64).reshape(DEGREE, -1)[low : low + stop - start]
@@ -270,9 +287,7 @@ class _Own(threading.local):
 _OWN = _Own()
 
 
-def _run(
-    key: _Key, public: PublicRows, numbers: range, values: Integers, start: int, bits: int
-) -> bytes:
+def _run(key: _Key, public: PublicRows, numbers: range, values: Values, start: int, bits: int) -> bytes:
     """Whole polynomials in bytes, with words of so many bits, of values from column `start` on."""
     from vfl.crypto.lattice import lanes  # which imports numba
 
@@ -297,9 +312,7 @@ def _run(
             room,
         )
     ring.check(room.distance)
-    bound = 1 << (key.parameters.value_bits - 1)
-    if room.greatest >= bound:
-        raise ValueError(f"a value does not fit in {key.parameters.value_bits} bits")
+    _check(key, room.greatest)
     del out  # so that the bytes are handed out as they are, not copied
     return made.getvalue()
 

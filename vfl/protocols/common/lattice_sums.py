@@ -32,13 +32,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Integers, Words
-from vfl.blocks.cores import Begun
+from vfl.blocks.cores import Begun, spare_time
 from vfl.blocks.engine import ENGINE, Rows
 from vfl.crypto.lattice.answers import blurred, seal, unseal, unsealed_words
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey, Opened
 from vfl.crypto.lattice.matrix import Accumulator, CellMatrix
 from vfl.crypto.lattice.parameters import DEGREE, MODULUS_BITS, WORDS, Parameters, choose, widest
-from vfl.crypto.lattice.vectors import Part, PublicRows, Secrets, VectorEncryption, joined
+from vfl.crypto.lattice.vectors import Part, PublicRows, Secrets, Values, VectorEncryption, joined
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MAX_MESSAGE, MIB, Message, Seconds
 from vfl.protocols.common.clock import ToldTime
@@ -65,6 +65,8 @@ Timed = Callable[[str], AbstractContextManager[None]]
 
 Read = Callable[[Peer, Parameters, bytes, Words], T]
 """What is read of a host's answer by its parameters and the guest's masks."""
+Encrypted = Callable[[], None]
+"""Hears that all vectors of a query are encrypted: from then on the guest waits."""
 
 
 class Query(Message, frozen=True):
@@ -98,13 +100,17 @@ class VectorSums(Message, frozen=True):
     limit: ClassVar[int] = MAX_MESSAGE - KIB
 
 
+LEFT_OUT_VECTORS, LEFT_OUT_SUMS = Vectors(b""), VectorSums(b"", 0.0)
+"""Stand in a replay for vectors that were not kept and their sums; no run sends them."""
+
+
 @dataclass(frozen=True)
 class Entries:
     """So many vectors, by what makes their entries: `kernel(*blocks)`, shape (count, rows), of blocks of
     the arrays' rows, where these lie."""
 
     count: int
-    kernel: Callable[..., Integers]
+    kernel: Callable[..., Values]
     arrays: tuple[Rows, ...]
 
 
@@ -242,7 +248,9 @@ class GuestProducts:
         self.scale_bits = parameters[0].scale_bits if parameters else 0
         """Of the first host's words, below its sums."""
 
-    async def query(self, entries: Entries, hidden: bool = False) -> list[Integers]:
+    async def query(
+        self, entries: Entries, hidden: bool = False, encrypted: Encrypted = lambda: None
+    ) -> list[Integers]:
         """Every host's matrix times some vectors, BATCH at most: by host, shape (count, outputs).
 
         `hidden`: under masks that only the host can take off (HostProducts.uncover).
@@ -254,7 +262,7 @@ class GuestProducts:
         def read(host: Peer, parameters: Parameters, data: bytes, masks: Words) -> Integers:
             return unseal(parameters, data, masks, hidden)
 
-        return await self._query(entries, read)
+        return await self._query(entries, read, encrypted)
 
     async def query_words(self, entries: Entries, passed_on: bool = False) -> list[Words]:
         """As `query`, where hosts mask whole words (HostProducts.serve with a stream): what is read is
@@ -274,8 +282,11 @@ class GuestProducts:
 
         return await self._query(entries, read)
 
-    async def _query(self, entries: Entries, read: "Read[T]") -> list[T]:
+    async def _query(
+        self, entries: Entries, read: "Read[T]", encrypted: Encrypted = lambda: None
+    ) -> list[T]:
         if not self.hosts or self._public is None:
+            encrypted()
             return []
         parameters, count = self._parameters[0], entries.count
         drawn, masks = await self._take(count)
@@ -311,6 +322,8 @@ class GuestProducts:
                     await send(under_way.popleft())
             while under_way:
                 await send(under_way.popleft())
+            encrypted()
+            self.begin()  # what is made in spare time, now that there is some
             await sent()
         finally:
             if sending is not None:
@@ -353,7 +366,6 @@ class GuestProducts:
             batch.used, count = part.stop, count - (part.stop - part.start)
             if not batch.left:
                 self._sent.popleft()
-        self.begin()
         masks = [
             np.concatenate([batch.masks[i][part] for batch, part in taken])
             for i in range(len(self.hosts))
@@ -400,7 +412,8 @@ class GuestProducts:
             made = []
             for host, hint in zip(self.hosts, self._hints, strict=True):
                 masking = self._randomness.at("products of a hint", host.name, first)
-                made.append(await asyncio.to_thread(hint.multiply, drawn, masking))
+                loop = asyncio.get_running_loop()
+                made.append(await loop.run_in_executor(spare_time(), hint.multiply, drawn, masking))
             self._operations["multiply hint"] += size * len(made)
             self._ready.append(_Batch(drawn, [data for data, _ in made], [masks for _, masks in made]))
 
@@ -458,14 +471,19 @@ class HostProducts:
         self._hint, self.secret = (matrix, key), secret
 
     async def serve(
-        self, query: Query, hidden: bool = False, stream: MaskStream | None = None
+        self,
+        query: Query,
+        hidden: bool = False,
+        stream: MaskStream | None = None,
+        *,
+        looked_at: bool = True,
     ) -> NDArray[np.uint64]:
         """Answer a query. Raises PeerError when the guest breaks the protocol.
 
         `hidden`: under masks, uniform among all values of a sum as the guest can read it; these are
         returned, shape (vectors, outputs), else zeros. With a `stream` masks come from it, those of each
         two vectors by themselves, and are uniform words: they hide all that is in an answer, whatever
-        the guest's vectors and products were.
+        the guest's vectors and products were. `looked_at`: in a replay whether the vectors were kept.
         """
         guest, parameters, count = self._guest, self._parameters, query.vectors
         first = self._served
@@ -475,6 +493,8 @@ class HostProducts:
         matrix, key = self._hint
         while sum(batch.left for batch in self._products) < count:
             await self._receive_products(key)
+        if not looked_at:
+            return await self._leave_out(count, len(matrix.outputs), stream)
         sums = Accumulator(parameters, matrix, count)
 
         def add(start: int, data: bytes) -> None:
@@ -500,8 +520,7 @@ class HostProducts:
             total = await asyncio.to_thread(sums.result)
             masks = np.zeros_like(total)
             if stream is not None:
-                pairs = [min(2, count - place) for place in range(0, count, 2)]
-                masks = np.concatenate([stream.words((pair, total.shape[1])) for pair in pairs])
+                masks = _masks(stream, count, total.shape[1])
                 total += masks
             elif hidden:
                 masks = self._randomness.at("masks of sums", first).words(total.shape)
@@ -512,6 +531,17 @@ class HostProducts:
         self._operations["sum vector"] += count
         await guest.send(VectorSums(data, self._time.tell()))
         return masks
+
+    async def _leave_out(self, count: int, outputs: int, stream: MaskStream | None) -> Words:
+        """In a replay without the vectors: their products and masks are passed over."""
+        for _ in _pieces(self._parameters, count):
+            await self._guest.recv(Vectors)
+        await self._take(count)
+        self._time.tell()
+        await self._guest.send(LEFT_OUT_SUMS)
+        if stream is None:
+            return np.zeros((count, outputs), np.uint64)
+        return _masks(stream, count, outputs)
 
     def uncover(self, opened: Integers, masks: NDArray[np.uint64]) -> Integers:
         """The sums that the guest read under these masks. Raises ValueError for what cannot be sums."""
@@ -560,6 +590,12 @@ class HostProducts:
 
 
 # ------------------------------------------------------------------------------- what both share
+
+
+def _masks(stream: MaskStream, count: int, outputs: int) -> Words:
+    """Those of so many vectors' sums."""
+    pairs = [min(2, count - place) for place in range(0, count, 2)]
+    return np.concatenate([stream.words((pair, outputs)) for pair in pairs])
 
 
 def _pieces(parameters: Parameters, count: int) -> Iterator[tuple[int, int]]:

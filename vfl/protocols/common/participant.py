@@ -13,7 +13,8 @@ Verify = Callable[[str, bytes, bytes], None]
 
 
 LooksAt = Callable[[int], bool]
-"""Whether a replay looks at a step of a run, counted from 0; others need not be encrypted again."""
+"""Whether a replay looks at a step of a run, counted from 0: a tree. Of others a guest need not encrypt
+anything again, and a host has not kept what came encrypted."""
 
 
 def every_step(_: int) -> bool:
@@ -65,6 +66,10 @@ class Participant:
     def part(self, purpose: str, *place: Place) -> "Participant":
         """The same for a part of the run, as of Resources."""
         return replace(self, resources=self.resources.part(purpose, *place))
+
+    def looking_at(self, looks_at: LooksAt) -> "Participant":
+        """The same of a run that is over, of which these steps are looked at."""
+        return replace(self, resources=replace(self.resources, looks_at=looks_at))
 
     @property
     def uncounted(self) -> "Participant":

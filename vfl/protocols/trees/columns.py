@@ -14,7 +14,7 @@ from vfl.blocks.engine import ENGINE, Pieces, Rows
 from vfl.learn.best_first import BestFirst, Head, level_of
 from vfl.learn.binning import Column
 from vfl.learn.ordered_categories import CategoryOrder
-from vfl.learn.packed_codes import PackedCodes, left_by_codes, level_histograms
+from vfl.learn.packed_codes import PackedCodes, follow_codes, level_histograms
 from vfl.learn.params import BoostParams
 from vfl.learn.quantiser import Scales
 from vfl.learn.splits import Candidates, Cells, Side, Split
@@ -23,10 +23,8 @@ from vfl.net.peer import Peer, either, one_line
 from vfl.net.wire import MIB, Message, RecordNumber
 from vfl.protocols.common.bits import bits_between, check_bits, pack_bits
 from vfl.protocols.common.clock import Clock
+from vfl.protocols.trees.node_rows import Packed, follow, sides_of, sums_of_nodes
 from vfl.protocols.trees.paths import Paths
-
-Packed = bytes
-"""A bit a row of a node in a block."""
 
 
 class Direction(Message, frozen=True):
@@ -128,7 +126,7 @@ class Growth:
     def _count(self, nodes: int) -> Integers:
         """How many drawn rows so many nodes have; their sums are kept."""
         given = self.frontier.node_of_row, self.frontier.active, self.g, self.h
-        sums = ENGINE.total(partial(_all_sums, nodes), *given)
+        sums = ENGINE.total(partial(sums_of_nodes, nodes), *given)
         self._sums = sums[1:]
         return np.asarray(sums[0])
 
@@ -146,13 +144,13 @@ class Growth:
                 own.setdefault(split.branch.party, (split.left.codes, {}))[1][node] = split.left.side
         for codes, sides in own.values():
             given = [] if left is None else [left]
-            by_codes = partial(left_by_codes, self.frontier.slot_of_node([*sides]), sides)
-            left = ENGINE.make(by_codes, self.frontier.node_of_row, codes, *given)
+            own_left = partial(_own_left, self.frontier.slot_of_node([*sides]), sides)
+            left = ENGINE.make(own_left, self.frontier.node_of_row, codes, *given)
         if told or left is None:
             of_nodes = (rows.of_blocks for rows in told.values())
             pieces = Pieces([[*of_block] for of_block in zip(*of_nodes, strict=True)])
             given = [] if left is None else [left]
-            kernel = partial(_told_left, [*told])
+            kernel = partial(_told_left, self.frontier.slot_of_node([*told]))
             left = ENGINE.make(kernel, self.frontier.node_of_row, pieces, *given)
         return left
 
@@ -170,15 +168,6 @@ def _nowhere(node: Nodes) -> Mask:
     return np.zeros(len(node), np.bool_)
 
 
-def _all_sums(nodes: int, node: Nodes, active: Mask, g: Integers, h: Integers) -> Integers:
-    """How many drawn rows each node has, and the sums of gradients and hessians, 0 in the others."""
-    sums, index = np.zeros((3, nodes), np.int64), node.astype(np.intp)
-    sums[0] = np.bincount(index[active], minlength=nodes)
-    for of, values in zip(sums[1:], (g, h), strict=True):
-        np.add.at(of, index, values)
-    return sums
-
-
 def _left_sums(
     table: Integers, nodes: int, node: Nodes, active: Mask, g: Integers, h: Integers, left: Mask
 ) -> Integers:
@@ -189,12 +178,19 @@ def _left_sums(
     return sums
 
 
-def _told_left(nodes: Sequence[int], node: Nodes, told: Sequence[Packed], *before: Mask) -> Mask:
+def _own_left(
+    table: Integers, sides: Mapping[int, Side], node: Nodes, codes: PackedCodes, *before: Mask
+) -> Mask:
+    """Which rows go left by codes, beside those that others' splits send there."""
+    left = before[0].copy() if before else np.zeros(len(node), np.bool_)
+    follow_codes(table, sides, node, codes, left)
+    return left
+
+
+def _told_left(table: Integers, node: Nodes, told: Sequence[Packed], *before: Mask) -> Mask:
     """Which rows go left as hosts say, of each node's rows in their order."""
     left = before[0].copy() if before else np.zeros(len(node), np.bool_)
-    for split, rows in zip(nodes, told, strict=True):
-        inside = np.flatnonzero(node == split)
-        left[inside] = bits_between(rows, 0, len(inside))
+    follow(table, node, told, left)
     return left
 
 
@@ -247,70 +243,99 @@ class HostColumns:
         self.candidates: dict[int, tuple[Sums, Mask]] = {}
         """By open node: left sums, and which may be taken, as far as the guest knows."""
 
+    def check_asked(self, choice: Choice, node: int, answer: Direction) -> None:
+        """Raises PeerError for a split of another node or candidate than those that were asked for."""
+        if answer.node != node or answer.candidate not in choice.candidates:
+            raise self.host.breach("a Direction that was not asked for")
+
     def check_direction(
         self, growth: Growth, choice: Choice, node: int, answer: Direction, minimum: int
     ) -> Taken:
         """The split of a node as the host says it. Raises PeerError for one that cannot be."""
-        if answer.node != node or answer.candidate not in choice.candidates:
-            raise self.host.breach("a Direction that was not asked for")
-        left, sums = self._rows(growth, answer, minimum)
-        of_candidates, count = self.candidates[node][0], len(self.ordered)
-        members = [answer.candidate]
-        if answer.candidate >= count:
-            members = [*self.sets[node][answer.candidate - count]]
-        chosen = of_candidates.at(np.array(members))
-        if not sums.equals(Sums(chosen.gradient.sum(), chosen.hessian.sum())):
-            raise self.host.breach("a Direction whose rows do not add up to its sums")
-        ordered = answer.candidate < count and bool(self.ordered[answer.candidate])
-        return Taken(self._branch(answer, choice.gain), ordered, left, answer.candidate)
+        self.check_asked(choice, node, answer)
+        return self.check_directions(growth, [(choice, answer)], minimum)[node]
+
+    def check_directions(
+        self, growth: Growth, told: Sequence[tuple[Choice, Direction]], minimum: int
+    ) -> dict[int, Taken]:
+        """The splits of nodes, as the host says them, which were asked for (`check_asked`). Raises
+        PeerError for those that cannot be."""
+        taken, count = {}, len(self.ordered)
+        rows = self._rows(growth, [answer for _, answer in told], minimum)
+        for (choice, answer), (left, sums) in zip(told, rows, strict=True):
+            members = [answer.candidate]
+            if answer.candidate >= count:
+                members = [*self.sets[answer.node][answer.candidate - count]]
+            chosen = self.candidates[answer.node][0].at(np.array(members))
+            if not sums.equals(Sums(chosen.gradient.sum(), chosen.hessian.sum())):
+                raise self.host.breach("a Direction whose rows do not add up to its sums")
+            ordered = answer.candidate < count and bool(self.ordered[answer.candidate])
+            branch = self._branch(answer, choice.gain)
+            taken[answer.node] = Taken(branch, ordered, left, answer.candidate)
+        return taken
 
     def check_rows(
         self,
         growth: Growth,
-        node: int,
-        answer: SplitRows,
+        told: Sequence[SplitRows],
         minimum: int,
         gain_of: GainOf,
         coordinator: Peer,
-    ) -> Taken:
-        """The split of a node as the host says it, where sums are hidden. Raises PeerError for one that
-        cannot be."""
-        if answer.node != node:
-            raise self.host.breach("SplitRows that were not asked for")
-        left, sums = self._rows(growth, answer, minimum)
-        gain = gain_of(node, sums, answer.ordered)
-        if gain is None:
-            what = "SplitRows of what was named best gain too little for it"
-            raise either(self.host, coordinator, what)
-        return Taken(self._branch(answer, gain), answer.ordered, left)
+    ) -> dict[int, Taken]:
+        """The splits of nodes that were asked for, as the host says them, where sums are hidden. Raises
+        PeerError for those that cannot be."""
+        taken = {}
+        for answer, (left, sums) in zip(told, self._rows(growth, told, minimum), strict=True):
+            gain = gain_of(answer.node, sums, answer.ordered)
+            if gain is None:
+                what = "SplitRows of what was named best gain too little for it"
+                raise either(self.host, coordinator, what)
+            taken[answer.node] = Taken(self._branch(answer, gain), answer.ordered, left)
+        return taken
 
-    def _rows(self, growth: Growth, answer: Direction | SplitRows, minimum: int) -> tuple[Told, Sums]:
-        """Which rows of the node go left, and their sums."""
-        frontier, what = growth.frontier, type(answer).__name__
-        counts = frontier.by_block(answer.node)
-        try:
-            check_bits(answer.left, sum(counts))
-        except ValueError as error:
-            raise self.host.breach(f"a {what} with {error}") from None
-        ends = accumulate(counts, initial=0)
-        told = Pieces([pack_bits(bits_between(answer.left, *ends_of)) for ends_of in pairwise(ends)])
-        kernel = partial(_sides_of, answer.node)
-        given = frontier.node_of_row, frontier.active, growth.g, growth.h, told
-        *sides, g, h = ENGINE.total(kernel, *given)
-        if min(sides) < minimum:
+    def _rows(
+        self, growth: Growth, told: Sequence[Direction | SplitRows], minimum: int
+    ) -> list[tuple[Told, Sums]]:
+        """By answer which rows of its node go left, and their sums."""
+        if not told:
+            return []
+        frontier, what, nodes = growth.frontier, type(told[0]).__name__, [a.node for a in told]
+        bits: list[Pieces[Packed]] = []
+        for answer in told:
+            counts = frontier.by_block(answer.node)
+            try:
+                check_bits(answer.left, sum(counts))
+            except ValueError as error:
+                raise self.host.breach(f"a {what} with {error}") from None
+            ends = pairwise(accumulate(counts, initial=0))
+            bits.append(Pieces([pack_bits(bits_between(answer.left, *of)) for of in ends]))
+        of_blocks = zip(*(rows.of_blocks for rows in bits), strict=True)
+        kernel = partial(_sides_of, frontier.slot_of_node(nodes), len(nodes))
+        given = frontier.node_of_row, frontier.active, growth.g, growth.h
+        sides = ENGINE.total(kernel, *given, Pieces([[*of_block] for of_block in of_blocks]))
+        if sides[:, :2].min() < minimum:
             raise self.host.breach(f"a {what} that leaves too few rows on a side")
-        return Told(told), Sums(np.asarray(g), np.asarray(h))
+        sums = [Sums(np.asarray(g), np.asarray(h)) for g, h in sides[:, 2:]]
+        return [*zip(map(Told, bits), sums, strict=True)]
 
     def _branch(self, answer: Direction | SplitRows, gain: float) -> Branch:
         return Branch(self.party, answer.record, one_line(answer.column, 100), gain)
 
 
-def _sides_of(split: int, node: Nodes, active: Mask, g: Integers, h: Integers, left: Packed) -> Integers:
-    """How many drawn rows of a node go left and right, and the sums of those that go left."""
-    inside = np.flatnonzero(node == split)
-    drawn = active[inside]
-    went = inside[bits_between(left, 0, len(inside)) & drawn]
-    return np.array([len(went), int(drawn.sum()) - len(went), g[went].sum(), h[went].sum()])
+def _sides_of(
+    table: Integers,
+    nodes: int,
+    node: Nodes,
+    active: Mask,
+    g: Integers,
+    h: Integers,
+    told: Sequence[Packed],
+) -> Integers:
+    """Of each node how many drawn rows go left and right, as the host tells, and the sums of those that
+    go left."""
+    left = np.zeros(len(node), np.bool_)
+    follow(table, node, told, left)
+    return sides_of(table, nodes, node, active, g, h, left)
 
 
 class OwnColumns:

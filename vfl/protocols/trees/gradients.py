@@ -7,6 +7,7 @@ from vfl.crypto.reserve import OwnReserve
 from vfl.crypto.sums import encrypt
 from vfl.net.peer import Peer, together
 from vfl.protocols.common.clock import Clock
+from vfl.protocols.common.histograms import CHUNK
 from vfl.protocols.trees.paillier_messages import LEFT_OUT, Gradients
 
 Pairs = Iterator[tuple[Integers, Integers]]
@@ -38,3 +39,10 @@ async def leave_out(hosts: Sequence[Peer], pairs: Pairs, reserve: OwnReserve) ->
     for gradients, _ in pairs:
         reserve.take(len(gradients))
         await together([host.send(LEFT_OUT) for host in hosts])
+
+
+async def pass_over(guest: Peer, rows: int) -> None:
+    """The same at a host that has not kept the gradients of so many rows: receive what stands for
+    them."""
+    for _ in range(0, rows, CHUNK):
+        await guest.recv(Gradients)

@@ -48,6 +48,7 @@ from numpy.typing import NDArray
 from vfl.arrays import Floats, Integers, Mask, Words
 from vfl.blocks.engine import ENGINE, Rows
 from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
+from vfl.crypto.lattice.vectors import Values
 from vfl.errors import ConfigError, Refused
 from vfl.learn.binning import Binned
 from vfl.learn.params import BoostParams
@@ -59,7 +60,14 @@ from vfl.net.wire import KIB, Message
 from vfl.protocols.common.bits import pack_bits, unpack_bits
 from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.lattice_hints import guest_meet, host_meet
-from vfl.protocols.common.lattice_sums import BATCH, MOST_OUTPUTS, Entries, GuestProducts, Query
+from vfl.protocols.common.lattice_sums import (
+    BATCH,
+    MOST_OUTPUTS,
+    Encrypted,
+    Entries,
+    GuestProducts,
+    Query,
+)
 from vfl.protocols.common.participant import Participant, Resources
 from vfl.protocols.common.rows import Training
 from vfl.protocols.trees.columns import Growth, HostColumns, OwnColumns, Taken
@@ -200,19 +208,34 @@ class _LatticeGrower(Grower):
             told = asyncio.create_task(self._hidden.own_sums(growth, own, self.best))
             await together([told, self._sums(theirs, growth, told)])
         else:
-            await together([*(party.sums(growth.frontier) for party in own), self._sums(theirs, growth)])
+            await self._sums_beside(own, theirs, growth)
+
+    async def _sums_beside(
+        self, own: Sequence[OwnColumns], theirs: "Mapping[str, _LatticeHostColumns]", growth: Growth
+    ) -> None:
+        """Sum own columns once all is encrypted, while hosts add up: before, they would wait longer."""
+        encrypted = asyncio.Event()
+
+        async def sum_own() -> None:
+            await encrypted.wait()
+            await together([party.sums(growth.frontier) for party in own])
+
+        await together([sum_own(), self._sums(theirs, growth, encrypted=encrypted.set)])
 
     async def _sums(
         self,
         parties: "Mapping[str, _LatticeHostColumns]",
         growth: Growth,
         told: asyncio.Task[None] | None = None,
+        encrypted: Encrypted = lambda: None,
     ) -> None:
-        """`told`: where sums are hidden, what tells the coordinator of the level."""
+        """`told`: where sums are hidden, what tells the coordinator of the level. `encrypted`: as of
+        GuestProducts.query, of all queries of the level."""
         # 3. Two vectors for each summed node.
         for party in parties.values():
             party.advance(growth.frontier)
-        if self.products is None or not parties:
+        if self.products is None or not parties or not growth.frontier.pairs:
+            encrypted()
             return
         pairs, frontier = growth.frontier.pairs, growth.frontier
         for first in range(0, len(pairs), BATCH // 2):
@@ -228,7 +251,10 @@ class _LatticeGrower(Grower):
                     await self._hidden.pass_on(self.hosts.index(host), read.astype("<u8").tobytes())
             else:
                 # 4. The sibling's by subtraction.
-                answers = await self.products.query(entries)
+                is_last = first + len(part) == len(pairs)
+                answers = await self.products.query(
+                    entries, encrypted=encrypted if is_last else lambda: None
+                )
                 for host, sums in zip(self.products.hosts, answers, strict=True):
                     parties[host.name].learn(part, sums, growth.rows << self.quantisation.bits)
             for host in self.products.hosts:
@@ -280,9 +306,9 @@ class _LatticeGrower(Grower):
 
 def _node_vectors(
     slot_of_node: Integers, count: int, g: Integers, h: Integers, node: Nodes, active: Mask
-) -> Integers:
+) -> Values:
     """A block of the `count` vectors of some nodes: the gradients of each, then the hessians."""
-    values = np.zeros((count, len(g)), np.int64)
+    values = np.zeros((count, len(g)), np.int16)  # of `quantisation_of`: 12 bits and a sign at most
     at = np.flatnonzero((slot := slots_of(slot_of_node, node, active)) >= 0)
     first = 2 * slot[at]
     values[first, at], values[first + 1, at] = g[at], h[at]
@@ -359,8 +385,10 @@ async def lattice_host_train(
     most = equations_a_tree(binned.rows, params)  # vectors of a tree: as many as are counted
     if hidden is None:
         await guest.send(Offering(pack_bits(ordered) if ordered.any() else b""))
+    trees = 0  # so far
     try:
         while isinstance(start := await guest.recv(NextTree, Finish), NextTree):
+            looked_at, trees = resources.looks_at(trees), trees + 1
             records.begin(start.tree, NextTree)
             await records.count()
             if hidden is not None:
@@ -376,12 +404,10 @@ async def lattice_host_train(
                     vectors += message.vectors
                     if vectors > most:
                         raise guest.breach("a Query of more vectors than a tree needs")
-                    if hidden is None:
-                        await products.serve(message)
-                    elif message.vectors % 2:
+                    if hidden is not None and message.vectors % 2:
                         raise guest.breach("a Query of half a node")
-                    else:
-                        await products.serve(message, stream=hidden.masks)
+                    stream = None if hidden is None else hidden.masks
+                    await products.serve(message, stream=stream, looked_at=looked_at)
                 # 5. The best candidates with enough rows.
                 elif isinstance(message, Asked):
                     await answers.answer(message)

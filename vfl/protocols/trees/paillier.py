@@ -43,11 +43,11 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from vfl.arrays import Floats, Integers, Mask
+from vfl.arrays import Floats, Mask
 from vfl.blocks.engine import ENGINE, Rows
-from vfl.crypto.paillier import Ciphertexts, PrivateKey
+from vfl.crypto.paillier import PrivateKey
 from vfl.crypto.reserve import OwnReserve, Reserve
-from vfl.crypto.sums import decrypt, decrypt_sums, pack_and_mask, pack_and_rerandomise
+from vfl.crypto.sums import decrypt, decrypt_sums
 from vfl.crypto.workers import SharedRows, Workers
 from vfl.errors import PeerError
 from vfl.learn.binning import Binned
@@ -63,13 +63,14 @@ from vfl.protocols.common.histograms import CHUNK, HeldSums, store_for, sums_of_
 from vfl.protocols.common.key import generate_key, receive_key, send_key
 from vfl.protocols.common.participant import LooksAt, Participant, Resources
 from vfl.protocols.common.rows import Training
+from vfl.protocols.trees.candidate_sums import Histogram, HostSums
 from vfl.protocols.trees.category_sets import HostWins, SetWinners, check_groups, hear_groups, winners_of
 from vfl.protocols.trees.columns import Direction, Growth, HostColumns, OwnColumns, SplitRows, Taken
 from vfl.protocols.trees.draws import Draws, draw_columns, drawn_columns, drawn_pairs
 from vfl.protocols.trees.few_rows import FewRows
-from vfl.protocols.trees.gradients import leave_out, send_gradients
+from vfl.protocols.trees.gradients import leave_out, pass_over, send_gradients
 from vfl.protocols.trees.grower import Finish, Grower, GuestTrees, HostTrees, TreeDone, TreeEnd
-from vfl.protocols.trees.hidden import MOST_CANDIDATES, PIECE, HiddenHost, HiddenSums, gain_within
+from vfl.protocols.trees.hidden import MOST_CANDIDATES, HiddenHost, HiddenSums, gain_within
 from vfl.protocols.trees.model import GuestModel, HostModel
 from vfl.protocols.trees.open_nodes import OpenNodes
 from vfl.protocols.trees.paillier_messages import (
@@ -219,14 +220,14 @@ class _PaillierGrower(Grower):
         gain_of = gain_within(growth, hidden.chosen, self.scales, self.params)
 
         async def ask(place: int, nodes: Sequence[int]) -> dict[int, Taken]:
-            party, taken = hosts[place], {}
+            party, told = hosts[place], list[SplitRows]()
             await party.host.send(WonNodes([*nodes]))
             for node in nodes:
-                answer = await party.host.recv(SplitRows)
-                taken[node] = party.check_rows(
-                    growth, node, answer, self.params.min_child_rows, gain_of, hidden.coordinator
-                )
-            return taken
+                told.append(await party.host.recv(SplitRows))
+                if told[-1].node != node:
+                    raise party.host.breach("SplitRows that were not asked for")
+            minimum = self.params.min_child_rows
+            return party.check_rows(growth, told, minimum, gain_of, hidden.coordinator)
 
         taken = await hidden.split(growth, own, ask)
         self.told_obstacle = hidden.obstacle
@@ -381,7 +382,7 @@ async def paillier_host_train(
         store = pool.rows(binned.rows, key.width)
         codes = ENGINE.hold(binned.codes.reshape(-1, binned.rows))
         most = most_packed_sums(binned.rows, candidates, params)
-        reserve = Reserve(pool, most, randomness.key_at("obfuscators"))
+        reserve, trees = Reserve(pool, most, randomness.key_at("obfuscators")), 0
         try:
             while True:
                 reserve.begin()
@@ -395,6 +396,7 @@ async def paillier_host_train(
                 order = list(range(len(Candidates.of(drawn.columns))))
                 randomness.at("order of candidates", start.tree).shuffle(order)
                 tree = _HostTree(guest, reserve, rows, params, drawn, records, order, hidden)
+                tree.looked_at, trees = resources.looks_at(trees), trees + 1
                 # 2. Encrypted gradients.
                 sums = await tree.receive_gradients(start, draws)
                 # 3 to 7.
@@ -410,6 +412,8 @@ async def paillier_host_train(
 
 class _HostTree:
     """A tree under growth, as a host sees it."""
+
+    looked_at = True  # in a replay whether gradients are there, and sums are compared
 
     def __init__(
         self,
@@ -427,7 +431,6 @@ class _HostTree:
         self._reserve, self._workers = reserve, reserve.workers
         self._guest, self._params, self._binned = guest, params, binned
         self._records = records
-        self._packing = packing_of(binned.rows, params)
         self._store = store  # the ciphertexts of the drawn rows, in their order
         self._candidates = Candidates.of(binned.columns)
         self._sizes = binned.sizes
@@ -436,10 +439,12 @@ class _HostTree:
         self._open = OpenNodes(guest, params, self._frontier)
         self._wins = HostWins(guest, params, binned, self._order, self._frontier)
         self._time = records.time
+        given = packing_of(binned.rows, params), self._candidates, self._order, records.time
+        self._sums = HostSums(guest, reserve, *given)
         self._withheld = Withheld(records)
         self._few = FewRows(self._candidates, records.least)
 
-    async def receive_gradients(self, start: TreeStart, draws: Draws) -> list[Ciphertexts]:
+    async def receive_gradients(self, start: TreeStart, draws: Draws) -> Sequence[Histogram]:
         """The ciphertexts of the drawn rows; their histogram at the root, summed as they come in."""
         active = self._bits(start.active, "a TreeStart")
         self._frontier.active = active
@@ -452,6 +457,11 @@ class _HostTree:
         await self._records.count(active)
         if self._hidden is not None:
             await self._hidden.begin_tree(self._candidates.ordered[self._order])
+        if not self.looked_at:
+            await pass_over(self._guest, expected)
+            await self._wins.tell_groups()
+            self._reserve.end()
+            return [None]
         joint = await sums_of_drawn(self._workers, self._store, self._binned.codes, active, self._sizes)
         await joint.receive(self._guest, Gradients, lambda m: m.ciphertexts, expected)
         await self._wins.tell_groups()
@@ -466,10 +476,12 @@ class _HostTree:
         except ValueError as error:
             raise self._guest.breach(f"{message} with {error}") from None
 
-    async def sums(self) -> list[Ciphertexts]:
-        """Encrypted histograms of the summed child of each pair, each of shape (cells, width)."""
+    async def sums(self) -> Sequence[Histogram]:
+        """Encrypted histograms of the summed child of each pair."""
         self._reserve.end()
         frontier = self._frontier
+        if not self.looked_at:
+            return [None] * len(frontier.pairs)
         with self._time.timed():
             summed = [pair[0] for pair in frontier.pairs]
             slot = await asyncio.to_thread(frontier.slots, summed)
@@ -478,7 +490,7 @@ class _HostTree:
                 self._workers, self._store, self._binned.codes, nodes, self._sizes
             )
 
-    async def level(self, sums: list[Ciphertexts]) -> bool:
+    async def level(self, sums: Sequence[Histogram]) -> bool:
         """Play a level, given the histograms of its summed nodes; False when the tree ends with it."""
         frontier, own = self._frontier, self._candidates
         nodes = frontier.nodes
@@ -497,25 +509,12 @@ class _HostTree:
         for (summed, sibling), histogram in zip(frontier.pairs, sums, strict=True):
             here = valid[summed][self._order]
             there = np.zeros_like(here) if sibling is None else valid[sibling][self._order]
-            if self._hidden is not None:
-                await self._send_masked(self._hidden, summed, histogram, self._order[here | there])
-                continue
-            sent = self._order[here | there]
-            ordered = own.ordered[sent] & (sibling is None)
-            with self._time.timed():
-                left = await asyncio.to_thread(self._left_sums, histogram, sent)
-                ciphertexts = await pack_and_rerandomise(self._reserve, left, self._packing)
-            told = CandidateSums(
-                node=summed,
-                candidates=len(own),
-                valid=pack_bits(here),
-                sibling_valid=pack_bits(there),
-                ciphertexts=ciphertexts.tobytes(),
-                seconds=self._time.tell(),
-                ordered=pack_bits(ordered) if ordered.any() else b"",
-                withheld=summed in self._withheld,
-            )
-            await self._guest.send(told)
+            if self._hidden is None:
+                withheld = summed in self._withheld
+                await self._sums.send(summed, histogram, (here, there), withheld=withheld)
+            else:
+                sent = self._order[here | there]
+                await self._sums.send_masked(self._hidden, summed, histogram, sent)
         self._reserve.begin()
 
         # 6. The splits won.
@@ -543,23 +542,6 @@ class _HostTree:
             raise self._guest.breach("an Advance to a node of too few rows")
         return True
 
-    async def _send_masked(
-        self, hidden: HiddenHost, node: int, histogram: Ciphertexts, sent: Integers
-    ) -> None:
-        """The sums of the candidates `sent`, each plaintext plus a mask; and masks alone, as if it were
-        all candidates."""
-        packing, key = self._packing, self._workers.key
-        with self._time.timed():
-            sums = await asyncio.to_thread(self._left_sums, histogram, sent)
-            masks = hidden.masks.below(int(key.n), packing.ciphertexts(len(self._order)))
-            ciphertexts = await pack_and_mask(
-                self._reserve, sums, packing.slot_bits, packing.slots, masks
-            )
-        seconds, step = self._time.tell(), PIECE // key.width
-        for first in range(0, max(1, len(ciphertexts)), step):
-            part, more = ciphertexts[first : first + step].tobytes(), first + step < len(ciphertexts)
-            await self._guest.send(MaskedCandidates(node, part, 0.0 if more else seconds, more))
-
     async def _win_hidden(
         self, hidden: HiddenHost, nodes: Sequence[int], valid: Mapping[int, Mask]
     ) -> None:
@@ -580,19 +562,3 @@ class _HostTree:
             taken[node] = number
             await self._guest.send(self._records.add_hidden(node, split, left, ordered))
         await hidden.took(taken)
-
-    def _left_sums(self, histogram: Ciphertexts, sent: Integers) -> Ciphertexts:
-        """Left sums of the candidates `sent`."""
-        own, key = self._candidates, self._workers.key
-        running = histogram.copy()
-        for column, start in zip(own.columns, own.offsets.tolist(), strict=True):
-            if column.edges is not None:
-                part = slice(start, start + column.bins)
-                running[part] = key.running(histogram[part])
-        left = running[own.cell[sent]]
-        with_missing = own.missing_left[sent]
-        missing = histogram[own.missing_cell[sent[with_missing]]]
-        left[with_missing] = key.add(left[with_missing], missing)
-        numeric = sum(column.bins for column in own.columns if column.edges is not None)
-        self._workers.operations["add"] += numeric + len(missing)
-        return left

@@ -34,7 +34,8 @@ class Gradients(Message, frozen=True):
 
 
 LEFT_OUT = Gradients(b"")
-"""Stands in a replay for gradients that it does not look at; no run sends it: a tree has rows."""
+"""Stands in a replay for gradients that it does not look at, or that were not kept; no run sends it: a
+tree has rows."""
 
 
 class CandidateSums(Message, frozen=True):
@@ -52,6 +53,10 @@ class CandidateSums(Message, frozen=True):
     ordered: bytes  # a bit a candidate sent, at the root: is it of a monotone column; empty if none is
     withheld: bool = False  # the sums of both
     limit: ClassVar[int] = 16 * MIB
+
+
+LEFT_OUT_SUMS = CandidateSums(-1, 0, b"", b"", b"", 0.0, b"")
+"""Stands in a replay for the sums of a node whose gradients were not kept; no node has this number."""
 
 
 def check_candidates(candidates: int, packing: SumPacking, width: int) -> None:
@@ -74,6 +79,10 @@ class MaskedCandidates(Message, frozen=True):
     seconds: Seconds
     more: bool = False  # follow, of the node
     limit: ClassVar[int] = 16 * MIB
+
+
+LEFT_OUT_MASKED = MaskedCandidates(-1, b"", 0.0)
+"""The same where sums are hidden."""
 
 
 class WonNodes(Message, frozen=True):

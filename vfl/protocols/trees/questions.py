@@ -19,6 +19,7 @@ rows that its split sent there, which rows are drawn does not change. No candida
 import asyncio
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, ClassVar
 
@@ -28,16 +29,15 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Floats, Integers, Mask
 from vfl.blocks.engine import ENGINE, Rows
-from vfl.blocks.scratch import in_pieces
 from vfl.learn.best_first import BestFirst, Head, level_of
 from vfl.learn.binning import Binned
 from vfl.learn.params import BoostParams
-from vfl.learn.splits import Candidates, Cells, Split, block_histograms
+from vfl.learn.splits import Candidates, Side, Split
 from vfl.learn.told_sums import most_splits
-from vfl.learn.tree import Choice, Frontier, Nodes, slots_of
+from vfl.learn.tree import Choice, Frontier, Nodes
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MAX_MESSAGE, Message
-from vfl.protocols.common.bits import BitPacker, bits_between, check_bits
+from vfl.protocols.common.bits import BitPacker
 from vfl.protocols.common.clock import Clock
 from vfl.protocols.common.lattice_sums import MOST_OUTPUTS
 from vfl.protocols.trees.columns import (
@@ -50,6 +50,7 @@ from vfl.protocols.trees.columns import (
     Taken,
 )
 from vfl.protocols.trees.hidden import HiddenHost
+from vfl.protocols.trees.known_rows import KnownRows
 from vfl.protocols.trees.ranking import Ranks
 from vfl.protocols.trees.records import Records
 
@@ -201,9 +202,10 @@ class Questions:
         assert isinstance(party, HostColumns)  # noqa: S101 - for the type checker
         rows = await asyncio.to_thread(self._rows_of, frontier, party.party, list(groups))
         question = Asked(*rows, groups)
-        host, taken = party.host, {}
+        host = party.host
         with self._clock.timed("transfer"):
             await host.send(question)
+        told: list[tuple[Choice, Direction]] = []
         for node, asked in groups.items():
             with self._clock.timed(f"{host.name} and transfer"):
                 answer = await host.recv(Direction, TooFew)
@@ -215,8 +217,9 @@ class Questions:
                 continue
             choices = own.choices(len(asked))
             choice = next((c for c in choices if answer.candidate in c.candidates), choices[0])
-            taken[node] = party.check_direction(growth, choice, node, answer, self._minimum)
-        return taken
+            party.check_asked(choice, node, answer)
+            told.append((choice, answer))
+        return await asyncio.to_thread(party.check_directions, growth, told, self._minimum)
 
     def _rows_of(
         self, frontier: Frontier, party: int, nodes: Sequence[int]
@@ -243,17 +246,19 @@ class Questions:
     ) -> dict[int, Taken]:
         """Where sums are hidden: the splits that a host takes of these nodes, whose candidates it hears
         from the coordinator."""
-        host, taken = party.host, {}
+        host, told = party.host, list[SplitRows]()
         rows = await asyncio.to_thread(self._rows_of, growth.frontier, party.party, nodes)
         await host.send(AskedRows(*rows, [*nodes]))
         for node in nodes:
             with self._clock.timed(f"{host.name} and transfer"):
                 answer = await host.recv(SplitRows, TooFew)
+            if answer.node != node:
+                what = "SplitRows that were" if isinstance(answer, SplitRows) else "a TooFew that was"
+                raise host.breach(f"{what} not asked for")
             if isinstance(answer, SplitRows):
-                taken[node] = party.check_rows(growth, node, answer, self._minimum, gain_of, coordinator)
-            elif answer.node != node:
-                raise host.breach("a TooFew that was not asked for")
-        return taken
+                told.append(answer)
+        given = growth, told, self._minimum, gain_of, coordinator
+        return await asyncio.to_thread(party.check_rows, *given)
 
 
 def _places(place: Places, node: Nodes, active: Mask) -> tuple[Places, Mask]:
@@ -286,25 +291,16 @@ class Answers:
         self._codes = codes
         drawn = np.array([column.name in columns for column in candidates.columns], np.bool_)
         self._in_tree = drawn[candidates.column[order]]
-        rows = binned.rows
-        # Of each row the deepest node that it is known to be in, -1 for none, and if it is in one
-        # whether it is drawn. Nodes above follow from it.
-        self._kind = np.min_scalar_type(-(2 << params.depth))
-        self._node: Nodes = np.full(rows, -1, self._kind)
-        self._drawn = np.zeros(rows, np.bool_)
-        numbers = np.arange((4 << params.depth) + 1)  # of nodes, from -1 on
-        self._level_of = np.array([max(number.bit_length(), 1) - 1 for number in numbers.tolist()])
+        self._known = KnownRows(binned.rows, params.depth)
         self._level = 0  # of the last question
-        # By node asked about: which candidates have enough rows, and which were asked about.
-        self._valid: dict[int, Mask] = {}
+        # By node asked about, which candidates were.
         self._tried: dict[int, Mask] = {}
         self._taken: set[int] = set()
 
     async def answer(self, message: Asked) -> None:
         """Answer a question."""
         await asyncio.to_thread(self._learn, message)
-        for node, groups in message.groups.items():
-            answer = await asyncio.to_thread(self._take, node, groups)
+        for answer in await asyncio.to_thread(self._take, message.groups):
             await self._guest.send(answer)
 
     async def answer_hidden(self, message: AskedRows, hidden: HiddenHost) -> None:
@@ -317,25 +313,25 @@ class Answers:
         if len(self._taken) + len(message.about) > most_splits(self._params):
             raise self._guest.breach("AskedRows about more nodes than a tree of the job has splits")
         best = await hidden.best(self._guest, message.about)
-        took: dict[int, int | None] = {}
         for node in message.about:
             if (why := self._wrong(node, best[node])) is not None:
                 raise hidden.breach(f"BestCandidates {why}")
-            choice = await asyncio.to_thread(self._choose, node, best[node])
-            took[node] = None if choice is None else choice[0]
+        chosen = await asyncio.to_thread(self._choose, {node: best[node] for node in message.about})
+        left = await asyncio.to_thread(self._split, chosen)
+        took: dict[int, int | None] = {}
+        for node, choice in chosen.items():
+            took[node] = None if choice is None else choice.number
             if choice is None:
                 await self._guest.send(TooFew(node))
                 continue
-            number, split, left = choice
-            ordered = bool(self._candidates.ordered[self._order[number]])
-            await self._guest.send(self._records.add_hidden(node, split, left, ordered))
+            ordered = bool(self._candidates.ordered[self._order[choice.number]])
+            await self._guest.send(self._records.add_hidden(node, choice.split, left[node], ordered))
         await hidden.took(took)
 
     def _learn(self, message: Asked | AskedRows) -> None:
-        """Learn the rows of the nodes asked about for the first time, and which candidates have
-        enough."""
-        what, nodes = type(message).__name__, np.array(message.nodes, np.int64)
-        if not len(nodes):
+        """Learn the rows of the nodes asked about for the first time."""
+        what = type(message).__name__
+        if not message.nodes:
             if message.rows or message.drawn:
                 raise self._guest.breach(f"{what} with rows of no node")
             return
@@ -343,82 +339,13 @@ class Answers:
         if not self._in_turn(message.nodes, levels):
             raise self._guest.breach(f"{what} about nodes out of turn")
         try:
-            inside = self._check_places(message)
-            check_bits(message.drawn, inside)
+            counted = self._known.learn(message.nodes, message.rows, message.drawn)
         except ValueError as error:
             raise self._guest.breach(f"{what} with {error}") from None
-        if levels[0] == 0 and inside < len(self._node):
-            raise self._guest.breach(f"{what} with other rows of a node than it has")
-
-        table = np.full(4 << self._params.depth, -1)  # by node its place; the last is that of -1
-        table[nodes] = np.arange(len(nodes))
-        counted, known = np.zeros(len(nodes), np.int64), 0
-        for some in in_pieces(len(self._node)):
-            place = self._places_of(message, some)
-            drawn = bits_between(message.drawn, known, known + int(np.count_nonzero(place)))
-            counted += self._learn_rows(what, (nodes, table), some, place, drawn)
-            known += len(drawn)
         if counted.min() < 2 * self._params.min_child_rows:
             raise self._guest.breach(f"{what} about a node of too few rows")
-
         self._level = levels[-1]
-        own = self._candidates
-        kernel = partial(_counts, own.flat, table, len(nodes), self._binned.codes.size)
-        counts = ENGINE.total(kernel, self._codes, self._node, self._drawn)
-        valid = own.valid(counts, self._params.min_child_rows)[:, self._order] & self._in_tree
-        self._valid.update(zip(message.nodes, valid, strict=True))
-        self._tried.update(
-            (node, np.zeros_like(of)) for node, of in zip(message.nodes, valid, strict=True)
-        )
-
-    def _check_places(self, message: Asked | AskedRows) -> int:
-        """How many rows are in the nodes asked about. Raises ValueError, saying what it has, where they
-        are in no node."""
-        size, planes = -(-len(self._node) // 8), len(message.nodes).bit_length()
-        if len(message.rows) < planes * size:
-            raise ValueError("a wrong number of bits")
-        inside = 0
-        for some in in_pieces(len(self._node)):
-            place = self._places_of(message, some)
-            if len(message.rows) > planes * size or place.max() > len(message.nodes):
-                raise ValueError("rows of no node")
-            inside += int(np.count_nonzero(place))
-        return inside
-
-    def _places_of(self, message: Asked | AskedRows, some: slice) -> Nodes:
-        """Of some rows the place of their node among those asked about, from 1; 0 in none."""
-        place = np.zeros(some.stop - some.start, self._kind)
-        first, size = some.start, -(-len(self._node) // 8)
-        for bit in range(len(message.nodes).bit_length()):
-            plane = bits_between(message.rows, 8 * size * bit + first, 8 * size * bit + some.stop)
-            place |= plane.astype(self._kind) << bit
-        return place
-
-    def _learn_rows(
-        self,
-        what: str,
-        asked: tuple[Integers, Integers],
-        some: slice,
-        place: Nodes,
-        drawn: Mask,
-    ) -> Integers:
-        """Learn of some rows in which of the nodes asked about they are (these, and by node its
-        place), and of those inside whether they are drawn. How many of these are in each node."""
-        nodes, table = asked
-        inside = np.flatnonzero(place)
-        node = nodes.astype(self._kind)[place[inside] - 1]
-        before = self._node[some]
-        # It must be a tree: rows stay below the nodes where they were known to be, drawn or not.
-        known = before[inside]
-        above = np.maximum(self._level_of[nodes + 1][place[inside] - 1] - self._level_of[known + 1], 0)
-        if ((known >= 0) & (known + 1 != (node.astype(np.int64) + 1) >> above)).any():
-            raise self._guest.breach(f"{what} with rows that are in another node")
-        left_out = (table[before] >= 0) & (place == 0)
-        if left_out.any() or (drawn != self._drawn[some][inside])[known >= 0].any():
-            raise self._guest.breach(f"{what} with other rows of a node than it has")
-        before[inside] = node
-        self._drawn[some][inside] = drawn
-        return np.bincount(place[inside][drawn] - 1, minlength=len(nodes))
+        self._tried.update((node, np.zeros(len(self._order), np.bool_)) for node in message.nodes)
 
     @property
     def _all_taken(self) -> bool:
@@ -427,7 +354,7 @@ class Answers:
 
     def _in_turn(self, nodes: Sequence[int], levels: Sequence[int]) -> bool:
         """Whether nodes, of these levels, may be asked about for the first time now."""
-        new, asked = {*nodes}, self._valid.keys()
+        new, asked = {*nodes}, self._tried.keys()
         if levels[-1] >= self._params.depth or len(new) < len(nodes) or new & asked:
             return False
         if self._params.max_leaves is None:
@@ -436,14 +363,25 @@ class Answers:
         above = {(node + 1 >> up) - 1 for node in new | asked for up in range(1, level_of(node) + 1)}
         return not new & above
 
-    def _take(self, node: int, groups: list[list[int]]) -> Direction | TooFew:
-        """The answer about a node."""
-        if node not in self._tried or node in self._taken or self._all_taken or not all(groups):
+    def _take(self, groups: Mapping[int, list[list[int]]]) -> list[Direction | TooFew]:
+        """The answers about these nodes."""
+        for node, of_node in groups.items():
+            if node not in self._tried or node in self._taken or not all(of_node):
+                raise self._guest.breach("Asked about candidates of no open node")
+            if (why := self._wrong(node, of_node)) is not None:
+                raise self._guest.breach(f"Asked {why}")
+        if self._all_taken:
             raise self._guest.breach("Asked about candidates of no open node")
-        if (why := self._wrong(node, groups)) is not None:
-            raise self._guest.breach(f"Asked {why}")
-        choice = self._choose(node, groups)
-        return TooFew(node) if choice is None else self._records.add(node, *choice)
+        chosen = self._choose(groups)
+        if len(self._taken) > most_splits(self._params):
+            raise self._guest.breach("Asked about candidates of no open node")
+        left = self._split(chosen)
+        return [
+            TooFew(node)
+            if choice is None
+            else self._records.add(node, choice.number, choice.split, left[node])
+            for node, choice in chosen.items()
+        ]
 
     def _wrong(self, node: int, groups: list[list[int]]) -> str | None:
         """What is wrong with candidates that are named in an open node."""
@@ -455,56 +393,43 @@ class Answers:
             return "about a candidate again"
         return None
 
-    def _choose(self, node: int, groups: list[list[int]]) -> tuple[int, Split, Mask] | None:
-        """Take, of the first group with any that has enough rows, the first in canonical order: its
-        number, its split, and which rows of the node go left."""
-        self._tried[node][[number for group in groups for number in group]] = True
-        for group in groups:
-            fit = [number for number in group if self._valid[node][number]]
-            if fit:
-                break
-        else:
-            return None
-        number = min(fit, key=lambda i: int(self._order[i]))
-        split, left = self._split(int(self._order[number]), node)
-        self._taken.add(node)
-        known = 0
-        for some in in_pieces(len(self._node)):
-            own = self._node[some]
-            inside = np.flatnonzero(own == node)
-            goes_left = left[known : known + len(inside)]
-            own[inside] = 2 * node + 2 - goes_left
-            known += len(inside)
-        return number, split, left
+    def _choose(self, asked: Mapping[int, list[list[int]]]) -> "dict[int, _Chosen | None]":
+        """Take in each node, of the first group with any that has enough rows, the first in canonical
+        order. Rows are counted in the columns alone that are asked about."""
+        own, minimum = self._candidates, self._params.min_child_rows
+        numbers = {node: np.concatenate(groups).astype(np.int64) for node, groups in asked.items()}
+        columns = {n: np.unique(own.column[self._order[of_node]]) for n, of_node in numbers.items()}
+        cells = self._known.histograms(own, self._codes, columns)
+        valid = own.valid(cells, minimum)[:, self._order] & self._in_tree
+        chosen: dict[int, _Chosen | None] = {}
+        for (node, groups), fits, counts in zip(asked.items(), valid, cells, strict=True):
+            self._tried[node][numbers[node]] = True
+            fit = next(filter(None, ([i for i in group if fits[i]] for group in groups)), None)
+            if fit is None:
+                chosen[node] = None
+                continue
+            number = min(fit, key=lambda i: int(self._order[i]))
+            candidate = int(self._order[number])
+            place = int(own.column[candidate])
+            first = int(own.offsets[place])
+            missing_left = own.sends_missing_left(
+                candidate, counts[first : first + own.columns[place].bins + 1]
+            )
+            side = own.side(candidate, missing_left)
+            chosen[node] = _Chosen(number, own.split(candidate, missing_left), side)
+            self._taken.add(node)
+        return chosen
 
-    def _split(self, candidate: int, node: int) -> tuple[Split, Mask]:
-        """A candidate's split of a node that no row is known to be below, and which of its rows go
-        left."""
-        own = self._candidates
-        place = int(own.column[candidate])
-        found, counts = list[NDArray[np.uint8]](), np.zeros(own.columns[place].bins + 1, np.int64)
-        codes_of = ENGINE.results(partial(_codes_of, place, node), self._codes, self._node)
-        for some, codes in zip(ENGINE.cuts(len(self._node)), codes_of, strict=True):
-            drawn = self._drawn[some][self._node[some] == node]
-            counts += np.bincount(codes[drawn], minlength=len(counts))
-            found.append(codes)
-        missing_left = own.sends_missing_left(candidate, counts)
-        left = np.concatenate([own.goes_left(candidate, codes, missing_left) for codes in found])
-        return own.split(candidate, missing_left), left
+    def _split(self, chosen: "Mapping[int, _Chosen | None]") -> dict[int, Mask]:
+        """Split the nodes of which a candidate was taken; which of its rows go left, by node."""
+        sides = {node: choice.side for node, choice in chosen.items() if choice is not None}
+        return self._known.split(self._codes, sides)
 
 
-def _counts(
-    flat: Cells,
-    table: Integers,
-    nodes: int,
-    work: int,
-    codes: NDArray[np.uint8],
-    node: Nodes,
-    drawn: Mask,
-) -> Integers:
-    """How many drawn rows each node has in each cell."""
-    return block_histograms(codes, flat, slots_of(table, node, drawn), nodes, None, work)
+@dataclass(frozen=True)
+class _Chosen:
+    """A candidate that is taken in a node."""
 
-
-def _codes_of(column: int, split: int, codes: NDArray[np.uint8], node: Nodes) -> NDArray[np.uint8]:
-    return np.asarray(codes[column][node == split])
+    number: int  # on the wire
+    split: Split
+    side: Side

@@ -1,0 +1,330 @@
+"""Large frames, which do not go through the parser of `websockets`, and long messages of a peer."""
+
+import asyncio
+import contextlib
+import hashlib
+import random
+from collections.abc import AsyncIterator
+from concurrent.futures import Future
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from ends import call, made_in, registry, until
+from websockets.frames import Frame, Opcode
+from websockets.protocol import OPEN, Protocol, Side
+
+from vfl.errors import PeerError
+from vfl.net import session
+from vfl.net.connection import PIECES, BoundedConnection
+from vfl.net.large import LARGE
+from vfl.net.peer import LONG, MemoryPeer, Peer
+from vfl.net.session import WebSocketPeer
+from vfl.net.wire import KIB, MIB
+from vfl.protocols.common.lattice_sums import Query, Vectors
+
+SIDES = pytest.mark.parametrize("side", [Side.CLIENT, Side.SERVER], ids=["dialled", "listens"])
+LIMIT = MIB
+
+
+def opened(side: Side, size: int = LIMIT) -> tuple[BoundedConnection, list[Frame]]:
+    """An end without a socket that has heard one short message, and what it hears from then on."""
+    made = BoundedConnection(Protocol(side, state=OPEN, max_size=size), ping_interval=None)
+    made.connection_made(mock.Mock(spec=asyncio.Transport))
+    heard: list[Frame] = []
+    made.recv_messages.put = heard.append
+    made.allow(size)
+    made.data_received(frame(side, b"first"))
+    heard.clear()
+    return made, heard
+
+
+def frame(to: Side, data: bytes, opcode: Opcode = Opcode.BINARY, *, fin: bool = True) -> bytes:
+    """A frame as `websockets` writes it to this side."""
+    return Frame(opcode, data, fin).serialize(mask=to is Side.SERVER)
+
+
+def message(to: Side, data: bytes, piece: int) -> bytes:
+    """A binary message in pieces."""
+    parts = [data[start : start + piece] for start in range(0, len(data), piece)]
+    last = len(parts) - 1
+    opcodes = [Opcode.BINARY] + [Opcode.CONT] * last
+    return b"".join(
+        frame(to, part, opcode, fin=number == last)
+        for number, (part, opcode) in enumerate(zip(parts, opcodes, strict=True))
+    )
+
+
+def closed_with(made: BoundedConnection) -> int | None:
+    sent = made.protocol.close_sent
+    return None if sent is None else int(sent.code)
+
+
+@SIDES
+def test_messages_are_what_they_were_however_they_are_cut(side: Side) -> None:
+    rng = random.Random(side.value)
+    wanted: list[tuple[Opcode, bytes]] = []
+    stream = b""
+    for size in (1, LARGE - 1, LARGE, 3 * LARGE + 5, 200 * KIB, LIMIT):
+        for piece in (LARGE + 3, 100 * KIB, LIMIT):
+            data = rng.randbytes(size)
+            stream += message(side, data, piece)
+            stream += frame(side, b"12", Opcode.TEXT)
+            wanted += [(Opcode.BINARY, data), (Opcode.TEXT, b"12")]
+
+    async def run(most: int) -> None:
+        made, heard = opened(side)
+        at = 0
+        while at < len(stream):
+            size = rng.randint(1, most)
+            view = made.get_buffer(-1)[:size]
+            part = stream[at : at + len(view)]
+            view[: len(part)] = part
+            made.buffer_updated(len(part))
+            at += len(part)
+        got, parts = [], b""
+        for one in heard:
+            parts += one.data
+            if one.fin:
+                got.append(parts)
+                parts = b""
+        assert got == [data for _, data in wanted]
+        assert closed_with(made) is None
+
+    for most in (17 * KIB, 300 * KIB):
+        asyncio.run(run(most))
+
+
+@SIDES
+def test_a_head_may_come_byte_by_byte(side: Side) -> None:
+    async def run() -> None:
+        made, heard = opened(side)
+        data = random.Random(1).randbytes(LARGE)
+        stream = message(side, data, LARGE) + message(side, b"short", LARGE)
+        for byte in stream[:20]:
+            made.data_received(bytes([byte]))
+        made.data_received(stream[20:])
+        assert [bytes(one.data) for one in heard] == [data, b"short"]
+
+    asyncio.run(run())
+
+
+@SIDES
+def test_a_size_is_refused_as_soon_as_it_is_said(side: Side) -> None:
+    async def run() -> None:
+        made, heard = opened(side)
+        made.data_received(frame(side, bytes(LIMIT + 1))[:10])
+        assert closed_with(made) == 1009
+        made, heard = opened(side)
+        made.data_received(frame(side, bytes(LARGE), fin=False))
+        made.data_received(frame(side, bytes(LIMIT - LARGE + 1), Opcode.CONT)[:10])
+        assert closed_with(made) == 1009
+        made.data_received(frame(side, bytes(LARGE)))
+        assert heard == []
+
+    asyncio.run(run())
+
+
+@SIDES
+def test_a_smaller_size_holds_from_the_next_frame_on(side: Side) -> None:
+    async def run() -> None:
+        made, heard = opened(side)
+        made.data_received(frame(side, bytes(3 * LARGE))[:-1])
+        made.allow(2 * LARGE)
+        made.data_received(frame(side, bytes(3 * LARGE))[-1:])
+        assert len(heard) == 1
+        made.data_received(frame(side, bytes(3 * LARGE))[:10])
+        assert closed_with(made) == 1009
+
+    asyncio.run(run())
+
+
+@SIDES
+def test_a_message_within_a_message_is_a_breach(side: Side) -> None:
+    async def run() -> None:
+        for opcode in (Opcode.TEXT, Opcode.BINARY):
+            made, heard = opened(side)
+            made.data_received(frame(side, bytes(LARGE), fin=False) + frame(side, b"x", opcode))
+            assert (closed_with(made), heard) == (1002, [])
+        reserved = bytearray(frame(side, bytes(LARGE)))
+        reserved[0] |= 0x40
+        for stray in (frame(side, bytes(LARGE), Opcode.CONT), bytes(reserved)):
+            made, heard = opened(side)
+            made.data_received(stray)
+            assert (closed_with(made), heard) == (1002, [])
+        made, heard = opened(side)
+        other = Side.CLIENT if side is Side.SERVER else Side.SERVER
+        made.data_received(frame(other, bytes(LARGE)))  # masked where it must not be, or the reverse
+        assert (closed_with(made), heard) == (1002, [])
+
+    asyncio.run(run())
+
+
+@SIDES
+def test_pieces_are_counted_and_pings_refused_within_a_message(side: Side) -> None:
+    async def run() -> None:
+        made, heard = opened(side)
+        made.data_received(frame(side, bytes(LARGE), fin=False))
+        made.data_received(frame(side, b"", Opcode.CONT, fin=False) * PIECES)
+        assert (closed_with(made), heard) == (1009, [])
+        made.transport.abort.assert_called()
+        made, heard = opened(side)
+        made.data_received(frame(side, bytes(LARGE), fin=False) + frame(side, b"", Opcode.PING))
+        assert (closed_with(made), heard) == (1002, [])
+        made.transport.abort.assert_called()
+
+    asyncio.run(run())
+
+
+@SIDES
+@pytest.mark.parametrize("size", [1, LARGE, 100 * KIB + 1, MIB])
+def test_what_is_sent_is_what_websockets_reads(side: Side, size: int) -> None:
+    """Another party may have an older version of this program."""
+    data = random.Random(size).randbytes(size)
+    taken: list[int] = []
+
+    async def run() -> bytes:
+        made, _ = opened(side)
+        await made.send_long(data, 64 * KIB, lambda: taken.append(1))
+        written = []
+        for done in made.transport.mock_calls:
+            if done[0] in ("write", "writelines"):
+                written += done.args[0] if done[0] == "writelines" else [done.args[0]]
+        return b"".join(written)
+
+    other = Protocol(Side.CLIENT if side is Side.SERVER else Side.SERVER, state=OPEN, max_size=MIB)
+    other.receive_data(asyncio.run(run()))
+    events = other.events_received()
+    assert b"".join(event.data for event in events) == data
+    assert [event.fin for event in events] == [False] * (len(events) - 1) + [True]
+    assert len(taken) == len(events) == -(-size // (64 * KIB))
+
+
+def test_long_messages_leave_in_the_order_in_which_they_were_sent() -> None:
+    """Also where their digests are made beside, and the digest is that of the payload."""
+    heard: list[tuple[str, int, bool]] = []
+
+    async def run() -> None:
+        here, there = MemoryPeer.pair("insurer", "registry")
+        here.hashes = True
+
+        def observe(way: str, kind: str, payload: bytes) -> None:
+            right = here.sha256(payload) == hashlib.sha256(payload).digest()
+            heard.append((kind, len(payload), right))
+
+        here.observers.append(observe)
+        sending = [here.send(one) for one in (Vectors(bytes(LONG)), Query(1), Vectors(bytes(2 * LONG)))]
+        await asyncio.gather(*sending, here.send(Query(2)))
+        assert len((await there.recv(Vectors)).data) == LONG
+        assert (await there.recv(Query)).vectors == 1
+        assert len((await there.recv(Vectors)).data) == 2 * LONG
+        assert (await there.recv(Query)).vectors == 2
+
+    asyncio.run(run())
+    assert [kind for kind, _, _ in heard] == ["Vectors", "Query", "Vectors", "Query"]
+    assert all(right for _, _, right in heard)
+
+
+def test_a_long_message_that_nobody_waits_for_any_more_is_not_sent() -> None:
+    async def run() -> None:
+        here, there = MemoryPeer.pair("insurer", "registry")
+        here.hashes = True
+        sending = asyncio.create_task(here.send(Vectors(bytes(8 * LONG))))
+        await asyncio.sleep(0)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        await here.send(Query(3))
+        assert (await there.recv(Query)).vectors == 3
+
+    asyncio.run(run())
+
+
+# --- Between two parties -----------------------------------------------------------------------
+
+
+def right_digests(peer: Peer) -> list[tuple[str, str, bool]]:
+    """What the peer's observers hear of, and whether the digest is that of the payload."""
+    heard: list[tuple[str, str, bool]] = []
+
+    def observe(way: str, kind: str, payload: bytes) -> None:
+        heard.append((way, kind, peer.sha256(payload) == hashlib.sha256(payload).digest()))
+
+    peer.hashes = True
+    peer.observers.append(observe)
+    return heard
+
+
+@contextlib.asynccontextmanager
+async def session_in(folder: Path) -> AsyncIterator[tuple[WebSocketPeer, WebSocketPeer]]:
+    """The insurer, who dials, and the registry, as each holds the other."""
+    ends = made_in(folder)
+    async with registry(ends) as listener:
+        here = await call(ends, listener)
+        yield here, await listener.accept()
+        here.drop()
+
+
+def test_long_messages_arrive_whole_both_ways_and_are_written_down(tmp_path: Path) -> None:
+    rng = random.Random(2)
+    contents = [rng.randbytes(size) for size in (LONG - 100, LONG, 5 * MIB + 3, 3 * LONG, MIB)]
+
+    async def run() -> None:
+        async with session_in(tmp_path) as (here, there):
+            heard = [right_digests(one) for one in (here, there)]
+
+            async def say(one: Peer) -> None:
+                for data in contents:
+                    await one.send(Vectors(data))
+                    await one.send(Query(1))
+
+            async def hear(one: Peer) -> None:
+                for data in contents:
+                    assert (await one.recv(Vectors)).data == data
+                    assert (await one.recv(Query)).vectors == 1
+
+            await asyncio.gather(say(here), say(there), hear(here), hear(there))
+            for one in heard:
+                for way in ("sent", "received"):
+                    lines = [line for line in one if line[0] == way]
+                    assert lines == [
+                        (way, kind, True) for _ in contents for kind in ("Vectors", "Query")
+                    ]
+
+    asyncio.run(run())
+
+
+def test_who_gives_up_while_a_digest_is_made_loses_no_message(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digest: Future[bytes] = Future()
+    monkeypatch.setattr(session, "begin_hash", lambda payload: digest)
+
+    async def run() -> None:
+        async with session_in(tmp_path) as (here, there):
+            there.hashes = True
+            await here.send(Vectors(bytes(LONG)))
+            await until(lambda: not there._receiving.is_empty)
+            receiving = asyncio.create_task(there.recv(Vectors))
+            await asyncio.sleep(0.01)
+            receiving.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await receiving
+            digest.set_result(b"made")
+            assert (await there.recv(Vectors)).data == bytes(LONG)
+
+    asyncio.run(run())
+
+
+def test_no_digest_of_a_refused_message_is_taken_for_another(tmp_path: Path) -> None:
+    async def run() -> None:
+        async with session_in(tmp_path) as (here, there):
+            heard = right_digests(there)
+            here._sent += 1
+            await here.send(Vectors(bytes(LONG)))
+            with pytest.raises(PeerError, match="a frame out of order"):
+                await there.recv(Vectors)
+            await there.send(Query(1))
+            assert heard == [("sent", "Query", True)]
+
+    asyncio.run(run())
