@@ -33,6 +33,7 @@ from vfl.jobs.certificate import Covered, NotedAnswers, Replayed
 from vfl.jobs.connect import Site
 from vfl.jobs.evidence import Evidence, find_evidence, load_evidence
 from vfl.jobs.names import job_of, resolve_model
+from vfl.jobs.offer import Terms
 from vfl.jobs.rerun import EvidenceDiffers, Rerun, missing_of, open_rerun
 from vfl.jobs.show import Show
 from vfl.net.replay import MessageDiffers, TapeEnds
@@ -347,10 +348,15 @@ def _noted_for(run: Rerun, peer: str) -> NotedAnswers | None:
     told = [
         one.agreement.ledgers.get(own.party, "")
         for one in find_evidence(run.site.store)
-        if one.begun > own.begun and peer in one.agreement.terms.fingerprints
+        if one.begun > own.begun and _tell_each_other(one.agreement.terms, own.party, peer)
     ]
     sealed = next((seal for seal in told if seal in run.lines.seals), "")
     return NotedAnswers(newest.answers, newest.sha256, sealed)
+
+
+def _tell_each_other(terms: Terms, one: str, other: str) -> bool:
+    """Whether two parties of a run tell each other the newest seals of their ledgers."""
+    return (terms.guest == one and other in terms.hosts) or (terms.guest == other and one in terms.hosts)
 
 
 def _all_of(run: Rerun) -> str:
