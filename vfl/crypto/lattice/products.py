@@ -152,14 +152,28 @@ def _write_add(
 
 
 def _typed_evaluate(
-    typing: object, small: Any, at: Any, width: Any, powers: Any, first: Any, out: Any, to: Any
-) -> Any:
+    typing: object,
+    small: types.Type,
+    at: types.Type,
+    width: types.Type,
+    powers: types.Type,
+    first: types.Type,
+    out: types.Type,
+    to: types.Type,
+) -> tuple[Signature, Callable[..., Value]]:
     return _typed(_write_evaluate, small, at, width, powers, first, out, to)
 
 
 def _typed_add(
-    typing: object, values: Any, count: Any, reals: Any, at: Any, step: Any, out: Any, to: Any
-) -> Any:
+    typing: object,
+    values: types.Type,
+    count: types.Type,
+    reals: types.Type,
+    at: types.Type,
+    step: types.Type,
+    out: types.Type,
+    to: types.Type,
+) -> tuple[Signature, Callable[..., Value]]:
     return _typed(_write_add, values, count, reals, at, step, out, to)
 
 
