@@ -29,8 +29,9 @@ from vfl.net.replay import MessageDiffers
 from vfl.protocols.linear import correlations, host_fitting, inflation
 from vfl.protocols.oneway import tables
 from vfl.protocols.trees import lattice, paillier
+from vfl.protocols.trees.candidate_sums import HostSums
 from vfl.protocols.trees.lattice import _Offered
-from vfl.protocols.trees.paillier import _HostTree, _PaillierGrower
+from vfl.protocols.trees.paillier import _PaillierGrower
 from vfl.protocols.trees.questions import Answers
 
 Change = Callable[[Any], Any]
@@ -297,7 +298,7 @@ TREES = {
         "trees",
         HOST,
         "CandidateSums",
-        patched(_HostTree, "_left_sums", lambda sums: lambda *given: sums(*given)[::-1].copy()),
+        patched(HostSums, "_left_sums", lambda sums: lambda *given: sums(*given)[::-1].copy()),
     ),
     "a host says that other candidates have enough rows": Cheat(
         "trees", HOST, "CandidateSums", change=flipped("valid")
@@ -331,7 +332,7 @@ TREES = {
         "lattice trees",
         HOST,
         "TooFew",
-        patched(Answers, "_choose", lambda choose: lambda *given: None),
+        patched(Answers, "_choose", lambda choose: lambda *given: dict.fromkeys(choose(*given))),
     ),
     "a host of lattices opens other masks of zeros": Cheat(
         "lattice trees", HOST, "ZerosOpened", change=changed
