@@ -24,7 +24,7 @@ from vfl.jobs.tuned_folder import TunedFolder
 from vfl.learn.losses import LogisticLoss
 from vfl.net.replay import MessageDiffers
 from vfl.party.config import Job, load_party
-from vfl.protocols.trees.paillier import _HostTree
+from vfl.protocols.trees.candidate_sums import HostSums
 
 SMALL = {"trees": 1, "depth": 2, "max_bins": 6, "min_child_rows": 10}
 TREES = {**JOB, "secureboost": SMALL}
@@ -251,7 +251,7 @@ def made_up(sums: Any) -> Any:
 @pytest.mark.parametrize("task", ["worth", "tune"])
 def test_a_host_that_tells_sums_of_its_own_is_found(room: AuditedRoom, task: str) -> None:
     with (
-        mock.patch.object(_HostTree, "_left_sums", made_up(_HostTree._left_sums)),
+        mock.patch.object(HostSums, "_left_sums", made_up(HostSums._left_sums)),
         contextlib.suppress(VflError),
     ):
         if task == "worth":

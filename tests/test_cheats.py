@@ -332,7 +332,7 @@ TREES = {
         "lattice trees",
         HOST,
         "TooFew",
-        patched(Answers, "_choose", lambda choose: lambda _, asked: dict.fromkeys(asked)),
+        patched(Answers, "_choose", lambda choose: lambda *given: dict.fromkeys(choose(*given))),
     ),
     "a host of lattices opens other masks of zeros": Cheat(
         "lattice trees", HOST, "ZerosOpened", change=changed
