@@ -15,7 +15,7 @@ _SETTINGS: dict[str, object] = {
     # Blocks come and go: memory that is given back for each would have to be cleared each time.
     "distributed.nanny.pre-spawn-environ": {
         "MALLOC_TRIM_THRESHOLD_": 1 << 28,
-        "MALLOC_MMAP_THRESHOLD_": 1 << 27,
+        "MALLOC_MMAP_THRESHOLD_": 1 << 25,  # glibc takes no more
         "OMP_NUM_THREADS": 1,
         "OPENBLAS_NUM_THREADS": 1,
         "NUMBA_NUM_THREADS": 1,

@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
+from vfl.blocks.heap import keep_freed
 from vfl.errors import ConfigError, VflError
 from vfl.terminal.streams import stderr
 from vfl.terminal.usage import COMPUTING, ENDING
@@ -67,6 +68,7 @@ def run(work: Coroutine[object, None, T]) -> T:
                         asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         results.append(await work)
 
+    keep_freed()
     try:
         asyncio.run(supervised())
     except asyncio.CancelledError:
