@@ -454,11 +454,11 @@ def test_a_tape_is_on_disk_as_far_as_a_checkpoint_goes(
 ) -> None:
     """Else who is killed could never replay the attempt that goes on from it."""
     written, seen = resume.Unfinished._write, dict[tuple[str, int], int]()
+    stores = {name: honest.there(name).store for name in ("insurer", "bureau")}
 
     def write(self: resume.Unfinished, state: Any) -> None:
         written(self, state)
-        for name in ("insurer", "bureau"):
-            store = honest.there(name).store
+        for name, store in stores.items():
             if self.name in {path.stem for path in store.files("checkpoint", self.name)}:
                 (run,) = [one.run for one in find_evidence(store) if one.subject == self.name]
                 tapes = [path for path in tapes_of(store, run) if kept_evidence.OWN not in path.name]
@@ -468,7 +468,7 @@ def test_a_tape_is_on_disk_as_far_as_a_checkpoint_goes(
     late = partial(InTurn, enough=1 << 30, seconds=3600.0)  # writes nothing that it is not asked for
     monkeypatch.setattr(kept_evidence, "InTurn", late)
     honest.train(JOB)
-    for name in ("insurer", "bureau"):
+    for name in stores:
         counts = [count for (party, _), count in sorted(seen.items()) if party == name]
         assert 0 < counts[0] < counts[1]
 
