@@ -30,6 +30,7 @@ def across(name: str = "pairs", **settings: Any) -> dict[str, dict[str, Any]]:
     return {"job": {**GLM_JOB["job"], "name": name}, "glm": {**GLM_JOB["glm"], **glm, **settings}}
 
 
+@pytest.mark.slow
 def test_a_job_with_pairs_from_its_policy_to_scores(tmp_path: Path, keys: Path) -> None:
     made = Federation(tmp_path, keys, hosts=("registry",))
     guest, registry = made.guest, made.parties["registry"]

@@ -161,6 +161,7 @@ def test_a_run_of_an_older_processor_replays(elsewhere: Elsewhere) -> None:
     assert found["complete"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["insurer", "bureau"])
 def test_it_is_refused_or_differs_where_the_processor_is_taken_for_what_it_is(
     elsewhere: Elsewhere, name: str, monkeypatch: pytest.MonkeyPatch

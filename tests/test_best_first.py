@@ -77,6 +77,7 @@ def test_hidden_equals_pooled_bit_for_bit(encryption, leaves):
     test_hidden_trees.assert_same_model(job_of(leaves, encryption=encryption, sums="hidden"))
 
 
+@pytest.mark.slow
 @settings(max_examples=4, suppress_health_check=list(HealthCheck))
 @given(
     rows=st.integers(20, 120),

@@ -515,6 +515,7 @@ def kill_one(connection: Connection) -> str:
     return address
 
 
+@pytest.mark.slow
 def test_a_worker_is_killed_that_has_a_column(mortal: Connection, monkeypatch: pytest.MonkeyPatch):
     columns = {f"c{i}": np.random.default_rng(i).normal(size=900) for i in range(5)}
     whole = bin_columns(columns, 8, 20)
@@ -561,6 +562,7 @@ def test_a_worker_is_killed_in_a_tree_and_another_one_comes(mortal: Connection, 
     np.testing.assert_array_equal(scores, score)
 
 
+@pytest.mark.slow
 def test_a_worker_is_killed_in_an_iteration_of_a_linear_model(
     mortal: Connection, monkeypatch: pytest.MonkeyPatch
 ):
@@ -597,6 +599,7 @@ def test_a_worker_is_killed_while_rows_are_scored(mortal: Connection, monkeypatc
     assert killed and again.tolist() == whole.tolist() and served == [ROWS, ROWS]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("small_batches")
 def test_a_worker_is_killed_amid_encrypted_sums(mortal: Connection, monkeypatch: pytest.MonkeyPatch):
     job = make_job(150, 1, 6, BoostParams(trees=1, depth=2, max_bins=8, encryption="lattice"))
@@ -631,6 +634,7 @@ def test_a_late_worker_of_another_version_is_left_out(mortal: Connection, monkey
     engine.close()
 
 
+@pytest.mark.slow
 def test_all_workers_are_killed_beside_one_that_is_left_out(
     mortal: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

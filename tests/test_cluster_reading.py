@@ -411,6 +411,7 @@ def test_a_table_that_workers_have_no_room_for_is_read_here(
     assert kinds(both(connection, data)) == (dict, Cells)
 
 
+@pytest.mark.slow
 def test_a_worker_is_killed_while_it_reads(
     mortal: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -467,6 +468,7 @@ def test_what_is_read_again_is_of_the_same_file(connection: Connection, tmp_path
     )
 
 
+@pytest.mark.slow
 def test_jobs_come_to_the_same(connection: Connection, tmp_path: Path, keys: Path):
     """The models of all parties, the figures and the scores of a batch; all tables read by workers."""
     room = Room(Federation(tmp_path, keys, guest_listens=True, kind="parquet"))

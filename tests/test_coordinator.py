@@ -218,6 +218,7 @@ def test_a_logistic_job(made: Federation, insurer: Party) -> None:
     made.parties["umpire"].run("relativities", "--model", "hidden").failed(5, "no model hidden in ")
 
 
+@pytest.mark.slow
 def test_a_poisson_job_with_an_exposure(made: Federation, insurer: Party) -> None:
     """Exact, as the fit in which the guest sees scores; the job's name is as long as can be."""
     name = "p" * 64

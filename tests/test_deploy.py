@@ -472,7 +472,7 @@ def test_what_is_locked_for_an_install_has_licences_that_are_accepted(
     assert "click 8" in said and "(LGPL-3.0-or-later: " in said
 
 
-@pytest.mark.parametrize("lock", ["run", "image"])
+@pytest.mark.parametrize("lock", [pytest.param("run", marks=pytest.mark.slow), "image"])
 def test_the_sbom_names_each_package_with_its_digests(tmp_path: Path, lock: str) -> None:
     pytest.importorskip("cyclonedx_py", reason="cyclonedx-bom is not installed")
     root, out = DEPLOY.parent, tmp_path / "sbom.json"

@@ -74,7 +74,10 @@ def costs(job: Job) -> list[tuple[int, int]]:
     return [(peer.traffic.bytes_sent, peer.traffic.bytes_received) for peer in peers]
 
 
-@pytest.mark.parametrize("name", JOBS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name.startswith("hidden") else []) for name in JOBS],
+)
 def test_bytes_are_within_the_factor_that_is_said(name: str, insurer: Party, quick_key: None) -> None:
     job = Job.model_validate(JOBS[name])
     with one_key():

@@ -597,6 +597,7 @@ def test_federated_equals_pooled_without_intercept_and_rows_held_out():
     assert_same(job, job.federated())
 
 
+@pytest.mark.slow
 def test_federated_equals_pooled_in_a_pool_of_processes():
     job = make_job("poisson", 2, rows=600, tolerance=1e-3)
     assert_same(job, job.federated(Machine(2)))

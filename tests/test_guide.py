@@ -268,6 +268,7 @@ def test_readme_has_the_guides_commands() -> None:
             assert command in shown, company
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1800)  # a minute and a half on two cores of its own
 def test_the_guides_commands_say_what_the_guide_shows(
     walk: Walk, monkeypatch: pytest.MonkeyPatch

@@ -64,6 +64,7 @@ def opened(made: Federation) -> int:
     return sum(1 for _ in tables.rows(own, tables.MessageFilter(type="SumsLevel")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("encryption", "trees"), [("paillier", 5), ("lattice", 14)])
 def test_parties_that_die_come_back_to_the_same_model(
     made: Federation, encryption: str, trees: int

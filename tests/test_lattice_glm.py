@@ -392,6 +392,7 @@ def test_hints_are_used_again_for_the_same_rows_and_columns(tmp_path: Path) -> N
 # --- A job of three processes. --------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_job_of_three_processes(keys: Path, tmp_path: Path) -> None:
     made = Federation(tmp_path, keys)
     hosts = ("registry", "bureau")

@@ -30,6 +30,7 @@ def test_an_address_that_cannot_be_is_refused_before_anything_else(
     assert "secret" not in line
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_training_is_a_run_and_its_model_scores(
     tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch

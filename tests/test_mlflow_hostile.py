@@ -37,6 +37,7 @@ def server() -> Iterator[Server]:
     made.close()
 
 
+@pytest.mark.slow
 def test_no_answer_of_a_server_is_believed_that_is_none(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -74,6 +74,7 @@ def fetch(url: str) -> str:
         return str(answer.read().decode())
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_training_with_a_killed_host_as_figures_and_as_json(
     tmp_path: Path, keys: Path, monkeypatch: pytest.MonkeyPatch

@@ -67,6 +67,7 @@ def test_a_model_of_several_classes(made: Federation, encryption: str) -> None:
         assert sum(told) == pytest.approx(1) and row["prediction"] == CLASSES[int(np.argmax(told))]
 
 
+@pytest.mark.slow
 def test_what_a_model_of_several_classes_says_of_itself(made: Federation) -> None:
     guest = made.guest
     model = guest.train(job("told")).ok().json["model"]
@@ -102,6 +103,7 @@ def test_what_a_model_of_several_classes_says_of_itself(made: Federation) -> Non
         assert (host.folder / "page" / "report.html").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("encryption", ["paillier", "lattice"])
 def test_sums_of_all_classes_may_be_hidden(made: Federation, encryption: str) -> None:
     plain = made.guest.train(job(f"open-{encryption}", encryption=encryption)).ok().json["model"]

@@ -96,6 +96,7 @@ def test_the_page_describes_and_tries_what_there_is(browser: Any, page: tuple[st
     assert urls and all(url.startswith((address, "data:")) for url in urls if url), urls
 
 
+@pytest.mark.slow
 def test_both_themes_and_a_narrow_window(browser: Any, page: tuple[str, str]) -> None:
     address, _ = page
     looks = set()

@@ -413,7 +413,9 @@ def uninterrupted(tmp_path_factory: pytest.TempPathFactory, pool_keys: Path) -> 
     return halves(pool, pool.train(job(settings=TREES)).model)[0].model
 
 
-@pytest.mark.parametrize("total", [1, 4, 9, 15])
+@pytest.mark.parametrize(
+    "total", [1, *(pytest.param(later, marks=pytest.mark.slow) for later in (4, 9, 15))]
+)
 def test_a_job_goes_on_after_a_party_was_lost(
     fresh: Pool, uninterrupted: Any, total: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -560,6 +562,7 @@ def test_a_report_draws_the_columns_of_a_model_over_rows(uneven: Pool, tmp_path:
     assert "The columns are not shown" not in page
 
 
+@pytest.mark.slow
 def test_a_server_that_dies_when_all_have_the_model_comes_back_to_its_end(
     fresh: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,6 +66,7 @@ def half_of(pool: Pool, name: str, model: str) -> AnyGuestHalf:
     return replace(half, model=replace(half.model, parties=("all",)))
 
 
+@pytest.mark.slow
 def test_the_model_is_that_of_the_tables_themselves(pool: Pool, model: str, tmp_path: Path) -> None:
     plain = Pool(tmp_path / "plain", pool.folder.parent, pool.tables)
     expected = plain.train(job(settings=TREES)).model

@@ -342,6 +342,7 @@ def test_the_report_says_which_weeks_they_are(pool: Pool, by_time: str, tmp_path
     assert "common_times" in {one.name for one in gather(party, by_time).gave_away}
 
 
+@pytest.mark.slow
 def test_by_both_no_person_and_no_week_trains_and_is_held_out(
     pool: Pool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -241,6 +241,7 @@ def restart(made: Federation, name: str, rules: dict[str, Any]) -> None:
     made.serve(name)
 
 
+@pytest.mark.slow
 def test_a_command_goes_on_with_the_model_that_is_missing(parties: Federation) -> None:
     broken = {**PROJECT, "project": {**PROJECT["project"], "name": "again"}}
     host = parties.parties["registry"]
@@ -280,6 +281,7 @@ def test_claims_of_a_second_table_are_capped_one_by_one(parties: Federation) -> 
     assert held.claims.paid == pytest.approx(FRAMES["insurer"]["paid"].iloc[held.rows].to_numpy())
 
 
+@pytest.mark.slow
 def test_trees_and_a_tweedie_model_beside_them(parties: Federation) -> None:
     part = {"model": "secureboost", "secureboost": TREES}
     linear = {"model": "glm", "glm": {"encryption": "lattice"}}

@@ -70,6 +70,7 @@ def relayed(tmp_path_factory: pytest.TempPathFactory, keys: Path) -> Iterator[Re
         relay.close(private)
 
 
+@pytest.mark.slow
 def test_a_job_over_a_relay_that_is_killed_gives_the_model_of_a_direct_one(relayed: Relayed) -> None:
     federation, guest = relayed.federation, relayed.federation.guest
     at = guest.settings["party"]["listen"]

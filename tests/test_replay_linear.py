@@ -51,6 +51,7 @@ def test_each_role_sends_the_same_again(name: str) -> None:
         check_replays(*RUNS[name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "parties"),
     [("under Paillier's encryption", [GUEST, HOSTS[0]]), ("of counts with a coordinator", [HOSTS[0]])],

@@ -152,6 +152,7 @@ def test_ids_are_the_same_for_any_piece(
     ]
 
 
+@pytest.mark.slow
 @settings(max_examples=15)  # of twenty reports each
 @given(st.lists(st.one_of(CELLS, DATES), min_size=1, max_size=15), st.integers(0, 15), st.integers(1, 4))
 def test_reports_are_the_same_for_any_chunks_and_parts(cells: list[str | None], cut: int, at_once: int):
