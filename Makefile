@@ -58,8 +58,10 @@ demo: $(VENV)/run    ## several companies on this machine: align, train, score, 
 test: $(VENV)/dev    ## the tests
 	$(PYTEST) -n auto --dist worksteal -m 'not slow' $(TEST)
 
-test-slow: $(VENV)/dev  ## the tests that take minutes, too
+test-slow: $(VENV)/dev  ## the tests that take minutes, too, and the demos of the other scenarios
 	$(PYTEST) $(TEST)
+	$(MAKE) demo SCENARIO=retail DEMO="--weeks 12 --trees 3 --relay --work build/demo-retail"
+	$(MAKE) demo SCENARIO=disease_risk DEMO="--patients 2500 --stays 3000 --trees 3 --work build/demo-disease_risk"
 
 lint: $(VENV)/dev    ## ruff, mypy --strict, import-linter, known vulnerabilities
 	$(BIN)/ruff check .

@@ -200,8 +200,15 @@ PAIRS = {
 }
 
 
-@pytest.mark.parametrize("encryption", ["paillier", "lattice"])
-@pytest.mark.parametrize(("family", "hosts"), [("logistic", 1), ("poisson", 2)])
+@pytest.mark.parametrize(
+    ("family", "hosts", "encryption"),
+    [
+        ("logistic", 1, "paillier"),
+        pytest.param("logistic", 1, "lattice", marks=pytest.mark.slow),
+        pytest.param("poisson", 2, "paillier", marks=pytest.mark.slow),
+        ("poisson", 2, "lattice"),
+    ],
+)
 def test_the_optimum_is_glums_with_the_cells_as_columns(family, hosts, encryption):
     """With weights, an exposure as an offset and rows held out. Both stop at a gradient of 1e-8 at most,
     which over the least curvature (alpha) leaves 1e-6 of a coefficient."""

@@ -201,15 +201,15 @@ def kinds(table: Table) -> tuple[type, type]:
     [
         ("rows.parquet", lambda path: pq.write_table(made(), path, row_group_size=64)),
         ("rows.parquet", write_typed),
-        ("rows.csv", write_lines),
+        pytest.param("rows.csv", write_lines, marks=pytest.mark.slow),
         ("rows.csv", lambda path: write_lines(path, end="\r\n", encoding="windows-1252")),
-        ("rows.csv", lambda path: write_lines(path, quoted=True)),
+        pytest.param("rows.csv", lambda path: write_lines(path, quoted=True), marks=pytest.mark.slow),
         ("rows.csv", lambda path: write_lines(path, quoted_late=True)),
         (
             "rows.csv.gz",
             write_packed,
         ),
-        ("parquets", lambda path: write_parts(path, csv=False)),
+        pytest.param("parquets", lambda path: write_parts(path, csv=False), marks=pytest.mark.slow),
         ("lines", lambda path: write_parts(path, csv=True)),
     ],
 )

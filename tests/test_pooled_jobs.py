@@ -263,8 +263,8 @@ def test_a_table_that_is_not_as_the_job_says(fresh: Pool, client: dict[str, obje
         ({"min_parties": 4}, {}, "min_parties = 4"),
         ({"min_pooled_rows": 5000}, {}, "min_pooled_rows = 5000"),
         ({"purposes": ["billing"]}, {}, "purposes"),
-        ({"models": ["glm"]}, {}, "models"),
-        ({"max_trees": 3}, {}, "max_trees = 3"),
+        pytest.param({"models": ["glm"]}, {}, "models", marks=pytest.mark.slow),
+        pytest.param({"max_trees": 3}, {}, "max_trees = 3", marks=pytest.mark.slow),
         (
             {},
             {"without": True},

@@ -45,7 +45,10 @@ RUNS: dict[str, tuple[Make, set[str]]] = {
 }
 
 
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] if name == "standard errors" else []) for name in RUNS],
+)
 def test_each_role_sends_the_same_again(name: str) -> None:
     with quick():
         check_replays(*RUNS[name])

@@ -76,7 +76,6 @@ def expected_failures(estimator) -> dict[str, str]:
         vfl.SecureBoost(hosts={}, trees=5, min_child_rows=3, min_child_weight=0.1),
         vfl.SecureBoostRegressor(hosts={}, trees=10, min_child_rows=3),
         vfl.FederatedGLM(hosts={}, alpha=0.01),
-        vfl.FederatedLogisticRegression(hosts={}, alpha=0.01),
         vfl.PooledBoost(trees=5, min_child_rows=3, min_child_weight=0.1),
         vfl.PooledGLM(alpha=0.01),
     ],
@@ -86,9 +85,10 @@ def test_checks_of_scikit_learn(estimator, check):
     check(estimator)
 
 
-@pytest.mark.slow  # of code that the two over rows above share
+@pytest.mark.slow  # of code that those above share
 @parametrize_with_checks(
     [
+        vfl.FederatedLogisticRegression(hosts={}, alpha=0.01),
         vfl.PooledBoostRegressor(trees=20, min_child_rows=3),
         vfl.PooledLogisticRegression(alpha=0.01),
     ],

@@ -65,7 +65,7 @@ SEVERAL = {  # never one: a constant above 1, a bound that was exceeded, what se
     "{len(self.rows):,} rows)",
     "{len(rows):,} levels, more than",
     "{len(rows):,} rows are too many: at most",
-    "{len(body):,} bytes, over its",
+    "{size:,} bytes, over its",
     "{len(tagged.body):,} bytes, over",
     "{len(data):,} bytes, over",
     "{repeated:,} rows share their id,",

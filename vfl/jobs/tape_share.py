@@ -30,6 +30,7 @@ from vfl.protocols.common.lattice_sums import LEFT_OUT_VECTORS
 from vfl.protocols.common.participant import LooksAt
 from vfl.protocols.trees.grower import TreeEnd, TreeKept
 from vfl.protocols.trees.paillier_messages import LEFT_OUT, LEFT_OUT_MASKED, LEFT_OUT_SUMS
+from vfl.text import counted
 
 _TASKS = ("train", "worth", "tune")  # in which trees grow
 _RECEIVED: dict[str, Message] = {type(one).__name__: one for one in (LEFT_OUT, LEFT_OUT_VECTORS)}
@@ -48,7 +49,7 @@ class KeptSteps(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def __str__(self) -> str:
         kept = ", ".join(f"{step + 1:,}" for step in self.kept) or "none"
-        return f"{len(self.kept):,} of {self.steps:,} trees ({kept})"
+        return f"{len(self.kept):,} of {counted(self.steps, 'tree')} ({kept})"
 
 
 class StepsOnTape:
