@@ -187,87 +187,118 @@ def _limbs_of(numbers: Sequence[mpz], limbs: int) -> Words:
 # -------------------------------------------------------------------------------------- kernels
 
 
+class _Writer:
+    """Writes what is done limb by limb, in all lanes, as LLVM's code."""
+
+    def __init__(self, builder: Any, limbs: Any) -> None:
+        from llvmlite import ir
+
+        self.builder, self.limbs = builder, limbs
+        self._word = ir.IntType(64)
+        self.lanes = ir.VectorType(self._word, LANES)
+        self.zero, self.one = ir.Constant(self._word, 0), ir.Constant(self._word, 1)
+        self.low, self.high = (self._function(f"llvm.x86.avx512.vpmadd52{x}.uq.512") for x in "lh")
+
+    def _function(self, name: str) -> Any:
+        from llvmlite import ir
+        from numba.core import cgutils
+
+        find: Any = cgutils.get_or_insert_function
+        return find(self.builder.module, ir.FunctionType(self.lanes, [self.lanes] * 3), name)
+
+    def array(self, address: Any) -> Any:
+        return self.builder.inttoptr(address, self.lanes.as_pointer())
+
+    def each(self, value: int) -> Any:
+        """A number in every lane."""
+        from llvmlite import ir
+
+        return ir.Constant(self.lanes, [value] * LANES)
+
+    def same(self, value: Any) -> Any:
+        """A word in every lane."""
+        from llvmlite import ir
+
+        narrow = ir.IntType(32)
+        undefined = ir.Constant(self.lanes, ir.Undefined)
+        first = self.builder.insert_element(undefined, value, ir.Constant(narrow, 0))
+        places = ir.Constant(ir.VectorType(narrow, LANES), [0] * LANES)
+        return self.builder.shuffle_vector(first, undefined, places)
+
+    def load(self, array: Any, at: Any) -> Any:
+        return self.builder.load(self.builder.gep(array, [at]), align=8)
+
+    def store(self, value: Any, array: Any, at: Any) -> None:
+        self.builder.store(value, self.builder.gep(array, [at]), align=8)
+
+    def add(self, function: Any, total: Any, x: Any, y: Any) -> Any:
+        """The total plus the low or the high half of a product."""
+        return self.builder.call(function, [total, x, y])
+
+    def begin(self, name: str, start: Any, *carried: Any) -> tuple[Any, list[Any]]:
+        """Begin a loop over limbs from `start` on: its counter, what it carries to the next limb."""
+        builder, before = self.builder, self.builder.block
+        body = builder.append_basic_block(name)
+        builder.branch(body)
+        builder.position_at_end(body)
+        values = [builder.phi(self._word), *(builder.phi(self.lanes) for _ in carried)]
+        for value, x in zip(values, (start, *carried), strict=True):
+            value.add_incoming(x, before)
+        return values[0], values[1:]
+
+    def end(self, name: str, at: Any, carried: list[Any], following: list[Any]) -> None:
+        """End it after the last limb, with what the next one is to find."""
+        builder, body = self.builder, at.parent
+        behind = builder.append_basic_block(name)
+        further = builder.add(at, self.one)
+        for value, x in zip([at, *carried], [further, *following], strict=True):
+            value.add_incoming(x, builder.block)
+        builder.cbranch(builder.icmp_signed("<", further, self.limbs), body, behind)
+        builder.position_at_end(behind)
+
+
+def _write_product(writer: _Writer, t: Any, a: Any, b: Any, n: Any, inverse: Any) -> None:
+    """t = a b / R modulo n. A limb of t takes up four products of 52 bits for each limb of b, so that 64
+    bits hold all of them and carries are settled once, at the end."""
+    from numba.core.cgutils import for_range
+
+    builder, load, store, add = writer.builder, writer.load, writer.store, writer.add
+    low, high, one, nothing = writer.low, writer.high, writer.one, writer.each(0)
+    inverses, last = writer.same(inverse), builder.sub(writer.limbs, one)
+    with for_range(builder, writer.limbs) as clear:
+        store(nothing, t, clear.index)
+    a_0, n_0 = load(a, writer.zero), load(n, writer.zero)
+    with for_range(builder, writer.limbs) as outer:
+        b_i = load(b, outer.index)
+        lowest = add(low, load(t, writer.zero), a_0, b_i)
+        m = add(low, nothing, lowest, inverses)  # so that the lowest limb of t + a b_i + n m is 0
+        carry = builder.lshr(add(low, lowest, n_0, m), writer.each(LIMB))
+        j, (a_before, n_before, carried) = writer.begin("limb", one, a_0, n_0, carry)
+        a_j, n_j = load(a, j), load(n, j)
+        x = builder.add(load(t, j), carried)
+        x = add(high, add(low, x, a_j, b_i), a_before, b_i)
+        y = add(high, add(low, nothing, n_j, m), n_before, m)
+        store(builder.add(x, y), t, builder.sub(j, one))
+        writer.end("limbs", j, [a_before, n_before, carried], [a_j, n_j, nothing])
+        store(add(high, add(high, nothing, a_j, b_i), n_j, m), t, last)
+    j, (carried,) = writer.begin("carry", writer.zero, nothing)
+    x = builder.add(load(t, j), carried)
+    store(builder.and_(x, writer.each((1 << LIMB) - 1)), t, j)
+    writer.end("carries", j, [carried], [builder.lshr(x, writer.each(LIMB))])
+
+
 @instruction
 def _multiplier() -> object:
-    """t = a b / R modulo n, in every lane: numba's intrinsic `multiply(t, a, b, n, inverse, limbs)` on
-    addresses of arrays (limbs, 8); t is neither a nor b. inverse: -1 / n modulo 2^52.
-
-    A limb of t takes up four products of 52 bits for each limb of b, so that 64 bits hold all of them
-    and carries are settled once, at the end.
-    """
-    from llvmlite import ir
+    """numba's intrinsic `multiply(t, a, b, n, inverse, limbs)` on addresses of arrays (limbs, 8), of
+    which t is neither a nor b. inverse: -1 / n modulo 2^52."""
     from numba import types
-    from numba.core.cgutils import for_range, get_or_insert_function
     from numba.extending import intrinsic
-
-    insert: Any = get_or_insert_function
-    word = ir.IntType(64)
-    lanes = ir.VectorType(word, LANES)
-
-    def each(value: int) -> ir.Constant:
-        return ir.Constant(lanes, [value] * LANES)
-
-    zero, one = ir.Constant(word, 0), ir.Constant(word, 1)
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         *addresses, inverse, limbs = arguments
-        t, a, b, n = (builder.inttoptr(address, lanes.as_pointer()) for address in addresses)
-        kind = ir.FunctionType(lanes, [lanes] * 3)
-        low, high = (insert(builder.module, kind, f"llvm.x86.avx512.vpmadd52{x}.uq.512") for x in "lh")
-
-        def load(array: Any, at: Any) -> Any:
-            return builder.load(builder.gep(array, [at]), align=8)
-
-        def store(value: Any, array: Any, at: Any) -> None:
-            builder.store(value, builder.gep(array, [at]), align=8)
-
-        def add(function: Any, total: Any, x: Any, y: Any) -> Any:
-            return builder.call(function, [total, x, y])
-
-        def loop(name: str, start: Any, *carried: Any) -> tuple[Any, Any, list[Any]]:
-            """Begin a loop of limbs from `start` on: its counter, what it carries to the next limb."""
-            before = builder.block
-            body = builder.append_basic_block(name)
-            builder.branch(body)
-            builder.position_at_end(body)
-            values = [builder.phi(one.type if x is start else lanes) for x in (start, *carried)]
-            for value, x in zip(values, (start, *carried), strict=True):
-                value.add_incoming(x, before)
-            return body, values[0], values[1:]
-
-        def end(name: str, body: Any, at: Any, carried: list[Any], following: list[Any]) -> None:
-            behind = builder.append_basic_block(name)
-            further = builder.add(at, one)
-            for value, x in zip([at, *carried], [further, *following], strict=True):
-                value.add_incoming(x, builder.block)
-            builder.cbranch(builder.icmp_signed("<", further, limbs), body, behind)
-            builder.position_at_end(behind)
-
-        undefined = ir.Constant(lanes, ir.Undefined)
-        first = builder.insert_element(undefined, inverse, ir.Constant(ir.IntType(32), 0))
-        same = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-        inverses = builder.shuffle_vector(first, undefined, same)
-        last = builder.sub(limbs, one)
-        with for_range(builder, limbs) as clear:
-            store(each(0), t, clear.index)
-        a_0, n_0 = load(a, zero), load(n, zero)
-        with for_range(builder, limbs) as outer:
-            b_i = load(b, outer.index)
-            lowest = add(low, load(t, zero), a_0, b_i)
-            m = add(low, each(0), lowest, inverses)  # so that the lowest limb of t + a b_i + n m is 0
-            carry = builder.lshr(add(low, lowest, n_0, m), each(LIMB))
-            body, j, (a_before, n_before, carried) = loop("limb", one, a_0, n_0, carry)
-            a_j, n_j = load(a, j), load(n, j)
-            x = builder.add(load(t, j), carried)
-            x = add(high, add(low, x, a_j, b_i), a_before, b_i)
-            y = add(high, add(low, each(0), n_j, m), n_before, m)
-            store(builder.add(x, y), t, builder.sub(j, one))
-            end("limbs", body, j, [a_before, n_before, carried], [a_j, n_j, each(0)])
-            store(add(high, add(high, each(0), a_j, b_i), n_j, m), t, last)
-        body, j, (carried,) = loop("carry", zero, each(0))
-        x = builder.add(load(t, j), carried)
-        store(builder.and_(x, each((1 << LIMB) - 1)), t, j)
-        end("carries", body, j, [carried], [builder.lshr(x, each(LIMB))])
+        writer = _Writer(builder, limbs)
+        t, a, b, n = map(writer.array, addresses)
+        _write_product(writer, t, a, b, n, inverse)
         return context.get_dummy_value()
 
     @intrinsic
