@@ -17,9 +17,7 @@ from test_host_lookups import LONG, ids_of, looking
 from vfl.cli import main
 from vfl.errors import ModelError
 from vfl.jobs.directory_audit import (
-    FORM,
-    VERSION,
-    _signed,
+    _FORM,
     check_directory,
     replay_directory,
     sign_directory,
@@ -152,9 +150,9 @@ def test_a_certificate_that_was_spoilt(room: AuditedRoom, model: str, tmp_path: 
     made["auditor"] = site.identity.certificate.pem.decode()
     path, guest = tmp_path / "directory.json", room.there("insurer")
     for other in others_of(made):
-        signature = base64.b64encode(site.identity.sign(_signed(other))).decode()
+        signature = base64.b64encode(site.identity.sign(_FORM._signed(other))).decode()
         body = canonical_json({"certificate": other, "signature": signature})
-        path.write_bytes(document(FORM, VERSION, body))
+        path.write_bytes(document(_FORM.name, _FORM.version, body))
         ends_well(lambda: check_directory(guest, path), other)
 
 

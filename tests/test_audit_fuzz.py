@@ -15,7 +15,7 @@ from room import HOSTS
 
 from vfl.errors import VflError
 from vfl.jobs import rerun
-from vfl.jobs.certificate import FORM, VERSION, _signed, make_certificate
+from vfl.jobs.certificate import _FORM, make_certificate
 from vfl.jobs.certificates import hold_together
 from vfl.jobs.evidence import OWN, Evidence, save_evidence, tape_file
 from vfl.party.documents import canonical_json, document
@@ -227,7 +227,7 @@ def test_a_certificate_that_was_spoilt(
     spoilt += [signed_anew(other, site.identity) for other in others_of(made)]
     good = 0
     for other in spoilt[::every]:
-        path.write_bytes(document(FORM, VERSION, canonical_json(other)))
+        path.write_bytes(document(_FORM.name, _FORM.version, canonical_json(other)))
         good += ends_well(lambda: room.check("insurer", path), other)
         ends_well(lambda: hold_together(room.there("insurer"), [path, path]), other)
     assert good < len(spoilt[::every]) / 2
@@ -238,5 +238,5 @@ def test_a_certificate_that_was_spoilt(
 
 
 def signed_anew(made: Any, by: Identity) -> dict[str, Any]:
-    signature = base64.b64encode(by.sign(_signed(made))).decode()
+    signature = base64.b64encode(by.sign(_FORM._signed(made))).decode()
     return {"certificate": made, "signature": signature}

@@ -6,18 +6,15 @@ A certificate is for one peer: it has the digests of what went to that peer, in 
 went to others, whose short messages could be guessed by their digests.
 """
 
-import base64
-import hashlib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import msgspec
 from msgspec import UNSET, UnsetType
 
-from vfl.errors import IdentityError, ModelError
+from vfl.errors import ModelError
 from vfl.jobs.agreement import Agreement
 from vfl.jobs.arithmetic import Arithmetic
 from vfl.jobs.commitments import Commitments
@@ -25,16 +22,15 @@ from vfl.jobs.connect import Site
 from vfl.jobs.evidence import Evidence, Taken, find_evidence
 from vfl.jobs.record import now
 from vfl.jobs.rerun import EvidenceDiffers, check_ledger, check_signature
+from vfl.jobs.signed_form import SignedForm
 from vfl.jobs.tape_share import KeptSteps, kept_but_missing, places_left_out
 from vfl.net.replay import Sent
 from vfl.party.audit.conversations import conversations
-from vfl.party.documents import body_of, canonical_json, document, parse_document
+from vfl.party.documents import parse_document
 from vfl.party.files import reason
-from vfl.party.identity import Certificate, Identity, parse_certificate
+from vfl.party.identity import Certificate, Identity
 from vfl.party.ledger import FOLDER
 from vfl.text import counted
-
-FORM, VERSION = "vfl/replay-certificate", 1
 
 
 class Covered(msgspec.Struct, frozen=True, array_like=True):
@@ -96,6 +92,9 @@ class ReplayCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True)
     """What the run has left to later ones, a salted digest of each in hex: it follows from the run."""
     took: list[Taken] = []
     """What it went on with that earlier runs have left: their certificates have the same digests."""
+
+
+_FORM = SignedForm("vfl/replay-certificate", 1, ReplayCertificate, "replay")
 
 
 @dataclass(frozen=True)
@@ -180,10 +179,7 @@ def make_certificate(evidence: Evidence, shown: Replayed, by: Identity) -> bytes
         dict(shown.left),
         list(shown.took),
     )
-    content = msgspec.to_builtins(made)
-    signature = base64.b64encode(by.sign(_signed(content))).decode()
-    body = canonical_json({"certificate": content, "signature": signature})
-    return document(FORM, VERSION, body)
+    return _FORM.write(made, by)
 
 
 def read_certificate(path: Path) -> tuple[ReplayCertificate, Certificate]:
@@ -203,22 +199,10 @@ def parse_certificate_of_replay(content: bytes, path: Path) -> tuple[ReplayCerti
     try:
         read = parse_document(content, path)
     except ModelError:
-        if FORM.encode() in content[:100]:
+        if _FORM.name.encode() in content[:100]:
             raise
         read = None
-    if not isinstance(read, dict) or read.get("format") != FORM:
-        raise ModelError(f"{path} is no certificate of a replay")
-    body = body_of(read, VERSION, path)
-    said: Any = body.get("certificate")
-    try:
-        made = msgspec.convert(said, ReplayCertificate)
-        auditor = parse_certificate(made.auditor.encode(), path)
-        signature = base64.b64decode(str(body.get("signature")), validate=True)
-    except (msgspec.ValidationError, IdentityError, ValueError):
-        raise ModelError(f"{path} is damaged: it is no certificate of a replay") from None
-    if not auditor.verify(signature, _signed(said)):
-        raise EvidenceDiffers(f"the signature of {path} does not hold")
-    return made, auditor
+    return _FORM.parse(read, path)
 
 
 def check_certificate(site: Site, path: Path, auditor: Certificate | None = None) -> Checked:
@@ -374,7 +358,3 @@ def _in_words(covered: Covered, mine: Sent | None) -> str:
     if mine is not None and (covered.type, covered.bytes) == (mine.kind, mine.size):
         return "one of as many bytes and other content"
     return f"{covered.type} of {counted(covered.bytes, 'byte')}"
-
-
-def _signed(content: object) -> bytes:
-    return b"vfl replay certificate\0" + hashlib.sha256(canonical_json(content)).digest()

@@ -5,19 +5,15 @@ A guest of lookups sees of each answer that it is under the key of the directory
 signed (protocols/lookup). What it cannot see is whether the entries follow from the half that was
 trained and from the host's columns. The directory is what the host has committed to: its signed header
 has a digest of all entries. Made again with the same key and salts, it has to come to the same header.
-
-    signature over "vfl directory certificate\\0" || SHA-256(canonical JSON of the certificate)
 """
 
-import base64
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
-from vfl.errors import IdentityError, ModelError
+from vfl.errors import ModelError
 from vfl.jobs.commitments import digest_of_model
 from vfl.jobs.connect import Site
 from vfl.jobs.evidence import HALF, Taken, find_evidence, run_of
@@ -25,14 +21,13 @@ from vfl.jobs.publishing import made_again
 from vfl.jobs.record import now
 from vfl.jobs.rerun import EvidenceDiffers
 from vfl.jobs.show import Show
+from vfl.jobs.signed_form import SignedForm
 from vfl.models.halves import HostHalf
 from vfl.models.kinds import load_half
 from vfl.party.directories import OwnDirectory, kept_directories, load_directory
-from vfl.party.documents import body_of, canonical_json, document, read_document
-from vfl.party.identity import Certificate, Identity, parse_certificate
+from vfl.party.documents import read_document
+from vfl.party.identity import Certificate, Identity
 from vfl.protocols.lookup.directory import Header
-
-FORM, VERSION = "vfl/directory-certificate", 1
 
 
 class DirectoryCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -46,6 +41,9 @@ class DirectoryCertificate(msgspec.Struct, frozen=True, forbid_unknown_fields=Tr
     made: str  # ISO 8601, UTC
     took: list[Taken]  # the half of the model, where the run that has left it had a tape
     auditor: str  # PEM of whose key signs
+
+
+_FORM = SignedForm("vfl/directory-certificate", 1, DirectoryCertificate, "directory")
 
 
 @dataclass(frozen=True)
@@ -95,9 +93,7 @@ def _differing(header: Header, again: Header) -> str | None:
 
 def sign_directory(made: DirectoryCertificate, by: Identity) -> bytes:
     """The content of a certificate's file, signed by an identity."""
-    content = msgspec.to_builtins(msgspec.structs.replace(made, auditor=by.certificate.pem.decode()))
-    signature = base64.b64encode(by.sign(_signed(content))).decode()
-    return document(FORM, VERSION, canonical_json({"certificate": content, "signature": signature}))
+    return _FORM.write(msgspec.structs.replace(made, auditor=by.certificate.pem.decode()), by)
 
 
 def is_of_directory(path: Path) -> bool:
@@ -106,7 +102,7 @@ def is_of_directory(path: Path) -> bool:
         read = read_document(path)
     except (ModelError, FileNotFoundError):
         return False
-    return isinstance(read, dict) and read.get("format") == FORM
+    return _FORM.is_named_by(read)
 
 
 def check_directory(site: Site, path: Path, auditor: Certificate | None = None) -> CheckedDirectory:
@@ -151,20 +147,4 @@ def _read(path: Path) -> tuple[DirectoryCertificate, Certificate]:
         read = read_document(path)
     except FileNotFoundError:
         raise ModelError(f"no file {path}") from None
-    if not isinstance(read, dict) or read.get("format") != FORM:
-        raise ModelError(f"{path} is no certificate of a directory")
-    body = body_of(read, VERSION, path)
-    said: Any = body.get("certificate")
-    try:
-        made = msgspec.convert(said, DirectoryCertificate)
-        auditor = parse_certificate(made.auditor.encode(), path)
-        signature = base64.b64decode(str(body.get("signature")), validate=True)
-    except (msgspec.ValidationError, IdentityError, ValueError):
-        raise ModelError(f"{path} is damaged: it is no certificate of a directory") from None
-    if not auditor.verify(signature, _signed(said)):
-        raise EvidenceDiffers(f"the signature of {path} does not hold")
-    return made, auditor
-
-
-def _signed(content: object) -> bytes:
-    return b"vfl directory certificate\0" + hashlib.sha256(canonical_json(content)).digest()
+    return _FORM.parse(read, path)
