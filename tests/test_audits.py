@@ -522,8 +522,9 @@ def test_commands(room: AuditedRoom, second_tree: None, tmp_path: Path) -> None:
         with one_key():
             return command(*map(str, arguments))
 
-    listed = vfl("audit", "list", bureau, "--json").ok().json["audits"][-1]
-    assert (listed["model"], listed["state"], len(listed["missing"])) == (model, "due", 1)
+    audits = vfl("audit", "list", bureau, "--json").ok().json["audits"]
+    (listed,) = [one for one in audits if one["model"] == model]  # of the models of other tests as well
+    assert (listed["state"], len(listed["missing"])) == ("due", 1)
     vfl("audit", "send", insurer, "--run", model).failed(5, "no certificate of", "`vfl audit replay`")
     waits = "bureau waits for a replay of it, and lets the model be used no more without"
     for name, notes in (("insurer", [waits]), ("bureau", [])):
