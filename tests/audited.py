@@ -12,7 +12,8 @@ from federation import JOB, Federation
 from paillier_key import one_key
 from room import HOSTS, Room, Said
 
-from vfl.errors import VflError
+from vfl.errors import PeerLost, VflError
+from vfl.jobs import resume
 from vfl.jobs.certificate import Checked, check_certificate, make_certificate
 from vfl.jobs.connect import Site
 from vfl.jobs.evidence import Evidence
@@ -71,6 +72,24 @@ class AuditedRoom(Room):
     def _pass_on(self, direction: str, kind: str, payload: bytes) -> None:
         if direction == "received" and self.on_message is not None:
             self.on_message(kind)
+
+    @contextlib.contextmanager
+    def losing_a_connection(self, trees: int) -> Iterator[None]:
+        """Once so many trees are kept the guest loses a connection, and goes on a moment later."""
+        left = trees
+
+        def lose(kind: str) -> None:
+            nonlocal left
+            left -= kind == "TreeKept"
+            if left == 0:
+                left = -1
+                raise PeerLost("the connection to registry broke")
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(resume, "_PAUSE", 0.0)
+            patch.setitem(self.federation.guest.settings["party"], "reconnect", 60)
+            patch.setattr(self, "on_message", lose)
+            yield
 
     def there(self, name: str, **settings: Any) -> Site:
         """A party as its auditor finds it: with other workers, for one."""

@@ -21,7 +21,7 @@ from paillier_key import one_key
 from room import HOSTS
 
 from vfl.cli import main
-from vfl.errors import DataError, ModelError, PeerLost
+from vfl.errors import DataError, ModelError
 from vfl.jobs import evidence as kept_evidence
 from vfl.jobs import replaying, resume
 from vfl.jobs.certificate import check_certificate
@@ -411,25 +411,10 @@ def test_a_file_of_another_kind_is_no_certificate(honest: AuditedRoom, trees: st
 # --- Runs that were broken off. ---------------------------------------------------------------------
 
 
-def test_a_run_that_goes_on_replays_by_attempt(
-    honest: AuditedRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(resume, "_PAUSE", 0.0)
-    monkeypatch.setitem(honest.federation.guest.settings["party"], "reconnect", 60)
-    left = {"kept": 2}
+def test_a_run_that_goes_on_replays_by_attempt(honest: AuditedRoom) -> None:
     job = {**JOB, "secureboost": {**JOB["secureboost"], "trees": 3}}
-
-    def lose(kind: str) -> None:
-        left["kept"] -= kind == "TreeKept"
-        if not left["kept"]:
-            left["kept"] = -1
-            raise PeerLost("the connection to registry broke")
-
-    honest.on_message = lose
-    try:
+    with honest.losing_a_connection(2):
         model = honest.train(job)
-    finally:
-        honest.on_message = None
     for name in ALL:
         runs = honest.runs(name, model)
         assert [run.agreement.terms.done for run in runs] == [0, 1]

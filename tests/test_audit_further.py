@@ -16,8 +16,8 @@ from paillier_key import one_key
 from room import HOSTS
 from test_worth_jobs import known_to_both
 
-from vfl.errors import PeerLost, VflError
-from vfl.jobs import resume, tuning, worth
+from vfl.errors import VflError
+from vfl.jobs import tuning, worth
 from vfl.jobs.rerun import EvidenceDiffers
 from vfl.jobs.tape_share import StepsOnTape
 from vfl.jobs.tuned_folder import TunedFolder
@@ -189,22 +189,9 @@ def test_a_search_replays(room: AuditedRoom, job: dict[str, Any], tune: dict[str
 def test_a_search_that_ends_poor_trials_and_goes_on_replays(
     room: AuditedRoom, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resume, "_PAUSE", 0.0)
-    monkeypatch.setitem(room.federation.guest.settings["party"], "reconnect", 60)
     monkeypatch.setattr(tuning.AskedTrial, "is_poor", lambda self, loss: self.number == 2)
-    left = {"trees": 3}
-
-    def lose(kind: str) -> None:
-        left["trees"] -= kind == "TreeKept"
-        if left["trees"] == 0:
-            left["trees"] = -1
-            raise PeerLost("the connection to registry broke")
-
-    room.on_message = lose
-    try:
+    with room.losing_a_connection(3):
         run = search(room, {**TREES, "secureboost": {**SMALL, "trees": 2}}, trials=3, space=SPACE)
-    finally:
-        room.on_message = None
     first, second = (one.run for one in room.runs("insurer", "first")[-2:])
     assert second == run
     assert room.runs("insurer", second)[0].agreement.terms.done > 0

@@ -18,8 +18,6 @@ from paillier_key import one_key
 from room import Said
 
 from vfl.cli import main
-from vfl.errors import PeerLost
-from vfl.jobs import resume
 from vfl.jobs.audits import load_audits, looks_at_drawn, settle
 from vfl.jobs.certificate import Covered
 from vfl.jobs.commitments import Opening
@@ -182,24 +180,9 @@ def test_linear_models_and_alignments_are_kept_whole(room: AuditedRoom) -> None:
         assert done.evidence.opening.settings["tape"] == SHARE
 
 
-def test_a_run_that_goes_on_keeps_a_share_of_each_attempt(
-    room: AuditedRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(resume, "_PAUSE", 0.0)
-    monkeypatch.setitem(room.federation.guest.settings["party"], "reconnect", 60)
-    left = {"kept": 2}
-
-    def lose(kind: str) -> None:
-        left["kept"] -= kind == "TreeKept"
-        if not left["kept"]:
-            left["kept"] = -1
-            raise PeerLost("the connection to registry broke")
-
-    room.on_message = lose
-    try:
+def test_a_run_that_goes_on_keeps_a_share_of_each_attempt(room: AuditedRoom) -> None:
+    with room.losing_a_connection(2):
         model = room.train(with_trees(JOB, TREES + 1))
-    finally:
-        room.on_message = None
     runs = room.runs(SHARES, model)
     first, second = (room.replay(SHARES, model, attempt=attempt) for attempt in (0, 1))
     assert first.ended and not second.ended

@@ -20,8 +20,8 @@ from test_host_lookups import LONG, looking
 
 from vfl.crypto.randomness import Randomness
 from vfl.crypto.reserve import OwnObfuscators, OwnReserve
-from vfl.errors import ConfigError, PeerError, PeerLost, PeerStopped, Refused, VflError
-from vfl.jobs import audit_draw, host_lookups, presenting, replaying, resume
+from vfl.errors import ConfigError, PeerError, PeerStopped, Refused, VflError
+from vfl.jobs import audit_draw, host_lookups, presenting, replaying
 from vfl.jobs import training as guest_training
 from vfl.jobs.audit_draw import AuditDraw, AuditShare, Drawing, HostDraw, commit, draw_with
 from vfl.jobs.audits import (
@@ -483,22 +483,9 @@ def test_a_linear_model_counts_as_one_tree(room: AuditedRoom) -> None:
     check_audited(room.there("bureau"), model, room.said["bureau"])
 
 
-def test_attempts_are_drawn_and_shown_together(
-    room: AuditedRoom, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(resume, "_PAUSE", 0.0)
-    monkeypatch.setitem(room.federation.guest.settings["party"], "reconnect", 60)
-    left = {"kept": 2}
-
-    def lose(kind: str) -> None:
-        left["kept"] -= kind == "TreeKept"
-        if not left["kept"]:
-            left["kept"] = -1
-            raise PeerLost("the connection to registry broke")
-
-    monkeypatch.setattr(room, "on_message", lose)
-    model = room.train(THREE)
-    monkeypatch.setattr(room, "on_message", None)
+def test_attempts_are_drawn_and_shown_together(room: AuditedRoom) -> None:
+    with room.losing_a_connection(2):
+        model = room.train(THREE)
     for name, peer in (("insurer", "bureau"), ("bureau", "insurer")):
         audit = load_audits(room.there(name).store, model)[peer]
         assert [one.drawn for one in audit.runs.values()] == [[0, 1], [0, 1]]
