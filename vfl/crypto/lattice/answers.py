@@ -105,9 +105,13 @@ def rounded(parameters: Parameters, values: NDArray[np.uint64]) -> NDArray[np.in
     `Parameters.reach` to one."""
     p = parameters
     half = 1 << (p.scale_bits - 1)
-    moved = wide.plus(_wide(p, values), wide.of(np.full(values.shape[:2], half, np.int64)))
-    sums = wide.signed(moved, p.modulus.bits, p.scale_bits)
-    distance = np.abs((moved[..., 0] & np.uint64((1 << p.scale_bits) - 1)).view(np.int64) - half)
+    if p.pairs:
+        moved = wide.plus(values, wide.of(np.full(values.shape[:2], half)))
+        low, sums = moved[..., 0], wide.signed(moved, p.modulus.bits, p.scale_bits)
+    else:
+        low = values + np.uint64(half)
+        sums = low.view(np.int64) >> p.scale_bits
+    distance = np.abs((low & np.uint64((1 << p.scale_bits) - 1)).view(np.int64) - half)
     if (distance >= p.reach).any():
         raise ValueError("an answer is not what sums of these vectors can be")
     return sums

@@ -250,13 +250,7 @@ class Writer:
         )
 
     def put_planes(
-        self,
-        row: Value,
-        bits: Value,
-        kept: Value | None,
-        out: Value,
-        plane: Value,
-        at: Value,
+        self, row: Value, bits: Value, kept: Value | None, out: Value, plane: Value, at: Value
     ) -> None:
         """Put words of so many bits at number `at` of each of their planes."""
         b = self.ir
@@ -322,21 +316,21 @@ def instruction(write: Callable[..., None]) -> Written:
 
 
 @instruction
-def _first(w: "Writer", buffer: Value, p: Value, table: Value) -> None:
+def _first(w: Writer, buffer: Value, p: Value, table: Value) -> None:
     """The first pass of the points p + 128 a, in place."""
     rows = [w.ir.add(p, w.whole((RUN + 1) * a)) for a in range(_ENDS)]
     w.put_turned(w.transform([w.row(buffer, row) for row in rows]), buffer, rows, table, p)
 
 
 @instruction
-def _middle(w: "Writer", buffer: Value, at: Value, table: Value, r: Value) -> None:
+def _middle(w: Writer, buffer: Value, at: Value, table: Value, r: Value) -> None:
     """The second pass of the rows `at` + 16 b, in place."""
     rows = [w.ir.add(at, w.whole(_ENDS * b)) for b in range(_MIDDLE)]
     w.put_turned(w.transform([w.row(buffer, row) for row in rows]), buffer, rows, table, r)
 
 
 @instruction
-def _last(w: "Writer", buffer: Value, at: Value, out: Value, to: Value, step: Value) -> None:
+def _last(w: Writer, buffer: Value, at: Value, out: Value, to: Value, step: Value) -> None:
     """The third pass of the rows from `at` on, into the rows `to` + step e of another buffer."""
     made = w.transform([w.row(buffer, w.ir.add(at, w.whole(r))) for r in range(_ENDS)])
     for e, value in enumerate(made):
@@ -361,7 +355,7 @@ def _product(blocks: int) -> Written:
 
 @instruction
 def _settle(
-    w: "Writer", tile: Value, q: Value, back: Value, n: Value, words: Value, shift: Value, seen: Value
+    w: Writer, tile: Value, q: Value, back: Value, n: Value, words: Value, shift: Value, seen: Value
 ) -> None:
     """Round row q of a tile, point n, and add it times 2^shift to the words of its two coefficients."""
     b = w.ir
@@ -382,7 +376,7 @@ def _settle(
 
 @instruction
 def _addends(
-    w: "Writer",
+    w: Writer,
     drawn: Value,
     values: Value,
     places: Value,
@@ -411,14 +405,7 @@ def _addends(
 
 @instruction
 def _place(
-    w: "Writer",
-    codes: Value,
-    at: Value,
-    first: Value,
-    twist: Value,
-    k: Value,
-    buffer: Value,
-    row: Value,
+    w: Writer, codes: Value, at: Value, first: Value, twist: Value, k: Value, buffer: Value, row: Value
 ) -> None:
     """Point k of the 0/1 rows of eight bins from `first` on, twisted, its parts in each other's place:
     of codes that begin so far into others."""

@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from vfl.arrays import Bytes, Integers, Words
 from vfl.blocks.cores import Begun
 from vfl.blocks.engine import ENGINE, Array, Rows, overlaps
-from vfl.crypto.lattice import ring, wide, words
+from vfl.crypto.lattice import ring, words
 from vfl.crypto.lattice.parameters import DEGREE, HALF_WORD, MODULUS_BITS, Parameters
 from vfl.crypto.lattice.vectors import PublicRows
 from vfl.kernels import kernel
@@ -259,12 +259,7 @@ def make_hint(
 
         cells[first:last] = ENGINE.sum_by(adder, *arrays, follow=follow)
     made = matrix.map(cells)
-    if not is_wide:
-        return made[:, 0]
-    total = wide.of(made[:, 0].view(np.int64))
-    for limb in range(1, limbs.number):
-        total = wide.plus(total, wide.left(wide.of(made[:, limb].view(np.int64)), limb * limbs.width))
-    return wide.reduced(total, limbs.bits)
+    return ring.carried(made.view(np.int64), limbs) if is_wide else made[:, 0]
 
 
 class Accumulator:

@@ -15,7 +15,7 @@ distances from the nearest integer would be anywhere in [0, 1/2], thousands of t
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.arrays import Words
+from vfl.arrays import Integers, Words
 from vfl.crypto.lattice.parameters import DEGREE, Limbs
 from vfl.kernels import inlined, kernel
 
@@ -84,6 +84,13 @@ def settle_wide(products: Complexes, limbs: Limbs) -> Words:
     out = np.empty((*shape, DEGREE, 2), np.uint64)
     back = backward(products).reshape(-1, limbs.number, HALF)
     check(_settle(back, BACK, limbs, out.reshape(-1, DEGREE, 2)))
+    return out
+
+
+def carried(limbs: Integers, cut: Limbs) -> Words:
+    """Wide words (count, DEGREE, 2) of limbs (count, limbs, DEGREE), which may be as large as a word."""
+    out = np.empty((len(limbs), DEGREE, 2), np.uint64)
+    _carry(limbs, cut, out)
     return out
 
 
@@ -163,11 +170,31 @@ def _settle64(products: Complexes, back: Complexes, out: NDArray[np.uint64]) -> 
     return worst
 
 
+@inlined
+def _added(low: np.uint64, high: np.uint64, number: np.int64, first: int) -> tuple[np.uint64, np.uint64]:
+    """A wide word plus a number times 2^first."""
+    if first >= 64:
+        return low, high + (np.uint64(number) << np.uint64(first - 64))
+    added = np.uint64(number) << np.uint64(first)
+    above = np.uint64(number >> (64 - first) if first else number >> 63)
+    return low + added, high + above + np.uint64(low + added < added)
+
+
+@kernel
+def _carry(limbs: Integers, cut: Limbs, out: Words) -> None:
+    mask = np.uint64((1 << (cut.bits - 64)) - 1)
+    for p in range(len(limbs)):
+        for i in range(DEGREE):
+            low, high = np.uint64(0), np.uint64(0)
+            for limb in range(cut.number):
+                low, high = _added(low, high, limbs[p, limb, i], limb * cut.width)
+            out[p, i, 0], out[p, i, 1] = low, high & mask
+
+
 @kernel
 def _settle(products: Complexes, back: Complexes, limbs: Limbs, out: Words) -> float:
     worst = 0.0
-    high_bits = limbs.bits - 64
-    mask = np.uint64((1 << high_bits) - 1)
+    mask = np.uint64((1 << (limbs.bits - 64)) - 1)
     for p in range(len(products)):
         for i in range(HALF):
             for part in range(2):
@@ -177,14 +204,7 @@ def _settle(products: Complexes, back: Complexes, limbs: Limbs, out: Words) -> f
                     exact = product.imag if part else product.real
                     rounded = np.rint(exact)
                     worst = further(worst, exact - rounded)
-                    number, first = np.int64(rounded), limb * limbs.width
-                    if first >= 64:
-                        high += np.uint64(number) << np.uint64(first - 64)
-                        continue
-                    added = np.uint64(number) << np.uint64(first)
-                    low += added
-                    above = np.uint64(number >> (64 - first) if first else number >> 63)
-                    high += above + np.uint64(low < added)
+                    low, high = _added(low, high, np.int64(rounded), limb * limbs.width)
                 at = i + HALF * part
                 out[p, at, 0], out[p, at, 1] = low, high & mask
     return worst
