@@ -87,6 +87,15 @@ def unsealed_words(
     return modulus_words(p.modulus, wide.plus(read, _wide(p, masks)))
 
 
+def masked(
+    parameters: Parameters, sums: NDArray[np.uint64], masks: NDArray[np.uint64]
+) -> NDArray[np.uint64]:
+    """Words of sums with masks, (count, outputs), added to what is read of them."""
+    if parameters.pairs:
+        return wide.plus(sums, wide.left(wide.of(masks), parameters.scale_bits))
+    return sums + (masks << np.uint64(parameters.scale_bits))
+
+
 def blurred(parameters: Parameters, values: NDArray[np.uint64], entropy: Entropy) -> NDArray[np.uint64]:
     """Words as who has read them passes them on to who rounds them: each plus a number of its own.
 

@@ -181,10 +181,17 @@ class Parameters:
         return 2 * most**2 / 3 if most <= 1 / 2 else math.inf
 
     def serving(self, outputs: int, most: int) -> "Parameters":
-        """The same for another number of outputs, and as many vectors as SUM_LEAK allows these, `most`
-        at most."""
-        allowed = math.floor(SUM_LEAK / self._leak_of(max(outputs, 1)))
+        """The same for another number of outputs, and as many vectors as SUM_LEAK and KEY_LEAK allow
+        these, `most` at most."""
+        outputs_ = max(outputs, 1)
+        of_key = KEY_LEAK * self.flood**2 / (outputs_ * _key_shift(self.modulus))
+        allowed = math.floor(min(SUM_LEAK / self._leak_of(outputs_), of_key))
         return replace(self, outputs=outputs, queries=min(most, allowed))
+
+    @property
+    def read_bits(self) -> int:
+        """Bits of a sum as it is read: of what is above the lowest `scale_bits`."""
+        return self.modulus.bits - self.scale_bits
 
     @property
     def reach(self) -> int:
@@ -321,7 +328,8 @@ def choose(
             )
             served = chosen.serving(outputs, queries)
             enough = served.queries >= (queries if least is None else least)
-            if enough and chosen.key_leak <= KEY_LEAK:
+            # A pair's flooding hides less of the key: its hints live shorter rather than be refused.
+            if enough and (served if served.pairs else chosen).key_leak <= KEY_LEAK:
                 return served
     raise ValueError(
         f"sums over {rows:,} rows of {value_bits}-bit values times {weight:,} leave {scale_bits} of "

@@ -43,7 +43,7 @@ from vfl.arrays import Integers, Words
 from vfl.blocks.engine import Array
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey
 from vfl.crypto.lattice.matrix import CellMatrix, make_hint
-from vfl.crypto.lattice.parameters import DEGREE, MODULUS_BITS, Parameters
+from vfl.crypto.lattice.parameters import DEGREE, Parameters
 from vfl.crypto.lattice.vectors import PublicRows
 from vfl.crypto.randomness import Randomness
 from vfl.errors import Refused
@@ -65,6 +65,7 @@ from vfl.protocols.common.participant import Resources
 _SEED = 32  # bytes of a share, of the seed, of a hint's name
 _PARTIES = 256
 
+WordBits = Literal[48, 56, 64, 80]
 HintProgress = Callable[[int, int], None]
 """How many parts or columns of hints are done, of how many."""
 JudgeZeros = Callable[[Peer, Words], Awaitable[None]]
@@ -80,10 +81,10 @@ class HintSums(Message, frozen=True):
 
 class HintKnown(Message, frozen=True):
     """guest -> host. Reveals: which hint of this host the guest keeps from an earlier job, if any; how
-    short words may be for the host with the most sums."""
+    short words may be for the host with the most sums, and whether one holds two numbers."""
 
     name: bytes  # empty when there is none
-    word_bits: Literal[48, 56, 64]
+    word_bits: WordBits
 
 
 class HintOffered(Message, frozen=True):
@@ -207,7 +208,7 @@ async def guest_meet(
     for host, count in zip(hosts, outputs, strict=True):
         accept(host, count)
         _check_outputs(host, count, shape)
-    word_bits = cast(Literal[48, 56, 64], shape.word_bits(outputs))
+    word_bits = cast(WordBits, shape.word_bits(outputs))
     parameters = [shape.parameters(count, word_bits) for count in outputs]
     await together(
         [
@@ -241,7 +242,7 @@ async def guest_meet(
         [hint for _, hint, _ in asked],
         [own for _, _, own in asked],
         seed,
-        shape,
+        shape.of(word_bits),
         resources,
         timed,
     )
@@ -415,9 +416,10 @@ async def host_meet(
     await guest.send(HintSums(outputs))
     wanted = await guest.recv(HintKnown)
     try:
+        shape = shape.of(wanted.word_bits)
         parameters = shape.parameters(outputs, wanted.word_bits)
     except ValueError:
-        raise guest.breach("HintKnown of words that are too short for this host's sums") from None
+        raise guest.breach("HintKnown of words that are not for this host's sums") from None
     serving = HostProducts(guest, shape, parameters, resources)
     matrix: CellMatrix | None = None
     kept = hints.known()
@@ -447,7 +449,7 @@ async def host_meet(
     matrix = await asyncio.to_thread(matrix_of, secret)
     matter = await asyncio.to_thread(_matter, matrix, parameters)
     key = HintKey(parameters, seed, secret, matter)
-    made = await _hint(matrix, seed, progress)
+    made = await _hint(matrix, PublicRows(seed, matrix.rows, parameters.modulus.sums), progress)
     name = _drawn(randomness, "name of a hint")
     await asyncio.to_thread(hints.keep, HostHint(name, secret, seed, matter, shape.served))
     await guest.send(HintHeader(name, key.header()))
@@ -475,14 +477,14 @@ async def _show_zeros(guest: Peer, digest: bytes, nonce: bytes) -> None:
         raise guest.breach("ZerosRead of other numbers than the masks of zeros")
 
 
-async def _hint(matrix: CellMatrix, seed: bytes, progress: HintProgress) -> NDArray[np.uint64]:
+async def _hint(matrix: CellMatrix, public: PublicRows, progress: HintProgress) -> NDArray[np.uint64]:
     """The hint of a matrix; `progress` is called in this thread."""
     loop = asyncio.get_running_loop()
 
     def follow(done: int, of: int) -> None:
         loop.call_soon_threadsafe(progress, done, of)
 
-    return await asyncio.to_thread(lambda: make_hint(matrix, PublicRows(seed, matrix.rows), follow))
+    return await asyncio.to_thread(lambda: make_hint(matrix, public, follow))
 
 
 # ------------------------------------------------------------------------------- what both share
@@ -510,7 +512,7 @@ def _matter(matrix: CellMatrix, parameters: Parameters) -> bytes:
 
 def _digest(parameters: Parameters, masks: NDArray[np.uint64]) -> bytes:
     """A digest of numbers, modulo what sums are known modulo."""
-    kept = masks & np.uint64((1 << MODULUS_BITS - parameters.scale_bits) - 1)
+    kept = masks & np.uint64((1 << parameters.read_bits) - 1)
     return hashlib.sha256(kept.astype("<u8").tobytes()).digest()
 
 
