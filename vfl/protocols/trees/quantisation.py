@@ -42,9 +42,9 @@ def most_packed_sums(rows: int, candidates: int, params: BoostParams) -> int:
 def lattice_shape(rows: int, params: BoostParams) -> Shape:
     """The vectors of a job over the lattice engine: those that trees of its depth need, of the most
     precise gradients that go into the shortest words; and, where the guest reads the sums, that go with
-    their hessians into one word of a pair, if that holds enough. Beyond some 32 million rows only hosts of few sums
-    are served: one of more refuses the job when it makes its own parameters. Raises ValueError, with the
-    numbers, for too many rows."""
+    their hessians into one word of a pair, if that holds enough. Beyond some 32 million rows only hosts
+    of few sums are served: one of more refuses the job when it makes its own parameters. Raises
+    ValueError, with the numbers, for too many rows."""
     vectors = 2 * params.most_trees * most_summed(params)
     shape = Shape(rows, _LEAST_BITS + 1, vectors, errors_known=params.sums == "open")
     bits = min(_MOST_BITS + 1, Shape.most_bits(rows, vectors))
