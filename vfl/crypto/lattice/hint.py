@@ -14,7 +14,7 @@ HintlessPIR, CRYPTO 2024; with a mask as in Delphi's linear layers, USENIX Secur
            a' pseudorandom for r's: the host learns nothing of s, even though it knows a, b and z.
     Then   b' - a' z = 2^32 hint s + u + noise, and the noise stays far below 2^32.
 
-(Of pairs modulo 2^108, with 2^26 in place of 2^32: parameters.PAIR.)
+(Of pairs modulo 2^102, with 2^20 in place of 2^32: parameters.PAIR.)
 
 Polynomial products put the inner product of output i at coefficient i * width + width - 1.
 """
@@ -51,7 +51,7 @@ _POINTS = 16  # points of a transform that are multiplied at a time
 @dataclass(frozen=True)
 class Opened:
     """Masked products of a hint with secrets, (count, outputs), modulo q: whole + fraction / 2^32, of
-    pairs (wide words) / 2^26."""
+    pairs (wide words) / 2^20."""
 
     whole: Words
     fraction: Fractions

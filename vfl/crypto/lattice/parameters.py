@@ -3,7 +3,7 @@
 Vectors are encrypted in R_q, R = Z[X]/(X^4096 + 1), q = 2^64; hints in R_Q, Q = 2^96. Both stand below
 the 109 bits that the Homomorphic Encryption Standard (Albrecht et al., 2018, table 1: ternary secret,
 classical attacks, 128 bits of security) allows at degree 4096; q even below its 75 bits for 192. Pairs,
-two numbers of a row in one entry, have words of their own: q = 2^82 and Q = 2^108.
+two numbers of a row in one entry, have words of their own: q = 2^82 and Q = 2^102.
 
 A word of a sum over rows holds, from the top: a sign, the sum times 2^scale_bits, and below a quarter of
 2^scale_bits the noise of the encryption and the host's flooding. Both are (sub-)Gaussian, and ten
@@ -60,7 +60,7 @@ class Modulus:
 _TWO = Limbs(MODULUS_BITS, 2, 32)
 SINGLE = Modulus(_TWO, _TWO, Limbs(HINT_BITS, 3, 32), SENT_BITS)
 """Of words with one number each."""
-PAIR = Modulus(Limbs(82, 2, 41), Limbs(82, 3, 28), Limbs(108, 3, 36), 96)
+PAIR = Modulus(Limbs(82, 2, 41), Limbs(82, 3, 28), Limbs(102, 3, 34), 96)
 """Of words with two numbers each, g and h >= 0, as one: g S + h, where no sum of h reaches S."""
 
 # Homomorphic Encryption Standard, table 1: log2 of the largest modulus by degree and security level.
