@@ -41,11 +41,13 @@ from vfl.errors import VflError
 from vfl.kernels import kernel
 
 Fractions = NDArray[np.uint32]
+Entries = NDArray[np.int8] | NDArray[np.int16] | NDArray[np.int64]
+"""Small numbers: of a matrix, of secrets or of vectors."""
 W = TypeVar("W", np.uint64, np.uint32)
 
 _FRACTION_BITS = HINT_BITS - MODULUS_BITS
-_LIMBS = HINT_BITS // 32
-_REALS = 4 * _LIMBS  # real and imaginary parts of the limbs of a and b
+LIMBS = HINT_BITS // 32
+_REALS = 4 * LIMBS  # real and imaginary parts of the limbs of a and b
 _POINTS = 16  # points of a transform that are multiplied at a time
 
 
@@ -80,17 +82,17 @@ class HintKey:
         whole, fraction = self._encrypt(*_uniform(self._seed, "public key", 0), "public key errors", 0)
         return self._public + words.pack80(whole, fraction)
 
-    def encrypt(self, hint: Words) -> Iterator[bytes]:
+    def encrypt(self, hint: Words | Entries) -> Iterator[bytes]:
         """The parts of the encrypted hint, in order, of a hint (outputs, DEGREE)."""
         p = self._parameters
-        if hint.shape != (p.outputs, DEGREE):
-            raise ValueError(f"a hint of shape {hint.shape}, not ({p.outputs}, {DEGREE})")
+        if hint.shape != (p.outputs, p.columns):
+            raise ValueError(f"a hint of shape {hint.shape}, not ({p.outputs}, {p.columns})")
 
         def polynomial(number: int) -> tuple[Words, Fractions]:
             group, column = divmod(number, p.depth)
             rows = hint[group * p.group :][: p.group, column * p.width :][:, : p.width]
             message = np.zeros((p.group, p.width), np.uint64)
-            message[: rows.shape[0], : rows.shape[1]] = rows
+            message[: rows.shape[0], : rows.shape[1]] = self._message(rows)
             whole, fraction = self._encrypt(*_uniform(self._public, "hint", number), "errors", number)
             whole[: message.size] += message.reshape(-1)
             return whole, fraction
@@ -98,6 +100,10 @@ class HintKey:
         for part in range(p.hint_parts):
             made = list(each(polynomial, p.hint_part(part)))
             yield words.pack80(np.stack([w for w, _ in made]), np.stack([f for _, f in made]))
+
+    def _message(self, block: Words | Entries) -> Words:
+        """What is encrypted for some entries."""
+        return block.astype(np.uint64, copy=False)
 
     def open(self, products: bytes | memoryview, count: int) -> Opened:
         """The masked products in EncryptedHint.multiply's bytes. Raises ValueError on a wrong size."""
@@ -108,12 +114,12 @@ class HintKey:
             )
         view = memoryview(products)
         cut = count * p.groups * DEGREE * SENT_BITS // 8
+        whole, fraction = self._unpacked(view[cut:], count)
         a_whole, a_fraction = words.unpack80(view[:cut], (count, p.groups, DEGREE))
-        whole, fraction = words.unpack80(view[cut:], (count, p.outputs))
 
         def product(v: int) -> tuple[Words, Fractions]:
             w, f = ring.settle96(ring.words96(a_whole[v], a_fraction[v]) * self._z)
-            return _choose(p, w), _choose(p, f)
+            return ends_of(p, w), ends_of(p, f)
 
         for v, (w, f) in enumerate(each(product, range(count))):
             difference = fraction[v].astype(np.int64) - f
@@ -121,13 +127,17 @@ class HintKey:
             whole[v] += (difference >> _FRACTION_BITS).view(np.uint64) - w
         return Opened(whole, fraction)
 
+    def _unpacked(self, data: memoryview, count: int) -> tuple[Words, Fractions]:
+        """The halves b' of products, (count, outputs)."""
+        return words.unpack80(data, (count, self._parameters.outputs))
+
     def _encrypt(
         self, a_whole: Words, a_fraction: Fractions, label: str, number: int
     ) -> tuple[Words, Fractions]:
         """Zero under the key: a z + e for the uniform a."""
         whole, fraction = ring.settle96(ring.words96(a_whole, a_fraction) * self._z)
         drawn = errors(derive(self._key, f"{label} {number}"), "errors", DEGREE)
-        return _plus(whole, fraction, drawn)
+        return plus(whole, fraction, drawn)
 
 
 class EncryptedHint:
@@ -201,9 +211,8 @@ class EncryptedHint:
         read once for all of `drawn`: batches of 32 are best. Raises ValueError while parts are missing.
         """
         p, count = self._parameters, len(drawn)
-        if not self.complete:
-            raise ValueError(f"{int(self._loaded.sum())} of {p.hint_parts} parts of the hint came")
-        products = self._products(drawn)
+        self._check_complete()
+        products = self._products(drawn.values)
         key = entropy(KEY)
         again = ring.small(
             ternary(key, "again", count * p.groups * DEGREE).reshape(count, p.groups, DEGREE)
@@ -214,13 +223,13 @@ class EncryptedHint:
         below = below[: count * p.outputs].reshape(count, p.outputs)
 
         def finish(v: int) -> tuple[Words, Fractions, Words, Fractions]:
-            a = products[v, :, :_LIMBS] + self._key_a * again[v, :, np.newaxis]
-            b = products[v, :, _LIMBS:] + self._key_b * again[v, :, np.newaxis]
+            a = products[v, :, :LIMBS] + self._key_a * again[v, :, np.newaxis]
+            b = products[v, :, LIMBS:] + self._key_b * again[v, :, np.newaxis]
             b_whole, b_fraction = ring.settle96(b)
-            total = _choose(p, b_fraction).astype(np.uint64) + below[v]
+            total = ends_of(p, b_fraction).astype(np.uint64) + below[v]
             return (
-                *_plus(*ring.settle96(a), noise[v]),
-                _choose(p, b_whole) + masks[v] + (total >> np.uint64(_FRACTION_BITS)),
+                *plus(*ring.settle96(a), noise[v]),
+                ends_of(p, b_whole) + masks[v] + (total >> np.uint64(_FRACTION_BITS)),
                 total.astype(np.uint32),
             )
 
@@ -230,15 +239,21 @@ class EncryptedHint:
         )
         return words.pack80(a_whole, a_fraction) + words.pack80(b_whole, b_fraction), masks
 
-    def _products(self, drawn: Secrets) -> ring.Complexes:
-        """Transforms (count, groups, 2 limbs, HALF) of the sums of a_d s_d and b_d s_d."""
+    def _check_complete(self) -> None:
+        if not self.complete:
+            of = self._parameters.hint_parts
+            raise ValueError(f"{int(self._loaded.sum())} of {of} parts of the hint came")
+
+    def _products(self, values: Entries) -> ring.Complexes:
+        """Transforms (count, groups, 2 limbs, HALF) of the sums of a_d s_d and b_d s_d, of `values`
+        (count, columns) cut into polynomials s_d."""
         from vfl.crypto.lattice import products  # which imports numba
 
-        p, count = self._parameters, len(drawn)
-        small = products.side_by_side(drawn.values, p.width, p.depth)
+        p, count = self._parameters, len(values)
+        small = products.side_by_side(values, p.width, p.depth)
         powers = np.arange(p.width - 1, -1, -1)
         sides = len(small) * products.SIDE
-        out = np.empty((sides, p.groups, 2 * _LIMBS, ring.HALF), np.complex128)
+        out = np.empty((sides, p.groups, 2 * LIMBS, ring.HALF), np.complex128)
 
         def points(first: int) -> None:
             last = first + _POINTS
@@ -305,13 +320,13 @@ def _uniform(key: bytes, label: str, number: int) -> tuple[Words, Fractions]:
     return whole, fraction.view("<u4").astype(np.uint32, copy=False)
 
 
-def _plus(whole: Words, fraction: Fractions, error: NDArray[np.int64]) -> tuple[Words, Fractions]:
+def plus(whole: Words, fraction: Fractions, error: NDArray[np.int64]) -> tuple[Words, Fractions]:
     """Add small integers to 96-bit words."""
     total = fraction.astype(np.int64) + error
     return whole + (total >> _FRACTION_BITS).view(np.uint64), (total & 0xFFFFFFFF).astype(np.uint32)
 
 
-def _choose(p: Parameters, polynomials: NDArray[W]) -> NDArray[W]:
+def ends_of(p: Parameters, polynomials: NDArray[W]) -> NDArray[W]:
     """The coefficients (outputs,) of polynomials (groups, DEGREE) that hold whole inner products."""
     ends = p.width - 1 + p.width * np.arange(p.group)
     return polynomials[:, ends].reshape(-1)[: p.outputs]
@@ -325,8 +340,8 @@ def _store(a: ring.Complexes, b: ring.Complexes, first: int, out: NDArray[np.flo
         for p in range(len(a)):
             group, d = divmod(first + p, depth)
             at = group * _REALS
-            for limb in range(_LIMBS):
+            for limb in range(LIMBS):
                 out[i, d, at + limb] = a[p, limb, i].real
-                out[i, d, at + _LIMBS + limb] = b[p, limb, i].real
-                out[i, d, at + 2 * _LIMBS + limb] = a[p, limb, i].imag
-                out[i, d, at + 3 * _LIMBS + limb] = b[p, limb, i].imag
+                out[i, d, at + LIMBS + limb] = b[p, limb, i].real
+                out[i, d, at + 2 * LIMBS + limb] = a[p, limb, i].imag
+                out[i, d, at + 3 * LIMBS + limb] = b[p, limb, i].imag

@@ -41,7 +41,7 @@ MARGIN_BITS = (
 # Kullback-Leibler divergences (nats) at most, over all values that are answered by a hint:
 SUM_LEAK = 2.0**-4  # about the errors' sums M e
 KEY_LEAK = 2.0**-44  # about the host's key and the hint's errors
-_MOST_FLOOD = 2.0**44  # Box-Muller's doubles resolve it to below one
+MOST_FLOOD = 2.0**44  # Box-Muller's doubles resolve it to below one
 _MOST_ROWS = 1 << 30
 _MOST_OUTPUTS = 1 << 20
 _WIDEST = 32  # hint columns in one polynomial at most
@@ -102,7 +102,7 @@ class Parameters:
     @property
     def key_leak(self) -> float:
         """Divergence (nats) of a hint's answers from ones that are independent of the host's key."""
-        return self.queries * self.outputs * _key_shift() / self.flood**2
+        return self.queries * self.outputs * key_shift() / self.flood**2
 
     def _leak_of(self, outputs: int) -> float:
         """Of one vector's answers."""
@@ -131,7 +131,7 @@ class Parameters:
     @property
     def bound(self) -> int:
         """No exact sum is larger than this."""
-        return _sum_bound(self.rows, self.value_bits, self.weight)
+        return sum_bound(self.rows, self.value_bits, self.weight)
 
     # How a hint lies in polynomials: `width` of its columns by `group` outputs in each.
 
@@ -146,6 +146,11 @@ class Parameters:
         return -(-self.outputs // self.groups)
 
     @property
+    def columns(self) -> int:
+        """Columns of the hint."""
+        return DEGREE
+
+    @property
     def width(self) -> int:
         """Columns of the hint in one polynomial."""
         return min(_WIDEST, DEGREE // self.group)
@@ -153,7 +158,7 @@ class Parameters:
     @property
     def depth(self) -> int:
         """Polynomials of a group: hint columns over width."""
-        return -(-DEGREE // self.width)
+        return -(-self.columns // self.width)
 
     # Sizes on the wire.
 
@@ -224,7 +229,7 @@ def choose(
     ):
         if not 1 <= value <= most:
             raise ValueError(f"{name}: {value:,} is outside 1 to {most:,}")
-    scale_bits = MODULUS_BITS - 1 - _sum_bound(rows, value_bits, weight).bit_length()
+    scale_bits = MODULUS_BITS - 1 - sum_bound(rows, value_bits, weight).bit_length()
     if scale_bits < 1:
         raise ValueError(
             f"sums over {rows:,} rows of {value_bits}-bit values times {weight:,} take all 64 bits"
@@ -234,7 +239,7 @@ def choose(
     for word_bits in words:
         noise = _noise_variance(rows, weight, word_bits)
         room = (reach / DEVIATIONS) ** 2 - noise
-        flood = min(math.sqrt(max(room, 0.0)), _MOST_FLOOD)
+        flood = min(math.sqrt(max(room, 0.0)), MOST_FLOOD)
         # Dropped bits round an answer by far less than the flooding: 1/64 of its deviation.
         drop_bits = max(0, int(math.log2(max(flood, 1.0)) - 6) // 8 * 8)
         flood *= 1 - 2.0**-10
@@ -283,7 +288,8 @@ def widest(
     return bits
 
 
-def _sum_bound(rows: int, value_bits: int, weight: int) -> int:
+def sum_bound(rows: int, value_bits: int, weight: int) -> int:
+    """No sum of so many rows is larger."""
     return rows * (1 << (value_bits - 1)) * weight
 
 
@@ -295,7 +301,7 @@ def _noise_variance(rows: int, weight: int, word_bits: int) -> float:
     return rows * float(weight) ** 2 * (ERROR_VARIANCE + rounding)
 
 
-def _key_shift() -> float:
+def key_shift() -> float:
     """Mean square of what the host's key and the hint's errors add to an opened product.
 
     Three products of ternary secrets (hint times s, public key times r, the key times what the guest
