@@ -58,7 +58,7 @@ NO_WORDS = 0
 """Bits of an encrypted vector's words where there are none."""
 _PRODUCT_BITS = 48  # of b' on the wire: what is cut off is far below the flooding
 _DIGIT_BITS = 7  # of a vector's entry that is multiplied at once, with a sign
-_ROWS_AT_ONCE = 32  # whose cells are mapped to outputs at once
+_ROWS_AT_ONCE = 128  # whose cells are mapped to outputs at once
 _SET_UP = 500  # what making, sending and loading a polynomial takes, in products of it with a vector
 _DIRECT_COST = 3  # a product with a matrix's polynomial, in products with a hint's
 _LEAST_SPARED = 1 << 10  # polynomials, some 40 MB: a matrix is not encrypted itself to spare fewer
@@ -203,18 +203,19 @@ class EncryptedMatrix(EncryptedHint):
 def entries_of(matrix: CellMatrix) -> Entries:
     """All entries of a matrix, (outputs, rows)."""
     codes = [column.codes.astype(np.int64) for column in matrix.columns]
-    out = np.empty((len(matrix.outputs), matrix.rows), np.int8 if matrix.weight < 128 else np.int64)
+    out: list[Entries] = []
     for first in range(0, matrix.rows, _ROWS_AT_ONCE):
         last = min(first + _ROWS_AT_ONCE, matrix.rows)
         cells = np.zeros((matrix.cells, last - first), np.uint64)
         at = np.arange(last - first)
-        for column, own, cell in zip(matrix.columns, codes, matrix.offsets.tolist(), strict=False):
+        for column, coded, cell in zip(matrix.columns, codes, matrix.offsets.tolist(), strict=False):
             if column.bins:
-                cells[cell + own[first:last], at] = 1
+                cells[cell + coded[first:last], at] = 1
             else:
-                cells[cell] = own[first:last].view(np.uint64)
-        out[:, first:last] = matrix.map(cells).view(np.int64)
-    return out
+                cells[cell] = coded[first:last].view(np.uint64)
+        own = matrix.map(cells).view(np.int64)
+        out.append(own.astype(np.int8) if np.abs(own).max() < 128 else own)
+    return np.concatenate(out, axis=1)
 
 
 def _noise_variance(rows: int, value_bits: int) -> float:
