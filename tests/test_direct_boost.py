@@ -10,7 +10,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from replayed_roles import check_replays, quick
+from roles import lattice_boosting
 from test_boost import make_job, usable
+from test_hostile import survived
 from test_lattice_boost import (
     assert_same_model,
     federated,
@@ -270,9 +273,12 @@ def test_what_is_drawn_for_products_is_drawn_once(monkeypatch):
     assert len(set(sent)) == len(sent) > 12
 
 
-def test_a_guest_may_not_ask_a_linear_models_host_for_a_matrix(monkeypatch):
-    """Sums that are opened to a host need hints, whatever the guest says."""
-    shape = fit_shape(100, GlmParams(encryption="lattice"))[1]
-    assert not shape.direct
-    with pytest.raises(ValueError, match="need a hint"):
-        shape.parameters(10, NO_WORDS)
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_no_message_can_do_harm():
+    survived(lattice_boosting(), 10)
+
+
+def test_each_party_replays():
+    """All that is random is drawn by purpose and place, and other in another run."""
+    with quick():
+        check_replays(lattice_boosting, {"HintHeader", "HintPart", "Vectors", "VectorSums"})
