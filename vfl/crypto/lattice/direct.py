@@ -20,6 +20,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,8 +60,7 @@ NO_WORDS = 0
 _PRODUCT_BITS = 48  # of b' on the wire: what is cut off is far below the flooding
 _DIGIT_BITS = 7  # of a vector's entry that is multiplied at once, with a sign
 _ROWS_AT_ONCE = 128  # whose cells are mapped to outputs at once
-_SET_UP = 500  # what making, sending and loading a polynomial takes, in products of it with a vector
-_DIRECT_COST = 3  # a product with a matrix's polynomial, in products with a hint's
+_DIRECT_COST = 4  # a product with a matrix's polynomial, in products with a hint's
 _LEAST_SPARED = 1 << 10  # polynomials, some 40 MB: a matrix is not encrypted itself to spare fewer
 
 
@@ -134,16 +134,15 @@ def choose_direct(
     )
 
 
-def is_cheaper(matrices: Sequence[DirectParameters], hints: Sequence[Parameters], vectors: int) -> bool:
-    """Whether matrices that are encrypted themselves cost less in a job of so many vectors than hints.
+def is_cheaper(matrices: Sequence[DirectParameters], hints: Sequence[Parameters]) -> bool:
+    """Whether matrices that are encrypted themselves cost less than hints, whatever is asked of them: so
+    that jobs of more and of fewer vectors can use the same ones.
 
-    Counted in polynomials that are multiplied with one vector: to make, send and load one takes some
-    hundred times as long. A vector's products with a matrix's polynomials take three times as long as
-    with a hint's, as they are made in two digits and of the few vectors of a query.
+    A vector's products with a matrix's polynomial take four times as long as with a hint's, as they are
+    made in two digits and of the few vectors of a query.
     """
     made, spared = (sum(own.groups * own.depth for own in every) for every in (matrices, hints))
-    cheaper = made * (_SET_UP + _DIRECT_COST * vectors) < spared * (_SET_UP + vectors)
-    return cheaper and spared - made >= _LEAST_SPARED
+    return made * _DIRECT_COST <= spared and spared - made >= _LEAST_SPARED
 
 
 class MatrixKey(HintKey):
@@ -215,7 +214,7 @@ def entries_of(matrix: CellMatrix) -> Entries:
                 cells[cell] = coded[first:last].view(np.uint64)
         own = matrix.map(cells).view(np.int64)
         out.append(own.astype(np.int8) if np.abs(own).max() < 128 else own)
-    return np.concatenate(out, axis=1)
+    return cast(Entries, np.concatenate(out, axis=1))
 
 
 def _noise_variance(rows: int, value_bits: int) -> float:

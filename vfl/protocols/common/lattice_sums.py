@@ -12,7 +12,8 @@ for up to BATCH vectors, the same for trees and linear models:
     sums less the products, flooded and cut short.
  6. The guest takes its masks off and rounds: the sums, exactly.
 
-One hint serves so many vectors as its parameters are for; a host counts them, over all jobs.
+One hint serves so many vectors as its parameters are for; a host counts them, over all jobs. With few
+rows hosts encrypt their matrices in place of hints, and steps 3 to 6 are those of lattice_direct.py.
 
 Random numbers have the place of the first of the vectors that they are for, among all that products are
 made for, that were asked about or served, so that neither pieces, spare time nor blocks of rows change
@@ -86,7 +87,7 @@ class HintProducts(Message, frozen=True):
 
 class Vectors(Message, frozen=True):
     """guest -> host. Reveals: nothing to who lacks their secrets; encrypted vectors, an entry of each an
-    aligned row."""
+    aligned row, or masked and re-randomised products of the host's encrypted matrix with vectors."""
 
     data: bytes
     limit: ClassVar[int] = 16 * MIB
@@ -206,7 +207,7 @@ class Shape:
             matrices = [self._direct(count) for count in outputs if count]
         except ValueError:
             return False
-        return is_cheaper(matrices, [self.parameters(count) for count in outputs if count], self.served)
+        return is_cheaper(matrices, [self.parameters(count) for count in outputs if count])
 
     @property
     def served(self) -> int:
