@@ -51,7 +51,7 @@ class DirectGuest(GuestProducts):
     ) -> list[T]:
         first, self._asked = self._asked, self._asked + entries.count
         await together([host.send(Query(entries.count)) for host in self.hosts])
-        values = await asyncio.to_thread(_values, entries)
+        values = await asyncio.to_thread(vectors_of, entries)
         masks: list[Words] = []
         sending: asyncio.Task[None] | None = None
         try:
@@ -77,7 +77,7 @@ class DirectGuest(GuestProducts):
         return await together([self._sums(host, own, mask, read) for host, own, mask in each])
 
 
-def _values(entries: Entries) -> Integers:
+def vectors_of(entries: Entries) -> Integers:
     """The vectors, (count, rows), here."""
     blocks = [*ENGINE.results(entries.kernel, *entries.arrays)]
     return np.concatenate(blocks, axis=1).astype(np.int64)
