@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from reference.polynomials import Q96, product
 from test_lattice import EDGES, SECRET, SEED, bins_matrix, dense, entropy, mixed_matrix
 
-from vfl.crypto.lattice import answers, direct, parameters, ring, words
+from vfl.crypto.lattice import answers, direct, parameters, ring, wide, words
 from vfl.crypto.lattice.direct import (
     NO_WORDS,
     DirectParameters,
@@ -24,7 +24,7 @@ from vfl.crypto.lattice.direct import (
     is_cheaper,
 )
 from vfl.crypto.lattice.matrix import CellMatrix
-from vfl.crypto.lattice.parameters import DEGREE, choose, security_bits
+from vfl.crypto.lattice.parameters import DEGREE, SINGLE, choose, security_bits
 from vfl.crypto.randomness import Stream
 
 
@@ -120,12 +120,13 @@ def test_digits_are_put_together_modulo_the_ring(edges: bool) -> None:
     fraction = draw.integers(0, 2**32, DEGREE, dtype=np.uint32)
     v = np.full(DEGREE, -4095) if edges else draw.integers(-4095, 4096, DEGREE)
     low, high = direct._cut(v[np.newaxis], 2)[:, 0].astype(np.int32)
-    a = ring.words96(whole, fraction)
+    numbers = wide.plus(wide.left(wide.of(whole), 32), wide.of(fraction.astype(np.uint64)))
+    a = ring.wide_words(numbers, SINGLE.hints)
     made = direct._put_together(np.stack([a * ring.small(low), a * ring.small(high)]))
     exact = product(
         [(w << 32) + f for w, f in zip(whole.tolist(), fraction.tolist(), strict=True)], v.tolist(), Q96
     )
-    assert [(w << 32) + f for w, f in zip(*(part.tolist() for part in made), strict=True)] == exact
+    assert [(y << 64) + x for x, y in wide.reduced(made, 96).tolist()] == exact
 
 
 @pytest.mark.parametrize("value", [4095, -64, 63])
@@ -217,7 +218,8 @@ def test_products_look_alike_whatever_the_vector() -> None:
     for values in (np.zeros((16, 200), np.int64), np.full((16, 200), 4095)):
         products, _ = made.multiply_vectors(values, entropy(7))
         cut = 16 * p.groups * DEGREE * 10
-        whole, _ = words.unpack80(memoryview(products)[:cut], (16, DEGREE))
+        a = words.unpack_hint(memoryview(products)[:cut], SINGLE, (16, DEGREE))
+        whole = wide.right(a, SINGLE.fraction_bits)[..., 0]
         halves = words.unpack(memoryview(products)[cut:], 48, (16, 60))
         for found in (whole, halves):
             bits = np.unpackbits(np.ascontiguousarray(found).view(np.uint8).reshape(-1, 8)[:, 2:])
@@ -242,9 +244,10 @@ class FalseKey(MatrixKey):
 
     def header(self) -> bytes:
         made = super().header()
-        whole, fraction = words.unpack80(memoryview(made)[32:], (DEGREE,))
-        whole[0] += np.uint64(2 * self._parameters.reach)
-        return made[:32] + words.pack80(whole, fraction)
+        key = words.unpack_hint(memoryview(made)[32:], SINGLE, (DEGREE,))
+        off = wide.of(np.full(1, 2 * self._parameters.reach, np.uint64))
+        key[:1] = wide.plus(key[:1], wide.left(off, SINGLE.fraction_bits))
+        return made[:32] + words.pack_hint(key, SINGLE)
 
 
 class Fractions(MatrixKey):

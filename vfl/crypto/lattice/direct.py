@@ -27,15 +27,13 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Integers, Words
 from vfl.blocks.cores import each
-from vfl.crypto.lattice import ring, words
+from vfl.crypto.lattice import ring, wide, words
 from vfl.crypto.lattice.hint import (
     LIMBS,
     EncryptedHint,
     Entries,
-    Fractions,
     HintKey,
     ends_of,
-    plus,
 )
 from vfl.crypto.lattice.matrix import CellMatrix
 from vfl.crypto.lattice.parameters import (
@@ -47,9 +45,10 @@ from vfl.crypto.lattice.parameters import (
     MODULUS_BITS,
     MOST_FLOOD,
     SENT_BITS,
+    SINGLE,
     Parameters,
     key_shift,
-    sum_bound,
+    number_bound,
 )
 from vfl.crypto.lattice.randomness import KEY, errors, ternary
 from vfl.crypto.lattice.randomness import words as random_words
@@ -116,7 +115,7 @@ def choose_direct(
         raise ValueError(
             f"{rows:,} rows are not fewer than {DEGREE:,}: a hint is smaller than the matrix"
         )
-    scale_bits = MODULUS_BITS - 1 - sum_bound(rows, value_bits, weight).bit_length()
+    scale_bits = MODULUS_BITS - 1 - number_bound(rows, value_bits, weight).bit_length()
     flood = min(2.0 ** (scale_bits - 2) / DEVIATIONS, MOST_FLOOD) * (1 - 2.0**-10)
     # Dropped bits round an answer by far less than the flooding, and so do those of b'.
     drop_bits = max(0, int(math.log2(max(flood, 1.0)) - 6) // 8 * 8)
@@ -152,9 +151,9 @@ class MatrixKey(HintKey):
         scale = np.uint64(self._parameters.scale_bits)
         return (-block.astype(np.int64)).view(np.uint64) << scale
 
-    def _unpacked(self, data: memoryview, count: int) -> tuple[Words, Fractions]:
+    def _unpacked(self, data: memoryview, count: int) -> Words:
         whole = words.unpack(data, _PRODUCT_BITS, (count, self._parameters.outputs))
-        return whole, np.zeros(whole.shape, np.uint32)
+        return wide.left(wide.of(whole), SINGLE.fraction_bits)
 
 
 class EncryptedMatrix(EncryptedHint):
@@ -185,18 +184,16 @@ class EncryptedMatrix(EncryptedHint):
         noise = errors(key, "noise", count * p.groups * DEGREE).reshape(count, p.groups, DEGREE)
         masks = random_words(key, "masks", count * p.outputs).reshape(count, p.outputs)
 
-        def finish(v: int) -> tuple[Words, Fractions, Words]:
+        def finish(v: int) -> tuple[Words, Words]:
             fresh = ring.small(again[v])[:, np.newaxis]
             products[0, v, :, 0] += self._key_a * fresh
             products[0, v, :, 1] += self._key_b * fresh
-            a = plus(*_put_together(products[:, v, :, 0]), noise[v])
-            b, _ = _put_together(products[:, v, :, 1])
-            return *a, ends_of(p, b) + masks[v]
+            a = wide.plus(_put_together(products[:, v, :, 0]), wide.of(noise[v]))
+            b = ends_of(p, _put_together(products[:, v, :, 1]))
+            return a, wide.right(b, SINGLE.fraction_bits)[..., 0] + masks[v]
 
-        a_whole, a_fraction, b_whole = (
-            np.stack(column) for column in zip(*each(finish, range(count)), strict=True)
-        )
-        return words.pack80(a_whole, a_fraction) + words.pack(b_whole, _PRODUCT_BITS), masks
+        a_words, b_words = (np.stack(part) for part in zip(*each(finish, range(count)), strict=True))
+        return words.pack_hint(a_words, SINGLE) + words.pack(b_words, _PRODUCT_BITS), masks
 
 
 def entries_of(matrix: CellMatrix) -> Entries:
@@ -222,7 +219,7 @@ def _noise_variance(rows: int, value_bits: int) -> float:
     former times a vector, and as for a hint the public key's times r and z times what was sent."""
     rounding = 4.0 ** (HINT_BITS - SENT_BITS) / 12
     of_matrix = rows * 4.0 ** (value_bits - 1) * (ERROR_VARIANCE + rounding)
-    return of_matrix / 4.0 ** (HINT_BITS - MODULUS_BITS) + key_shift() * 2 / 3
+    return of_matrix / 4.0 ** (HINT_BITS - MODULUS_BITS) + key_shift(SINGLE) * 2 / 3
 
 
 def _cut(values: Integers, digits: int) -> NDArray[np.int16]:
@@ -235,15 +232,10 @@ def _cut(values: Integers, digits: int) -> NDArray[np.int16]:
     return np.stack([*out, left]).astype(np.int16)
 
 
-def _put_together(products: ring.Complexes) -> tuple[Words, Fractions]:
-    """Words of 96 bits of the products of all digits, (digits, ..., LIMBS, HALF), in transform domain;
-    these are overwritten."""
-    whole, fraction = ring.settle96(products[-1])
+def _put_together(products: ring.Complexes) -> Words:
+    """Wide words, modulo 2^96, of the products of all digits, (digits, ..., LIMBS, HALF), in transform
+    domain; these are overwritten."""
+    total = ring.settle_wide(products[-1], SINGLE.hints)
     for lower in products[-2::-1]:
-        up = np.uint64(_DIGIT_BITS)
-        carried = fraction >> np.uint32(32 - _DIGIT_BITS)
-        low_whole, low_fraction = ring.settle96(lower)
-        total = (fraction << np.uint32(_DIGIT_BITS)).astype(np.uint64) + low_fraction
-        whole = (whole << up) + carried + low_whole + (total >> np.uint64(32))
-        fraction = total.astype(np.uint32)
-    return whole, fraction
+        total = wide.plus(wide.left(total, _DIGIT_BITS), ring.settle_wide(lower, SINGLE.hints))
+    return total

@@ -48,7 +48,7 @@ from vfl.blocks.engine import Array
 from vfl.crypto.lattice.direct import DirectParameters, EncryptedMatrix, MatrixKey, entries_of
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey
 from vfl.crypto.lattice.matrix import CellMatrix, make_hint
-from vfl.crypto.lattice.parameters import DEGREE, MODULUS_BITS, Parameters
+from vfl.crypto.lattice.parameters import DEGREE, Parameters
 from vfl.crypto.lattice.vectors import PublicRows
 from vfl.crypto.randomness import Randomness
 from vfl.errors import Refused
@@ -71,8 +71,9 @@ from vfl.protocols.common.participant import Resources
 _SEED = 32  # bytes of a share, of the seed, of a hint's name
 _PARTIES = 256
 
-WordBits = Literal[0, 48, 56, 64]
-"""Of a vector's words; NO_WORDS: matrices are encrypted themselves, and multiplied with vectors."""
+WordBits = Literal[0, 48, 56, 64, 80]
+"""Of a vector's words, of pairs' where they are 80; NO_WORDS: matrices are encrypted themselves, and
+multiplied with vectors."""
 HintProgress = Callable[[int, int], None]
 """How many parts or columns of hints are done, of how many."""
 JudgeZeros = Callable[[Peer, Words], Awaitable[None]]
@@ -88,7 +89,8 @@ class HintSums(Message, frozen=True):
 
 class HintKnown(Message, frozen=True):
     """guest -> host. Reveals: which hint of this host the guest keeps from an earlier job, if any; how
-    short words may be for the host with the most sums, or that hosts are to encrypt their matrices."""
+    short words may be for the host with the most sums, whether one holds two numbers, or that
+    hosts are to encrypt their matrices."""
 
     name: bytes  # empty when there is none
     word_bits: WordBits
@@ -250,7 +252,7 @@ async def guest_meet(
         [hint for _, hint, _ in asked],
         [own for _, _, own in asked],
         seed,
-        shape,
+        shape.of(word_bits),
         resources,
         timed,
     )
@@ -433,9 +435,10 @@ async def host_meet(
     await guest.send(HintSums(outputs))
     wanted = await guest.recv(HintKnown)
     try:
+        shape = shape.of(wanted.word_bits)
         parameters = shape.parameters(outputs, wanted.word_bits)
     except ValueError:
-        raise guest.breach("HintKnown of words that are too short for this host's sums") from None
+        raise guest.breach("HintKnown of words that are not for this host's sums") from None
     direct = isinstance(parameters, DirectParameters)
     serving = (DirectHost if direct else HostProducts)(guest, shape, parameters, resources)
     matrix: CellMatrix | None = None
@@ -466,7 +469,8 @@ async def host_meet(
     matrix = await asyncio.to_thread(matrix_of, secret)
     matter = await asyncio.to_thread(_matter, matrix, parameters)
     key = _key(parameters, seed, secret, matter)
-    made = await (asyncio.to_thread(entries_of, matrix) if direct else _hint(matrix, seed, progress))
+    public = PublicRows(seed, matrix.rows, parameters.modulus.sums)
+    made = await (asyncio.to_thread(entries_of, matrix) if direct else _hint(matrix, public, progress))
     name = _drawn(randomness, "name of a hint")
     await asyncio.to_thread(hints.keep, HostHint(name, secret, seed, matter, shape.served))
     await guest.send(HintHeader(name, key.header()))
@@ -500,14 +504,14 @@ def _key(parameters: Parameters, seed: bytes, secret: bytes, matter: bytes) -> H
     return kind(parameters, seed, secret, matter)
 
 
-async def _hint(matrix: CellMatrix, seed: bytes, progress: HintProgress) -> NDArray[np.uint64]:
+async def _hint(matrix: CellMatrix, public: PublicRows, progress: HintProgress) -> NDArray[np.uint64]:
     """The hint of a matrix; `progress` is called in this thread."""
     loop = asyncio.get_running_loop()
 
     def follow(done: int, of: int) -> None:
         loop.call_soon_threadsafe(progress, done, of)
 
-    return await asyncio.to_thread(lambda: make_hint(matrix, PublicRows(seed, matrix.rows), follow))
+    return await asyncio.to_thread(lambda: make_hint(matrix, public, follow))
 
 
 # ------------------------------------------------------------------------------- what both share
@@ -535,7 +539,7 @@ def _matter(matrix: CellMatrix, parameters: Parameters) -> bytes:
 
 def _digest(parameters: Parameters, masks: NDArray[np.uint64]) -> bytes:
     """A digest of numbers, modulo what sums are known modulo."""
-    kept = masks & np.uint64((1 << MODULUS_BITS - parameters.scale_bits) - 1)
+    kept = masks & np.uint64((1 << parameters.read_bits) - 1)
     return hashlib.sha256(kept.astype("<u8").tobytes()).digest()
 
 

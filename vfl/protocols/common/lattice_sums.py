@@ -24,7 +24,7 @@ import asyncio
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Annotated, ClassVar, TypeVar
 
@@ -35,11 +35,19 @@ from numpy.typing import NDArray
 from vfl.arrays import Integers, Words
 from vfl.blocks.cores import Begun, spare_time
 from vfl.blocks.engine import ENGINE, Rows
-from vfl.crypto.lattice.answers import blurred, seal, unseal, unsealed_words
+from vfl.crypto.lattice.answers import blurred, masked, seal, unseal, unsealed_words
 from vfl.crypto.lattice.direct import NO_WORDS, DirectParameters, choose_direct, is_cheaper
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey, Opened
 from vfl.crypto.lattice.matrix import Accumulator, CellMatrix
-from vfl.crypto.lattice.parameters import DEGREE, MODULUS_BITS, WORDS, Parameters, choose, widest
+from vfl.crypto.lattice.parameters import (
+    DEGREE,
+    MODULUS_BITS,
+    PAIR_WORD,
+    WORDS,
+    Parameters,
+    choose,
+    widest,
+)
 from vfl.crypto.lattice.vectors import Part, PublicRows, Secrets, Values, VectorEncryption, joined
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MAX_MESSAGE, MIB, Message, Seconds
@@ -72,7 +80,7 @@ Encrypted = Callable[[], None]
 
 
 class Query(Message, frozen=True):
-    """guest -> host. Reveals: how many encrypted vectors follow."""
+    """guest -> host. Reveals: how many encrypted vectors follow, of pairs how many of these."""
 
     vectors: Annotated[int, msgspec.Meta(ge=1, le=BATCH)]
 
@@ -127,6 +135,8 @@ class Shape:
     lifetime: int = 1 << 16  # vectors of a hint over all jobs at most, if this one needs no more
     errors_known: bool = True  # whether who reads the sums has encrypted the vectors
     exact: bool = False  # whether so many vectors follow: then products are made for no more
+    pairs: bool = False  # whether they come by two, the second none below 0: one word may hold both
+    joint: bool = False  # whether one does: these are counted where vectors are
     direct: bool = False  # whether hosts encrypt their matrices themselves where that is cheaper
 
     @classmethod
@@ -143,28 +153,30 @@ class Shape:
 
         Raises ValueError, with the numbers, when no safe ones hold the sums of all vectors of the job.
         """
+        own = self.of(word_bits)
         try:
             if word_bits == NO_WORDS:
                 return self._direct(outputs)
             return choose(
-                self.rows,
-                self.value_bits,
+                own.rows,
+                own.value_bits,
                 max(outputs, 1),
-                self._most,
-                self.weight,
-                self._least(outputs),
-                self.errors_known,
+                own._most,
+                own.weight,
+                own._least(outputs),
+                own.errors_known,
                 (word_bits,),
-            ).serving(outputs, self._most)
+            ).serving(outputs, own._most)
         except ValueError as error:
-            raise ValueError(f"{outputs:,} sums of each of {self.served:,} vectors: {error}") from None
+            raise ValueError(f"{outputs:,} sums of each of {own.served:,} vectors: {error}") from None
 
     def widest(self, outputs: int, word_bits: int) -> int:
         """The most bits of an entry that a host of so many `outputs` could serve with such words, 0 for
         none."""
-        most, least = self._most, self._least(outputs)
+        own = self.of(word_bits)
+        most, least = own._most, own._least(outputs)
         try:
-            return widest(self.rows, outputs, most, self.weight, least, self.errors_known, (word_bits,))
+            return widest(own.rows, outputs, most, own.weight, least, own.errors_known, (word_bits,))
         except ValueError:
             return 0
 
@@ -180,14 +192,15 @@ class Shape:
             return NO_WORDS
         refused: list[ValueError] = []
         costs: dict[int, float] = {}
-        for word_bits in WORDS:
+        for word_bits in (PAIR_WORD, *WORDS) if self.pairs else WORDS:
             try:
                 hosts = [self.parameters(count, word_bits) for count in outputs if count]
             except ValueError as error:
                 refused.append(error)
                 continue
             hints = sum(own.hint_bytes / own.queries for own in hosts)
-            costs[word_bits] = len(hosts) * self.rows * word_bits / 8 + hints
+            words = 2 if self.pairs and word_bits != PAIR_WORD else 1
+            costs[word_bits] = words * (len(hosts) * self.rows * word_bits / 8 + hints)
         if not costs:
             raise refused[-1]
         return min(costs, key=lambda word_bits: (costs[word_bits], word_bits))
@@ -209,6 +222,15 @@ class Shape:
             return False
         return is_cheaper(matrices, [self.parameters(count) for count in outputs if count])
 
+    def of(self, word_bits: int) -> "Shape":
+        """Of what is sent in words of so many bits. Raises ValueError for pairs where none come."""
+        if word_bits != PAIR_WORD or self.joint:
+            return self
+        if not self.pairs:
+            raise ValueError("vectors of this job do not come in pairs")
+        half = -(-self.vectors // 2), self.lifetime // 2
+        return replace(self, vectors=half[0], lifetime=half[1], pairs=False, joint=True)
+
     @property
     def served(self) -> int:
         """Vectors of the job at most."""
@@ -225,7 +247,8 @@ class Shape:
 
     def _least(self, outputs: int) -> int:
         """Vectors that a hint of so many outputs must serve."""
-        return self.served if outputs > DEGREE else min(self._most, max(LEAST_LIFE, self.served))
+        life = LEAST_LIFE // 2 if self.joint else LEAST_LIFE
+        return self.served if outputs > DEGREE else min(self._most, max(life, self.served))
 
 
 # --------------------------------------------------------------------------------------- guest
@@ -263,7 +286,10 @@ class GuestProducts:
         self._made = 0  # vectors that products are made for
         self._asked = 0  # vectors of all queries
         self._largest = 1  # vectors of a query so far
-        self._public = PublicRows(seed, parameters[0].rows) if parameters else None
+        limbs = parameters[0].modulus.vectors if parameters else None
+        self._public = PublicRows(seed, parameters[0].rows, limbs) if limbs else None
+        self.base = parameters[0].base if parameters and parameters[0].pairs else None
+        """By what the first number of a pair is multiplied, where vectors are of pairs."""
         self._operations = Counter() if resources.operations is None else resources.operations
         self._timed = timed
         self._sent: deque[_Batch] = deque()  # hosts have their products
@@ -276,7 +302,8 @@ class GuestProducts:
     async def query(
         self, entries: Entries, hidden: bool = False, encrypted: Encrypted = lambda: None
     ) -> list[Integers]:
-        """Every host's matrix times some vectors, BATCH at most: by host, shape (count, outputs).
+        """Every host's matrix times some vectors, BATCH at most: by host, shape (count, outputs); of
+        pairs (2 count, outputs), each pair's two sums one after the other.
 
         `hidden`: under masks that only the host can take off (HostProducts.uncover).
 
@@ -491,6 +518,11 @@ class HostProducts:
         self._served = self._received = 0  # vectors, and those that products were received for
         self._time = ToldTime(guest.name, resources.say)
 
+    @property
+    def joint(self) -> bool:
+        """Whether vectors are of pairs of numbers."""
+        return self._shape.joint
+
     def use(self, matrix: CellMatrix, key: HintKey, secret: bytes) -> None:
         """Serve sums by this matrix; without, no query is served."""
         self._hint, self.secret = (matrix, key), secret
@@ -521,14 +553,14 @@ class HostProducts:
             return await self._leave_out(count, len(matrix.outputs), stream)
         total, opened = await self._summed(count, matrix, key)
         with self._time.timed():
-            masks = np.zeros_like(total)
+            masks = np.zeros(total.shape[:2], np.uint64)
             if stream is not None:
                 masks = _masks(stream, count, total.shape[1])
                 total += masks
             elif hidden:
-                masks = self._randomness.at("masks of sums", first).words(total.shape)
-                masks = masks >> np.uint64(parameters.scale_bits)
-                total += masks << np.uint64(parameters.scale_bits)
+                masks = self._randomness.at("masks of sums", first).words(masks.shape)
+                masks = masks >> np.uint64(MODULUS_BITS - parameters.read_bits)
+                total = masked(parameters, total, masks)
             flooding = self._randomness.at("flooding", first)
             data = await asyncio.to_thread(seal, parameters, total, opened, flooding)
         self._operations["sum vector"] += count
