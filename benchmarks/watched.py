@@ -50,6 +50,7 @@ WATCHED = {
         "EncryptedHint.multiply": "products",
         "HintKey.open": "open products",
     },
+    "vfl.crypto.lattice.direct": {"EncryptedMatrix.multiply_vectors": "products"},
     "vfl.crypto.lattice.matrix": {"_sums": "sums", "Accumulator.result": "end of sums"},
     "vfl.protocols.common.lattice_sums": {
         "joined": "put together",

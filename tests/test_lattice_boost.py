@@ -333,7 +333,7 @@ def test_a_hint_serves_as_many_vectors_as_it_is_for(tmp_path, monkeypatch):
     job = make_job(100, 1, 6, params)
     lifetime = 2 * lattice_shape(100, params).served
     monkeypatch.setattr(
-        lattice_sums.Shape.__init__, "__defaults__", (1, lifetime, True, False, True, False)
+        lattice_sums.Shape.__init__, "__defaults__", (1, lifetime, True, False, True, False, False)
     )
     counts = []
     for _ in range(4):

@@ -12,7 +12,8 @@ for up to BATCH vectors, the same for trees and linear models:
     sums less the products, flooded and cut short.
  6. The guest takes its masks off and rounds: the sums, exactly.
 
-One hint serves so many vectors as its parameters are for; a host counts them, over all jobs.
+One hint serves so many vectors as its parameters are for; a host counts them, over all jobs. With few
+rows hosts encrypt their matrices in place of hints, and steps 3 to 6 are those of lattice_direct.py.
 
 Random numbers have the place of the first of the vectors that they are for, among all that products are
 made for, that were asked about or served, so that neither pieces, spare time nor blocks of rows change
@@ -35,6 +36,7 @@ from vfl.arrays import Integers, Words
 from vfl.blocks.cores import Begun, spare_time
 from vfl.blocks.engine import ENGINE, Rows
 from vfl.crypto.lattice.answers import blurred, masked, seal, unseal, unsealed_words
+from vfl.crypto.lattice.direct import NO_WORDS, DirectParameters, choose_direct, is_cheaper
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey, Opened
 from vfl.crypto.lattice.matrix import Accumulator, CellMatrix
 from vfl.crypto.lattice.parameters import (
@@ -93,7 +95,7 @@ class HintProducts(Message, frozen=True):
 
 class Vectors(Message, frozen=True):
     """guest -> host. Reveals: nothing to who lacks their secrets; encrypted vectors, an entry of each an
-    aligned row."""
+    aligned row, or masked and re-randomised products of the host's encrypted matrix with vectors."""
 
     data: bytes
     limit: ClassVar[int] = 16 * MIB
@@ -135,6 +137,7 @@ class Shape:
     exact: bool = False  # whether so many vectors follow: then products are made for no more
     pairs: bool = False  # whether they come by two, the second none below 0: one word may hold both
     joint: bool = False  # whether one does: these are counted where vectors are
+    direct: bool = False  # whether hosts encrypt their matrices themselves where that is cheaper
 
     @classmethod
     def most_bits(cls, rows: int, vectors: int) -> int:
@@ -145,12 +148,15 @@ class Shape:
         return widest(rows, MOST_OUTPUTS, shape._most, least=least)
 
     def parameters(self, outputs: int, word_bits: int = MODULUS_BITS) -> Parameters:
-        """Those of a host of so many `outputs`, and of vectors with words of so many bits.
+        """Those of a host of so many `outputs`, and of vectors with words of so many bits; NO_WORDS: of
+        a matrix that is encrypted itself.
 
         Raises ValueError, with the numbers, when no safe ones hold the sums of all vectors of the job.
         """
         own = self.of(word_bits)
         try:
+            if word_bits == NO_WORDS:
+                return self._direct(outputs)
             return choose(
                 own.rows,
                 own.value_bits,
@@ -176,12 +182,14 @@ class Shape:
 
     def word_bits(self, outputs: Sequence[int]) -> int:
         """Of the words with which every host is served, by their `outputs`, those that cost least: with
-        shorter ones a hint may have to be made anew sooner.
+        shorter ones a hint may have to be made anew sooner. NO_WORDS: hosts encrypt their matrices.
 
         Raises ValueError, with the numbers, when no safe ones hold the sums of all vectors of the job.
         """
         if not any(outputs):
             return MODULUS_BITS
+        if self.direct and self._is_direct_cheaper(outputs):
+            return NO_WORDS
         refused: list[ValueError] = []
         costs: dict[int, float] = {}
         for word_bits in (PAIR_WORD, *WORDS) if self.pairs else WORDS:
@@ -196,6 +204,23 @@ class Shape:
         if not costs:
             raise refused[-1]
         return min(costs, key=lambda word_bits: (costs[word_bits], word_bits))
+
+    def _direct(self, outputs: int) -> DirectParameters:
+        """Parameters of a matrix that is encrypted itself."""
+        if not self.direct:
+            raise ValueError("sums of this job need a hint")
+        made = choose_direct(
+            self.rows, self.value_bits, max(outputs, 1), self._most, self.weight, self.served
+        )
+        return made.serving(outputs, self._most)
+
+    def _is_direct_cheaper(self, outputs: Sequence[int]) -> bool:
+        """Whether all hosts' matrices, encrypted themselves, cost less than hints and their vectors."""
+        try:
+            matrices = [self._direct(count) for count in outputs if count]
+        except ValueError:
+            return False
+        return is_cheaper(matrices, [self.parameters(count) for count in outputs if count])
 
     def of(self, word_bits: int) -> "Shape":
         """Of what is sent in words of so many bits. Raises ValueError for pairs where none come."""
@@ -523,10 +548,29 @@ class HostProducts:
         if self._hint is None or self._served > self._shape.served:
             raise guest.breach("a Query of more vectors than its job has")
         matrix, key = self._hint
-        while sum(batch.left for batch in self._products) < count:
-            await self._receive_products(key)
         if not looked_at:
+            await self._pass_over(count, key)
             return await self._leave_out(count, len(matrix.outputs), stream)
+        total, opened = await self._summed(count, matrix, key)
+        with self._time.timed():
+            masks = np.zeros(total.shape[:2], np.uint64)
+            if stream is not None:
+                masks = _masks(stream, count, total.shape[1])
+                total += masks
+            elif hidden:
+                masks = self._randomness.at("masks of sums", first).words(masks.shape)
+                masks = masks >> np.uint64(MODULUS_BITS - parameters.read_bits)
+                total = masked(parameters, total, masks)
+            flooding = self._randomness.at("flooding", first)
+            data = await asyncio.to_thread(seal, parameters, total, opened, flooding)
+        self._operations["sum vector"] += count
+        await guest.send(VectorSums(data, self._time.tell()))
+        return masks
+
+    async def _summed(self, count: int, matrix: CellMatrix, key: HintKey) -> tuple[Words, Opened]:
+        """The sums of encrypted vectors, (count, outputs), and the products that `seal` takes off."""
+        guest, parameters = self._guest, self._parameters
+        await self._receive_all_products(count, key)
         sums = Accumulator(parameters, matrix, count)
 
         def add(start: int, data: bytes) -> None:
@@ -549,26 +593,17 @@ class HostProducts:
                 adding.cancel()
         with self._time.timed():
             opened = await self._take(count)
-            total = await asyncio.to_thread(sums.result)
-            masks = np.zeros(total.shape[:2], np.uint64)
-            if stream is not None:
-                masks = _masks(stream, count, total.shape[1])
-                total += masks
-            elif hidden:
-                masks = self._randomness.at("masks of sums", first).words(masks.shape)
-                masks = masks >> np.uint64(MODULUS_BITS - parameters.read_bits)
-                total = masked(parameters, total, masks)
-            flooding = self._randomness.at("flooding", first)
-            data = await asyncio.to_thread(seal, parameters, total, opened, flooding)
-        self._operations["sum vector"] += count
-        await guest.send(VectorSums(data, self._time.tell()))
-        return masks
+            return await asyncio.to_thread(sums.result), opened
 
-    async def _leave_out(self, count: int, outputs: int, stream: MaskStream | None) -> Words:
-        """In a replay without the vectors: their products and masks are passed over."""
+    async def _pass_over(self, count: int, key: HintKey) -> None:
+        """In a replay without the vectors: pass them and their products over."""
+        await self._receive_all_products(count, key)
         for _ in _pieces(self._parameters, count):
             await self._guest.recv(Vectors)
         await self._take(count)
+
+    async def _leave_out(self, count: int, outputs: int, stream: MaskStream | None) -> Words:
+        """In a replay without the vectors: their masks are passed over."""
         self._time.tell()
         await self._guest.send(LEFT_OUT_SUMS)
         if stream is None:
@@ -582,6 +617,10 @@ class HostProducts:
         if (np.abs(sums) > self._parameters.bound).any():
             raise ValueError("numbers that are no masked sums")
         return np.asarray(sums)
+
+    async def _receive_all_products(self, count: int, key: HintKey) -> None:
+        while sum(batch.left for batch in self._products) < count:
+            await self._receive_products(key)
 
     async def _receive_products(self, key: HintKey) -> None:
         count = self._shape.batch(self._received)
