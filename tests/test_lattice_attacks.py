@@ -1,4 +1,4 @@
-"""Attacks on words of pairs, and on hints of either kind, by parties that do not follow the protocol."""
+"""Attacks on words of pairs, and on hints and matrices, by parties that do not follow the protocol."""
 
 import dataclasses
 import hashlib
@@ -12,7 +12,7 @@ from test_lattice import entropy
 from test_lattice_boost import federated, kept_in, settings_of
 
 from vfl.arrays import Integers
-from vfl.crypto.lattice import answers, wide
+from vfl.crypto.lattice import answers, direct, wide
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey
 from vfl.crypto.lattice.parameters import DEGREE, PAIR_WORD, Parameters, choose
 from vfl.crypto.lattice.vectors import Secrets
@@ -66,14 +66,17 @@ def test_a_kept_file_is_of_the_parameters_that_it_was_tried_with(tmp_path: Path,
         pytest.fail(f"{right:.0%} of the coefficients of secrets are read, where a guess has 33%")
 
 
-@pytest.mark.parametrize("joint", [True, False], ids=["pairs", "single"])
-def test_a_host_cannot_have_a_hint_taken_that_was_tried_otherwise(tmp_path, monkeypatch, joint):
+@pytest.mark.parametrize("kind", ["pairs", "single", "matrix"])
+def test_a_host_cannot_have_a_hint_taken_that_was_tried_otherwise(tmp_path, monkeypatch, kind):
     """It says that the hint is still the one of its matrix, whatever parameters the job has."""
     bits = 6
 
     def shape(rows, params, of=quantisation.lattice_shape):
-        return dataclasses.replace(of(rows, params), pairs=joint, value_bits=bits)
+        return dataclasses.replace(
+            of(rows, params), pairs=kind == "pairs", direct=kind == "matrix", value_bits=bits
+        )
 
+    monkeypatch.setattr(direct, "_LEAST_SPARED", 0)
     for module in (lattice_boost, quantisation):
         monkeypatch.setattr(module, "lattice_shape", shape)
     monkeypatch.setattr(

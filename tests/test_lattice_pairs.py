@@ -442,7 +442,7 @@ def test_what_the_key_adds_is_what_parameters_say() -> None:
     whole = wide.minus(opened.whole, masks)[..., 0].view(np.int64)
     shift = whole + (opened.fraction / 2.0**20 - below / 2.0**20)
     # Masks at the top wrap modulo q: whole numbers apart, which is not what the key adds.
-    assert 0.8 < float((shift**2).mean()) / parameters._key_shift(PAIR) < 1.2
+    assert 0.8 < float((shift**2).mean()) / parameters.key_shift(PAIR) < 1.2
 
 
 def test_products_look_alike_whatever_the_secret() -> None:
@@ -562,7 +562,7 @@ def test_parameters_of_a_large_job() -> None:
     assert (p.scale_bits, p.answer_size, p.rows_bytes(1, 1), p.drop_bits) == (31, 8, 10, 18)
     assert p.margin_bits > 13.8 and p.sum_leak < 2**-7 and p.key_leak < 2**-48
     assert 10 * math.hypot(p.noise, p.flood) <= p.reach == 2**29
-    assert math.log2(parameters._key_shift(PAIR)) / 2 == pytest.approx(-9.27, abs=0.01)
+    assert math.log2(parameters.key_shift(PAIR)) / 2 == pytest.approx(-9.27, abs=0.01)
 
 
 @given(rows=st.integers(1, 2 * 10**6), outputs=st.integers(1, 10**5), queries=st.integers(1, 10**5))
