@@ -243,7 +243,7 @@ def test_row_bits_follow_the_rows():
     for rows, word_bits in {10**4: 80, 10**5: 80, 10**6: 80, 14 * 10**5: 80, 5 * 10**6: 56}.items():
         assert lattice_shape(rows, settings_of(depth=5)).word_bits([620]) == word_bits
     # All hosts get words that the one of the most sums can answer.
-    assert lattice_shape(14 * 10**5, settings_of(depth=5)).word_bits([620, 6000]) == 56
+    assert lattice_shape(14 * 10**5, settings_of(depth=5, trees=100)).word_bits([620, 6000]) == 56
     unseen = settings_of(depth=5, sums="hidden", coordinator="umpire")
     assert lattice_shape(10**6, unseen).word_bits([620, 0]) == 48
     assert lattice_shape(10**6, unseen).word_bits([620, 6000]) == 56

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from reference.polynomials import Q96, product
-from test_lattice import EDGES, SECRET, SEED, bins_matrix, dense, entropy, mixed_matrix
+from test_lattice import EDGES, SECRET, SEED, bins_matrix, dense, entropy, mixed_matrix, primal_cost
 
 from vfl.crypto.lattice import answers, direct, parameters, ring, wide, words
 from vfl.crypto.lattice.direct import (
@@ -177,7 +177,13 @@ def test_impossible_parameters_are_refused_with_the_numbers() -> None:
     with pytest.raises(ValueError, match=r"2,000 rows of 13-bit .* 65,536 queries of 62,000 sums"):
         choose_direct(2000, 13, 62_000, 1 << 16)
     assert choose_direct(2000, 13, 62_000, 1 << 16, least=66).queries == 1061
-    security_bits(DEGREE, parameters.HINT_BITS)
+
+
+def test_security_levels() -> None:
+    """Vectors are hidden modulo 2^96 alone, as hints are; and so with some coefficients of r known."""
+    assert security_bits(DEGREE, parameters.HINT_BITS) == 128
+    assert primal_cost(DEGREE, parameters.HINT_BITS) > 140
+    assert primal_cost(DEGREE - 480, parameters.HINT_BITS) > 127.5
 
 
 def test_a_matrix_is_encrypted_where_that_is_cheaper() -> None:
