@@ -24,8 +24,8 @@ from test_lattice_boost import (
 )
 from test_resume import Ends, Role, Run, plain
 
-from vfl.crypto.lattice import direct
-from vfl.crypto.lattice.direct import NO_WORDS, MatrixKey
+from vfl.crypto.lattice import direct, ring
+from vfl.crypto.lattice.direct import NO_WORDS, EncryptedMatrix, MatrixKey
 from vfl.errors import PeerError
 from vfl.jobs.hints import StoredGuestHints, StoredHostHints
 from vfl.learn.params import BoostParams, GlmParams
@@ -281,3 +281,14 @@ def test_each_party_replays():
     """All that is random is drawn by purpose and place, and other in another run."""
     with quick():
         check_replays(lattice_boosting, {"HintHeader", "HintPart", "Vectors", "VectorSums"})
+
+
+def test_a_matrix_that_is_no_encryption_ends_the_job_by_its_name(monkeypatch):
+    """As one whose numbers are all alike: products of it with alike entries may not be exact."""
+
+    def multiply(*given):
+        ring.check(0.26)
+
+    monkeypatch.setattr(EncryptedMatrix, "multiply_vectors", multiply)
+    with pytest.raises(PeerError, match=r"party1.*HintParts that are no encryption: .*0\.26"):
+        federated(make_job(150, 1, 1, settings_of(trees=1, depth=2)))

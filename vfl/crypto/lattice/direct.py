@@ -90,7 +90,7 @@ class DirectParameters(Parameters):
     @property
     def digits(self) -> int:
         """Into how many digits an entry of a vector is cut."""
-        return max(1, -(-(self.value_bits - 1) // _DIGIT_BITS))
+        return -(-self.value_bits // _DIGIT_BITS)
 
     def product_bytes(self, count: int) -> int:
         a, b = self.groups * DEGREE * SENT_BITS, self.outputs * _PRODUCT_BITS

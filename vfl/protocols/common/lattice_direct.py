@@ -59,7 +59,11 @@ class DirectGuest(GuestProducts):
                 entropy = self._randomness.at("products of a matrix", host.name, first)
                 with self._timed("encrypt"):
                     multiply = cast(EncryptedMatrix, matrix).multiply_vectors
-                    data, own = await asyncio.to_thread(multiply, values, entropy)
+                    try:
+                        data, own = await asyncio.to_thread(multiply, values, entropy)
+                    except ArithmeticError as error:
+                        # Those of numbers that look random are far from that, whatever the vectors.
+                        raise host.breach(f"HintParts that are no encryption: {error}") from None
                 masks.append(own)
                 if sending is not None:
                     with self._timed("transfer"):
