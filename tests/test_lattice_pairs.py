@@ -2,6 +2,8 @@
 at its bounds, what parties see, and parameters."""
 
 import dataclasses
+import hashlib
+import itertools
 import math
 from collections import Counter
 from fractions import Fraction
@@ -370,6 +372,36 @@ def test_a_product_and_its_parts() -> None:
             )
             off = (found - mask - hinted) % Q
             assert min(off, Q - off) < 2**-6
+
+
+def test_what_is_sent_stays_what_it_is() -> None:
+    """Who changes it raises the protocol's number."""
+    rows, places = DEGREE + 9, itertools.count()
+    columns = [CodedColumn((np.arange(rows) * 7 // 3 % bins).astype(np.uint8), bins) for bins in (6, 5)]
+    outputs = np.arange(9)
+    matrix = CellMatrix(columns, Outputs(np.arange(10), outputs, np.ones(9, np.int64), running=True))
+
+    def draw(size: int) -> bytes:
+        return hashlib.shake_256(bytes([next(places)])).digest(size)
+
+    p = pairs_for(matrix.rows, 6, len(matrix.outputs))
+    hint = make_hint(matrix, public_for(matrix, PAIR.sums))
+    key, drawn = HintKey(p, SEED, SECRET, matrix.digest()), Secrets.draw(2, draw)
+    parts = list(key.encrypt(hint))
+    products, _ = loaded(p, key, hint).multiply(drawn, draw)
+    encryption = VectorEncryption(p, public_for(matrix, PAIR.vectors), drawn, draw)
+    encrypted = encryption.rows(0, np.resize([p.largest, -3, 0, -p.largest], (2, rows)))
+    sums = Accumulator(p, matrix, 2)
+    sums.add(0, encrypted)
+    answer = answers.seal(p, sums.result(), key.open(products, 2), draw)
+    sent = [key.header(), b"".join(parts), products, encrypted, answer]
+    assert [hashlib.sha256(data).hexdigest()[:16] for data in sent] == [
+        "94be2d6b4f742c84",
+        "9119972cebd106c4",
+        "259f45b056f6c856",
+        "c0c401ed7571b27b",
+        "f5b6bcc80d0fe0c3",
+    ]
 
 
 def test_answers_that_are_no_sums_are_refused() -> None:
