@@ -55,8 +55,8 @@ WATCHED = {
     "vfl.protocols.common.lattice_sums": {
         "joined": "put together",
         "unseal": "decrypt",
-        "seal": "seal",
     },
+    "vfl.protocols.common.lattice_host": {"seal": "seal"},
     "vfl.protocols.common.rows": {"Training.mean_loss": "losses"},
     "vfl.protocols.common.checkpoints": {"Checkpoints.keep": "checkpoint"},
     "vfl.net.peer": {"Peer.send": "send", "Peer.recv": "wait"},

@@ -26,11 +26,11 @@ from vfl.crypto.lattice.hint import HintKey, Opened
 from vfl.crypto.lattice.matrix import CellMatrix
 from vfl.net.peer import Peer, together
 from vfl.net.wire import MIB
+from vfl.protocols.common.lattice_host import HostProducts
 from vfl.protocols.common.lattice_sums import (
     Encrypted,
     Entries,
     GuestProducts,
-    HostProducts,
     Query,
     Read,
     T,

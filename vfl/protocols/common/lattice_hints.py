@@ -55,12 +55,12 @@ from vfl.errors import Refused
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
 from vfl.protocols.common.lattice_direct import DirectGuest, DirectHost
+from vfl.protocols.common.lattice_host import HostProducts
 from vfl.protocols.common.lattice_sums import (
     MOST_OUTPUTS,
     ZEROS,
     Entries,
     GuestProducts,
-    HostProducts,
     Query,
     Shape,
     Timed,
