@@ -85,8 +85,7 @@ class Room(NamedTuple):
 
     buffer: Floats  # rows of a transform
     tile: Floats  # RUN rows of it
-    words: Words  # (DEGREE, LANES): products as words
-    upper: Words  # of pairs those of the upper limb
+    words: Words  # (2, DEGREE, LANES): products as words, and of pairs those of the upper limb
     seen: Integers  # by lane: the bits of the greatest distance; the greatest value; the least
     tables: tuple[Floats, Floats, Floats, Floats]  # twiddles of both passes; ring.BACK; ring.TWIST
 
@@ -96,8 +95,7 @@ class Room(NamedTuple):
         return cls(
             aligned(ROWS * ROW),
             aligned(RUN * ROW),
-            aligned(DEGREE * LANES).view(np.uint64),
-            aligned(DEGREE * LANES).view(np.uint64),
+            aligned(2 * DEGREE * LANES).view(np.uint64),
             np.zeros(3 * LANES, np.int64),
             (_FIRST, _SECOND, _BACK, _TWIST),
         )

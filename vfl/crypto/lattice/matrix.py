@@ -505,7 +505,7 @@ class _Hints:
                     room.words[:] = 0
                     for limb, sums in enumerate(together):
                         lanes.settle(sums, 32 * limb, room.words, room)
-                    own[:, part] += room.words.reshape(DEGREE, -1).T[: place.cells]
+                    own[:, part] += room.words.reshape(2, DEGREE, -1)[0].T[: place.cells]
                 limbs[:] = 0
         ring.check(room.distance)
         self._summed = 0

@@ -36,6 +36,7 @@ from vfl.kernels import kernel
 _LIMB = PAIR.vectors.width
 _CUT = PAIR.bits - PAIR_WORD
 _KEPT = _LIMB - _CUT  # bits of the lower limb that are sent
+_UPPER = DEGREE * LANES  # where words of the upper limb begin
 
 
 @instruction
@@ -46,8 +47,7 @@ def _addends(
     places: Value,
     i: Value,
     scale: Value,
-    lower: Value,
-    upper: Value,
+    words: Value,
     seen: Value,
 ) -> None:
     """Errors plus values times 2^scale in rows i to i + 7, by limbs. `places`: where those of a lane
@@ -68,9 +68,9 @@ def _addends(
         high.append(b.ashr(value, down))
     w.store(greatest, w.at(seen, LANES))
     w.store(least, w.at(seen, 2 * LANES))
-    for rows, words in ((low, lower), (high, upper)):
+    for limb, rows in enumerate((low, high)):
         for k, row in enumerate(w.turned_around(rows)):
-            w.store(row, w.at(words, (i, LANES), k * LANES))
+            w.store(row, w.at(words, (i, LANES), k * LANES + limb * _UPPER))
 
 
 def _kept(w: Writer, pairs: Value, part: int) -> Value:
@@ -88,8 +88,7 @@ def _planes(blocks: int) -> Written:
     @instruction
     def planes(
         w: Writer,
-        lower: Value,
-        upper: Value,
+        words: Value,
         n: Value,
         bits: Value,
         kept: Value,
@@ -100,7 +99,8 @@ def _planes(blocks: int) -> Written:
         b, up = w.ir, w.spread_word(w.ir.sub(w.whole(64), bits))
         halves: tuple[list[Value], list[Value]] = [], []
         for k in range(blocks):
-            low, high = (w.load(w.at(words, (n, LANES), k * LANES), WORDS) for words in (lower, upper))
+            begins = k * LANES, k * LANES + _UPPER
+            low, high = (w.load(w.at(words, (n, LANES), begin), WORDS) for begin in begins)
             # Halves to even: half less one, and one more where the last bit that stays is set.
             last = b.and_(b.lshr(low, w.words(_CUT)), w.words(1))
             moved = b.add(b.add(low, last), w.words((1 << (_CUT - 1)) - 1))
@@ -128,20 +128,19 @@ _planes1, _planes2, _planes4, _planes8 = (_planes(blocks) for blocks in (1, 2, 4
 
 
 @kernel
-def _pack(room: Room, blocks: int, bits: int, count: int, first: int, out: Bytes) -> None:
+def _pack(words: Words, blocks: int, bits: int, count: int, first: int, out: Bytes) -> None:
     """The halves of pairs from number `first` on, in bytes (polynomials, of as words.pack_halves)."""
     plane, kept = DEGREE * 2 * count, min(LANES, count - first)
-    low, high = room.words, room.upper
     for n in range(0, DEGREE, blocks):
         at = n * count + first
         if blocks == 1:
-            _planes1(low, high, n, bits, kept, out, plane, at)
+            _planes1(words, n, bits, kept, out, plane, at)
         elif blocks == 2:
-            _planes2(low, high, n, bits, kept, out, plane, at)
+            _planes2(words, n, bits, kept, out, plane, at)
         elif blocks == 4:
-            _planes4(low, high, n, bits, kept, out, plane, at)
+            _planes4(words, n, bits, kept, out, plane, at)
         else:
-            _planes8(low, high, n, bits, kept, out, plane, at)
+            _planes8(words, n, bits, kept, out, plane, at)
 
 
 @kernel
@@ -173,9 +172,9 @@ def encrypt(
                 places[lane] = ((number_of + part) * count + v) * DEGREE
                 places[LANES + lane] = v * rows + start + (number_of + part) * DEGREE
             for i in range(0, DEGREE, LANES):
-                _addends(drawn, flat, places, i, form.scale_bits, room.words, room.upper, room.seen)
+                _addends(drawn, flat, places, i, form.scale_bits, room.words, room.seen)
             for limb in range(2):
                 at = number_of * BLOCK + limb * 2 * HALF
                 multiply(public, at, blocks, keys[group], room.buffer)
-                settle(room.buffer, 0, room.upper if limb else room.words, room)
-            _pack(room, blocks, form.bits, count, group * LANES, out[number_of * block :])
+                settle(room.buffer, 0, room.words[limb * _UPPER :], room)
+            _pack(room.words, blocks, form.bits, count, group * LANES, out[number_of * block :])
