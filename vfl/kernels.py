@@ -62,6 +62,11 @@ def is_compiled(function: Callable[..., object]) -> bool:
     return not isinstance(function, _Kernel) or function.is_compiled
 
 
+def is_kept(function: Callable[..., object]) -> bool:
+    """Whether there is a folder in which what a kernel is compiled to is kept for other processes."""
+    return cast(Any, cast(_Kernel, function).compiled()).stats.cache_path is not None
+
+
 @contextlib.contextmanager
 def with_compiler(call: Callable[[], None]) -> Iterator[None]:
     """Call this once numba is imported: now, or in the block, in the first kernel's thread."""
