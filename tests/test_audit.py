@@ -185,7 +185,7 @@ def spoil_ledger(room: AuditedRoom, model: str) -> None:
     store = room.there("registry").store
     path = months(store.root / FOLDER)[-1]
     content = path.read_bytes()
-    at = content.index(b'"sha256":"', len(content) // 2) + 10
+    at = content.index(b'"blake3":"', len(content) // 2) + 10
     path.write_bytes(content[:at] + (b"1" if content[at : at + 1] == b"0" else b"0") + content[at + 1 :])
 
 
@@ -370,7 +370,7 @@ def test_a_certificate_is_not_held_against_a_ledger_that_was_written_anew(
     forger = Ledger(folder, site.identity, "guest")
     for entry in (decode(line).entry for line in lines):
         if isinstance(entry, MessageEntry) and entry.peer == "bureau":
-            forger.append(msgspec.structs.replace(entry, sha256="11" * 32), "nothing")
+            forger.append(msgspec.structs.replace(entry, blake3="11" * 32), "nothing")
         elif isinstance(entry, JobEntry | MessageEntry):
             forger.append(entry, "nothing")
     forger.seal()

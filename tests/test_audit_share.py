@@ -82,7 +82,7 @@ def trees_that_lack(messages: Sequence[Covered]) -> set[int]:
     """The trees of which a certificate does not cover all messages of a host."""
     tree, found = 0, set[int]()
     for one in messages:
-        if not one.sha256:
+        if not one.digest:
             found.add(tree)
         tree += one.type == "TreeKept"
     return found

@@ -265,7 +265,7 @@ def test_a_certificate_of_another_run_or_of_less_is_refused(
 def replace_digest(message: Any) -> Any:
     import msgspec
 
-    return msgspec.structs.replace(message, sha256="00" * 32)
+    return msgspec.structs.replace(message, digest="00" * 32)
 
 
 def test_the_auditor_that_a_host_names_has_to_sign(
@@ -440,7 +440,7 @@ def replay_drawn(room: AuditedRoom, model: str) -> Replay:
 def gradients_of(done: Replay) -> list[bool]:
     """Of each tree whether its gradients were looked at."""
     messages = done.shown["bureau"].messages
-    return [bool(one.sha256) for one in messages if one.type == "Gradients"]
+    return [bool(one.digest) for one in messages if one.type == "Gradients"]
 
 
 def test_trees_that_were_not_drawn_are_not_encrypted_again(room: AuditedRoom, second_tree: None) -> None:
@@ -449,7 +449,7 @@ def test_trees_that_were_not_drawn_are_not_encrypted_again(room: AuditedRoom, se
     done = replay_drawn(room, model)
     assert gradients_of(done) == [False, True, False] and not done.complete and not done.ended
     messages = done.shown["bureau"].messages
-    assert all(one.sha256 for one in messages if one.type != "Gradients")
+    assert all(one.digest for one in messages if one.type != "Gradients")
     # The guest chooses none: another tree in place of the drawn one is not enough.
     swapped = [place for place, one in enumerate(messages) if one.type == "Gradients"]
     other = {swapped[1]: Covered("Gradients", messages[swapped[1]].bytes, "")}

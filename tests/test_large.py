@@ -2,23 +2,19 @@
 
 import asyncio
 import contextlib
-import hashlib
 import random
 from collections.abc import AsyncIterator
-from concurrent.futures import Future
 from pathlib import Path
 from unittest import mock
 
 import pytest
-from ends import call, made_in, registry, until
+from ends import call, made_in, registry
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, Protocol, Side
 
-from vfl.errors import PeerError
-from vfl.net import session
 from vfl.net.connection import PIECES, BoundedConnection
 from vfl.net.large import LARGE
-from vfl.net.peer import LONG, MemoryPeer, Peer
+from vfl.net.peer import Peer
 from vfl.net.session import WebSocketPeer
 from vfl.net.wire import KIB, MIB
 from vfl.protocols.common.lattice_sums import Query, Vectors
@@ -200,58 +196,13 @@ def test_what_is_sent_is_what_websockets_reads(side: Side, size: int) -> None:
     assert len(taken) == len(events) == -(-size // (64 * KIB))
 
 
-def test_long_messages_leave_in_the_order_in_which_they_were_sent() -> None:
-    """Also where their digests are made beside, and the digest is that of the payload."""
-    heard: list[tuple[str, int, bool]] = []
-
-    async def run() -> None:
-        here, there = MemoryPeer.pair("insurer", "registry")
-        here.hashes = True
-
-        def observe(way: str, kind: str, payload: bytes) -> None:
-            right = here.sha256(payload) == hashlib.sha256(payload).digest()
-            heard.append((kind, len(payload), right))
-
-        here.observers.append(observe)
-        sending = [here.send(one) for one in (Vectors(bytes(LONG)), Query(1), Vectors(bytes(2 * LONG)))]
-        await asyncio.gather(*sending, here.send(Query(2)))
-        assert len((await there.recv(Vectors)).data) == LONG
-        assert (await there.recv(Query)).vectors == 1
-        assert len((await there.recv(Vectors)).data) == 2 * LONG
-        assert (await there.recv(Query)).vectors == 2
-
-    asyncio.run(run())
-    assert [kind for kind, _, _ in heard] == ["Vectors", "Query", "Vectors", "Query"]
-    assert all(right for _, _, right in heard)
-
-
-def test_a_long_message_that_nobody_waits_for_any_more_is_not_sent() -> None:
-    async def run() -> None:
-        here, there = MemoryPeer.pair("insurer", "registry")
-        here.hashes = True
-        sending = asyncio.create_task(here.send(Vectors(bytes(8 * LONG))))
-        await asyncio.sleep(0)
-        sending.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await sending
-        await here.send(Query(3))
-        assert (await there.recv(Query)).vectors == 3
-
-    asyncio.run(run())
-
-
 # --- Between two parties -----------------------------------------------------------------------
 
 
-def right_digests(peer: Peer) -> list[tuple[str, str, bool]]:
-    """What the peer's observers hear of, and whether the digest is that of the payload."""
-    heard: list[tuple[str, str, bool]] = []
-
-    def observe(way: str, kind: str, payload: bytes) -> None:
-        heard.append((way, kind, peer.sha256(payload) == hashlib.sha256(payload).digest()))
-
-    peer.hashes = True
-    peer.observers.append(observe)
+def lines_of(peer: Peer) -> list[tuple[str, str]]:
+    """What the peer's observers hear of."""
+    heard: list[tuple[str, str]] = []
+    peer.observers.append(lambda way, kind, payload: heard.append((way, kind)))
     return heard
 
 
@@ -267,11 +218,11 @@ async def session_in(folder: Path) -> AsyncIterator[tuple[WebSocketPeer, WebSock
 
 def test_long_messages_arrive_whole_both_ways_and_are_written_down(tmp_path: Path) -> None:
     rng = random.Random(2)
-    contents = [rng.randbytes(size) for size in (LONG - 100, LONG, 5 * MIB + 3, 3 * LONG, MIB)]
+    contents = [rng.randbytes(size) for size in (LARGE - 100, LARGE, 5 * MIB + 3, 48 * LARGE, MIB)]
 
     async def run() -> None:
         async with session_in(tmp_path) as (here, there):
-            heard = [right_digests(one) for one in (here, there)]
+            heard = [lines_of(one) for one in (here, there)]
 
             async def say(one: Peer) -> None:
                 for data in contents:
@@ -287,44 +238,6 @@ def test_long_messages_arrive_whole_both_ways_and_are_written_down(tmp_path: Pat
             for one in heard:
                 for way in ("sent", "received"):
                     lines = [line for line in one if line[0] == way]
-                    assert lines == [
-                        (way, kind, True) for _ in contents for kind in ("Vectors", "Query")
-                    ]
-
-    asyncio.run(run())
-
-
-def test_who_gives_up_while_a_digest_is_made_loses_no_message(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    digest: Future[bytes] = Future()
-    monkeypatch.setattr(session, "begin_hash", lambda payload: digest)
-
-    async def run() -> None:
-        async with session_in(tmp_path) as (here, there):
-            there.hashes = True
-            await here.send(Vectors(bytes(LONG)))
-            await until(lambda: not there._receiving.is_empty)
-            receiving = asyncio.create_task(there.recv(Vectors))
-            await asyncio.sleep(0.01)
-            receiving.cancel()
-            with pytest.raises(asyncio.CancelledError):
-                await receiving
-            digest.set_result(b"made")
-            assert (await there.recv(Vectors)).data == bytes(LONG)
-
-    asyncio.run(run())
-
-
-def test_no_digest_of_a_refused_message_is_taken_for_another(tmp_path: Path) -> None:
-    async def run() -> None:
-        async with session_in(tmp_path) as (here, there):
-            heard = right_digests(there)
-            here._sent += 1
-            await here.send(Vectors(bytes(LONG)))
-            with pytest.raises(PeerError, match="a frame out of order"):
-                await there.recv(Vectors)
-            await there.send(Query(1))
-            assert heard == [("sent", "Query", True)]
+                    assert lines == [(way, kind) for _ in contents for kind in ("Vectors", "Query")]
 
     asyncio.run(run())

@@ -1,6 +1,5 @@
 import asyncio
 import csv
-import hashlib
 import io
 import json
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from blake3 import blake3
 from click.testing import CliRunner, Result
 from federation import HIDDEN_JOB, JOB, Federation, ended, kill
 from hypothesis import given, settings
@@ -61,7 +61,7 @@ def passed(session: int = 0, kind: str = "Gradients", size: int = 10) -> Message
         type=kind,
         rows=None,
         bytes=size,
-        sha256=DIGEST,
+        blake3=DIGEST,
     )
 
 
@@ -182,6 +182,22 @@ def test_every_line_changed_cut_moved_or_repeated_is_named(
         assert what in said[0], (i, said)
         assert f".jsonl:{i + 1 + (what in ('moved', 'a second time'))}" in said[0]
         assert len(said) == 1 or i in (0, last - 1, last), (i, said)
+
+
+def test_lines_of_before_protocol_4_have_the_sha256_of_messages(
+    own: Ledger, owner: Identity, tmp_path: Path
+) -> None:
+    old = msgspec.structs.replace(passed(), blake3=msgspec.UNSET, sha256="7e" * 32)
+    for line in (old, passed()):
+        own.append(line, "nothing")
+    own.seal()
+    assert verify.verify(own.folder, owner.certificate).damage == []
+    assert [row.digest for row in tables.rows(own.folder)] == ["7e" * 32, DIGEST]
+    theirs = Ledger(tmp_path / "theirs", create(tmp_path / "registry", "registry"), "host")
+    for line in (old, passed()):
+        theirs.append(msgspec.structs.replace(line, peer="insurer", direction="received"), "nothing")
+    same = compare.compare(own.folder, theirs.folder)
+    assert (same.differences, same.messages) == ([], 2)
 
 
 def test_several_damages_are_all_named(own: Ledger, owner: Identity) -> None:
@@ -462,7 +478,7 @@ session = 0
 for i in range(int(sys.argv[3])):
     session = own.append(
         MessageEntry(session=session, peer="registry", direction="sent", task=None, job=None,
-               type=f"Kind{i % 5}", rows=None, bytes=1, sha256="ab"),
+               type=f"Kind{i % 5}", rows=None, bytes=1, blake3="ab"),
         "nothing",
     )
     if i == 0:
@@ -564,12 +580,11 @@ def test_every_message_is_in_both_ledgers(request: pytest.FixtureRequest, name: 
         assert (found.damage, found.notes) == ([], []) and found.sealed == found.last
         for row in tables.rows(of(federation, party)):
             ends = (party, row.peer) if row.direction == "sent" else (row.peer, party)
-            digests[row.direction][*ends, row.type, row.bytes, row.sha256] += 1
+            digests[row.direction][*ends, row.type, row.bytes, row.digest] += 1
             assert row.reveals and "no such message" not in row.reveals
             assert row.type in ("Hello", "Offer", "Join", "Stop") or row.task
     wire = Counter(
-        (m.sender, m.receiver, m.kind, len(m.payload), hashlib.sha256(m.payload).hexdigest())
-        for m in sent
+        (m.sender, m.receiver, m.kind, len(m.payload), blake3(m.payload).hexdigest()) for m in sent
     )
     assert wire == digests["sent"] == digests["received"]
     parties = list(federation.parties)
@@ -649,7 +664,7 @@ def test_compare_names_what_differs(run: tuple[Federation, list[Sent]], tmp_path
     assert "insurer's line" in said and "Direction" in said and "received from registry" in said
 
     def change(changed: list[ledger.Entry]) -> None:
-        changed[at] = msgspec.structs.replace(changed[at], sha256=DIGEST)
+        changed[at] = msgspec.structs.replace(changed[at], blake3=DIGEST)
 
     said_both = compare.compare(ours, forged("changed", change)).differences
     assert len(said_both) == 2 and any("registry's line" in text for text in said_both)

@@ -202,7 +202,7 @@ def test_other_counts_or_other_messages_are_a_difference(
             entry = parsed.entry
             mine = path == ledgers["insurer"] and isinstance(entry, MessageEntry)
             if mine and entry.type == "LookUp":
-                changed = {"messages": 5} if lie == "fewer" else {"sha256": "0" * 64}
+                changed = {"messages": 5} if lie == "fewer" else {"blake3": "0" * 64}
                 parsed = parsed._replace(entry=msgspec.structs.replace(entry, **changed))
             yield line, parsed
 

@@ -51,7 +51,7 @@ class House:
                 type="Stop",
                 rows=None,
                 bytes=1,
-                sha256="ab" * 32,
+                blake3="ab" * 32,
             ),
             "nothing",
         )

@@ -185,7 +185,7 @@ def _seal(given: dict) -> dict:
 _MESSAGE = (
     '{"entry":"message","n":3,"time":"2026-01-31T12:00:00Z","salt":"00112233445566ff","session":2,'
     '"peer":"registry","direction":"sent","task":"align","job":null,"type":"BlindedIds","rows":4,'
-    '"bytes":141,"sha256":"' + "5a" * 32 + '"}'
+    '"bytes":141,"blake3":"' + "5a" * 32 + '"}'
 )
 _TYPE = (
     '{"entry":"type","n":2,"time":"2026-01-31T12:00:00Z","salt":"0123456789abcdef","type":"BlindedIds",'

@@ -6,7 +6,9 @@ import signal
 import threading
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, TypeVar
 
 from vfl.blocks.heap import keep_freed
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from vfl.party.config import Party
 
 T = TypeVar("T")
+_Calls = SimpleQueue[Callable[[], None] | None]
 
 
 def need_role(role: str, needed: str, path: Path) -> None:
@@ -82,17 +85,53 @@ def run(work: Coroutine[object, None, T]) -> T:
 
 
 class _Threads(ThreadPoolExecutor):
-    """A thread for each call, for which nobody waits when a job is interrupted."""
+    """As many threads as there are calls at once, for which nobody waits when a job is interrupted.
+
+    One that has no call stays for the next: beside others that compute a new thread takes a twentieth of
+    a second to begin, for which who starts it waits.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._idle: list[_Calls] = []  # of threads that have none
+        self._is_over = False
 
     def submit(self, call: Callable[..., T], /, *arguments: object, **named: object) -> Future[T]:
         outcome: Future[T] = Future()
-
-        def compute() -> None:
-            try:
-                outcome.set_result(call(*arguments, **named))
-            except BaseException as error:
-                outcome.set_exception(error)
-
         outcome.set_running_or_notify_cancel()
-        threading.Thread(target=compute, name=COMPUTING, daemon=True).start()
+        try:
+            calls = self._idle.pop()
+        except IndexError:
+            calls = SimpleQueue()
+            threading.Thread(target=self._work, args=(calls,), daemon=True).start()
+        calls.put(partial(_settle, outcome, partial(call, *arguments, **named)))
         return outcome
+
+    def _work(self, calls: "_Calls") -> None:
+        own = threading.current_thread()
+        idle = own.name
+        while (compute := calls.get()) is not None:
+            own.name = COMPUTING
+            compute()
+            del compute  # and all it has made
+            own.name = idle
+            self._idle.append(calls)
+            if self._is_over:
+                self._end_idle()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        self._is_over = True
+        self._end_idle()
+        super().shutdown(wait, cancel_futures=cancel_futures)
+
+    def _end_idle(self) -> None:
+        with contextlib.suppress(IndexError):
+            while True:
+                self._idle.pop().put(None)
+
+
+def _settle(outcome: "Future[T]", call: Callable[[], T]) -> None:
+    try:
+        outcome.set_result(call())
+    except BaseException as error:
+        outcome.set_exception(error)

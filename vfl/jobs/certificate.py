@@ -38,7 +38,7 @@ class Covered(msgspec.Struct, frozen=True, array_like=True):
 
     type: str
     bytes: int
-    sha256: str  # empty: of one that was not looked at
+    digest: str  # as in the ledger; empty: of one that was not looked at
 
     @classmethod
     def of(cls, message: Sent) -> "Covered":
@@ -146,7 +146,7 @@ class Replayed:
     @property
     def compared(self) -> int:
         """Messages that were looked at, and are the program's."""
-        return sum(bool(one.sha256) for one in self.messages)
+        return sum(bool(one.digest) for one in self.messages)
 
 
 def make_certificate(evidence: Evidence, shown: Replayed, by: Identity) -> bytes:
@@ -250,7 +250,7 @@ def check_read(
                 f"{mine}, and the certificate has {_in_words(theirs, mine)}"
             )
     if not isinstance(made.steps, UnsetType):
-        lacks = [(one.type, not one.sha256) for one in made.messages]
+        lacks = [(one.type, not one.digest) for one in made.messages]
         if (tree := kept_but_missing(made.steps, lacks)) is not None:
             raise EvidenceDiffers(
                 f"the certificate names tree {tree + 1:,} of the run as replayed, and does not cover it"

@@ -214,7 +214,7 @@ def _ways(terms: Terms) -> list[tuple[str, str]]:
 def _not_covered(made: ReplayCertificate, heard: Sequence[Covered]) -> list[tuple[int, str]]:
     """The messages to another peer that were not looked at, by what the party itself counts and what the
     peer was played against."""
-    lacks = [(n, one.type) for n, one in enumerate(made.messages, 1) if not one.sha256]
+    lacks = [(n, one.type) for n, one in enumerate(made.messages, 1) if not one.digest]
     for number in range(len(made.messages) + 1, max(made.of, len(heard)) + 1):
         lacks.append((number, heard[number - 1].type if number <= len(heard) else ""))
     return lacks
@@ -224,7 +224,7 @@ def _compare(sent: ReplayCertificate, other: ReplayCertificate) -> None:
     """Raises EvidenceDiffers unless what one has sent is what the other was played against."""
     for number, (mine, theirs) in enumerate(zip(sent.messages, other.received, strict=False), 1):
         same = (mine.type, mine.bytes) == (theirs.type, theirs.bytes)
-        if same and mine.sha256 in ("", theirs.sha256):
+        if same and mine.digest in ("", theirs.digest):
             continue
         raise EvidenceDiffers(
             f"message {number:,} of {sent.party} to {other.party} is {mine.type} of "

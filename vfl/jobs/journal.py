@@ -2,8 +2,6 @@
 
 import asyncio
 import contextlib
-import hashlib
-import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, cast
@@ -14,7 +12,7 @@ from vfl.errors import DataError, VflError
 from vfl.jobs.offer import Join, Offer
 from vfl.jobs.reveals import message_type, reveals
 from vfl.net.peer import Peer
-from vfl.net.wire import CIPHERTEXT, Message, WireError, decode
+from vfl.net.wire import CIPHERTEXT, Message, WireError, decode, digest_of
 from vfl.news import RUN_DIGITS
 from vfl.party.config_values import to_the_end
 from vfl.party.config_words import JOB_NAME
@@ -28,9 +26,6 @@ _COUNTED = frozenset({LookUp.__name__, LookedUp.__name__})
 """Messages of which the ledger has counts by the minute, as there is one for each row that is scored."""
 _MINUTE = 60.0  # seconds
 _NOTHING = bytes(32)
-_MANY_CORES = 4
-"""With fewer all have work, and threads for digests take a fifth of a second of them for a GB: messages
-wait for them, and are no longer in the processor's memory (benchmarks/transfer.py)."""
 
 _fields = msgspec.msgpack.Decoder(tuple[str, dict[str, msgspec.Raw]])
 
@@ -47,7 +42,6 @@ class Journal:
 
     def watch(self, peer: Peer) -> None:
         """Write down all messages of a session from now on; those that cannot be are not sent."""
-        peer.hashes = (os.cpu_count() or 1) >= _MANY_CORES
         peer.observers.append(_Session(self, peer).write_down)
 
     def seal(self, say: Callable[[str], None]) -> None:
@@ -122,7 +116,7 @@ class _Session:
 
     def __init__(self, journal: Journal, peer: Peer) -> None:
         self._journal = journal
-        self._peer, self._sha256 = peer.name, peer.sha256
+        self._peer = peer.name
         self._number = 0
         self._job: JobEntry | None = None
         self._counts: dict[tuple[str, str], _Count] = {}  # by direction and type
@@ -141,9 +135,8 @@ class _Session:
                 self._job = msgspec.structs.replace(entry, session=self._number)
                 self._number = journal.ledger.append(self._job, "")
         of = message_type(kind)
-        line = self._line(
-            direction, kind, len(payload), self._rows(of, payload), self._sha256(payload).hex()
-        )
+        digest = digest_of(payload).hex()
+        line = self._line(direction, kind, len(payload), self._rows(of, payload), digest)
         self._number = journal.ledger.append(line, reveals(of))
 
     def write_counts(self) -> None:
@@ -163,7 +156,7 @@ class _Session:
         count.messages += 1
         count.rows += self._rows(message_type(kind), payload) or 0
         count.size += len(payload)
-        count.digest = _sha256(count.digest + _sha256(payload))
+        count.digest = digest_of(count.digest + digest_of(payload))
         if self not in self._journal.counting:
             self._journal.counting[self] = None
             with contextlib.suppress(RuntimeError):  # no loop runs: they are written with the seal
@@ -192,7 +185,7 @@ class _Session:
             type=kind,
             rows=rows,
             bytes=size,
-            sha256=digest,
+            blake3=digest,
         )
 
 
@@ -204,10 +197,6 @@ class _Count:
     rows: int = 0
     size: int = 0
     digest: bytes = _NOTHING
-
-
-def _sha256(content: bytes) -> bytes:
-    return hashlib.sha256(content).digest()
 
 
 class _Section(msgspec.Struct):

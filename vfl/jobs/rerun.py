@@ -470,7 +470,7 @@ def _received(
                 f"message {count:,} of {talk.peer} is not on the tape, and the party has committed to "
                 "keep it"
             )
-        if was is None or was != Sent(was.kind, len(payload), hashlib.sha256(payload).digest()):
+        if was is None or was != Sent.of(was.kind, payload):
             raise EvidenceDiffers(
                 f"message {count:,} of {talk.peer} on the tape is not the one that arrived by the ledger"
                 + ("" if was is None else f", {was} (line {talk.lines[count - 1]:,})")

@@ -10,13 +10,12 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TypeVar, overload
 
 from vfl.errors import DataError, PeerError, PeerLost, PeerStopped, VflError
 from vfl.net import wire
-from vfl.net.wire import KIB, Message
+from vfl.net.wire import Message
 
 A = TypeVar("A", bound=Message)
 B = TypeVar("B", bound=Message)
@@ -25,9 +24,6 @@ T = TypeVar("T")
 
 TAG = 16
 HEADER = TAG + 8
-
-LONG = 256 * KIB  # bytes of a payload that is hashed beside the loop
-_hashers = ThreadPoolExecutor(2, "hashes")  # whose threads begin with the first payload
 
 
 class Stop(Message, frozen=True):
@@ -78,12 +74,6 @@ class Peer(ABC):
         self._sent = 0
         self._received = 0
         self._stop_recorded = False  # among frames that nobody has received
-        self.hashes = False
-        """Whether observers ask for digests: then those of LONG payloads are made beside the loop."""
-        self._digest: bytes | None = None  # of the payload that observers hear of, where it is made
-        self._hashed: bytes | None = None  # the same of the frame that `_get` returned last
-        self._sends = 0  # that have begun and not come to their number
-        self._turns = asyncio.Lock()
         self.unsent = False
         """Whether the connection was lost by the last message to it."""
 
@@ -113,30 +103,14 @@ class Peer(ABC):
     async def send(self, message: Message) -> None:
         """Send a message. Raises PeerLost, or PeerStopped when the peer said why it left."""
         kind, payload = type(message).__name__, wire.encode(message)
-        hashed = self.hashes and len(payload) >= LONG
-        if hashed or self._sends:
-            # Messages leave in the order in which they were sent.
-            self._sends += 1
-            try:
-                async with self._turns:
-                    digest = await _hash(payload) if hashed else None
-                    frame = self._next_frame(kind, payload, digest)
-            finally:
-                self._sends -= 1
-        else:
-            frame = self._next_frame(kind, payload)
+        frame = self._session + self._sent.to_bytes(8, "big") + payload
+        self._record("sent", kind, payload, len(frame))
+        self._sent += 1
         try:
             await self._put(frame)
         except PeerLost as lost:
             self.unsent = True
             raise self.last_words(lost) from None
-
-    def _next_frame(self, kind: str, payload: bytes, digest: bytes | None = None) -> bytes:
-        """The frame of a message, which is written down."""
-        frame = self._session + self._sent.to_bytes(8, "big") + payload
-        self._record("sent", kind, payload, len(frame), digest)
-        self._sent += 1
-        return frame
 
     @overload
     async def recv(self, kind: type[A], /) -> A: ...
@@ -153,7 +127,6 @@ class Peer(ABC):
         PeerStopped when the peer ended the job; PeerLost when the connection broke.
         """
         frame = await self._get()
-        digest, self._hashed = self._hashed, None
         expected = " or ".join(kind.__name__ for kind in kinds)
         # A peer that ends the job may not have come to the binding yet.
         stops = frame[:TAG] == self._unbound and self._stop_in(frame) is not None
@@ -168,7 +141,7 @@ class Peer(ABC):
         except wire.WireError as error:
             raise self.breach(str(error)) from None
         if not (isinstance(message, Stop) and self._stop_recorded):
-            self._record("received", type(message).__name__, payload, len(frame), digest)
+            self._record("received", type(message).__name__, payload, len(frame))
         if isinstance(message, Stop) and Stop not in kinds:
             raise self._stop_error(message)
         return message
@@ -207,14 +180,7 @@ class Peer(ABC):
             for_peer=f"a peer broke the protocol with {what}",
         )
 
-    def sha256(self, payload: bytes) -> bytes:
-        """The SHA-256 of the payload that an observer hears of just now."""
-        digest = self._digest
-        return hashlib.sha256(payload).digest() if digest is None else digest
-
-    def _record(
-        self, direction: str, kind: str, payload: bytes, size: int, digest: bytes | None = None
-    ) -> None:
+    def _record(self, direction: str, kind: str, payload: bytes, size: int) -> None:
         traffic = self.traffic
         if direction == "sent":
             traffic.sent[kind] += size
@@ -222,21 +188,8 @@ class Peer(ABC):
         else:
             traffic.received[kind] += size
             traffic.received_messages[kind] += 1
-        self._digest = digest
-        try:
-            for observer in self.observers:
-                observer(direction, kind, payload)
-        finally:
-            self._digest = None
-
-
-def begin_hash(payload: bytes | memoryview) -> Future[bytes]:
-    """Have the SHA-256 of a payload made beside the loop."""
-    return _hashers.submit(lambda: hashlib.sha256(payload).digest())
-
-
-async def _hash(payload: bytes) -> bytes:
-    return await asyncio.wrap_future(begin_hash(payload))
+        for observer in self.observers:
+            observer(direction, kind, payload)
 
 
 def one_line(text: str, most: int = 500) -> str:

@@ -5,7 +5,6 @@ is not the one that left then.
 """
 
 import asyncio
-import hashlib
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from vfl.errors import PeerLost, VflError
 from vfl.net import wire
 from vfl.net.peer import HEADER, Peer
-from vfl.net.wire import Message
+from vfl.net.wire import Message, digest_of
 from vfl.text import counted
 
 
@@ -23,11 +22,11 @@ class Sent:
 
     kind: str
     size: int  # bytes of the payload
-    digest: bytes  # SHA-256 of the payload
+    digest: bytes
 
     @classmethod
     def of(cls, kind: str, payload: bytes) -> "Sent":
-        return cls(kind, len(payload), hashlib.sha256(payload).digest())
+        return cls(kind, len(payload), digest_of(payload))
 
     def __str__(self) -> str:
         return f"{self.kind} of {counted(self.size, 'byte')}"

@@ -28,9 +28,7 @@ Frames that come twice or leave a gap would be refused by `Peer` all the same, w
 import asyncio
 import contextlib
 import secrets
-from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
-from concurrent.futures import Future
 from dataclasses import dataclass, field
 
 from websockets.exceptions import ConnectionClosed
@@ -40,7 +38,7 @@ from vfl.errors import PeerError, PeerLost, VflError, fault
 from vfl.net import window, wire
 from vfl.net.connection import BoundedConnection
 from vfl.net.hello import Hello, Resume, Resumed, resume_key
-from vfl.net.peer import HEADER, LONG, Peer, begin_hash
+from vfl.net.peer import Peer
 from vfl.net.tls import reason_of
 from vfl.net.window import GREETING, Breach, OldAttempt, Opening, Windows
 from vfl.net.wire import KIB
@@ -118,7 +116,6 @@ class WebSocketPeer(Peer):
         self._broke = 0.0  # when the first of these did
         self._through = (-1, -1)  # frames that had come through, there and here, when it went on
         self._opening = opening
-        self._hashing: deque[Future[bytes] | None] = deque()  # digests of the frames that have arrived
         self._windows = windows = Windows(first)
         self._sending, self._receiving = windows.sending, windows.receiving
         self._link: _Link | None = _Link(connection)  # None while the session has no connection
@@ -214,14 +211,7 @@ class WebSocketPeer(Peer):
                 raise self._reason()
             self._news.clear()
             await self._news.wait()
-        # Whoever gives up here leaves the frame where it is.
-        hashing = self._hashing[0]
-        digest = None
-        if hashing is not None:
-            digest = await asyncio.shield(asyncio.wrap_future(hashing))
         frame = self._receiving.take()
-        self._hashing.popleft()
-        self._hashed = digest
         if self._receiving.report_is_due:
             self._due.set()
         return frame
@@ -396,8 +386,6 @@ class WebSocketPeer(Peer):
                 return
             if isinstance(data, bytes):
                 self._receiving.put(data)
-                hashed = self.hashes and len(data) >= HEADER + LONG
-                self._hashing.append(begin_hash(memoryview(data)[HEADER:]) if hashed else None)
                 self._news.set()
             else:
                 if self._sending.hear_report(data, loop.time()):

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Annotated, ClassVar
 
 import msgspec
+from blake3 import blake3
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -46,6 +47,15 @@ _UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, Memory
 _encoder = msgspec.msgpack.Encoder()
 _tagged = msgspec.msgpack.Decoder(_Tagged)
 _decoders: dict[type[Message], msgspec.msgpack.Decoder[Message]] = {}
+
+
+def digest_of(payload: bytes | memoryview) -> bytes:
+    """The digest by which ledgers and certificates know a message: its BLAKE3, 32 bytes.
+
+    As hard to forge as SHA-256, and made in a fifth of the time (O'Connor, Aumasson, Neves and
+    Wilcox-O'Hearn, *BLAKE3: one function, fast everywhere*, 2020).
+    """
+    return blake3(payload).digest()
 
 
 def encode(message: Message) -> bytes:

@@ -101,11 +101,17 @@ class MessageEntry(Entry, frozen=True, kw_only=True, tag="message"):
     type: str
     rows: int | None  # that it speaks of, where it can be told
     bytes: int  # of the payload
-    sha256: str
+    blake3: str | UnsetType = UNSET  # of the payload
+    sha256: str | UnsetType = UNSET  # in its place, in lines of versions before protocol 4
     messages: int | UnsetType = UNSET
-    """How many they are, of a line that stands for several. Then `sha256` is that of the last line of
+    """How many they are, of a line that stands for several. Then the digest is that of the last line of
     their type, way and session (64 zeros before), followed by that of each payload, one after the
-    other: H = SHA-256(H || SHA-256(payload)), in bytes."""
+    other: H = BLAKE3(H || BLAKE3(payload)), in bytes."""
+
+    @property
+    def digest(self) -> str:
+        """Of the payload or payloads, in hex; empty where the line has none."""
+        return next((one for one in (self.blake3, self.sha256) if not isinstance(one, UnsetType)), "")
 
     @property
     def count(self) -> int:

@@ -70,7 +70,7 @@ class _Counted:
 
     @property
     def key(self) -> tuple[int, int, int, str]:
-        return self.messages, self.rows, self.bytes, self.last.sha256
+        return self.messages, self.rows, self.bytes, self.last.digest
 
 
 def compare(ours: Path, theirs: Path, since: str = "") -> Comparison:
@@ -94,12 +94,12 @@ def compare(ours: Path, theirs: Path, since: str = "") -> Comparison:
     greeted: dict[str, int] = {}
     for i, session in enumerate(right):
         for line in (*session.sent[:1], *session.received[:1]):
-            greeted.setdefault(line.sha256, i)
+            greeted.setdefault(line.digest, i)
     matched: set[int] = set()
     pairs: list[tuple[_LedgerSession, _LedgerSession]] = []
     for session in left:
         lines = (*session.sent[:1], *session.received[:1])
-        at = next((greeted[line.sha256] for line in lines if line.sha256 in greeted), None)
+        at = next((greeted[line.digest] for line in lines if line.digest in greeted), None)
         if at is None or at in matched:
             pairs.append((session, _LedgerSession(session.peer, session.party)))
             continue
@@ -234,7 +234,7 @@ def _compare(found: Comparison, sender: _LedgerSession, receiver: _LedgerSession
 
 
 def _key(line: MessageEntry) -> tuple[str, int, str]:
-    return line.type, line.bytes, line.sha256
+    return line.type, line.bytes, line.digest
 
 
 def _named(session: _LedgerSession, line: MessageEntry, how: str, other: str) -> str:

@@ -66,7 +66,7 @@ def lines_of_run(ledger: Path, run: str) -> RunLines:
                 if entry.type in _LAST:
                     begun.add(entry.session)
                 continue
-            message = Sent(entry.type, entry.bytes, bytes.fromhex(entry.sha256))
+            message = Sent(entry.type, entry.bytes, bytes.fromhex(entry.digest))
             if entry.direction == "sent":
                 talk.sent.append(message)
             else:

@@ -44,7 +44,7 @@ class MessageRow(msgspec.Struct, frozen=True):
     reveals: str
     rows: int | None
     bytes: int
-    sha256: str
+    digest: str  # by its function: blake3, or sha256 in older lines
     hash: str
     messages: int = 1
 
@@ -94,7 +94,7 @@ def rows(ledger: Path, choice: MessageFilter | None = None) -> Iterator[MessageR
                 reveals=reveals.get(entry.type, ""),
                 rows=entry.rows,
                 bytes=entry.bytes,
-                sha256=entry.sha256,
+                digest=entry.digest,
                 hash=hash_,
                 messages=entry.count,
             )
