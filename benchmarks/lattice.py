@@ -2,6 +2,10 @@
 
 python benchmarks/lattice.py
 python benchmarks/lattice.py --rows 10000 100000 --columns 5 20 200 --bins 32 --batch 16 --json
+python benchmarks/lattice.py --rows 1000000 --bits 6 --pairs
+
+With --pairs a second column has gradients and hessians in one word each, half as many vectors at a time:
+times are then those of a pair, to be held against two vectors.
 
 Every combination of rows and columns is measured once, outputs are checked against plain sums. Times are
 processor time of all cores together (user and system), after a small run that compiles the kernels;
@@ -28,7 +32,7 @@ from vfl.arrays import Floats, Words
 from vfl.crypto.lattice import answers
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey
 from vfl.crypto.lattice.matrix import Accumulator, CellMatrix, CodedColumn, Outputs, make_hint
-from vfl.crypto.lattice.parameters import DEGREE, choose
+from vfl.crypto.lattice.parameters import DEGREE, PAIR_WORD, WORDS, choose
 from vfl.crypto.lattice.randomness import WordStream, room_for
 from vfl.crypto.lattice.vectors import PublicRows, Secrets, VectorEncryption
 from vfl.crypto.randomness import Stream
@@ -47,12 +51,18 @@ def main() -> None:
     parser.add_argument("--bins", type=int, default=32)
     parser.add_argument("--batch", type=int, default=32, help="vectors at a time")
     parser.add_argument("--bits", type=int, default=10, help="of a vector's entries")
+    parser.add_argument(
+        "--pairs", action="store_true", help="beside them pairs, for --bits that these hold"
+    )
     parser.add_argument("--elapsed", action="store_true", help="elapsed times too")
     parser.add_argument("--json", action="store_true", help="print the figures by name instead")
     options = parser.parse_args()
-    measure(2 * DEGREE, 2, options)
+    kinds = (False, True) if options.pairs else (False,)
+    for pairs in kinds:
+        measure(2 * DEGREE, 2, pairs, options)
     machine = yardsticks()
-    found = [measure(rows, columns, options) for rows, columns in product(options.rows, options.columns)]
+    sizes = product(options.rows, options.columns, kinds)
+    found = [measure(rows, columns, pairs, options) for rows, columns, pairs in sizes]
     compared = [against(figures, machine, options) for figures in found]
     if options.json:
         print(json.dumps({"machine": machine, "sizes": found, "against": compared}))
@@ -60,8 +70,10 @@ def main() -> None:
     table = Table(title=f"{options.bins} bins, batches of {options.batch}")
     table.add_column("figure")
     for figures in found:
-        table.add_column(f"{figures['rows']:,.0f} x {figures['columns']:,.0f}", justify="right")
-    for name in list(found[0])[2:]:
+        kind = ", pairs" if figures["pairs"] else ""
+        title = f"{figures['rows']:,.0f} x {figures['columns']:,.0f}{kind}"
+        table.add_column(title, justify="right")
+    for name in list(found[0])[3:]:
         table.add_row(name, *(f"{figures[name]:,.2f}" for figures in found))
     for name in compared[0]:
         table.add_row(name, *(f"{figures[name]:,.2f}" for figures in compared))
@@ -112,11 +124,11 @@ def against(
     figures: dict[str, float], machine: dict[str, float], options: argparse.Namespace
 ) -> dict[str, float]:
     """A vector's kernels beside what they must move and compute."""
-    rows, batch, word = figures["rows"], options.batch, figures["rows_sent_bytes_a_row"]
+    rows, batch, word = figures["rows"], figures["batch"], figures["rows_sent_bytes_a_row"]
     copy = machine["copy, one core, GB/s"]
     least = {
         # Values in, words out, and the public polynomials for the batch.
-        "encrypt": rows * ((2 if options.bits <= 16 else 8) + word + 16 / batch),
+        "encrypt": rows * ((8 if options.bits > 16 or figures["pairs"] else 2) + word + 16 / batch),
         # Words in, and a byte for the code of a row and column.
         "sum": rows * (word + figures["columns"] / batch),
         "multiply": figures["hint_kept_mb"] * 1e6 / batch,
@@ -136,9 +148,9 @@ def against(
     return made
 
 
-def measure(rows: int, columns: int, options: argparse.Namespace) -> dict[str, float]:
+def measure(rows: int, columns: int, pairs: bool, options: argparse.Namespace) -> dict[str, float]:
     """All figures of one size, by name."""
-    figures: dict[str, float] = {"rows": rows, "columns": columns}
+    figures: dict[str, float] = {"rows": rows, "columns": columns, "pairs": pairs}
 
     def timed(name: str, work: Callable[[], T], vectors: int = 0) -> T:
         """Times of `work` in seconds, or in milliseconds a vector; those of one name add up."""
@@ -154,12 +166,12 @@ def measure(rows: int, columns: int, options: argparse.Namespace) -> dict[str, f
         return result
 
     generator = np.random.default_rng(0)
-    batch, bins = options.batch, options.bins
+    batch, bins = max(1, options.batch // 2) if pairs else options.batch, options.bins
     matrix = left_sums(generator, rows, columns, bins)
-    p = choose(rows, options.bits, len(matrix.outputs), 3200)
-    public = PublicRows(bytes(32), rows)
+    p = choose(rows, options.bits, len(matrix.outputs), 3200, words=(PAIR_WORD,) if pairs else WORDS)
+    public = PublicRows(bytes(32), rows, p.modulus.vectors)
     timed("public_rows", lambda: public.flat(range(public.blocks)))
-    made = timed("hint", lambda: make_hint(matrix, public))
+    made = timed("hint", lambda: make_hint(matrix, PublicRows(bytes(32), rows, p.modulus.sums)))
     key = HintKey(p, bytes(32), bytes(32), matrix.digest())
     parts = timed("encrypt_hint", lambda: list(key.encrypt(made)))
     encrypted = EncryptedHint(p, bytes(32), key.header())
@@ -169,17 +181,22 @@ def measure(rows: int, columns: int, options: argparse.Namespace) -> dict[str, f
     products, masks = timed("multiply", lambda: encrypted.multiply(drawn, Stream()), batch)
     encryption, sums = VectorEncryption(p, public, drawn, Stream()), Accumulator(p, matrix, batch)
     most = 1 << (options.bits - 1)
-    exact = np.zeros((batch, columns * bins), np.int64)
+    numbers = 2 * batch if pairs else batch
+    exact = np.zeros((numbers, columns * bins), np.int64)
     sent: list[bytes] = []
     for start in range(0, rows, PIECE):
-        values = generator.integers(1 - most, most, (batch, min(PIECE, rows - start)))
-        values = values.astype(np.int16 if options.bits <= 16 else np.int64)  # as trees have them
+        given = generator.integers(1 - most, most, (numbers, min(PIECE, rows - start)))
+        if pairs:
+            given[1::2] = np.abs(given[1::2])
+            values = given[0::2] * p.base + given[1::2]
+        else:
+            values = given.astype(np.int16 if options.bits <= 16 else np.int64)  # as trees have them
         sent.append(timed("encrypt", lambda v=values, s=start: encryption.rows(s, v), batch))  # type: ignore[misc]
         for f, column in enumerate(matrix.columns):
-            for v in range(batch):
+            for v in range(numbers):
                 # Doubles are exact here: sums stay far below 2^53.
                 codes = column.array[column.row, start : start + PIECE]
-                sums_of_bins = np.bincount(codes, values[v], bins)
+                sums_of_bins = np.bincount(codes, given[v], bins)
                 exact[v, f * bins : (f + 1) * bins] += sums_of_bins.astype(np.int64)
 
     def summed() -> Words:
@@ -192,10 +209,11 @@ def measure(rows: int, columns: int, options: argparse.Namespace) -> dict[str, f
     opened = timed("open", lambda: key.open(products, batch), batch)
     answer = timed("seal", lambda: answers.seal(p, total, opened, Stream()), batch)
     found = timed("unseal", lambda: answers.unseal(p, answer, masks), batch)
-    running = np.cumsum(exact.reshape(batch, columns, bins), axis=2)[:, :, :-1]
-    if not np.array_equal(found, running.reshape(batch, -1)):
+    running = np.cumsum(exact.reshape(numbers, columns, bins), axis=2)[:, :, :-1]
+    if not np.array_equal(found, running.reshape(numbers, -1)):
         raise SystemExit("the sums are not exact")
     return figures | {
+        "batch": batch,
         "outputs": p.outputs,
         "margin_bits": p.margin_bits,
         "hint_sent_mb": (p.hint_header_bytes + sum(map(len, parts))) / 1e6,

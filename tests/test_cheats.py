@@ -305,10 +305,10 @@ TREES = {
     ),
     "a host sends rows the wrong way": Cheat("trees", HOSTS[1], "Direction", change=flipped("left")),
     "a guest of lattices asks for a single row": Cheat(
-        "lattice trees", GUEST, "Vectors", patched(lattice, "_node_vectors", vectors_of(one_row))
+        "lattice trees", GUEST, "Vectors", patched(lattice, "_node_pairs", vectors_of(one_row))
     ),
     "a guest of lattices asks for powers of two": Cheat(
-        "lattice trees", GUEST, "Vectors", patched(lattice, "_node_vectors", vectors_of(powers_of_two))
+        "lattice trees", GUEST, "Vectors", patched(lattice, "_node_pairs", vectors_of(powers_of_two))
     ),
     "a guest of lattices makes a product up": Cheat(
         "lattice trees", GUEST, "HintProducts", change=first_word("data", 1 << 36)

@@ -41,6 +41,16 @@ def entropy(seed: int) -> Callable[[int], bytes]:
     return lambda n: generator.bytes(n)
 
 
+def wide_of(numbers: list[int]) -> NDArray[np.uint64]:
+    """Wide words of Python's integers."""
+    return np.array([[x % 2**64, x >> 64] for x in numbers], np.uint64)
+
+
+def integers_of(numbers: NDArray[np.uint64]) -> list[int]:
+    """Python's integers of wide words."""
+    return [low + (high << 64) for low, high in numbers.tolist()]
+
+
 def bins_matrix(rows: int, bins: list[int], seed: int = 0, running: bool = True) -> CellMatrix:
     """Columns of random bins, and every running sum of each but the last as an output."""
     generator = np.random.default_rng(seed)
@@ -137,10 +147,9 @@ def test_products_are_exact(seed: int, kind: int, edges: bool) -> None:
         whole.tolist(), s.tolist(), Q64
     )
     a = [(w << 32) + f for w, f in zip(whole.tolist(), fraction.tolist(), strict=True)]
-    w, f = ring.settle96(ring.words96(whole, fraction) * ring.small(s))
-    assert [(x << 32) + y for x, y in zip(w.tolist(), f.tolist(), strict=True)] == product(
-        a, s.tolist(), Q96
-    )
+    limbs = parameters.SINGLE.hints
+    made = ring.settle_wide(ring.wide_words(wide_of(a), limbs) * ring.small(s), limbs)
+    assert integers_of(made) == product(a, s.tolist(), Q96)
 
 
 @pytest.mark.parametrize("word", [2**63 - 2**31 + 2**31 - 1, 2**63 + 2**31, 0x7FFFFFFF_80000000])
@@ -187,11 +196,12 @@ def test_packed_words(values: list[int]) -> None:
         with pytest.raises(ValueError, match="bytes"):
             words.unpack(memoryview(data)[1:], bits, (len(values),))
     fraction = np.array(values, np.uint64).astype(np.uint32)[::-1].copy()
-    data = words.pack80(array, fraction)
-    expected = [rounded((w << 32) + int(f), 96, 80) for w, f in zip(values, fraction, strict=True)]
+    wider = [(w << 32) + int(f) for w, f in zip(values, fraction, strict=True)]
+    data = words.pack_hint(wide_of(wider), parameters.SINGLE)
+    expected = [rounded(x, 96, 80) for x in wider]
     assert integers80(data, len(values)) == expected
-    w, f = words.unpack80(memoryview(data), (len(values),))
-    assert [(int(x) << 16) + (int(y) >> 16) for x, y in zip(w, f, strict=True)] == expected
+    read = words.unpack_hint(memoryview(data), parameters.SINGLE, (len(values),))
+    assert integers_of(read) == [x << 16 for x in expected]
 
 
 # --- hint and sums ----------------------------------------------------------------------------------
@@ -872,7 +882,7 @@ def test_what_the_key_adds_is_what_parameters_say() -> None:
     opened = key.open(products, 16)
     below = randomness.words(fixed, "fractions", 16 * 64).view(np.uint32).reshape(16, 128)
     shift = (opened.whole - masks).view(np.int64) + (opened.fraction / 2.0**32 - below / 2.0**32)
-    assert 0.8 < float((shift**2).mean()) / parameters._key_shift() < 1.2
+    assert 0.8 < float((shift**2).mean()) / parameters.key_shift(p.modulus) < 1.2
 
 
 def test_the_fraction_rounds_at_random() -> None:

@@ -33,7 +33,7 @@ from vfl.learn.splits import histograms
 from vfl.learn.told_sums import equations_a_tree
 from vfl.net.peer import MemoryPeer
 from vfl.party.store import Store
-from vfl.protocols.common import lattice_hints, lattice_sums
+from vfl.protocols.common import lattice_hints, lattice_host, lattice_sums
 from vfl.protocols.common.bits import pack_bits
 from vfl.protocols.common.clock import as_measured
 from vfl.protocols.common.course import GuestCourse, HostCourse
@@ -238,10 +238,12 @@ def test_what_a_host_is_sent_does_not_depend_on_the_gradients(monkeypatch):
 
 def test_row_bits_follow_the_rows():
     bits = {n: lattice_shape(n, settings_of()).value_bits - 1 for n in (100, 10**4, 10**6, 5 * 10**6)}
-    assert bits == {100: 12, 10**4: 9, 10**6: 8, 5 * 10**6: 5}
-    # Fewer go into shorter words.
-    for rows, word_bits in {10**4: 48, 10**5: 48, 10**6: 56, 5 * 10**6: 56}.items():
+    assert bits == {100: 12, 10**4: 9, 10**6: 5, 5 * 10**6: 5}
+    # Fewer go into shorter words, and with their hessians into one.
+    for rows, word_bits in {10**4: 80, 10**5: 80, 10**6: 80, 14 * 10**5: 80, 5 * 10**6: 56}.items():
         assert lattice_shape(rows, settings_of(depth=5)).word_bits([620]) == word_bits
+    # All hosts get words that the one of the most sums can answer.
+    assert lattice_shape(14 * 10**5, settings_of(depth=5, trees=100)).word_bits([620, 6000]) == 56
     unseen = settings_of(depth=5, sums="hidden", coordinator="umpire")
     assert lattice_shape(10**6, unseen).word_bits([620, 0]) == 48
     assert lattice_shape(10**6, unseen).word_bits([620, 6000]) == 56
@@ -330,7 +332,9 @@ def test_a_hint_serves_as_many_vectors_as_it_is_for(tmp_path, monkeypatch):
     params = settings_of(trees=2, depth=2)
     job = make_job(100, 1, 6, params)
     lifetime = 2 * lattice_shape(100, params).served
-    monkeypatch.setattr(lattice_sums.Shape.__init__, "__defaults__", (1, lifetime, True, False))
+    monkeypatch.setattr(
+        lattice_sums.Shape.__init__, "__defaults__", (1, lifetime, True, False, True, False, False)
+    )
     counts = []
     for _ in range(4):
         made.clear()
@@ -507,14 +511,14 @@ def test_no_more_vectors_of_a_tree_are_summed_than_are_counted(monkeypatch):
     counted = equations_a_tree(150, params)
     assert counted < equations_a_tree(150, settings_of(depth=6, min_child_rows=5)) < 1 << params.depth
     served = Counter[str]()
-    serve = lattice_sums.HostProducts.serve
+    serve = lattice_host.HostProducts.serve
 
     async def counting(products, query, hidden=False, stream=None, **options):
         if not hidden:
             served["vectors"] += query.vectors
         return await serve(products, query, hidden, stream, **options)
 
-    monkeypatch.setattr(lattice_sums.HostProducts, "serve", counting)
+    monkeypatch.setattr(lattice_host.HostProducts, "serve", counting)
     every_row = params.model_copy(update={"subsample": 1.0})
     drawn = grower.draw_rows
     monkeypatch.setattr(grower, "draw_rows", lambda train, _, *rest: drawn(train, every_row, *rest))

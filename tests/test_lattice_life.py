@@ -51,7 +51,8 @@ def test_a_hint_leaks_little_over_its_whole_life(rows: int, outputs: int, trees:
             assert outputs > DEGREE and str(error).startswith(f"{outputs:,} sums of each of ")
             continue
         p = shape.parameters(outputs, word_bits)
-        assert shape.served <= p.queries <= max(1 << 16, shape.served)
+        served = shape.of(word_bits).served
+        assert served <= p.queries <= max(1 << 16, served)
         assert p.sum_leak <= parameters.SUM_LEAK <= 2**-4 and p.key_leak <= parameters.KEY_LEAK
         # Vectors and sums of all hosts are alike, whatever their outputs are.
         assert p.serving(7, 1) == shape.parameters(7, word_bits).serving(7, 1)

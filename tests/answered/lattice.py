@@ -34,8 +34,8 @@ def _(given: Given) -> object:
 def _(given: Given) -> object:
     from vfl.crypto.lattice import hint
 
-    whole, fraction = hint._uniform(data(given["key"]), given["label"], given["number"])
-    drawn = [f"{w:016x}{f:08x}" for w, f in zip(whole.tolist(), fraction.tolist(), strict=True)]
+    found = hint._uniform(parameters.SINGLE, data(given["key"]), given["label"], given["number"])
+    drawn = [f"{low + (high << 64):024x}" for low, high in found.tolist()]
     return {"first": drawn[:3], "last": drawn[-1]}
 
 

@@ -27,7 +27,7 @@ from vfl.net.peer import Peer
 from vfl.net.wire import KIB, Message
 from vfl.version import __version__
 
-PROTOCOL = 4
+PROTOCOL = 5
 SECONDS = 10.0  # for the whole greeting
 
 Digest = Annotated[bytes, msgspec.Meta(min_length=32, max_length=32)]

@@ -10,7 +10,9 @@ answer by a fraction of one under flooding of many millions.
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.crypto.lattice.hint import Opened
+from vfl.arrays import Words
+from vfl.crypto.lattice import wide
+from vfl.crypto.lattice.hint import Opened, modulus_words
 from vfl.crypto.lattice.parameters import MODULUS_BITS, Parameters
 from vfl.crypto.lattice.randomness import KEY, gaussian, words
 from vfl.crypto.randomness import Entropy
@@ -22,27 +24,37 @@ def seal(
     opened: Opened,
     entropy: Entropy,
 ) -> bytes:
-    """The answer to (count, outputs) sums: parameters.answer_bytes(count)."""
-    p = parameters
+    """The answer to (count, outputs) sums, of pairs wide words: parameters.answer_bytes(count)."""
+    p, modulus = parameters, parameters.modulus
     if sums.shape != opened.whole.shape:
         raise ValueError(f"sums of shape {sums.shape} and products of shape {opened.whole.shape}")
     key = entropy(KEY)
-    flood = gaussian(key, "flood", sums.size, p.flood).reshape(sums.shape)
-    dither = words(key, "dither", sums.size).reshape(sums.shape) >> np.uint64(32)
-    up = (opened.fraction > dither).astype(np.uint64)
-    answer = sums - opened.whole - up + flood.view(np.uint64)
+    size = opened.fraction.size
+    shape = opened.fraction.shape
+    flood = gaussian(key, "flood", size, p.flood).reshape(shape)
+    drawn = words(key, "dither", size).reshape(shape)
+    dither = drawn >> np.uint64(wide.WORD - modulus.fraction_bits)
+    # Of the sums less the products; rounding up takes one more off.
+    added = flood - (opened.fraction > dither)
     if p.drop_bits:
-        answer = (answer + np.uint64(1 << (p.drop_bits - 1))) >> np.uint64(p.drop_bits)
-    size = (MODULUS_BITS - p.drop_bits) // 8
-    return answer.astype("<u8").view(np.uint8).reshape(-1, 8)[:, :size].tobytes()
+        added += 1 << (p.drop_bits - 1)
+    difference = wide.minus(_wide(p, sums), _wide(p, opened.whole))
+    answer = wide.reduced(wide.plus(difference, wide.of(added)), modulus.bits)
+    return wide.to_bytes(wide.right(answer, p.drop_bits), p.answer_size)
+
+
+def _wide(parameters: Parameters, numbers: Words) -> Words:
+    return numbers if parameters.pairs else wide.of(numbers)
 
 
 def unseal(
     parameters: Parameters, answer: bytes | memoryview, masks: NDArray[np.uint64], hidden: bool = False
 ) -> NDArray[np.int64]:
-    """The exact sums, int64 (count, outputs), of an answer and the masks of EncryptedHint.multiply.
+    """The exact sums, int64 (count, outputs), of an answer and the masks of EncryptedHint.multiply; of
+    pairs (2 count, outputs), for each the sums of its first numbers and those of its second.
 
-    `hidden`: the host added masks of its own to the sums, whatever then comes of them is possible.
+    `hidden`: the host added masks of its own to the sums, whatever then comes of them is possible, and
+    of pairs they are not taken apart.
 
     Raises ValueError on a wrong size, and for words that are not nearer than `Parameters.reach` to a
     sum, or too large: no honest host sends them.
@@ -50,21 +62,38 @@ def unseal(
     sums = rounded(parameters, unsealed_words(parameters, answer, masks))
     if not hidden and (np.abs(sums) > parameters.bound).any():
         raise ValueError("an answer is not what sums of these vectors can be")
-    return sums
+    return _apart(parameters, sums) if parameters.pairs and not hidden else sums
+
+
+def _apart(parameters: Parameters, sums: NDArray[np.int64]) -> NDArray[np.int64]:
+    """The sums of both numbers of pairs. Raises ValueError where the first's are too large: those of the
+    second are below the base whatever they are."""
+    first, second = np.divmod(sums, parameters.base)
+    if (np.abs(first) >= parameters.base).any():
+        raise ValueError("an answer is not what sums of these vectors can be")
+    return np.stack([first, second], axis=1).reshape(2 * len(sums), *sums.shape[1:])
 
 
 def unsealed_words(
     parameters: Parameters, answer: bytes | memoryview, masks: NDArray[np.uint64]
 ) -> NDArray[np.uint64]:
-    """The words of an answer that `rounded` makes sums of. Raises ValueError on a wrong size."""
+    """The words of an answer that `rounded` makes sums of, of pairs wide ones. Raises ValueError on a
+    wrong size."""
     p = parameters
-    count = len(masks)
+    count, shape = len(masks), masks.shape[:2]
     if len(answer) != p.answer_bytes(count):
         raise ValueError(f"{len(answer):,} bytes of answers where {p.answer_bytes(count):,} are due")
-    size = (MODULUS_BITS - p.drop_bits) // 8
-    padded = np.zeros((masks.size, 8), np.uint8)
-    padded[:, :size] = np.frombuffer(answer, np.uint8).reshape(-1, size)
-    return (padded.view("<u8").astype(np.uint64).reshape(masks.shape) << np.uint64(p.drop_bits)) + masks
+    read = wide.left(wide.from_bytes(answer, p.answer_size, shape), p.drop_bits)
+    return modulus_words(p.modulus, wide.plus(read, _wide(p, masks)))
+
+
+def masked(
+    parameters: Parameters, sums: NDArray[np.uint64], masks: NDArray[np.uint64]
+) -> NDArray[np.uint64]:
+    """Words of sums with masks, (count, outputs), added to what is read of them."""
+    if parameters.pairs:
+        return wide.plus(sums, wide.left(wide.of(masks), parameters.scale_bits))
+    return sums + (masks << np.uint64(parameters.scale_bits))
 
 
 def blurred(parameters: Parameters, values: NDArray[np.uint64], entropy: Entropy) -> NDArray[np.uint64]:
@@ -85,9 +114,13 @@ def rounded(parameters: Parameters, values: NDArray[np.uint64]) -> NDArray[np.in
     `Parameters.reach` to one."""
     p = parameters
     half = 1 << (p.scale_bits - 1)
-    scaled = (values + np.uint64(half)).view(np.int64)
-    sums = scaled >> p.scale_bits
-    distance = np.abs(scaled - (sums << p.scale_bits) - half)
+    if p.pairs:
+        moved = wide.plus(values, wide.of(np.full(values.shape[:2], half)))
+        low, sums = moved[..., 0], wide.signed(moved, p.modulus.bits, p.scale_bits)
+    else:
+        low = values + np.uint64(half)
+        sums = low.view(np.int64) >> p.scale_bits
+    distance = np.abs((low & np.uint64((1 << p.scale_bits) - 1)).view(np.int64) - half)
     if (distance >= p.reach).any():
         raise ValueError("an answer is not what sums of these vectors can be")
     return sums

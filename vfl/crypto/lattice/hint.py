@@ -14,6 +14,8 @@ HintlessPIR, CRYPTO 2024; with a mask as in Delphi's linear layers, USENIX Secur
            a' pseudorandom for r's: the host learns nothing of s, even though it knows a, b and z.
     Then   b' - a' z = 2^32 hint s + u + noise, and the noise stays far below 2^32.
 
+(Of pairs modulo 2^102, with 2^20 in place of 2^32: parameters.PAIR.)
+
 Polynomial products put the inner product of output i at coefficient i * width + width - 1.
 """
 
@@ -23,7 +25,6 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,8 +32,8 @@ from numpy.typing import NDArray
 from vfl.arrays import Words
 from vfl.blocks.cores import each
 from vfl.blocks.disk import NO_ROOM, no_room, take_room
-from vfl.crypto.lattice import ring, words
-from vfl.crypto.lattice.parameters import DEGREE, HINT_BITS, MODULUS_BITS, SENT_BITS, Parameters
+from vfl.crypto.lattice import ring, wide, words
+from vfl.crypto.lattice.parameters import DEGREE, PAIR, Modulus, Parameters
 from vfl.crypto.lattice.randomness import KEY, derive, errors, ternary
 from vfl.crypto.lattice.randomness import words as random_words
 from vfl.crypto.lattice.vectors import Secrets
@@ -41,17 +42,18 @@ from vfl.errors import VflError
 from vfl.kernels import kernel
 
 Fractions = NDArray[np.uint32]
-W = TypeVar("W", np.uint64, np.uint32)
+Entries = NDArray[np.int8] | NDArray[np.int16] | NDArray[np.int64]
+"""Small numbers: of a matrix, of secrets or of vectors."""
 
-_FRACTION_BITS = HINT_BITS - MODULUS_BITS
-_LIMBS = HINT_BITS // 32
-_REALS = 4 * _LIMBS  # real and imaginary parts of the limbs of a and b
+LIMBS = PAIR.hints.number  # as many as of single words
+_REALS = 4 * LIMBS  # real and imaginary parts of the limbs of a and b
 _POINTS = 16  # points of a transform that are multiplied at a time
 
 
 @dataclass(frozen=True)
 class Opened:
-    """Masked products of a hint with secrets, (count, outputs): whole + fraction / 2^32."""
+    """Masked products of a hint with secrets, (count, outputs), modulo q: whole + fraction / 2^32, of
+    pairs (wide words) / 2^20."""
 
     whole: Words
     fraction: Fractions
@@ -68,7 +70,7 @@ class HintKey:
         """
         if len(secret) != KEY:
             raise ValueError(f"a hint's secret has {KEY} bytes, not {len(secret)}")
-        self._parameters = parameters
+        self._parameters, self._modulus = parameters, parameters.modulus
         named = _shape(parameters) + secret + seed + context
         self._key = hashlib.sha256(b"vfl lattice hint" + named).digest()
         self._public = derive(self._key, "public")
@@ -77,57 +79,67 @@ class HintKey:
 
     def header(self) -> bytes:
         """The seed of the hint's uniform halves and the public key."""
-        whole, fraction = self._encrypt(*_uniform(self._seed, "public key", 0), "public key errors", 0)
-        return self._public + words.pack80(whole, fraction)
+        uniform = _uniform(self._modulus, self._seed, "public key", 0)
+        key = self._encrypt(uniform, "public key errors", 0)
+        return self._public + words.pack_hint(key, self._modulus)
 
-    def encrypt(self, hint: Words) -> Iterator[bytes]:
-        """The parts of the encrypted hint, in order, of a hint (outputs, DEGREE)."""
-        p = self._parameters
-        if hint.shape != (p.outputs, DEGREE):
-            raise ValueError(f"a hint of shape {hint.shape}, not ({p.outputs}, {DEGREE})")
+    def encrypt(self, hint: Words | Entries) -> Iterator[bytes]:
+        """The parts of the encrypted hint, in order, of a hint (outputs, DEGREE), or of wide words."""
+        p, modulus = self._parameters, self._modulus
+        if hint.shape[:2] != (p.outputs, p.columns):
+            raise ValueError(f"a hint of shape {hint.shape}, not ({p.outputs}, {p.columns})")
+        numbers = hint if modulus.is_wide else hint[..., np.newaxis]
 
-        def polynomial(number: int) -> tuple[Words, Fractions]:
+        def polynomial(number: int) -> Words:
             group, column = divmod(number, p.depth)
-            rows = hint[group * p.group :][: p.group, column * p.width :][:, : p.width]
-            message = np.zeros((p.group, p.width), np.uint64)
-            message[: rows.shape[0], : rows.shape[1]] = rows
-            whole, fraction = self._encrypt(*_uniform(self._public, "hint", number), "errors", number)
-            whole[: message.size] += message.reshape(-1)
-            return whole, fraction
+            rows = numbers[group * p.group :][: p.group, column * p.width :][:, : p.width]
+            message = np.zeros((p.group, p.width, 2), np.uint64)
+            message[: rows.shape[0], : rows.shape[1], : rows.shape[2]] = self._message(rows)
+            made = self._encrypt(_uniform(modulus, self._public, "hint", number), "errors", number)
+            used = p.group * p.width
+            scaled = wide.left(message.reshape(used, 2), modulus.fraction_bits)
+            made[:used] = wide.plus(made[:used], scaled)
+            return made
 
         for part in range(p.hint_parts):
-            made = list(each(polynomial, p.hint_part(part)))
-            yield words.pack80(np.stack([w for w, _ in made]), np.stack([f for _, f in made]))
+            yield words.pack_hint(np.stack(list(each(polynomial, p.hint_part(part)))), modulus)
 
     def open(self, products: bytes | memoryview, count: int) -> Opened:
         """The masked products in EncryptedHint.multiply's bytes. Raises ValueError on a wrong size."""
-        p = self._parameters
+        p, modulus = self._parameters, self._modulus
         if len(products) != p.product_bytes(count):
             raise ValueError(
                 f"{len(products):,} bytes of products where {p.product_bytes(count):,} are due"
             )
         view = memoryview(products)
-        cut = count * p.groups * DEGREE * SENT_BITS // 8
-        a_whole, a_fraction = words.unpack80(view[:cut], (count, p.groups, DEGREE))
-        whole, fraction = words.unpack80(view[cut:], (count, p.outputs))
+        cut = count * p.groups * DEGREE * modulus.sent_bits // 8
+        a = words.unpack_hint(view[:cut], modulus, (count, p.groups, DEGREE))
+        b = self._unpacked(view[cut:], count)
 
-        def product(v: int) -> tuple[Words, Fractions]:
-            w, f = ring.settle96(ring.words96(a_whole[v], a_fraction[v]) * self._z)
-            return _choose(p, w), _choose(p, f)
+        def product(v: int) -> Words:
+            own = ring.wide_words(a[v], modulus.hints) * self._z
+            return ends_of(p, ring.settle_wide(own, modulus.hints))
 
-        for v, (w, f) in enumerate(each(product, range(count))):
-            difference = fraction[v].astype(np.int64) - f
-            fraction[v] = (difference & 0xFFFFFFFF).astype(np.uint32)
-            whole[v] += (difference >> _FRACTION_BITS).view(np.uint64) - w
-        return Opened(whole, fraction)
+        taken = np.stack(list(each(product, range(count))))
+        difference = wide.reduced(wide.minus(b, taken), modulus.hints.bits)
+        below = np.uint64((1 << modulus.fraction_bits) - 1)
+        fraction = (difference[..., 0] & below).astype(np.uint32)
+        return Opened(modulus_words(modulus, wide.right(difference, modulus.fraction_bits)), fraction)
 
-    def _encrypt(
-        self, a_whole: Words, a_fraction: Fractions, label: str, number: int
-    ) -> tuple[Words, Fractions]:
+    def _message(self, block: Words | Entries) -> Words:
+        """What is encrypted for some entries."""
+        return block.astype(np.uint64, copy=False)
+
+    def _unpacked(self, data: memoryview, count: int) -> Words:
+        """The halves b' of products, wide words (count, outputs, 2)."""
+        return words.unpack_hint(data, self._modulus, (count, self._parameters.outputs))
+
+    def _encrypt(self, a: Words, label: str, number: int) -> Words:
         """Zero under the key: a z + e for the uniform a."""
-        whole, fraction = ring.settle96(ring.words96(a_whole, a_fraction) * self._z)
+        limbs = self._modulus.hints
+        made = ring.settle_wide(ring.wide_words(a, limbs) * self._z, limbs)
         drawn = errors(derive(self._key, f"{label} {number}"), "errors", DEGREE)
-        return _plus(whole, fraction, drawn)
+        return wide.plus(made, wide.of(drawn))
 
 
 class EncryptedHint:
@@ -149,14 +161,18 @@ class EncryptedHint:
             raise ValueError(
                 f"{len(header):,} bytes of a hint's header where {p.hint_header_bytes:,} are due"
             )
-        self._parameters = p
+        self._parameters, self._modulus = p, (modulus := p.modulus)
         self._public = header[:KEY]
-        self._key_a = ring.words96(*_uniform(seed, "public key", 0))
-        self._key_b = ring.words96(*words.unpack80(memoryview(header)[KEY:], (DEGREE,)))
+        self._key_a = ring.wide_words(_uniform(modulus, seed, "public key", 0), modulus.hints)
+        key_b = words.unpack_hint(memoryview(header)[KEY:], modulus, (DEGREE,))
+        self._key_b = ring.wide_words(key_b, modulus.hints)
         self._loaded = np.zeros(p.hint_parts, np.bool_)
         self._lock = threading.Lock()
         self._file = file
-        self._name = hashlib.sha256(b"vfl lattice file" + _shape(p) + seed + header).digest()
+        # A hint passes its trial under these parameters: a shift that no sum shows under a wide step
+        # would under a short one, and it is the host that says whether a kept hint is still good.
+        named = _shape(p) + repr(p).encode() + seed + header
+        self._name = hashlib.sha256(b"vfl lattice file" + named).digest()
         self._shape = (ring.HALF, p.depth, p.groups * _REALS)
         self._reals = self._open()
 
@@ -184,10 +200,11 @@ class EncryptedHint:
         with self._lock:
             if self._loaded[part]:
                 raise ValueError(f"part {part} of the hint came twice")
-        whole, fraction = words.unpack80(memoryview(data), (len(numbers), DEGREE))
-        b = ring.words96(whole, fraction)
-        uniform = [_uniform(self._public, "hint", number) for number in numbers]
-        a = ring.words96(np.stack([w for w, _ in uniform]), np.stack([f for _, f in uniform]))
+        modulus = self._modulus
+        received = words.unpack_hint(memoryview(data), modulus, (len(numbers), DEGREE))
+        b = ring.wide_words(received, modulus.hints)
+        uniform = [_uniform(modulus, self._public, "hint", number) for number in numbers]
+        a = ring.wide_words(np.stack(uniform), modulus.hints)
         _store(a, b, numbers.start, self._reals)
         with self._lock:
             self._loaded[part] = True
@@ -195,50 +212,49 @@ class EncryptedHint:
                 self._keep(self._file)
 
     def multiply(self, drawn: Secrets, entropy: Entropy) -> tuple[bytes, Words]:
-        """The masked products for the host, and the masks, uint64 (count, outputs), to open its answers.
+        """The masked products for the host, and the masks, (count, outputs) modulo q, to open answers.
 
         They depend on the secrets alone, so that they can be made ahead. All cores; the whole hint is
         read once for all of `drawn`: batches of 32 are best. Raises ValueError while parts are missing.
         """
-        p, count = self._parameters, len(drawn)
-        if not self.complete:
-            raise ValueError(f"{int(self._loaded.sum())} of {p.hint_parts} parts of the hint came")
-        products = self._products(drawn)
+        p, modulus, count = self._parameters, self._modulus, len(drawn)
+        self._check_complete()
+        products = self._products(drawn.values)
         key = entropy(KEY)
         again = ring.small(
             ternary(key, "again", count * p.groups * DEGREE).reshape(count, p.groups, DEGREE)
         )
         noise = errors(key, "noise", count * p.groups * DEGREE).reshape(count, p.groups, DEGREE)
-        masks = random_words(key, "masks", count * p.outputs).reshape(count, p.outputs)
-        below = random_words(key, "fractions", -(-count * p.outputs // 2)).view("<u4")
-        below = below[: count * p.outputs].reshape(count, p.outputs)
+        masks, below = _drawn_masks(modulus, key, (count, p.outputs))
+        scaled = wide.plus(wide.left(masks, modulus.fraction_bits), wide.of(below))
 
-        def finish(v: int) -> tuple[Words, Fractions, Words, Fractions]:
-            a = products[v, :, :_LIMBS] + self._key_a * again[v, :, np.newaxis]
-            b = products[v, :, _LIMBS:] + self._key_b * again[v, :, np.newaxis]
-            b_whole, b_fraction = ring.settle96(b)
-            total = _choose(p, b_fraction).astype(np.uint64) + below[v]
-            return (
-                *_plus(*ring.settle96(a), noise[v]),
-                _choose(p, b_whole) + masks[v] + (total >> np.uint64(_FRACTION_BITS)),
-                total.astype(np.uint32),
-            )
+        def finish(v: int) -> tuple[Words, Words]:
+            a = products[v, :, :LIMBS] + self._key_a * again[v, :, np.newaxis]
+            b = products[v, :, LIMBS:] + self._key_b * again[v, :, np.newaxis]
+            own = ends_of(p, ring.settle_wide(b, modulus.hints))
+            a_words = ring.settle_wide(a, modulus.hints)
+            return wide.plus(a_words, wide.of(noise[v])), wide.plus(own, scaled[v])
 
         parts = list(each(finish, range(count)))
-        a_whole, a_fraction, b_whole, b_fraction = (
-            np.stack(column) for column in zip(*parts, strict=True)
-        )
-        return words.pack80(a_whole, a_fraction) + words.pack80(b_whole, b_fraction), masks
+        a_words, b_words = (np.stack(column) for column in zip(*parts, strict=True))
+        made = words.pack_hint(a_words, modulus) + words.pack_hint(b_words, modulus)
+        return made, modulus_words(modulus, masks)
 
-    def _products(self, drawn: Secrets) -> ring.Complexes:
-        """Transforms (count, groups, 2 limbs, HALF) of the sums of a_d s_d and b_d s_d."""
+    def _check_complete(self) -> None:
+        if not self.complete:
+            of = self._parameters.hint_parts
+            raise ValueError(f"{int(self._loaded.sum())} of {of} parts of the hint came")
+
+    def _products(self, values: Entries) -> ring.Complexes:
+        """Transforms (count, groups, 2 limbs, HALF) of the sums of a_d s_d and b_d s_d, of `values`
+        (count, columns) cut into polynomials s_d."""
         from vfl.crypto.lattice import products  # which imports numba
 
-        p, count = self._parameters, len(drawn)
-        small = products.side_by_side(drawn.values, p.width, p.depth)
+        p, count = self._parameters, len(values)
+        small = products.side_by_side(values, p.width, p.depth)
         powers = np.arange(p.width - 1, -1, -1)
         sides = len(small) * products.SIDE
-        out = np.empty((sides, p.groups, 2 * _LIMBS, ring.HALF), np.complex128)
+        out = np.empty((sides, p.groups, 2 * LIMBS, ring.HALF), np.complex128)
 
         def points(first: int) -> None:
             last = first + _POINTS
@@ -289,32 +305,47 @@ class EncryptedHint:
         self._reals = np.memmap(file, np.float64, "r", KEY, self._shape)
 
 
+def modulus_words(modulus: Modulus, numbers: Words) -> Words:
+    """Numbers modulo q, (..., 2), as a caller has them: wide words of pairs, others as one word."""
+    return wide.reduced(numbers, modulus.bits) if modulus.is_wide else numbers[..., 0]
+
+
 def _shape(p: Parameters) -> bytes:
     """How a hint lies in polynomials, which both a key and a file depend on."""
-    return b"".join(n.to_bytes(8, "big") for n in (p.outputs, p.groups, p.group, p.width, p.depth))
+    shape = b"".join(n.to_bytes(8, "big") for n in (p.outputs, p.groups, p.group, p.width, p.depth))
+    return b"pairs" + shape if p.pairs else shape
 
 
 def _unfinished(file: Path) -> Path:
     return file.with_name(file.name + ".part")
 
 
-def _uniform(key: bytes, label: str, number: int) -> tuple[Words, Fractions]:
-    """The uniform polynomial of 96-bit words that a public key, label and number name."""
+def _uniform(modulus: Modulus, key: bytes, label: str, number: int) -> Words:
+    """The uniform polynomial modulo Q, wide words, that a public key, label and number name."""
+    if modulus.is_wide:
+        drawn = random_words(key, f"{label} of pairs", 2 * DEGREE, 2 * number * DEGREE)
+        return wide.reduced(drawn.reshape(DEGREE, 2), modulus.hints.bits)
     whole = random_words(key, label, DEGREE, number * DEGREE)
     fraction = random_words(key, f"{label} fractions", DEGREE // 2, number * DEGREE // 2)
-    return whole, fraction.view("<u4").astype(np.uint32, copy=False)
+    scaled = wide.left(wide.of(whole), modulus.fraction_bits)
+    return wide.plus(scaled, wide.of(fraction.view("<u4").astype(np.uint64)))
 
 
-def _plus(whole: Words, fraction: Fractions, error: NDArray[np.int64]) -> tuple[Words, Fractions]:
-    """Add small integers to 96-bit words."""
-    total = fraction.astype(np.int64) + error
-    return whole + (total >> _FRACTION_BITS).view(np.uint64), (total & 0xFFFFFFFF).astype(np.uint32)
+def _drawn_masks(modulus: Modulus, key: bytes, shape: tuple[int, int]) -> tuple[Words, Words]:
+    """Uniform words modulo Q for each of so many products: modulo q, wide, and what is below."""
+    size = shape[0] * shape[1]
+    below = random_words(key, "fractions", -(-size // 2)).view("<u4")[:size].astype(np.uint64)
+    below >>= np.uint64(32 - modulus.fraction_bits)
+    if modulus.is_wide:
+        drawn = random_words(key, "masks", 2 * size).reshape(*shape, 2)
+        return wide.reduced(drawn, modulus.bits), below.reshape(shape)
+    return wide.of(random_words(key, "masks", size).reshape(shape)), below.reshape(shape)
 
 
-def _choose(p: Parameters, polynomials: NDArray[W]) -> NDArray[W]:
-    """The coefficients (outputs,) of polynomials (groups, DEGREE) that hold whole inner products."""
+def ends_of(p: Parameters, polynomials: Words) -> Words:
+    """The coefficients (outputs, 2) of polynomials (groups, DEGREE, 2) with whole inner products."""
     ends = p.width - 1 + p.width * np.arange(p.group)
-    return polynomials[:, ends].reshape(-1)[: p.outputs]
+    return polynomials[:, ends].reshape(-1, 2)[: p.outputs]
 
 
 @kernel
@@ -325,8 +356,8 @@ def _store(a: ring.Complexes, b: ring.Complexes, first: int, out: NDArray[np.flo
         for p in range(len(a)):
             group, d = divmod(first + p, depth)
             at = group * _REALS
-            for limb in range(_LIMBS):
+            for limb in range(LIMBS):
                 out[i, d, at + limb] = a[p, limb, i].real
-                out[i, d, at + _LIMBS + limb] = b[p, limb, i].real
-                out[i, d, at + 2 * _LIMBS + limb] = a[p, limb, i].imag
-                out[i, d, at + 3 * _LIMBS + limb] = b[p, limb, i].imag
+                out[i, d, at + LIMBS + limb] = b[p, limb, i].real
+                out[i, d, at + 2 * LIMBS + limb] = a[p, limb, i].imag
+                out[i, d, at + 3 * LIMBS + limb] = b[p, limb, i].imag

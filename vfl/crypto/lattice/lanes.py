@@ -43,22 +43,22 @@ ROWS = HALF + HALF // RUN
 ROW = 2 * LANES  # doubles
 _ENDS = HALF // RUN  # points of the first pass and of the last
 _MIDDLE = RUN // _ENDS
-_BLOCK = 2 * 2 * HALF  # doubles of a public polynomial: two limbs, complex
-_ERRORS = (1 << ERROR_BITS) - 1
+BLOCK = 2 * 2 * HALF  # doubles of a public polynomial: two limbs, complex
+ERRORS = (1 << ERROR_BITS) - 1
 # Added to a number below 2^51 in size, it leaves the nearest integer in the low bits: rounding without
 # instructions that not every processor has for vectors.
 _MAGIC = 1.5 * 2.0**52
 _MAGIC_BITS = int(np.float64(_MAGIC).view(np.int64))
 
 # Of planes: bits, bytes of a word before them, and which words have them, from so many bits to so many.
-_PLANES = ((64, 0, 64, 64), (32, 0, 48, 56), (16, 4, 48, 56), (8, 6, 56, 56))
+_PLANES = ((64, 0, 64, 64), (32, 0, 40, 56), (16, 4, 48, 56), (8, 4, 40, 40), (8, 6, 56, 56))
 
 _I64 = ir.IntType(64)
 _DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
-_WORDS = ir.VectorType(_I64, LANES)
+WORDS = ir.VectorType(_I64, LANES)
 _Complex: TypeAlias = tuple[Value, Value]
 _Offset: TypeAlias = Value | int | tuple[Value, int]
-_Written = Callable[..., Any]  # an intrinsic
+Written = Callable[..., Any]  # an intrinsic
 
 
 def _twiddles(rows: int, points: int, of: int) -> Floats:
@@ -86,6 +86,7 @@ class Room(NamedTuple):
     buffer: Floats  # rows of a transform
     tile: Floats  # RUN rows of it
     words: Words  # (DEGREE, LANES): products as words
+    upper: Words  # of pairs those of the upper limb
     seen: Integers  # by lane: the bits of the greatest distance; the greatest value; the least
     tables: tuple[Floats, Floats, Floats, Floats]  # twiddles of both passes; ring.BACK; ring.TWIST
 
@@ -95,6 +96,7 @@ class Room(NamedTuple):
         return cls(
             aligned(ROWS * ROW),
             aligned(RUN * ROW),
+            aligned(DEGREE * LANES).view(np.uint64),
             aligned(DEGREE * LANES).view(np.uint64),
             np.zeros(3 * LANES, np.int64),
             (_FIRST, _SECOND, _BACK, _TWIST),
@@ -114,7 +116,7 @@ class Room(NamedTuple):
 # ------------------------------------------------------------------------- instructions, written
 
 
-class _Writer:
+class Writer:
     """Writes instructions for rows of eight."""
 
     def __init__(self, builder: ir.IRBuilder) -> None:
@@ -127,7 +129,7 @@ class _Writer:
         return ir.Constant(_DOUBLES, [number] * LANES)
 
     def words(self, number: int) -> Value:
-        return ir.Constant(_WORDS, [number % 2**64] * LANES)
+        return ir.Constant(WORDS, [number % 2**64] * LANES)
 
     def at(self, base: Value, *parts: _Offset) -> Value:
         """The address so many elements, the sum of the parts, after `base`; of a pair the product."""
@@ -146,7 +148,7 @@ class _Writer:
         number = address.type.pointee
         kind = ir.VectorType(number, LANES)
         loaded = self.ir.load(self.ir.bitcast(address, kind.as_pointer()), align=number.width // 8)
-        return loaded if number.width == _I64.width else self.ir.sext(loaded, _WORDS)
+        return loaded if number.width == _I64.width else self.ir.sext(loaded, WORDS)
 
     def store(self, value: Value, address: Value) -> None:
         align = min(8, cast(int, getattr(value.type.element, "width", 64)) // 8)
@@ -164,7 +166,7 @@ class _Writer:
         """A number, of doubles or words, in all lanes."""
         nothing = ir.Constant(ir.VectorType(number.type, LANES), ir.Undefined)
         one = self.ir.insert_element(nothing, number, ir.Constant(ir.IntType(32), 0))
-        return self.ir.shuffle_vector(one, nothing, _places([0] * LANES))
+        return self.ir.shuffle_vector(one, nothing, placed([0] * LANES))
 
     def spread_complex(self, base: Value, *parts: _Offset) -> _Complex:
         """The complex number so many doubles after `base`, in all lanes."""
@@ -206,8 +208,8 @@ class _Writer:
             for j in range(len(rows)):
                 if not j & apart:
                     pair = rows[j], rows[j + apart]
-                    moved[j] = self.ir.shuffle_vector(*pair, _places(low))
-                    moved[j + apart] = self.ir.shuffle_vector(*pair, _places(high))
+                    moved[j] = self.ir.shuffle_vector(*pair, placed(low))
+                    moved[j + apart] = self.ir.shuffle_vector(*pair, placed(high))
             rows, half = moved, 2 * half
         return rows
 
@@ -248,22 +250,11 @@ class _Writer:
         )
 
     def put_planes(
-        self,
-        row: Value,
-        bits: Value,
-        kept: Value | None,
-        out: Value,
-        plane: Value,
-        at: Value,
+        self, row: Value, bits: Value, kept: Value | None, out: Value, plane: Value, at: Value
     ) -> None:
         """Put words of so many bits at number `at` of each of their planes."""
         b = self.ir
-        for width, begin, least, most in (
-            (64, 0, 64, 64),
-            (32, 0, 48, 56),
-            (16, 4, 48, 56),
-            (8, 6, 56, 56),
-        ):
+        for width, begin, least, most in _PLANES:
             left = self.words(64 - width - 8 * begin)
             value = b.trunc(b.lshr(row, left), ir.VectorType(ir.IntType(width), LANES))
             due = b.and_(
@@ -293,11 +284,11 @@ class _Writer:
                     b.store(one, b.gep(to, [loop.index]), align=1)
 
 
-def _places(numbers: Sequence[int]) -> Value:
+def placed(numbers: Sequence[int]) -> Value:
     return ir.Constant(ir.VectorType(ir.IntType(32), len(numbers)), list(numbers))
 
 
-def _instruction(write: Callable[..., None]) -> _Written:
+def instruction(write: Callable[..., None]) -> Written:
     """An intrinsic for kernels: `write(writer, ...)` gets words, and addresses for arrays."""
 
     def typed(typing: object, *kinds: types.Type) -> tuple[Signature, Callable[..., Value]]:
@@ -307,7 +298,7 @@ def _instruction(write: Callable[..., None]) -> _Written:
             context: BaseContext, builder: ir.IRBuilder, signature: object, values: Sequence[Value]
         ) -> Value:
             write(
-                _Writer(builder),
+                Writer(builder),
                 *(
                     context.make_array(kind)(context, builder, value).data
                     if isinstance(kind, types.Array)
@@ -321,71 +312,71 @@ def _instruction(write: Callable[..., None]) -> _Written:
 
     # numba asks it how many arguments there are.
     typed.__signature__ = inspect.signature(write)  # type: ignore[attr-defined]
-    return cast(_Written, intrinsic(typed))
+    return cast(Written, intrinsic(typed))
 
 
-@_instruction
-def _first(w: "_Writer", buffer: Value, p: Value, table: Value) -> None:
+@instruction
+def _first(w: Writer, buffer: Value, p: Value, table: Value) -> None:
     """The first pass of the points p + 128 a, in place."""
     rows = [w.ir.add(p, w.whole((RUN + 1) * a)) for a in range(_ENDS)]
     w.put_turned(w.transform([w.row(buffer, row) for row in rows]), buffer, rows, table, p)
 
 
-@_instruction
-def _middle(w: "_Writer", buffer: Value, at: Value, table: Value, r: Value) -> None:
+@instruction
+def _middle(w: Writer, buffer: Value, at: Value, table: Value, r: Value) -> None:
     """The second pass of the rows `at` + 16 b, in place."""
     rows = [w.ir.add(at, w.whole(_ENDS * b)) for b in range(_MIDDLE)]
     w.put_turned(w.transform([w.row(buffer, row) for row in rows]), buffer, rows, table, r)
 
 
-@_instruction
-def _last(w: "_Writer", buffer: Value, at: Value, out: Value, to: Value, step: Value) -> None:
+@instruction
+def _last(w: Writer, buffer: Value, at: Value, out: Value, to: Value, step: Value) -> None:
     """The third pass of the rows from `at` on, into the rows `to` + step e of another buffer."""
     made = w.transform([w.row(buffer, w.ir.add(at, w.whole(r))) for r in range(_ENDS)])
     for e, value in enumerate(made):
         w.put(value, out, w.ir.add(to, w.ir.mul(step, w.whole(e))))
 
 
-def _product(blocks: int) -> _Written:
+def _product(blocks: int) -> Written:
     """Products of a row of keys with a point of so many polynomials: lanes of one are side by side."""
 
-    @_instruction
-    def product(w: _Writer, public: Value, at: Value, keys: Value, row: Value, out: Value) -> None:
+    @instruction
+    def product(w: Writer, public: Value, at: Value, keys: Value, row: Value, out: Value) -> None:
         a, b = w.spread_complex(public, at)
         for block in range(1, blocks):
             of = [lane * blocks // LANES >= block for lane in range(LANES)]
             mask = ir.Constant(ir.VectorType(ir.IntType(1), LANES), of)
-            c, d = w.spread_complex(public, at, block * _BLOCK)
+            c, d = w.spread_complex(public, at, block * BLOCK)
             a, b = w.ir.select(mask, c, a), w.ir.select(mask, d, b)
         w.put(w.times(w.row(keys, row), (a, b)), out, row)
 
     return product
 
 
-@_instruction
+@instruction
 def _settle(
-    w: "_Writer", tile: Value, q: Value, back: Value, n: Value, words: Value, shift: Value, seen: Value
+    w: Writer, tile: Value, q: Value, back: Value, n: Value, words: Value, shift: Value, seen: Value
 ) -> None:
     """Round row q of a tile, point n, and add it times 2^shift to the words of its two coefficients."""
     b = w.ir
     product = w.times(w.row(tile, q), w.spread_complex(back, (n, 2)))
     by = w.spread_word(shift)
-    worst = w.load(w.at(seen), _WORDS)
+    worst = w.load(w.at(seen), WORDS)
     for part, first in zip(product, (0, HALF), strict=True):
         moved = b.fadd(part, w.doubles(_MAGIC))
         distance = b.fsub(part, b.fsub(moved, w.doubles(_MAGIC)))
         # As whole numbers, bits of doubles without a sign are in order, and what is no number last.
-        size = b.and_(b.bitcast(distance, _WORDS), w.words((1 << 63) - 1))
+        size = b.and_(b.bitcast(distance, WORDS), w.words((1 << 63) - 1))
         worst = w.call("smax.v8i64", worst, size)
-        whole = b.sub(b.bitcast(moved, _WORDS), w.words(_MAGIC_BITS))
+        whole = b.sub(b.bitcast(moved, WORDS), w.words(_MAGIC_BITS))
         address = w.at(words, (n, LANES), first * LANES)
-        w.store(b.add(w.load(address, _WORDS), b.shl(whole, by)), address)
+        w.store(b.add(w.load(address, WORDS), b.shl(whole, by)), address)
     w.store(worst, w.at(seen))
 
 
-@_instruction
+@instruction
 def _addends(
-    w: "_Writer",
+    w: Writer,
     drawn: Value,
     values: Value,
     places: Value,
@@ -396,15 +387,15 @@ def _addends(
 ) -> None:
     """Errors plus values times 2^scale in rows i to i + 7. `places`: where those of a lane begin."""
     b, by, rows = w.ir, w.spread_word(scale), []
-    greatest, least = (w.load(w.at(seen, k * LANES), _WORDS) for k in (1, 2))
+    greatest, least = (w.load(w.at(seen, k * LANES), WORDS) for k in (1, 2))
     for lane in range(LANES):
         begins = [b.load(w.at(places, lane + k * LANES)) for k in (0, 1)]
-        word = w.load(w.at(drawn, begins[0], i), _WORDS)
+        word = w.load(w.at(drawn, begins[0], i), WORDS)
         value = w.load_words(w.at(values, begins[1], i))
         greatest = w.call("smax.v8i64", greatest, value)
         least = w.call("smin.v8i64", least, value)
-        up = w.call("ctpop.v8i64", b.and_(word, w.words(_ERRORS)))
-        down = w.call("ctpop.v8i64", b.and_(word, w.words(_ERRORS << ERROR_BITS)))
+        up = w.call("ctpop.v8i64", b.and_(word, w.words(ERRORS)))
+        down = w.call("ctpop.v8i64", b.and_(word, w.words(ERRORS << ERROR_BITS)))
         rows.append(b.add(b.sub(up, down), b.shl(value, by)))
     w.store(greatest, w.at(seen, LANES))
     w.store(least, w.at(seen, 2 * LANES))
@@ -412,21 +403,14 @@ def _addends(
         w.store(row, w.at(words, (i, LANES), k * LANES))
 
 
-@_instruction
+@instruction
 def _place(
-    w: "_Writer",
-    codes: Value,
-    at: Value,
-    first: Value,
-    twist: Value,
-    k: Value,
-    buffer: Value,
-    row: Value,
+    w: Writer, codes: Value, at: Value, first: Value, twist: Value, k: Value, buffer: Value, row: Value
 ) -> None:
     """Point k of the 0/1 rows of eight bins from `first` on, twisted, its parts in each other's place:
     of codes that begin so far into others."""
     b = w.ir
-    bins = ir.Constant(_WORDS, list(range(LANES)))
+    bins = ir.Constant(WORDS, list(range(LANES)))
     real, imaginary = w.spread_complex(twist, (k, 2))
     is_low, is_high = (
         b.icmp_signed("==", w.spread_word(b.sub(b.load(w.at(codes, at, k, more)), first)), bins)
@@ -438,31 +422,35 @@ def _place(
     w.put((b.fadd(low[1], high[1]), b.fadd(low[0], high[0])), buffer, row)
 
 
-@_instruction
-def _gather(
-    w: "_Writer", tile: Value, q: Value, public: Value, at: Value, sums: Value, row: Value
-) -> None:
-    """Add row q of a tile, parts in each other's place, times conjugates to a row of both limbs' sums.
+def _gathering(limbs: int) -> Written:
+    """Add row q of a tile, parts in each other's place, times conjugates to a row of all limbs' sums.
 
     Conjugates: the transform of a(1/X), so that a coefficient pairs row i with row i of a X^m.
     """
-    imaginary, real = w.row(tile, q)
-    for limb in range(2):
-        c, d = w.spread_complex(public, at, limb * 2 * HALF)
-        of = w.ir.add(row, w.whole(limb * ROWS))
-        x, y = w.row(sums, of)
-        x = w.plus(real, c, w.plus(imaginary, d, x))
-        y = w.plus(imaginary, c, w.plus(w.ir.fneg(real), d, y))
-        w.put((x, y), sums, of)
+
+    @instruction
+    def gather(
+        w: Writer, tile: Value, q: Value, public: Value, at: Value, sums: Value, row: Value
+    ) -> None:
+        imaginary, real = w.row(tile, q)
+        for limb in range(limbs):
+            c, d = w.spread_complex(public, at, limb * 2 * HALF)
+            of = w.ir.add(row, w.whole(limb * ROWS))
+            x, y = w.row(sums, of)
+            x = w.plus(real, c, w.plus(imaginary, d, x))
+            y = w.plus(imaginary, c, w.plus(w.ir.fneg(real), d, y))
+            w.put((x, y), sums, of)
+
+    return gather
 
 
-def _planes(blocks: int) -> _Written:
+def _planes(blocks: int) -> Written:
     """Of so many rows from n on, eight words of each of as many polynomials, as words.pack; of each row
     the first `kept`, if there is one polynomial."""
 
-    @_instruction
+    @instruction
     def planes(
-        w: _Writer, words: Value, n: Value, bits: Value, kept: Value, out: Value, plane: Value, at: Value
+        w: Writer, words: Value, n: Value, bits: Value, kept: Value, out: Value, plane: Value, at: Value
     ) -> None:
         b, one = w.ir, w.whole(1)
         whole = b.icmp_unsigned("==", bits, w.whole(64))
@@ -470,7 +458,7 @@ def _planes(blocks: int) -> _Written:
         # Halves to even: half less one, and one more where the last bit that stays is set.
         half = b.select(whole, w.whole(0), b.sub(b.lshr(b.shl(one, cut), one), one))
         last = w.spread_word(b.select(whole, w.whole(0), one))
-        rows = [w.load(w.at(words, (n, LANES), k * LANES), _WORDS) for k in range(blocks)]
+        rows = [w.load(w.at(words, (n, LANES), k * LANES), WORDS) for k in range(blocks)]
         for block, row in enumerate(w.turned_around(rows)):
             up = b.add(b.and_(b.lshr(row, w.spread_word(cut)), last), w.spread_word(half))
             begin = b.mul(b.lshr(b.mul(plane, bits), w.whole(3)), w.whole(block))
@@ -480,7 +468,8 @@ def _planes(blocks: int) -> _Written:
     return planes
 
 
-_product1, _product2, _product4 = (_product(blocks) for blocks in (1, 2, 4))
+_product1, _product2, _product4, _product8 = (_product(blocks) for blocks in (1, 2, 4, 8))
+_gather2, _gather3 = _gathering(2), _gathering(3)
 _planes1, _planes2, _planes4 = (_planes(blocks) for blocks in (1, 2, 4))
 
 # ----------------------------------------------------------------------------------- the kernels
@@ -497,8 +486,8 @@ def _second(buffer: Floats, c: int, table: Floats, tile: Floats) -> None:
 
 
 @kernel
-def settle(buffer: Floats, shift: int, room: Room) -> None:
-    """Add a buffer of products, transformed back and rounded, to the words, times 2^shift. The buffer is
+def settle(buffer: Floats, shift: int, words: Words, room: Room) -> None:
+    """Add a buffer of products, transformed back and rounded, to words, times 2^shift. The buffer is
     overwritten."""
     first, second, back = room.tables[:3]
     for p in range(RUN):
@@ -506,16 +495,18 @@ def settle(buffer: Floats, shift: int, room: Room) -> None:
     for c in range(_ENDS):
         _second(buffer, c, second, room.tile)
         for q in range(RUN):
-            _settle(room.tile, q, back, c + _ENDS * q, room.words, shift, room.seen)
+            _settle(room.tile, q, back, c + _ENDS * q, words, shift, room.seen)
 
 
 @kernel
 def add_hints(codes: Integers, first: int, public: Floats, sums: Floats, room: Room) -> None:
-    """Add the hints of eight bins from `first` on, not rounded, to their sums, (2, ROWS, 2, LANES) flat.
+    """Add the hints of eight bins from `first` on, not rounded, to their sums, (limbs, ROWS, 2, LANES)
+    flat, of 2 or 3 limbs.
 
     codes: (polynomials, DEGREE), flat; below 0 where there is no row. public: as many polynomials, flat.
     """
     roots, table, _, twist = room.tables
+    limbs = len(sums) // (ROWS * ROW)
     for number in range(len(codes) // DEGREE):
         for k in range(HALF):
             _place(codes, number * DEGREE, first, twist, k, room.buffer, k + k // RUN)
@@ -525,11 +516,15 @@ def add_hints(codes: Integers, first: int, public: Floats, sums: Floats, room: R
             _second(room.buffer, c, table, room.tile)
             for q in range(RUN):
                 k = c + _ENDS * q
-                _gather(room.tile, q, public, number * _BLOCK + 2 * k, sums, k + k // RUN)
+                at = 2 * (number * limbs * HALF + k)
+                if limbs == 2:
+                    _gather2(room.tile, q, public, at, sums, k + k // RUN)
+                else:
+                    _gather3(room.tile, q, public, at, sums, k + k // RUN)
 
 
 @kernel
-def _multiply(public: Floats, at: int, blocks: int, keys: Floats, out: Floats) -> None:
+def multiply(public: Floats, at: int, blocks: int, keys: Floats, out: Floats) -> None:
     """Products of a limb of so many polynomials, of which the first begins there, with the keys."""
     for k in range(HALF):
         row, of = k + k // RUN, at + 2 * k
@@ -537,8 +532,10 @@ def _multiply(public: Floats, at: int, blocks: int, keys: Floats, out: Floats) -
             _product1(public, of, keys, row, out)
         elif blocks == 2:
             _product2(public, of, keys, row, out)
-        else:
+        elif blocks == 4:
             _product4(public, of, keys, row, out)
+        else:
+            _product8(public, of, keys, row, out)
 
 
 @kernel
@@ -559,8 +556,8 @@ class Form(NamedTuple):
     """How words of vectors are made."""
 
     scale_bits: int
-    bits: int  # of a word in bytes, 48, 56 or 64
-    blocks: int  # polynomials at once: one, or so many as fill the lanes with 2 or 4 vectors
+    bits: int  # of a word in bytes, 48, 56 or 64; of half a pair's, 40 or 64
+    blocks: int  # polynomials at once: one, or so many as fill the lanes with 1, 2 or 4 vectors
 
 
 @kernel
@@ -579,7 +576,7 @@ def encrypt(
     public: polynomials (number, 2, HALF), flat; keys: buffers of secrets, (groups, ROWS * ROW);
     drawn: (number, count, DEGREE), flat; values: (count, rows) of 16 or 64 bits, from row `start` on.
     """
-    number, (count, rows) = len(public) // _BLOCK, values.shape
+    number, (count, rows) = len(public) // BLOCK, values.shape
     blocks = form.blocks
     places = np.zeros(2 * LANES, np.int64)
     flat, block = values.reshape(-1), DEGREE * count * form.bits // 8
@@ -594,7 +591,7 @@ def encrypt(
             for i in range(0, DEGREE, LANES):
                 _addends(drawn, flat, places, i, form.scale_bits, room.words, room.seen)
             for limb in range(2):
-                at = number_of * _BLOCK + limb * 2 * HALF
-                _multiply(public, at, blocks, keys[group], room.buffer)
-                settle(room.buffer, 32 * limb, room)
+                at = number_of * BLOCK + limb * 2 * HALF
+                multiply(public, at, blocks, keys[group], room.buffer)
+                settle(room.buffer, 32 * limb, room.words, room)
             _pack(room.words, blocks, form.bits, count, group * LANES, out[number_of * block :])

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from vfl.arrays import Bytes, Integers, Words
 from vfl.blocks.cores import Begun
 from vfl.blocks.engine import ENGINE, Array, Rows, overlaps
-from vfl.crypto.lattice import ring
-from vfl.crypto.lattice.parameters import DEGREE, Parameters
+from vfl.crypto.lattice import ring, words
+from vfl.crypto.lattice.parameters import DEGREE, HALF_WORD, MODULUS_BITS, Parameters
 from vfl.crypto.lattice.vectors import PublicRows
 from vfl.kernels import kernel
 
@@ -231,16 +231,23 @@ class CellMatrix:
 def make_hint(
     matrix: CellMatrix, public: PublicRows, progress: Callable[[int, int], None] | None = None
 ) -> Words:
-    """The hint, (outputs, DEGREE): the matrix times the public one, modulo 2^64. All cores.
+    """The hint, (outputs, DEGREE): the matrix times the public one, modulo 2^64; of pairs in wide words,
+    (outputs, DEGREE, 2), modulo 2^82. All cores.
 
     Row by row of the matrix, the sum over polynomials of its entries times the polynomial's negacyclic
     matrix: products of transforms, summed before they are rounded. `progress(done, of)` is called from
-    time to time. Memory: 32 KB a cell and 32 KB an output, 32 MB a thread.
+    time to time. Memory: 32 KB a cell and 32 KB an output (of pairs 96 KB each), 32 MB a thread. Raises
+    ValueError for pairs and a column of values.
     """
     if public.rows != matrix.rows:
         raise ValueError(f"public polynomials for {public.rows:,} rows, a matrix of {matrix.rows:,}")
     arrays, places = _placed(matrix)
-    cells = np.zeros((matrix.cells, DEGREE), np.uint64)
+    limbs = public.limbs
+    is_wide = limbs.bits > MODULUS_BITS
+    if is_wide and not all(place.bins for place in places):
+        raise ValueError("pairs are for columns of bins, not of values")
+    # Of pairs limb by limb: their sums are below 2^63, and are put together at the end.
+    cells = np.zeros((matrix.cells, limbs.number if is_wide else 1, DEGREE), np.uint64)
     passes = list(_passes(places))
     for number, slices in enumerate(passes):
         adder = partial(_Hints, public, tuple(slices))
@@ -251,11 +258,14 @@ def make_hint(
                 progress(number * of + done, len(passes) * of)
 
         cells[first:last] = ENGINE.sum_by(adder, *arrays, follow=follow)
-    return matrix.map(cells)
+    made = matrix.map(cells)
+    return ring.carried(made.view(np.int64), limbs) if is_wide else made[:, 0]
 
 
 class Accumulator:
     """The host's sums of `count` encrypted vectors, from pieces of rows in any order. All cores.
+
+    A pair's two halves are added up as words of two vectors, and put together at the end.
 
     A piece is added up where its rows lie. Keeps 8 bytes a cell and vector for each piece under way,
     whatever the number of rows.
@@ -270,9 +280,11 @@ class Accumulator:
         self._lock = threading.Lock()
         self._arrays, places = _placed(matrix)
         self._cuts = ENGINE.cuts(matrix.rows)
-        self._kernel = partial(_sums, parameters, tuple(places), (matrix.cells, count))
+        words_a_row = 2 * count if parameters.pairs else count
+        bits = HALF_WORD if parameters.pairs else parameters.word_bits
+        self._kernel = partial(_sums, bits, tuple(places), (matrix.cells, words_a_row))
         self._under_way: deque[Begun[Words]] = deque()
-        self._total = np.zeros((matrix.cells, count), np.uint64)
+        self._total = np.zeros((matrix.cells, words_a_row), np.uint64)
 
     def add(self, start: int, data: bytes | memoryview) -> None:
         """Add the rows from `start` on (VectorEncryption.rows' bytes; start is a multiple of DEGREE).
@@ -303,11 +315,15 @@ class Accumulator:
         self._take(ENGINE.width)
 
     def result(self) -> Words:
-        """The sums, (count, outputs), modulo 2^64. Raises ValueError unless every row was added."""
+        """The sums, (count, outputs), modulo 2^64; of pairs wide words, modulo 2^82. Raises ValueError
+        unless every row was added."""
         if not self._done.all():
             raise ValueError(f"{int(self._done.sum())} of {self._blocks} blocks of rows came")
         self._take(0)
-        return np.ascontiguousarray(self._matrix.map(self._total).T)
+        sums = self._matrix.map(self._total)
+        if self._parameters.pairs:
+            return np.ascontiguousarray(words.joined_halves(sums.view(np.int64)).swapaxes(0, 1))
+        return np.ascontiguousarray(sums.T)
 
     def _take(self, left: int) -> None:
         """Wait for the sums of pieces, but for so many that came last."""
@@ -373,7 +389,7 @@ def _codes_of(
 
 
 def _sums(
-    parameters: Parameters,
+    bits: int,
     places: Sequence[_Place],
     shape: tuple[int, int],
     start: int,
@@ -383,10 +399,11 @@ def _sums(
     *codes: Array,
 ) -> Words:
     """Sums by cell of encrypted vectors, shape (cells, count), over the rows `low` to before `high` of a
-    block that begins with row `start`. `piece` has the rows of the polynomials that hold them."""
+    block that begins with row `start`. `piece` has the rows of the polynomials that hold them, in words
+    of so many bits."""
     from vfl.crypto.lattice import tiles  # which imports numba
 
-    count, bits = shape[1], parameters.word_bits
+    count = shape[1]
     width, tables = tiles.width_of(count), _tables(codes)
     sums, tile = tiles.zeros(shape[0], width), tiles.zeros(tiles.rows_of(count), width)
     binned, others = _binned(places)
@@ -427,18 +444,20 @@ def _binned(places: Sequence[_Place]) -> tuple[dict[int, list[tuple[int, int, in
 
 
 class _Hints:
-    """Hints by cell, (cells, DEGREE), of some slices of columns, over the rows that it was given."""
+    """Hints by cell, (cells, 1, DEGREE), of some slices of columns, over the rows that it was given; of
+    pairs (cells, limbs, DEGREE), not carried."""
 
     def __init__(self, public: PublicRows, slices: Sequence[_Place]) -> None:
         from vfl.crypto.lattice import lanes  # which imports numba
 
         self._public, self._slices, self._first = public, slices, slices[0].cell
         cells = slices[-1].cell + slices[-1].cells - self._first
-        size = 2 * lanes.ROWS * lanes.ROW
+        size = public.limbs.number * lanes.ROWS * lanes.ROW
+        parts = public.limbs.number if public.limbs.bits > MODULUS_BITS else 1
         self._sums = {place.cell: lanes.aligned(size) for place in slices if place.bins}  # not rounded
         self._room = lanes.Room.new()
         self._summed = 0  # polynomials
-        self._hints = np.zeros((cells, DEGREE), np.uint64)
+        self._hints = np.zeros((cells, parts, DEGREE), np.uint64)
 
     def add(self, start: int, *codes: Array) -> None:
         """Add the rows of a block, which begins with row `start`."""
@@ -460,9 +479,8 @@ class _Hints:
                 own = tables[place.array][place.row, low - start : high - start]
                 if not place.bins:
                     at = place.cell - self._first
-                    self._hints[at : at + 1] += _hint_of_values(
-                        place.codes(own), low % DEGREE, transforms
-                    )
+                    made = _hint_of_values(place.codes(own), low % DEGREE, transforms)
+                    self._hints[at] += made
                     continue
                 if last != (column := replace(place, cell=0, first=0, cells=0)):
                     rows[low % DEGREE :][: high - low] = place.codes(own)
@@ -477,16 +495,18 @@ class _Hints:
     def _settle(self) -> None:
         from vfl.crypto.lattice import lanes
 
-        room = self._room
+        room, parts = self._room, self._hints.shape[1]
         for place in self._slices if self._summed else ():
             if place.bins:
-                room.words[:] = 0
-                for limb, sums in enumerate(np.split(self._sums[place.cell], 2)):
-                    lanes.settle(sums, 32 * limb, room)
-                at = place.cell - self._first
-                made = room.words.reshape(DEGREE, -1).T[: place.cells]
-                self._hints[at : at + place.cells] += made
-                self._sums[place.cell][:] = 0
+                own = self._hints[place.cell - self._first :][: place.cells]
+                limbs = self._sums[place.cell].reshape(self._public.limbs.number, -1)
+                # Of words of 64 bits all limbs are added up at once, of others one by one.
+                for part, together in enumerate(np.split(limbs, parts)):
+                    room.words[:] = 0
+                    for limb, sums in enumerate(together):
+                        lanes.settle(sums, 32 * limb, room.words, room)
+                    own[:, part] += room.words.reshape(DEGREE, -1).T[: place.cells]
+                limbs[:] = 0
         ring.check(room.distance)
         self._summed = 0
 

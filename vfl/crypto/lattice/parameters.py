@@ -1,8 +1,9 @@
-"""Which bits of a 64-bit word hold the sum, the noise and the flooding; sizes on the wire.
+"""Which bits of a word hold the sum, the noise and the flooding; sizes on the wire.
 
 Vectors are encrypted in R_q, R = Z[X]/(X^4096 + 1), q = 2^64; hints in R_Q, Q = 2^96. Both stand below
 the 109 bits that the Homomorphic Encryption Standard (Albrecht et al., 2018, table 1: ternary secret,
-classical attacks, 128 bits of security) allows at degree 4096; q even below its 75 bits for 192.
+classical attacks, 128 bits of security) allows at degree 4096; q even below its 75 bits for 192. Pairs,
+two numbers of a row in one entry, have words of their own: q = 2^82 and Q = 2^102.
 
 A word of a sum over rows holds, from the top: a sign, the sum times 2^scale_bits, and below a quarter of
 2^scale_bits the noise of the encryption and the host's flooding. Both are (sub-)Gaussian, and ten
@@ -14,11 +15,53 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import NamedTuple
 
 DEGREE = 4096
 MODULUS_BITS = 64  # q, of encrypted vectors
 HINT_BITS = 96  # Q, of an encrypted hint: a message of 64 bits above 32 bits for noise
 SENT_BITS = 80  # of the 96 on the wire, rounded
+
+
+class Limbs(NamedTuple):
+    """How integers modulo 2^bits are cut for floating products: balanced limbs of `width` bits, the last
+    of what is left."""
+
+    bits: int
+    number: int
+    width: int
+
+
+@dataclass(frozen=True)
+class Modulus:
+    """The two moduli of a kind of words, and how their products are made."""
+
+    vectors: Limbs  # q: a polynomial times a secret
+    sums: Limbs  # q as well: a hint, sums of many polynomials, which takes shorter limbs
+    hints: Limbs  # Q
+    sent_bits: int  # of a word modulo Q on the wire, rounded
+
+    @property
+    def bits(self) -> int:
+        """log2 of q."""
+        return self.vectors.bits
+
+    @property
+    def fraction_bits(self) -> int:
+        """Bits of a word modulo Q below the message, which is one modulo q."""
+        return self.hints.bits - self.vectors.bits
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether words modulo q take two of 64 bits (wide.py)."""
+        return self.bits > MODULUS_BITS
+
+
+_TWO = Limbs(MODULUS_BITS, 2, 32)
+SINGLE = Modulus(_TWO, _TWO, Limbs(HINT_BITS, 3, 32), SENT_BITS)
+"""Of words with one number each."""
+PAIR = Modulus(Limbs(82, 2, 41), Limbs(82, 3, 28), Limbs(102, 3, 34), 96)
+"""Of words with two numbers each, g and h >= 0, as one: g S + h, where no sum of h reaches S."""
 
 # Homomorphic Encryption Standard, table 1: log2 of the largest modulus by degree and security level.
 STANDARD = {
@@ -35,13 +78,16 @@ SECRET_VARIANCE = 2 / 3
 
 DEVIATIONS = 10  # of noise and flooding below a quarter of a step; the tail beyond is below 2^-70
 WORDS = (48, 56, 64)  # bits of a word of an encrypted vector on the wire
+PAIR_WORD = 80  # and of one of a pair, of 82: two halves of five bytes
+HALF_WORD = PAIR_WORD // 2
+_MOST_HALVES = 1 << 23  # rows times weight whose halves add up to less than 2^63
 MARGIN_BITS = (
     12.0  # flooding above noise at least, in bits of standard deviations, for who knows the errors
 )
 # Kullback-Leibler divergences (nats) at most, over all values that are answered by a hint:
 SUM_LEAK = 2.0**-4  # about the errors' sums M e
 KEY_LEAK = 2.0**-44  # about the host's key and the hint's errors
-_MOST_FLOOD = 2.0**44  # Box-Muller's doubles resolve it to below one
+MOST_FLOOD = 2.0**44  # Box-Muller's doubles resolve it to below one
 _MOST_ROWS = 1 << 30
 _MOST_OUTPUTS = 1 << 20
 _WIDEST = 32  # hint columns in one polynomial at most
@@ -69,15 +115,36 @@ class Parameters:
     """What both parties agree on before a job; made by `choose`, alike on both sides."""
 
     rows: int
-    value_bits: int  # of a vector's entries: |v| < 2^(value_bits - 1)
+    value_bits: int  # of a vector's entries, of a pair's each: |v| < 2^(value_bits - 1)
     outputs: int
     queries: int  # vectors of a hint, over all jobs
     weight: int  # the largest |entry| of the host's matrix
-    word_bits: int  # of a ciphertext's word on the wire, one of WORDS
+    word_bits: int  # of a ciphertext's word on the wire, one of WORDS, or PAIR_WORD of pairs
     scale_bits: int  # a sum is multiplied by 2^scale_bits
     flood: float  # standard deviation of the host's flooding
     drop_bits: int  # low bits of an answer that are not sent
     errors_known: bool = True  # whether who reads sums has drawn the errors in them
+
+    @property
+    def modulus(self) -> Modulus:
+        """What words are modulo."""
+        return modulus_of(self.word_bits)
+
+    @property
+    def pairs(self) -> bool:
+        """Whether an entry holds two numbers."""
+        return self.word_bits == PAIR_WORD
+
+    @property
+    def base(self) -> int:
+        """S, by which the first number of a pair is multiplied: more than any sum of the second."""
+        return number_bound(self.rows, self.value_bits, self.weight) + 1
+
+    @property
+    def largest(self) -> int:
+        """No entry is larger, whatever its sign."""
+        most = (1 << (self.value_bits - 1)) - 1
+        return most * self.base + most if self.pairs else most
 
     @property
     def noise(self) -> float:
@@ -102,7 +169,7 @@ class Parameters:
     @property
     def key_leak(self) -> float:
         """Divergence (nats) of a hint's answers from ones that are independent of the host's key."""
-        return self.queries * self.outputs * _key_shift() / self.flood**2
+        return self.queries * self.outputs * key_shift(self.modulus) / self.flood**2
 
     def _leak_of(self, outputs: int) -> float:
         """Of one vector's answers."""
@@ -114,10 +181,17 @@ class Parameters:
         return 2 * most**2 / 3 if most <= 1 / 2 else math.inf
 
     def serving(self, outputs: int, most: int) -> "Parameters":
-        """The same for another number of outputs, and as many vectors as SUM_LEAK allows these, `most`
-        at most."""
-        allowed = math.floor(SUM_LEAK / self._leak_of(max(outputs, 1)))
+        """The same for another number of outputs, and as many vectors as SUM_LEAK and KEY_LEAK allow
+        these, `most` at most."""
+        outputs_ = max(outputs, 1)
+        of_key = KEY_LEAK * self.flood**2 / (outputs_ * key_shift(self.modulus))
+        allowed = math.floor(min(SUM_LEAK / self._leak_of(outputs_), of_key))
         return replace(self, outputs=outputs, queries=min(most, allowed))
+
+    @property
+    def read_bits(self) -> int:
+        """Bits of a sum as it is read: of what is above the lowest `scale_bits`."""
+        return self.modulus.bits - self.scale_bits
 
     @property
     def reach(self) -> int:
@@ -130,8 +204,8 @@ class Parameters:
 
     @property
     def bound(self) -> int:
-        """No exact sum is larger than this."""
-        return _sum_bound(self.rows, self.value_bits, self.weight)
+        """No exact sum is larger than this; of pairs none of g S + h."""
+        return _sum_bound(self.rows, self.value_bits, self.weight, self.word_bits)
 
     # How a hint lies in polynomials: `width` of its columns by `group` outputs in each.
 
@@ -146,6 +220,11 @@ class Parameters:
         return -(-self.outputs // self.groups)
 
     @property
+    def columns(self) -> int:
+        """Columns of the hint."""
+        return DEGREE
+
+    @property
     def width(self) -> int:
         """Columns of the hint in one polynomial."""
         return min(_WIDEST, DEGREE // self.group)
@@ -153,7 +232,7 @@ class Parameters:
     @property
     def depth(self) -> int:
         """Polynomials of a group: hint columns over width."""
-        return -(-DEGREE // self.width)
+        return -(-self.columns // self.width)
 
     # Sizes on the wire.
 
@@ -164,7 +243,7 @@ class Parameters:
     @property
     def hint_header_bytes(self) -> int:
         """Bytes of the hint's seed and public key (HintKey.header)."""
-        return 32 + DEGREE * SENT_BITS // 8
+        return 32 + DEGREE * self.modulus.sent_bits // 8
 
     @property
     def hint_parts(self) -> int:
@@ -179,20 +258,26 @@ class Parameters:
 
     def hint_part_bytes(self, part: int) -> int:
         """Bytes of one part: about 1.3 MB, the last one less."""
-        return len(self.hint_part(part)) * DEGREE * SENT_BITS // 8
+        return len(self.hint_part(part)) * DEGREE * self.modulus.sent_bits // 8
 
     @property
     def hint_bytes(self) -> int:
         """Bytes of an encrypted hint, with its header."""
-        return self.hint_header_bytes + self.groups * self.depth * DEGREE * SENT_BITS // 8
+        polynomials = self.groups * self.depth
+        return self.hint_header_bytes + polynomials * DEGREE * self.modulus.sent_bits // 8
 
     def product_bytes(self, count: int) -> int:
         """Bytes of the hint's products with `count` secrets (EncryptedHint.multiply)."""
-        return count * (self.groups * DEGREE + self.outputs) * SENT_BITS // 8
+        return count * (self.groups * DEGREE + self.outputs) * self.modulus.sent_bits // 8
+
+    @property
+    def answer_size(self) -> int:
+        """Bytes of one sum of an answer."""
+        return (self.modulus.bits - self.drop_bits) // 8
 
     def answer_bytes(self, count: int) -> int:
         """Bytes of the host's answer to `count` vectors (answers.seal)."""
-        return count * self.outputs * (MODULUS_BITS - self.drop_bits) // 8
+        return count * self.outputs * self.answer_size
 
 
 def choose(
@@ -213,8 +298,6 @@ def choose(
     not. Words on the wire are the first of `words` that will do. Raises ValueError, with the numbers,
     when sums and noise do not fit in 64 bits, or the flooding would not hide what it has to.
     """
-    security_bits(DEGREE, MODULUS_BITS)
-    security_bits(DEGREE, HINT_BITS)
     for name, value, most in (
         ("rows", rows, _MOST_ROWS),
         ("outputs", outputs, _MOST_OUTPUTS),
@@ -224,19 +307,16 @@ def choose(
     ):
         if not 1 <= value <= most:
             raise ValueError(f"{name}: {value:,} is outside 1 to {most:,}")
-    scale_bits = MODULUS_BITS - 1 - _sum_bound(rows, value_bits, weight).bit_length()
-    if scale_bits < 1:
-        raise ValueError(
-            f"sums over {rows:,} rows of {value_bits}-bit values times {weight:,} take all 64 bits"
-        )
-    reach = 2.0 ** (scale_bits - 2)
     margin_bits = MARGIN_BITS if errors_known else 0.0  # else _leak_of alone says how much it takes
     for word_bits in words:
+        modulus = modulus_of(word_bits)
+        security_bits(DEGREE, modulus.vectors.bits)
+        security_bits(DEGREE, modulus.hints.bits)
+        scale_bits = _scale_bits(rows, value_bits, weight, word_bits)
         noise = _noise_variance(rows, weight, word_bits)
-        room = (reach / DEVIATIONS) ** 2 - noise
-        flood = min(math.sqrt(max(room, 0.0)), _MOST_FLOOD)
-        # Dropped bits round an answer by far less than the flooding: 1/64 of its deviation.
-        drop_bits = max(0, int(math.log2(max(flood, 1.0)) - 6) // 8 * 8)
+        room = (2.0 ** (scale_bits - 2) / DEVIATIONS) ** 2 - noise
+        flood = min(math.sqrt(max(room, 0.0)), MOST_FLOOD)
+        drop_bits = _drop_bits(modulus, flood)
         flood *= 1 - 2.0**-10
         if flood > 0 and math.log2(flood / math.sqrt(noise)) >= margin_bits:
             chosen = Parameters(
@@ -253,13 +333,41 @@ def choose(
             )
             served = chosen.serving(outputs, queries)
             enough = served.queries >= (queries if least is None else least)
-            if enough and chosen.key_leak <= KEY_LEAK:
+            # A pair's flooding hides less of the key: its hints live shorter rather than be refused.
+            if enough and (served if served.pairs else chosen).key_leak <= KEY_LEAK:
                 return served
     raise ValueError(
-        f"sums over {rows:,} rows of {value_bits}-bit values times {weight:,} leave {scale_bits} of 64 "
-        f"bits, too few for noise of 2^{math.log2(noise) / 2:.1f} under a flooding that hides it, for "
-        f"{queries:,} queries of {outputs:,} sums: fewer sums or bits a value would fit"
+        f"sums over {rows:,} rows of {value_bits}-bit values times {weight:,} leave {scale_bits} of "
+        f"{modulus.bits} bits, too few for noise of 2^{math.log2(noise) / 2:.1f} under a flooding that "
+        f"hides it, for {queries:,} queries of {outputs:,} sums: fewer sums or bits a value would fit"
     )
+
+
+def modulus_of(word_bits: int) -> Modulus:
+    """Of words that have so many bits on the wire."""
+    return PAIR if word_bits == PAIR_WORD else SINGLE
+
+
+def _scale_bits(rows: int, value_bits: int, weight: int, word_bits: int) -> int:
+    """Bits of a word below its sum. Raises ValueError where there are none."""
+    modulus = modulus_of(word_bits)
+    scale_bits = modulus.bits - 1 - _sum_bound(rows, value_bits, weight, word_bits).bit_length()
+    if modulus.is_wide and rows * weight >= _MOST_HALVES:
+        scale_bits = 0
+    if scale_bits < 1:
+        raise ValueError(
+            f"sums over {rows:,} rows of {value_bits}-bit values times {weight:,} take all "
+            f"{modulus.bits} bits"
+        )
+    # A pair's lowest bit lies in the lower limb.
+    return min(scale_bits, modulus.vectors.width) if modulus.is_wide else scale_bits
+
+
+def _drop_bits(modulus: Modulus, flood: float) -> int:
+    """Low bits of an answer that are cut off: they round it by far less than the flooding, 1/64 of its
+    deviation, and leave whole bytes."""
+    most, odd = int(math.log2(max(flood, 1.0)) - 6), modulus.bits % 8
+    return max(0, (most - odd) // 8 * 8) + odd
 
 
 def widest(
@@ -283,26 +391,32 @@ def widest(
     return bits
 
 
-def _sum_bound(rows: int, value_bits: int, weight: int) -> int:
+def number_bound(rows: int, value_bits: int, weight: int) -> int:
+    """No sum of single numbers is larger."""
     return rows * (1 << (value_bits - 1)) * weight
+
+
+def _sum_bound(rows: int, value_bits: int, weight: int, word_bits: int) -> int:
+    bound = number_bound(rows, value_bits, weight)
+    return bound * (bound + 1) + bound if word_bits == PAIR_WORD else bound
 
 
 def _noise_variance(rows: int, weight: int, word_bits: int) -> float:
     # Rounding a word to word_bits adds a uniform error as wide as its last bit, both ends half as often,
     # unless none is dropped.
-    dropped = MODULUS_BITS - word_bits
+    dropped = modulus_of(word_bits).bits - word_bits
     rounding = (4.0**dropped + 2) / 12 if dropped else 0.0
     return rows * float(weight) ** 2 * (ERROR_VARIANCE + rounding)
 
 
-def _key_shift() -> float:
+def key_shift(modulus: Modulus) -> float:
     """Mean square of what the host's key and the hint's errors add to an opened product.
 
     Three products of ternary secrets (hint times s, public key times r, the key times what the guest
-    sent) with errors and roundings to 80 bits, below the 32 bits that are rounded away at random.
+    sent) with errors and roundings to `sent_bits`, below the fraction that is rounded away at random.
     """
-    rounding = 4.0 ** (HINT_BITS - SENT_BITS) / 12
-    return 3 * DEGREE * SECRET_VARIANCE * (ERROR_VARIANCE + rounding) / 4.0 ** (HINT_BITS - MODULUS_BITS)
+    rounding = 4.0 ** (modulus.hints.bits - modulus.sent_bits) / 12
+    return 3 * DEGREE * SECRET_VARIANCE * (ERROR_VARIANCE + rounding) / 4.0**modulus.fraction_bits
 
 
 @lru_cache(maxsize=256)

@@ -2,19 +2,21 @@
 
 A real polynomial p of degree 4096 is evaluated at 2048 of the roots of X^4096 + 1 (the others are their
 conjugates) by one complex FFT of half the size: of (p[j] + i p[j + 2048]) w^j, w = exp(i pi / 4096).
-Integers of 64 and 96 bits are cut into balanced limbs of 32, multiplied limb by limb with small
+Integers of 64 to 102 bits are cut into balanced limbs of 28 to 41, multiplied limb by limb with small
 polynomials, rounded, and put together with carries.
 
 How exact: in every product here one factor has limbs below 2^31 and the other a Euclidean norm of a few
-hundred at most, and the error of a coefficient is some 2^-15; docs/lattice.md has the bound. Rounding
-checks itself: were errors near 1/2, distances from the nearest integer would be anywhere in [0, 1/2],
-thousands of them, and so one beyond 1/4 raises ArithmeticError.
+hundred at most, and the error of a coefficient is some 2^-15 (of pairs, with limbs below 2^40 and a norm
+below 2^6, some 2^-6); docs/lattice.md has the bound. Rounding checks itself: were errors near 1/2,
+distances from the nearest integer would be anywhere in [0, 1/2], thousands of them, and so one beyond
+1/4 raises ArithmeticError.
 """
 
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.crypto.lattice.parameters import DEGREE
+from vfl.arrays import Integers, Words
+from vfl.crypto.lattice.parameters import DEGREE, Limbs
 from vfl.kernels import inlined, kernel
 
 HALF = DEGREE // 2
@@ -60,13 +62,11 @@ def words64(polynomials: NDArray[np.uint64]) -> Complexes:
     return forward(twisted)
 
 
-def words96(whole: NDArray[np.uint64], fraction: NDArray[np.uint32]) -> Complexes:
-    """Transforms (..., 3, HALF) of the limbs of whole * 2^32 + fraction, each (..., DEGREE)."""
-    shape = whole.shape[:-1]
-    twisted = np.empty((*shape, 3, HALF), np.complex128)
-    _twist96(
-        whole.reshape(-1, DEGREE), fraction.reshape(-1, DEGREE), TWIST, twisted.reshape(-1, 3, HALF)
-    )
+def wide_words(numbers: Words, limbs: Limbs) -> Complexes:
+    """Transforms (..., limbs, HALF) of the limbs of polynomials (..., DEGREE, 2) of wide words."""
+    shape = numbers.shape[:-2]
+    twisted = np.empty((*shape, limbs.number, HALF), np.complex128)
+    _twist(numbers.reshape(-1, DEGREE, 2), TWIST, limbs, twisted.reshape(-1, limbs.number, HALF))
     return forward(twisted)
 
 
@@ -78,19 +78,20 @@ def settle64(products: Complexes) -> NDArray[np.uint64]:
     return out
 
 
-def settle96(products: Complexes) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
-    """Whole and fraction, each (..., DEGREE), of transforms (..., 3, HALF), which are overwritten."""
+def settle_wide(products: Complexes, limbs: Limbs) -> Words:
+    """Wide words (..., DEGREE, 2) of transforms (..., limbs, HALF), which are overwritten."""
     shape = products.shape[:-2]
-    whole, fraction = np.empty((*shape, DEGREE), np.uint64), np.empty((*shape, DEGREE), np.uint32)
-    check(
-        _settle96(
-            backward(products).reshape(-1, 3, HALF),
-            BACK,
-            whole.reshape(-1, DEGREE),
-            fraction.reshape(-1, DEGREE),
-        )
-    )
-    return whole, fraction
+    out = np.empty((*shape, DEGREE, 2), np.uint64)
+    back = backward(products).reshape(-1, limbs.number, HALF)
+    check(_settle(back, BACK, limbs, out.reshape(-1, DEGREE, 2)))
+    return out
+
+
+def carried(limbs: Integers, cut: Limbs) -> Words:
+    """Wide words (count, DEGREE, 2) of limbs (count, limbs, DEGREE), which may be as large as a word."""
+    out = np.empty((len(limbs), DEGREE, 2), np.uint64)
+    _carry(limbs, cut, out)
+    return out
 
 
 def check(distance: float) -> None:
@@ -128,20 +129,29 @@ def _twist64(words: NDArray[np.uint64], twist: Complexes, out: Complexes) -> Non
 
 
 @kernel
-def _twist96(
-    whole: NDArray[np.uint64], fraction: NDArray[np.uint32], twist: Complexes, out: Complexes
-) -> None:
-    for p in range(len(whole)):
+def _twist(numbers: Words, twist: Complexes, limbs: Limbs, out: Complexes) -> None:
+    for p in range(len(numbers)):
         for i in range(HALF):
-            x, y = np.int64(fraction[p, i]), np.int64(fraction[p, i + HALF])
-            lx, ly = _low(x), _low(y)
-            wx = np.int64(whole[p, i]) + ((x - lx) >> 32)
-            wy = np.int64(whole[p, i + HALF]) + ((y - ly) >> 32)
-            mx, my = _low(wx), _low(wy)
-            hx, hy = (wx - mx) >> 32, (wy - my) >> 32
-            out[p, 0, i] = complex(lx, ly) * twist[i]
-            out[p, 1, i] = complex(mx, my) * twist[i]
-            out[p, 2, i] = complex(hx, hy) * twist[i]
+            j, carry, carried = i + HALF, np.int64(0), np.int64(0)
+            for limb in range(limbs.number):
+                first = limb * limbs.width
+                width = min(limbs.width, limbs.bits - first)
+                x = _digit(numbers[p, i, 0], numbers[p, i, 1], first, width) + carry
+                y = _digit(numbers[p, j, 0], numbers[p, j, 1], first, width) + carried
+                carry, carried = np.int64(x >= 1 << (width - 1)), np.int64(y >= 1 << (width - 1))
+                out[p, limb, i] = complex(x - (carry << width), y - (carried << width)) * twist[i]
+
+
+@inlined
+def _digit(low: np.uint64, high: np.uint64, first: int, width: int) -> np.int64:
+    """So many bits of a wide word, from bit `first` on."""
+    if first >= 64:
+        found = high >> np.uint64(first - 64)
+    else:
+        found = low >> np.uint64(first)
+        if first:
+            found |= high << np.uint64(64 - first)
+    return np.int64(found & np.uint64((1 << width) - 1))
 
 
 @kernel
@@ -160,27 +170,41 @@ def _settle64(products: Complexes, back: Complexes, out: NDArray[np.uint64]) -> 
     return worst
 
 
+@inlined
+def _added(low: np.uint64, high: np.uint64, number: np.int64, first: int) -> tuple[np.uint64, np.uint64]:
+    """A wide word plus a number times 2^first."""
+    if first >= 64:
+        return low, high + (np.uint64(number) << np.uint64(first - 64))
+    added = np.uint64(number) << np.uint64(first)
+    above = np.uint64(number >> (64 - first) if first else number >> 63)
+    return low + added, high + above + np.uint64(low + added < added)
+
+
 @kernel
-def _settle96(
-    products: Complexes, back: Complexes, whole: NDArray[np.uint64], fraction: NDArray[np.uint32]
-) -> float:
+def _carry(limbs: Integers, cut: Limbs, out: Words) -> None:
+    mask = np.uint64((1 << (cut.bits - 64)) - 1)
+    for p in range(len(limbs)):
+        for i in range(DEGREE):
+            low, high = np.uint64(0), np.uint64(0)
+            for limb in range(cut.number):
+                low, high = _added(low, high, limbs[p, limb, i], limb * cut.width)
+            out[p, i, 0], out[p, i, 1] = low, high & mask
+
+
+@kernel
+def _settle(products: Complexes, back: Complexes, limbs: Limbs, out: Words) -> float:
     worst = 0.0
+    mask = np.uint64((1 << (limbs.bits - 64)) - 1)
     for p in range(len(products)):
         for i in range(HALF):
-            low, middle, high = (
-                products[p, 0, i] * back[i],
-                products[p, 1, i] * back[i],
-                products[p, 2, i] * back[i],
-            )
             for part in range(2):
-                x, y, z = low.real, middle.real, high.real
-                at = i
-                if part:
-                    x, y, z = low.imag, middle.imag, high.imag
-                    at = i + HALF
-                a, b, c = np.rint(x), np.rint(y), np.rint(z)
-                worst = further(further(further(worst, x - a), y - b), z - c)
-                bottom = np.int64(a)
-                whole[p, at] = np.uint64((bottom >> 32) + np.int64(b) + (np.int64(c) << 32))
-                fraction[p, at] = np.uint32(bottom & 0xFFFFFFFF)
+                low, high = np.uint64(0), np.uint64(0)
+                for limb in range(limbs.number):
+                    product = products[p, limb, i] * back[i]
+                    exact = product.imag if part else product.real
+                    rounded = np.rint(exact)
+                    worst = further(worst, exact - rounded)
+                    low, high = _added(low, high, np.int64(rounded), limb * limbs.width)
+                at = i + HALF * part
+                out[p, at, 0], out[p, at, 1] = low, high & mask
     return worst

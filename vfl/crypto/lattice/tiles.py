@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Bytes, Integers, Words
 from vfl.crypto.lattice.lanes import LANES, aligned
-from vfl.crypto.lattice.parameters import MODULUS_BITS
+from vfl.crypto.lattice.parameters import HALF_WORD, MODULUS_BITS
 from vfl.kernels import kernel
 
 _TILE = 1 << 15  # words of a tile
@@ -181,19 +181,22 @@ def tell_apart(pairs: Pairs, joint: Words, sums: Words) -> None:
 
 
 def unpack(piece: Bytes, bits: int, count: int, first: int, tile: Words) -> None:
-    """Rows from `first` on of a polynomial in words.pack's bytes, as a tile (rows, width)."""
+    """Rows from `first` on of a polynomial in words.pack's bytes, as a tile (rows, width); or, of
+    HALF_WORD bits, in those of words.pack_halves, where a pair counts as two."""
     own = slice(first * count, (first + len(tile)) * count)
     if bits == MODULUS_BITS:
         tile[:, :count] = piece.view("<u8")[own].reshape(-1, count)
         return
     words = len(piece) * 8 // bits
-    tops, middles = piece[: 4 * words].view("<u4")[own], piece[4 * words : 6 * words].view("<u2")[own]
-    lows = piece[6 * words :][own]
-    if tile.shape[1] == count:
-        _unpack(tops, middles, lows, tile.reshape(-1))
+    tops = piece[: 4 * words].view("<u4")[own]
+    filled = tile.shape[1] == count
+    together = tile.reshape(-1) if filled else np.empty(len(tops), np.uint64)
+    if bits == HALF_WORD:
+        _unpack_halves(tops, piece[4 * words :][own], together)
     else:
-        together = np.empty(len(tops), np.uint64)
+        middles, lows = piece[4 * words : 6 * words].view("<u2")[own], piece[6 * words :][own]
         _unpack(tops, middles, lows, together)
+    if not filled:
         tile[:, :count] = together.reshape(-1, count)
 
 
@@ -208,3 +211,9 @@ def _unpack(tops: NDArray[np.uint32], middles: NDArray[np.uint16], lows: Bytes, 
     else:
         for i in range(len(tops)):
             out[i] = np.uint64(tops[i]) << up | np.uint64(middles[i]) << half
+
+
+@kernel
+def _unpack_halves(tops: NDArray[np.uint32], lows: Bytes, out: Words) -> None:
+    for i in range(len(tops)):
+        out[i] = np.uint64(tops[i]) << np.uint64(8) | np.uint64(lows[i])

@@ -1,4 +1,5 @@
-"""The guest's vectors under fresh secrets: c = a s + e + 2^scale v, a word a row, modulo 2^64.
+"""The guest's vectors under fresh secrets: c = a s + e + 2^scale v, a word a row, modulo 2^64 or, of
+pairs of numbers, 2^82.
 
 Regev encryption over rings with public randomness a (Lyubashevsky, Peikert, Regev, EUROCRYPT 2010),
 kept once for all vectors as SimplePIR keeps its matrix (Henzinger et al., USENIX Security 2023). Rows
@@ -19,7 +20,7 @@ from vfl.arrays import Bytes, Floats, Integers, Words
 from vfl.blocks.cores import Begun
 from vfl.blocks.engine import ENGINE, Array, Rows, Shared, overlaps
 from vfl.crypto.lattice import ring, words
-from vfl.crypto.lattice.parameters import DEGREE, MODULUS_BITS, Parameters
+from vfl.crypto.lattice.parameters import DEGREE, HALF_WORD, MODULUS_BITS, SINGLE, Limbs, Parameters
 from vfl.crypto.lattice.randomness import KEY, WordStream, derive, room_for, ternary
 from vfl.crypto.lattice.randomness import words as random_words
 from vfl.crypto.randomness import Entropy
@@ -35,23 +36,29 @@ class PublicRows:
     row; where an object is sent to, they are made anew.
     """
 
-    def __init__(self, seed: bytes, rows: int) -> None:
-        """`seed`: 32 bytes to which every party contributed. Raises ValueError for another length."""
+    def __init__(self, seed: bytes, rows: int, limbs: Limbs = SINGLE.vectors) -> None:
+        """`seed`: 32 bytes to which every party contributed. `limbs`: modulo what, and for which
+        products. Raises ValueError for another length."""
         if rows < 1:
             raise ValueError(f"{rows} rows have no polynomials")
         derive(seed, "rows")
         self.seed = seed
         self.rows = rows
+        self.limbs = limbs
         self.blocks = -(-rows // DEGREE)
-        self._kept = np.empty((self.blocks, 2, ring.HALF), np.complex128)  # of memory: what is made
+        # Of memory: what is made.
+        self._kept = np.empty((self.blocks, limbs.number, ring.HALF), np.complex128)
         self._made = np.zeros(self.blocks, np.bool_)
         self._shared: Shared[PublicRows] | None = None
 
     def of(self, numbers: range) -> ring.Complexes:
-        """These polynomials, shape (numbers, 2, HALF), which are not kept."""
+        """These polynomials, shape (numbers, limbs, HALF), which are not kept."""
         first, count = numbers.start, len(numbers)
         if self._made[first : first + count].all():
             return np.asarray(self._kept[first : first + count])
+        if self.limbs.bits > MODULUS_BITS:
+            drawn = random_words(self.seed, "rows of pairs", 2 * count * DEGREE, 2 * first * DEGREE)
+            return ring.wide_words(drawn.reshape(-1, DEGREE, 2), self.limbs)
         drawn = random_words(self.seed, "rows", count * DEGREE, first * DEGREE)
         return ring.words64(drawn.reshape(-1, DEGREE))
 
@@ -70,8 +77,8 @@ class PublicRows:
             self._shared = ENGINE.share(self)
         return self._shared
 
-    def __reduce__(self) -> tuple[type["PublicRows"], tuple[bytes, int]]:
-        return PublicRows, (self.seed, self.rows)
+    def __reduce__(self) -> tuple[type["PublicRows"], tuple[bytes, int, Limbs]]:
+        return PublicRows, (self.seed, self.rows, self.limbs)
 
     def within(self, start: int, rows: int) -> range:
         """The blocks of `rows` rows from `start` on. Raises ValueError unless they are whole blocks."""
@@ -101,9 +108,11 @@ class Secrets:
 
 
 Part = bytes | Words
-"""Encrypted rows: of whole polynomials, or words (rows, count) of some of one."""
+"""Encrypted rows: of whole polynomials, or words (rows, count) of some of one; of pairs their halves,
+(rows, 2 count)."""
 Values = NDArray[np.int16] | Integers
-"""Entries of vectors, (count, rows): best of 16 bits, where `Parameters.value_bits` are no more."""
+"""Entries of vectors, (count, rows): best of 16 bits, where `Parameters.value_bits` are no more. Of
+pairs g S + h, of 64 bits, with `Parameters.base` for S."""
 
 
 @dataclass(frozen=True)
@@ -147,6 +156,9 @@ class VectorEncryption:
         drawn: Secrets,
         entropy: Entropy,
     ) -> None:
+        """Raises ValueError for public polynomials of another modulus than the parameters'."""
+        if public.limbs != parameters.modulus.vectors:
+            raise ValueError("public polynomials of another modulus than vectors have")
         self._public = public
         self._key = _Key(parameters, ring.small(drawn.values), entropy(KEY))
         self._shared: Shared[_Key] | None = None
@@ -160,7 +172,7 @@ class VectorEncryption:
         interpreter's lock but for moments: threads may encrypt several pieces at once, of 16,384 to
         131,072 rows best. Raises ValueError for a piece cut elsewhere, for rows that were encrypted
         before (a second ciphertext under the same error would give away their difference) and for
-        values that are not below 2^(value_bits - 1).
+        values larger than `Parameters.largest`.
         """
         blocks = self._public.within(start, values.shape[1])
         made = joined(self._key.parameters, _encrypted(self._key, self._public, start, values))
@@ -209,7 +221,11 @@ def joined(parameters: Parameters, parts: Iterable[Part]) -> bytes:
 
 
 def _packed(parameters: Parameters, cut: list[Words]) -> list[bytes]:
-    return [words.pack(np.concatenate(cut), parameters.word_bits)] if cut else []
+    return [_in_bytes(parameters, np.concatenate(cut))] if cut else []
+
+
+def _in_bytes(parameters: Parameters, made: Words) -> bytes:
+    return words.pack_halves(made) if parameters.pairs else words.pack(made, parameters.word_bits)
 
 
 def _encrypt(
@@ -237,16 +253,16 @@ def _encrypted(key: _Key, public: PublicRows, start: int, given: Values) -> Iter
     if start < first * DEGREE:
         yield _part(key, public, start, min(first * DEGREE, stop), values)
     if first < last:
-        yield _run(
-            key, public, range(first, last), values, first * DEGREE - start, key.parameters.word_bits
-        )
+        p, numbers = key.parameters, range(first, last)
+        bits = HALF_WORD if p.pairs else p.word_bits
+        yield _run(key, public, numbers, values, first * DEGREE - start, bits)
     if first <= last and last * DEGREE < stop:
         yield _part(key, public, last * DEGREE, stop, values[:, last * DEGREE - start :])
 
 
 def _fitting(key: _Key, values: Values) -> Values:
     """The same in as many bits as the kernel is compiled for: one of two, by the key's parameters."""
-    short = key.parameters.value_bits <= 16
+    short = key.parameters.value_bits <= 16 and not key.parameters.pairs
     if values.dtype != (np.int16 if short else np.int64):
         _check(key, max(int(values.max()), -int(values.min())))
     return np.ascontiguousarray(values, np.int16) if short else np.ascontiguousarray(values, np.int64)
@@ -254,9 +270,8 @@ def _fitting(key: _Key, values: Values) -> Values:
 
 def _check(key: _Key, greatest: int) -> None:
     """Raises ValueError where a value of this size does not fit the key."""
-    bits = key.parameters.value_bits
-    if greatest >= 1 << (bits - 1):
-        raise ValueError(f"a value does not fit in {bits} bits")
+    if greatest > key.parameters.largest:
+        raise ValueError(f"a value does not fit in {key.parameters.value_bits} bits")
 
 
 def _part(key: _Key, public: PublicRows, start: int, stop: int, values: Values) -> Part:
@@ -267,7 +282,7 @@ def _part(key: _Key, public: PublicRows, start: int, stop: int, values: Values) 
     data = _run(key, public, range(number, number + 1), own, 0, MODULUS_BITS)
     made = np.frombuffer(data, np.uint64).reshape(DEGREE, -1)[low : low + stop - start]
     ended = not low and stop == public.rows
-    return words.pack(made, key.parameters.word_bits) if ended else made
+    return _in_bytes(key.parameters, made) if ended else made
 
 
 class _Own(threading.local):
@@ -288,26 +303,28 @@ _OWN = _Own()
 
 
 def _run(key: _Key, public: PublicRows, numbers: range, values: Values, start: int, bits: int) -> bytes:
-    """Whole polynomials in bytes, with words of so many bits, of values from column `start` on."""
-    from vfl.crypto.lattice import lanes  # which imports numba
+    """Whole polynomials in bytes, with words (of pairs their halves) of so many bits, of values from
+    column `start` on."""
+    from vfl.crypto.lattice import lanes, pairs  # which import numba
 
-    count = len(values)
-    size = DEGREE * count * bits // 8
+    count, p = len(values), key.parameters
+    size = DEGREE * (2 * count if p.pairs else count) * bits // 8
+    encrypt = pairs.encrypt if p.pairs else lanes.encrypt
     room = _OWN.room = _OWN.room or lanes.Room.new()
     room.seen[:] = 0
     made = BytesIO(bytes(len(numbers) * size))
     out = np.frombuffer(made.getbuffer(), np.uint8)
     # An even number of words a polynomial: streams are read from even words on.
     stream = WordStream(key.errors, "errors", numbers.start * count * DEGREE)
-    for own, together in _steps(numbers, count):
+    for own, together in _steps(numbers, count, (1, 2, 4) if p.pairs else (2, 4)):
         done = own.start - numbers.start
-        lanes.encrypt(
+        encrypt(
             public.flat(own),
             key.lanes(together),
             stream.read(len(own) * count * DEGREE, _OWN.drawn_room(len(own) * count * DEGREE)),
             values,
             start + done * DEGREE,
-            lanes.Form(key.parameters.scale_bits, bits, together),
+            lanes.Form(p.scale_bits, bits, together),
             out[done * size : (done + len(own)) * size],
             room,
         )
@@ -317,11 +334,12 @@ def _run(key: _Key, public: PublicRows, numbers: range, values: Values, start: i
     return made.getvalue()
 
 
-def _steps(numbers: range, count: int) -> Iterator[tuple[range, int]]:
-    """Polynomials whose errors are drawn at once, and how many of them are encrypted together."""
+def _steps(numbers: range, count: int, filled: tuple[int, ...]) -> Iterator[tuple[range, int]]:
+    """Polynomials whose errors are drawn at once, and how many of them are encrypted together: of so
+    many (`filled`) vectors those that fill the lanes."""
     from vfl.crypto.lattice import lanes
 
-    together = lanes.LANES // count if count in (2, 4) else 1  # of which these vectors fill the lanes
+    together = lanes.LANES // count if count in filled else 1
     whole = len(numbers) // together * together
     step = max(together, lanes.LANES // count)
     for first in range(0, whole, step):

@@ -1,4 +1,4 @@
-"""Words of 48 to 80 bits as bytes: little-endian planes, so that no word straddles another's bytes.
+"""Words of 40 to 96 bits as bytes: little-endian planes, so that no word straddles another's bytes.
 
 A plane holds the top bits of all words, the next one the bits below them. What is cut off rounds: of
 vectors' words without a bias, halves to even. A bias would add up over the rows of a sum, to seven times
@@ -8,12 +8,13 @@ the noise of a million, the same for every vector.
 import numpy as np
 from numpy.typing import NDArray
 
-from vfl.crypto.lattice.parameters import HINT_BITS, MODULUS_BITS, SENT_BITS
+from vfl.arrays import Words
+from vfl.crypto.lattice import wide
+from vfl.crypto.lattice.parameters import HALF_WORD, MODULUS_BITS, PAIR, PAIR_WORD, Modulus
 
 # Widths of a word's planes, top first, by its length.
 _PLANES = {48: (32, 16), 56: (32, 16, 8), 64: (64,)}
-_FRACTION = SENT_BITS - MODULUS_BITS
-_CUT = HINT_BITS - SENT_BITS
+_HALVES_CUT = PAIR.bits - PAIR_WORD
 
 
 def pack(words: NDArray[np.uint64], bits: int) -> bytes:
@@ -47,23 +48,42 @@ def unpack(data: memoryview, bits: int, shape: tuple[int, ...]) -> NDArray[np.ui
     return out.reshape(shape)
 
 
-def pack80(whole: NDArray[np.uint64], fraction: NDArray[np.uint32]) -> bytes:
-    """Words whole * 2^32 + fraction of 96 bits, rounded to their top 80."""
-    rounded = fraction.astype(np.uint64) + np.uint64(1 << (_CUT - 1))
-    carried = whole + (rounded >> np.uint64(32))
-    return (
-        carried.astype("<u8").tobytes()
-        + ((rounded >> np.uint64(_CUT)) & np.uint64((1 << _FRACTION) - 1)).astype("<u2").tobytes()
-    )
+def pack_halves(halves: Words) -> bytes:
+    """Halves of pairs' words, below 2^40, of any shape."""
+    return (halves >> np.uint64(8)).astype("<u4").tobytes() + halves.astype(np.uint8).tobytes()
 
 
-def unpack80(data: memoryview, shape: tuple[int, ...]) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
-    """Whole and fraction from pack80's bytes. Raises ValueError on a wrong size."""
+def unpack_halves(data: memoryview, shape: tuple[int, ...]) -> Words:
+    """Halves of `shape` from pack_halves' bytes. Raises ValueError on a wrong size."""
     count = int(np.prod(shape))
-    _check_size(data, count * SENT_BITS // 8)
-    whole = np.frombuffer(data, "<u8", count).astype(np.uint64)
-    fraction = np.frombuffer(data, "<u2", count, 8 * count).astype(np.uint32) << np.uint32(_CUT)
-    return whole.reshape(shape), fraction.reshape(shape)
+    _check_size(data, count * HALF_WORD // 8)
+    tops = np.frombuffer(data, "<u4", count).astype(np.uint64) << np.uint64(8)
+    return (tops | np.frombuffer(data, np.uint8, count, 4 * count)).reshape(shape)
+
+
+def joined_halves(sums: NDArray[np.int64]) -> Words:
+    """Wide words (..., count, 2) of sums of halves (..., 2 count): of each the lower and the upper."""
+    lower, upper = wide.of(sums[..., 0::2]), wide.of(sums[..., 1::2])
+    joined = wide.left(wide.plus(lower, wide.left(upper, HALF_WORD)), _HALVES_CUT)
+    return wide.reduced(joined, PAIR.bits)
+
+
+def pack_hint(numbers: Words, modulus: Modulus) -> bytes:
+    """Wide words (..., 2) modulo Q, rounded to their top `sent_bits`: 64 of them, then the others."""
+    cut, below = modulus.hints.bits - modulus.sent_bits, modulus.sent_bits - wide.WORD
+    half = wide.of(np.full(1, 1 << (cut - 1), np.uint64))
+    rounded = wide.right(wide.plus(numbers, np.broadcast_to(half, numbers.shape)), cut)
+    top, rest = wide.right(rounded, below)[..., 0], rounded[..., 0] & np.uint64((1 << below) - 1)
+    return top.astype("<u8").tobytes() + rest.astype(f"<u{below // 8}").tobytes()
+
+
+def unpack_hint(data: memoryview, modulus: Modulus, shape: tuple[int, ...]) -> Words:
+    """Wide words (*shape, 2) from pack_hint's bytes. Raises ValueError on a wrong size."""
+    count, below = int(np.prod(shape)), modulus.sent_bits - wide.WORD
+    _check_size(data, count * modulus.sent_bits // 8)
+    out = wide.left(wide.of(np.frombuffer(data, "<u8", count).astype(np.uint64)), below)
+    out[:, 0] |= np.frombuffer(data, f"<u{below // 8}", count, 8 * count)
+    return wide.left(out, modulus.hints.bits - modulus.sent_bits).reshape(*shape, 2)
 
 
 def _check_size(data: memoryview, size: int) -> None:

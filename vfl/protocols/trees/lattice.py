@@ -11,7 +11,8 @@ For each tree:
  2. The guest draws rows, computes their gradients and hessians and quantises them to integers.
 For each level:
  3. For the smaller child of each pair it makes two vectors, gradients and hessians, zero outside the
-    node. Hosts add up encrypted vectors without knowing of which node.
+    node, or one of both where words of 80 bits hold their sums and are shorter than two. Hosts add up
+    encrypted vectors without knowing of which node.
  4. The guest has the left sums of all candidates, gets the sibling's by subtraction, and ranks the
     gains of all parties. Which of a host's candidates leave `min_child_rows` rows on both sides of a
     node it does not know: it asks.
@@ -231,7 +232,7 @@ class _LatticeGrower(Grower):
     ) -> None:
         """`told`: where sums are hidden, what tells the coordinator of the level. `encrypted`: as of
         GuestProducts.query, of all queries of the level."""
-        # 3. Two vectors for each summed node.
+        # 3. Two vectors for each summed node, or one of pairs.
         for party in parties.values():
             party.advance(growth.frontier)
         if self.products is None or not parties or not growth.frontier.pairs:
@@ -241,9 +242,12 @@ class _LatticeGrower(Grower):
         for first in range(0, len(pairs), BATCH // 2):
             part = pairs[first : first + BATCH // 2]
             table = frontier.slot_of_node([summed for summed, _ in part])
-            kernel = partial(_node_vectors, table, 2 * len(part))
+            base, count = self.products.base, len(part)
             rows = growth.g, growth.h, frontier.node_of_row, frontier.active
-            entries = Entries(2 * len(part), kernel, rows)
+            if base is None:
+                entries = Entries(2 * count, partial(_node_vectors, table, 2 * count), rows)
+            else:
+                entries = Entries(count, partial(_node_pairs, table, count, base), rows)
             if self._hidden is not None and told is not None:
                 words = await self.products.query_words(entries, passed_on=True)
                 await told
@@ -312,6 +316,16 @@ def _node_vectors(
     at = np.flatnonzero((slot := slots_of(slot_of_node, node, active)) >= 0)
     first = 2 * slot[at]
     values[first, at], values[first + 1, at] = g[at], h[at]
+    return values
+
+
+def _node_pairs(
+    slot_of_node: Integers, count: int, base: int, g: Integers, h: Integers, node: Nodes, active: Mask
+) -> Values:
+    """A block of the `count` vectors of some nodes: gradients times `base`, plus hessians."""
+    values = np.zeros((count, len(g)), np.int64)
+    at = np.flatnonzero((slot := slots_of(slot_of_node, node, active)) >= 0)
+    values[slot[at], at] = g[at].astype(np.int64) * base + h[at]
     return values
 
 
@@ -401,7 +415,7 @@ async def lattice_host_train(
             while not isinstance(message := await guest.recv(Query, questions, TreeEnd), TreeEnd):
                 if isinstance(message, Query):
                     # 3. Sums of vectors.
-                    vectors += message.vectors
+                    vectors += message.vectors * (2 if products.joint else 1)
                     if vectors > most:
                         raise guest.breach("a Query of more vectors than a tree needs")
                     if hidden is not None and message.vectors % 2:
@@ -455,16 +469,23 @@ class _Offered:
         at: list[int] = []
         weights: list[int] = []
         starts = [0]
-        for candidate in self.order(secret).tolist():
-            column = self.all.columns[int(self.all.column[candidate])]
-            cell, missing = int(self.all.cell[candidate]), int(self.all.missing_cell[candidate])
+        order = self.order(secret)
+        of_category = np.array([column.edges is None for column in self.all.columns], np.bool_)
+        each = zip(
+            self.all.cell[order].tolist(),
+            self.all.missing_cell[order].tolist(),
+            (of_category[self.all.column[order]] & (self.all.bin[order] > 0)).tolist(),
+            self.all.missing_left[order].tolist(),
+            strict=True,
+        )
+        for cell, missing, alone, with_missing in each:
             # Of running sums: the one up to a bin; what a bin adds to that before it.
             at.append(cell)
             weights.append(1)
-            if column.edges is None and self.all.bin[candidate] > 0:
+            if alone:
                 at.append(cell - 1)
                 weights.append(-1)
-            if self.all.missing_left[candidate]:
+            if with_missing:
                 at += [missing, missing - 1]
                 weights += [1, -1]
             starts.append(len(at))
