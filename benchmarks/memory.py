@@ -105,7 +105,7 @@ _PHASES = {
     ),
     "sums": (
         "vfl.protocols.common.lattice_sums:GuestProducts.query",
-        "vfl.protocols.common.lattice_sums:HostProducts.serve",
+        "vfl.protocols.common.lattice_host:HostProducts.serve",
     ),
     "splits": (
         "vfl.protocols.trees.lattice:_LatticeGrower.split",

@@ -882,7 +882,7 @@ def test_what_the_key_adds_is_what_parameters_say() -> None:
     opened = key.open(products, 16)
     below = randomness.words(fixed, "fractions", 16 * 64).view(np.uint32).reshape(16, 128)
     shift = (opened.whole - masks).view(np.int64) + (opened.fraction / 2.0**32 - below / 2.0**32)
-    assert 0.8 < float((shift**2).mean()) / parameters._key_shift(p.modulus) < 1.2
+    assert 0.8 < float((shift**2).mean()) / parameters.key_shift(p.modulus) < 1.2
 
 
 def test_the_fraction_rounds_at_random() -> None:

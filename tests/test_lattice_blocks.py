@@ -9,10 +9,13 @@ from test_lattice import DEGREE, SEED, entropy, mixed_matrix
 
 from vfl.arrays import Integers
 from vfl.blocks.engine import ENGINE, Array, Embedded, Engine
+from vfl.crypto.lattice.direct import entries_of
 from vfl.crypto.lattice.matrix import Accumulator, CellMatrix, CodedColumn, Outputs, make_hint
 from vfl.crypto.lattice.parameters import choose
 from vfl.crypto.lattice.vectors import PublicRows, Secrets, VectorEncryption, joined
 from vfl.crypto.randomness import Stream
+from vfl.protocols.common.lattice_direct import vectors_of
+from vfl.protocols.common.lattice_sums import Entries
 
 ROWS = 2 * DEGREE + 1500
 ENGINES = [Embedded(3000), Embedded(DEGREE), Apart(DEGREE), Apart(2999), Apart(7001)]
@@ -92,3 +95,13 @@ def test_columns_of_one_array() -> None:
     apart = CellMatrix([CodedColumn(row, bins) for row, bins in zip(codes, [3, 4], strict=True)], one)
     assert CellMatrix(columns, one).digest() == apart.digest()
     assert CodedColumn.all_of(codes[:0], []) == []
+
+
+@pytest.mark.parametrize("engine", [Embedded(200), Apart(333)], ids=repr)
+def test_matrices_and_vectors_are_brought_together(engine: Engine) -> None:
+    matrix, values = mixed_matrix(700), np.arange(700) - 350
+    whole = entries_of(matrix)
+    with ENGINE.instead(engine):
+        assert np.array_equal(entries_of(held(matrix)), whole)
+        made = vectors_of(Entries(2, partial(entries, 5), (ENGINE.hold(values),)))
+    assert np.array_equal(made, entries(5, values))

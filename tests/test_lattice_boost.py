@@ -33,7 +33,7 @@ from vfl.learn.splits import histograms
 from vfl.learn.told_sums import equations_a_tree
 from vfl.net.peer import MemoryPeer
 from vfl.party.store import Store
-from vfl.protocols.common import lattice_hints, lattice_sums
+from vfl.protocols.common import lattice_hints, lattice_host, lattice_sums
 from vfl.protocols.common.bits import pack_bits
 from vfl.protocols.common.clock import as_measured
 from vfl.protocols.common.course import GuestCourse, HostCourse
@@ -333,7 +333,7 @@ def test_a_hint_serves_as_many_vectors_as_it_is_for(tmp_path, monkeypatch):
     job = make_job(100, 1, 6, params)
     lifetime = 2 * lattice_shape(100, params).served
     monkeypatch.setattr(
-        lattice_sums.Shape.__init__, "__defaults__", (1, lifetime, True, False, True, False)
+        lattice_sums.Shape.__init__, "__defaults__", (1, lifetime, True, False, True, False, False)
     )
     counts = []
     for _ in range(4):
@@ -511,14 +511,14 @@ def test_no_more_vectors_of_a_tree_are_summed_than_are_counted(monkeypatch):
     counted = equations_a_tree(150, params)
     assert counted < equations_a_tree(150, settings_of(depth=6, min_child_rows=5)) < 1 << params.depth
     served = Counter[str]()
-    serve = lattice_sums.HostProducts.serve
+    serve = lattice_host.HostProducts.serve
 
     async def counting(products, query, hidden=False, stream=None, **options):
         if not hidden:
             served["vectors"] += query.vectors
         return await serve(products, query, hidden, stream, **options)
 
-    monkeypatch.setattr(lattice_sums.HostProducts, "serve", counting)
+    monkeypatch.setattr(lattice_host.HostProducts, "serve", counting)
     every_row = params.model_copy(update={"subsample": 1.0})
     drawn = grower.draw_rows
     monkeypatch.setattr(grower, "draw_rows", lambda train, _, *rest: drawn(train, every_row, *rest))

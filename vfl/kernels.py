@@ -18,6 +18,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
+from vfl.kernel_cache import guard
+
 F = TypeVar("F", bound=Callable[..., object])
 
 _ONE_BY_ONE = threading.RLock()
@@ -58,6 +60,11 @@ def is_compiled(function: Callable[..., object]) -> bool:
     """Whether a kernel, or another one beside it, has been called before, so that a call costs its loop
     alone."""
     return not isinstance(function, _Kernel) or function.is_compiled
+
+
+def is_kept(function: Callable[..., object]) -> bool:
+    """Whether there is a folder in which what a kernel is compiled to is kept for other processes."""
+    return cast(Any, cast(_Kernel, function).compiled()).stats.cache_path is not None
 
 
 @contextlib.contextmanager
@@ -133,14 +140,17 @@ def _with_globals(function: Callable[..., object], known: dict[str, object]) -> 
 def _compiled(function: Callable[..., object], **options: Any) -> Callable[..., object]:
     import numba
 
+    # Python calls them, and kernels do: nothing else, as C would.
+    options |= {"nogil": True, "no_cfunc_wrapper": True}
     while _awaiting:
         _awaiting.pop()()
     try:
-        made = numba.njit(cache=True, nogil=True, **options)(function)
+        made = cast(Any, numba.njit)(cache=True, **options)(function)
     except RuntimeError:  # no folder for a cache
-        return cast(Callable[..., object], numba.njit(nogil=True, **options)(function))
+        return cast(Callable[..., object], cast(Any, numba.njit)(**options)(function))
     folder = made.stats.cache_path
     if folder is not None:
+        guard(made)
         path = Path(folder, f"{function.__module__}.{function.__name__}.lock")
         _compile_in_turn(cast(_Compiler, made), path)
     return cast(Callable[..., object], made)
@@ -154,10 +164,18 @@ class _Compiler(Protocol):
 
 def _compile_in_turn(made: _Compiler, path: Path) -> None:
     """Have it compiled, or taken from the cache, while no other process does the same."""
+    from numba.core.compiler_lock import global_compiler_lock
+    from numba.core.types import unliteral
+
     compile_now = made.compile
 
     def compile_in_turn(signature: object) -> object:
-        with _alone(path):
+        # Not once for each number that stands in a call of it.
+        if isinstance(signature, tuple):
+            signature = tuple(cast(Any, unliteral)(kind) for kind in signature)
+        # numba's own lock first: a thread that compiles what calls this kernel has that one when it asks
+        # for the file's, and whoever had the file's would wait for it.
+        with global_compiler_lock, _alone(path):
             return compile_now(signature)
 
     made.compile = compile_in_turn

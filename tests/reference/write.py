@@ -14,6 +14,7 @@ FILES = (
     "lattice",
     "linear",
     "masks",
+    "matrices",
     "okvs",
     "paillier",
     "ristretto",

@@ -19,6 +19,7 @@ from vfl.terminal.streams import put_json, stderr, stdout
 from vfl.terminal.usage import NumberType
 
 if TYPE_CHECKING:
+    from vfl.jobs.check_result import Reporter
     from vfl.monitor.experiment import Experiment
     from vfl.party.config import Job, Party
     from vfl.party.config_values import Engine, JoinKind
@@ -44,8 +45,14 @@ _MOST_COLUMNS = 10_000
     metavar="JOB.toml",
     help="Check a guest's table as this job would use it, too.",
 )
+@click.option(
+    "--compile",
+    "compiling",
+    is_flag=True,
+    help="Compile what jobs need for this machine now, some 30 s of a core, so that none waits for it.",
+)
 @JSON
-def doctor(party: Path, wait: float, job: Path | None, as_json: bool) -> None:
+def doctor(party: Path, wait: float, job: Path | None, compiling: bool, as_json: bool) -> None:
     """Check files, keys, table and peers before any job.
 
     Exit code 1 where a line begins with FAIL.
@@ -75,11 +82,25 @@ def doctor(party: Path, wait: float, job: Path | None, as_json: bool) -> None:
         unsaid = missing_purpose(wanted.job.purpose, job)
     if unsaid is not None:
         report(CheckResult("FAIL", "job", f"job: {unsaid}"))
-    healthy = run(examine(settings, wait, report, wanted)) and unsaid is None
+    kept = not compiling or _compile(report)
+    healthy = run(examine(settings, wait, report, wanted)) and unsaid is None and kept
     if as_json:
         put_json({"healthy": healthy, "findings": findings})
     if not healthy:
         raise click.exceptions.Exit(1)
+
+
+def _compile(report: "Reporter") -> bool:
+    """Have kernels compiled; whether other processes find them."""
+    from vfl.estimators.beforehand import compile_beforehand
+    from vfl.jobs.check_result import CheckResult
+
+    if compile_beforehand():
+        report(CheckResult("ok", "kernels", "kernels: compiled for this machine, and kept"))
+        return True
+    text = "kernels: no folder keeps them: set NUMBA_CACHE_DIR to one that this user may write"
+    report(CheckResult("FAIL", "kernels", text))
+    return False
 
 
 @main.command(short_help="Serve jobs as a host or coordinator.")

@@ -15,6 +15,7 @@ from typing import cast
 import numpy as np
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.core.base import BaseContext
 from numba.core.typing.templates import Signature
 from numba.extending import intrinsic
@@ -70,107 +71,144 @@ def _splat(number: int) -> ir.Value:
     return ir.Constant(_VECTOR, [number] * LANES)
 
 
-def _emit_rounds(builder: ir.IRBuilder, state: ir.Value, words: ir.Value, ends: ir.Value) -> None:
-    """F of RFC 7693 (section 3.2) for last blocks, in place: `words` holds the 16 of each message as
-    vectors, and is given the 8 of each state; `state` holds 8 words that all begin with, `ends` the
-    bytes up to the end of each message."""
+def _emit_rounds(
+    builder: ir.IRBuilder, state: ir.Value, words: ir.Value, ends: ir.Value, last: ir.Value
+) -> None:
+    """F of RFC 7693 (section 3.2), in place: `words` holds the 16 of each message as vectors, and is
+    given the 8 of each state; `state` holds 8 words that all begin with, `ends` the bytes up to the
+    end of each block, `last` is 1 for last ones and 0 for others.
+
+    The rounds are a loop: a twelfth of the code to compile, and as fast, as words of a message come from
+    the first cache in any case.
+    """
     vectors = builder.bitcast(words, _VECTOR.as_pointer())
 
-    def vector(pointer: ir.Value, number: int) -> ir.Value:
-        place = builder.gep(pointer, [ir.Constant(ir.IntType(32), number)])
-        return builder.load(place, align=8)
+    def place(pointer: ir.Value, number: ir.Value | int) -> ir.Value:
+        return builder.gep(pointer, [ir.Constant(_WORD, number) if isinstance(number, int) else number])
+
+    def spread(word: ir.Value) -> ir.Value:
+        one = builder.insert_element(_splat(0), word, ir.Constant(ir.IntType(32), 0))
+        zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
+        return builder.shuffle_vector(one, one, zeros)
 
     def turned(a: ir.Value, right: int) -> ir.Value:
         return builder.or_(builder.lshr(a, _splat(right)), builder.shl(a, _splat(64 - right)))
 
-    message = [vector(vectors, k) for k in range(16)]
-    begun = []
-    for k in range(8):
-        word = builder.load(builder.gep(state, [ir.Constant(ir.IntType(32), k)]))
-        one = builder.insert_element(_splat(0), word, ir.Constant(ir.IntType(32), 0))
-        zeros = ir.Constant(ir.VectorType(ir.IntType(32), LANES), [0] * LANES)
-        begun.append(builder.shuffle_vector(one, one, zeros))
-    v = begun + [_splat(word) for word in IV]
-    v[12] = builder.xor(v[12], vector(builder.bitcast(ends, _VECTOR.as_pointer()), 0))
-    v[14] = _splat(IV[6] ^ (1 << 64) - 1)
-    for turn in range(ROUNDS):
-        order = SIGMA[turn % 10]
+    begun = [spread(builder.load(place(state, k))) for k in range(8)]
+    start = begun + [_splat(word) for word in IV]
+    ends = builder.load(builder.bitcast(ends, _VECTOR.as_pointer()), align=8)
+    start[12] = builder.xor(start[12], ends)
+    start[14] = builder.xor(start[14], spread(builder.neg(last)))
+    rooms = [cgutils.alloca_once_value(builder, value) for value in start]
+    order = [SIGMA[turn % 10][k] for turn in range(ROUNDS) for k in range(16)]
+    table = cgutils.global_constant(
+        builder, "vfl_blake2b_sigma", ir.Constant(ir.ArrayType(_WORD, len(order)), order)
+    )
+    with cgutils.for_range(builder, ir.Constant(_WORD, ROUNDS)) as loop:
+        first = builder.mul(loop.index, ir.Constant(_WORD, 16))
+        v = [builder.load(room) for room in rooms]
         for k, (a, b, c, d) in enumerate(_MIXED):
-            for word, first, second in ((order[2 * k], 32, 24), (order[2 * k + 1], 16, 63)):
-                v[a] = builder.add(builder.add(v[a], v[b]), message[word])
-                v[d] = turned(builder.xor(v[d], v[a]), first)
+            for half, turns in ((0, (32, 24)), (1, (16, 63))):
+                number = builder.add(first, ir.Constant(_WORD, 2 * k + half))
+                word = builder.load(builder.gep(table, [ir.Constant(_WORD, 0), number]))
+                message = builder.load(place(vectors, word), align=8)
+                v[a] = builder.add(builder.add(v[a], v[b]), message)
+                v[d] = turned(builder.xor(v[d], v[a]), turns[0])
                 v[c] = builder.add(v[c], v[d])
-                v[b] = turned(builder.xor(v[b], v[c]), second)
+                v[b] = turned(builder.xor(v[b], v[c]), turns[1])
+        for room, value in zip(rooms, v, strict=True):
+            builder.store(value, room)
+    v = [builder.load(room) for room in rooms]
     for k in range(8):
-        place = builder.gep(vectors, [ir.Constant(ir.IntType(32), k)])
-        builder.store(builder.xor(begun[k], builder.xor(v[k], v[k + 8])), place, align=8)
+        builder.store(builder.xor(begun[k], builder.xor(v[k], v[k + 8])), place(vectors, k), align=8)
 
 
 def _typed_rounds(
-    typing: object, state: types.Array, words: types.Array, ends: types.Array
+    typing: object, state: types.Array, words: types.Array, ends: types.Array, last: types.Integer
 ) -> tuple[Signature, Callable[..., ir.Value]]:
     def generate(
         context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: list[ir.Value]
     ) -> ir.Value:
-        pointers = [
+        of_state, of_words, of_ends = (
             context.make_array(kind)(context, builder, value).data
-            for kind, value in zip(signature.args, arguments, strict=True)
-        ]
-        _emit_rounds(builder, *pointers)
+            for kind, value in zip(signature.args[:3], arguments[:3], strict=True)
+        )
+        _emit_rounds(builder, of_state, of_words, of_ends, arguments[3])
         return context.get_dummy_value()
 
-    return types.void(state, words, ends), generate
+    return types.void(state, words, ends, types.int64), generate
 
 
-_rounds = cast(Callable[[Words, Words, Words], None], intrinsic(_typed_rounds))
+_rounds = cast(Callable[[Words, Words, Words, int], None], intrinsic(_typed_rounds))
 
 
 @kernel
 def digest_last_blocks(
     state: Words,
+    begin: Words,
     before: Bytes,
     wide: Words,
     rows: Bytes,
     joined: Bytes,
     ends: NDArray[np.int64],
-    shared: int,
     out: Words,
 ) -> None:
-    """Digests of before || wide[i] || rows[i] || joined[ends[i]:ends[i + 1]], as words.
+    """Digests of begin || before || wide[i] || rows[i] || joined[ends[i]:ends[i + 1]], as words.
 
-    Each message fits a block and is not empty; with words in `wide`, `before` ends at one. state: after
-    `shared` bytes that came before all of these.
+    state: before any message; begin: whole blocks. What comes after them fits a block and is not empty;
+    with words in `wide`, `before` ends at one.
+
+    Its loops are written out: an assignment to a slice, or a maximum, takes numba as long to compile as
+    all the rest.
     """
-    blocks = np.zeros((LANES, BLOCK), np.uint8)
+    size = BLOCK // 8  # words of a block
+    begun, words = np.empty(8, np.uint64), np.empty(size * LANES, np.uint64)
+    blocks = np.zeros(BLOCK * LANES, np.uint8)
     as_words = blocks.view(np.uint64)
-    words = np.zeros((BLOCK // 8, LANES), np.uint64)
-    total, filled = np.zeros(LANES, np.uint64), np.zeros(LANES, np.int64)
-    first, width, whole, count = len(before), rows.shape[1], wide.shape[1], len(out)
-    for lane in range(LANES):
-        blocks[lane, :first] = before
-    for start in range(0, count, LANES):
-        lanes = min(LANES, count - start)
-        for lane in range(lanes):
-            row, at = start + lane, first
-            for k in range(whole):
-                as_words[lane, at // 8 + k] = wide[row, k]
-            at += 8 * whole
-            for k in range(width):
-                blocks[lane, at + k] = rows[row, k]
-            at += width
-            begin, length = ends[row], ends[row + 1] - ends[row]
-            for k in range(length):
-                blocks[lane, at + k] = joined[begin + k]
-            at += length
-            for k in range(at, filled[lane]):
-                blocks[lane, k] = 0
-            filled[lane] = at
-            total[lane] = np.uint64(shared + at)
-        used = (filled.max() + 7) // 8
-        for k in range(BLOCK // 8):
+    total, filled = np.empty(LANES, np.uint64), np.zeros(LANES, np.int64)
+    first, width, whole, count = len(before), rows.shape[1], wide.shape[1], out.shape[0]
+    shared = len(begin) // size
+    for k in range(8):
+        begun[k] = state[k]
+    for at in range(BLOCK * LANES):
+        if at % BLOCK < first:
+            blocks[at] = before[at % BLOCK]
+    # Blocks that all begin with are taken first, as they were numbers below 0, the same in all lanes.
+    for start in range(-shared * LANES, count, LANES):
+        lanes, used = min(LANES, count - start), 0
+        if start < 0:
+            block = shared + start // LANES
+            for at in range(size * LANES):
+                words[at] = begin[block * size + at // LANES]
             for lane in range(LANES):
-                words[k, lane] = as_words[lane, k] if k < used else np.uint64(0)
-        _rounds(state, words, total)
-        for lane in range(lanes):
-            for k in range(out.shape[1]):
-                out[start + lane, k] = words[k, lane]
+                total[lane] = np.uint64((block + 1) * BLOCK)
+        else:
+            for lane in range(lanes):
+                row, at = start + lane, lane * BLOCK + first
+                for k in range(whole):
+                    as_words[at // 8 + k] = wide[row, k]
+                at += 8 * whole
+                for k in range(width):
+                    blocks[at + k] = rows[row, k]
+                at += width
+                a, length = ends[row], ends[row + 1] - ends[row]
+                for k in range(length):
+                    blocks[at + k] = joined[a + k]
+                at += length
+                for k in range(at, filled[lane]):
+                    blocks[k] = 0
+                filled[lane] = at
+                total[lane] = np.uint64(shared * BLOCK + at - lane * BLOCK)
+            for lane in range(LANES):
+                used = max(used, (filled[lane] - lane * BLOCK + 7) // 8)
+            for k in range(size):
+                for lane in range(LANES):
+                    words[k * LANES + lane] = as_words[lane * size + k] if k < used else np.uint64(0)
+        _rounds(begun, words, total, 1 if start >= 0 else 0)
+        if start < 0:
+            for k in range(8):
+                begun[k] = words[k * LANES]
+        else:
+            for lane in range(lanes):
+                for k in range(out.shape[1]):
+                    out[start + lane, k] = words[k * LANES + lane]

@@ -101,17 +101,15 @@ def digests(
     # numba takes a second to import.
     from vfl.crypto.blake2b import digest_last_blocks
 
-    for first_byte in range(0, shared, _BLOCK):
-        words = before[first_byte : first_byte + _BLOCK].view(np.uint64)
-        _compress(state, words, first_byte + _BLOCK, False)
-    rest, found = before[shared:], np.empty((count, -(-size // 8)), np.uint64)
+    begin, rest = before[:shared].view(np.uint64), before[shared:]
+    found = np.empty((count, -(-size // 8)), np.uint64)
     in_words = not (len(rest) % 8 or fixed.shape[1] % 8)
     wide = fixed.view(np.uint64) if in_words else np.empty((count, 0), np.uint64)
     narrow = np.empty((count, 0), np.uint8) if in_words else fixed
 
     def last_blocks(start: int, stop: int) -> None:
         some, between = slice(start, stop), ends[start : stop + 1]
-        digest_last_blocks(state, rest, wide[some], narrow[some], joined, between, shared, found[some])
+        digest_last_blocks(state, begin, rest, wide[some], narrow[some], joined, between, found[some])
 
     spread(last_blocks, count)
     return np.ascontiguousarray(found.view(np.uint8)[:, :size])

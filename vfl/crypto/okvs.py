@@ -211,7 +211,7 @@ def _peel(slot: Slots, size: int) -> tuple[Slots, Slots, Slots]:
             users[slot[row, b]] += np.uint32(1)
             names[slot[row, b]] ^= np.uint32(row)
     rows, pivots = np.empty(n, np.uint32), np.empty(n, np.uint32)
-    left = np.ones(n, np.bool_)
+    gone = np.zeros(n, np.uint32)
     single = np.empty(size, np.uint32)  # slots that were seen with one row
     waiting = 0
     for at in range(size):
@@ -227,7 +227,7 @@ def _peel(slot: Slots, size: int) -> tuple[Slots, Slots, Slots]:
         row = names[pivot]
         rows[peeled], pivots[peeled] = row, pivot
         peeled += 1
-        left[row] = False
+        gone[row] = 1
         for b in range(BLOCKS):
             at = slot[row, b]
             users[at] -= np.uint32(1)
@@ -235,7 +235,13 @@ def _peel(slot: Slots, size: int) -> tuple[Slots, Slots, Slots]:
             if users[at] == 1:
                 single[waiting] = at
                 waiting += 1
-    return rows[:peeled], pivots[:peeled], np.flatnonzero(left).astype(np.uint32)
+    # Written out: numba takes as long to compile NumPy's functions for it as all the rest.
+    left = 0
+    for row in range(n):
+        if not gone[row]:
+            gone[left] = row
+            left += 1
+    return rows[:peeled], pivots[:peeled], gone[:left]
 
 
 def _solve(core: Slots, slot: Slots, chosen: Words, target: Words, sparse: Words, dense: Words) -> None:

@@ -615,13 +615,13 @@ def _power(a: Field) -> Field:
     a9 = a * square(square(a2))
     a11 = a2 * a9
     e5 = square(a11) * a9  # a^(2^5 - 1), and so on
-    e10 = _squares(e5, 5) * e5
-    e20 = _squares(e10, 10) * e10
-    e40 = _squares(e20, 20) * e20
-    e50 = _squares(e40, 10) * e10
-    e100 = _squares(e50, 50) * e50
-    e200 = _squares(e100, 100) * e100
-    e250 = _squares(e200, 50) * e50
+    e10 = _squares(e5, np.int64(5)) * e5
+    e20 = _squares(e10, np.int64(10)) * e10
+    e40 = _squares(e20, np.int64(20)) * e20
+    e50 = _squares(e40, np.int64(10)) * e10
+    e100 = _squares(e50, np.int64(50)) * e50
+    e200 = _squares(e100, np.int64(100)) * e100
+    e250 = _squares(e200, np.int64(50)) * e50
     return square(square(e250)) * a
 
 

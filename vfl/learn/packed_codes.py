@@ -181,7 +181,11 @@ def _add(
                         own[cell + (codes & _BYTE)] += values
                         codes >>= _EIGHT
                         cell += wide
-        if stop == rows or counts[:slots].max() + _AT_ONCE > packing[5]:
+        # Without NumPy's maximum, which takes longer to compile than a few numbers to compare.
+        most = 0
+        for slot in range(slots):
+            most = max(most, counts[slot])
+        if stop == rows or most + _AT_ONCE > packing[5]:
             _move(own, counts, ends, size, packing, sums)
 
 
@@ -203,4 +207,5 @@ def _move(
                 sums[0, slot, cell] += (word - low) >> packing[3]
                 sums[1, slot, cell] += (low - one) >> below
                 sums[2, slot, cell] += one
-    counts[:] = 0
+    for slot in range(len(counts)):
+        counts[slot] = 0

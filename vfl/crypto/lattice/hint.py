@@ -14,7 +14,7 @@ HintlessPIR, CRYPTO 2024; with a mask as in Delphi's linear layers, USENIX Secur
            a' pseudorandom for r's: the host learns nothing of s, even though it knows a, b and z.
     Then   b' - a' z = 2^32 hint s + u + noise, and the noise stays far below 2^32.
 
-(Of pairs modulo 2^108, with 2^26 in place of 2^32: parameters.PAIR.)
+(Of pairs modulo 2^102, with 2^20 in place of 2^32: parameters.PAIR.)
 
 Polynomial products put the inner product of output i at coefficient i * width + width - 1.
 """
@@ -42,16 +42,18 @@ from vfl.errors import VflError
 from vfl.kernels import kernel
 
 Fractions = NDArray[np.uint32]
+Entries = NDArray[np.int8] | NDArray[np.int16] | NDArray[np.int64]
+"""Small numbers: of a matrix, of secrets or of vectors."""
 
-_LIMBS = PAIR.hints.number  # as many as of single words
-_REALS = 4 * _LIMBS  # real and imaginary parts of the limbs of a and b
+LIMBS = PAIR.hints.number  # as many as of single words
+_REALS = 4 * LIMBS  # real and imaginary parts of the limbs of a and b
 _POINTS = 16  # points of a transform that are multiplied at a time
 
 
 @dataclass(frozen=True)
 class Opened:
     """Masked products of a hint with secrets, (count, outputs), modulo q: whole + fraction / 2^32, of
-    pairs (wide words) / 2^26."""
+    pairs (wide words) / 2^20."""
 
     whole: Words
     fraction: Fractions
@@ -81,18 +83,18 @@ class HintKey:
         key = self._encrypt(uniform, "public key errors", 0)
         return self._public + words.pack_hint(key, self._modulus)
 
-    def encrypt(self, hint: Words) -> Iterator[bytes]:
+    def encrypt(self, hint: Words | Entries) -> Iterator[bytes]:
         """The parts of the encrypted hint, in order, of a hint (outputs, DEGREE), or of wide words."""
         p, modulus = self._parameters, self._modulus
-        if hint.shape[:2] != (p.outputs, DEGREE):
-            raise ValueError(f"a hint of shape {hint.shape}, not ({p.outputs}, {DEGREE})")
+        if hint.shape[:2] != (p.outputs, p.columns):
+            raise ValueError(f"a hint of shape {hint.shape}, not ({p.outputs}, {p.columns})")
         numbers = hint if modulus.is_wide else hint[..., np.newaxis]
 
         def polynomial(number: int) -> Words:
             group, column = divmod(number, p.depth)
             rows = numbers[group * p.group :][: p.group, column * p.width :][:, : p.width]
             message = np.zeros((p.group, p.width, 2), np.uint64)
-            message[: rows.shape[0], : rows.shape[1], : rows.shape[2]] = rows
+            message[: rows.shape[0], : rows.shape[1], : rows.shape[2]] = self._message(rows)
             made = self._encrypt(_uniform(modulus, self._public, "hint", number), "errors", number)
             used = p.group * p.width
             scaled = wide.left(message.reshape(used, 2), modulus.fraction_bits)
@@ -112,17 +114,25 @@ class HintKey:
         view = memoryview(products)
         cut = count * p.groups * DEGREE * modulus.sent_bits // 8
         a = words.unpack_hint(view[:cut], modulus, (count, p.groups, DEGREE))
-        b = words.unpack_hint(view[cut:], modulus, (count, p.outputs))
+        b = self._unpacked(view[cut:], count)
 
         def product(v: int) -> Words:
             own = ring.wide_words(a[v], modulus.hints) * self._z
-            return _choose(p, ring.settle_wide(own, modulus.hints))
+            return ends_of(p, ring.settle_wide(own, modulus.hints))
 
         taken = np.stack(list(each(product, range(count))))
         difference = wide.reduced(wide.minus(b, taken), modulus.hints.bits)
         below = np.uint64((1 << modulus.fraction_bits) - 1)
         fraction = (difference[..., 0] & below).astype(np.uint32)
         return Opened(modulus_words(modulus, wide.right(difference, modulus.fraction_bits)), fraction)
+
+    def _message(self, block: Words | Entries) -> Words:
+        """What is encrypted for some entries."""
+        return block.astype(np.uint64, copy=False)
+
+    def _unpacked(self, data: memoryview, count: int) -> Words:
+        """The halves b' of products, wide words (count, outputs, 2)."""
+        return words.unpack_hint(data, self._modulus, (count, self._parameters.outputs))
 
     def _encrypt(self, a: Words, label: str, number: int) -> Words:
         """Zero under the key: a z + e for the uniform a."""
@@ -159,7 +169,10 @@ class EncryptedHint:
         self._loaded = np.zeros(p.hint_parts, np.bool_)
         self._lock = threading.Lock()
         self._file = file
-        self._name = hashlib.sha256(b"vfl lattice file" + _shape(p) + seed + header).digest()
+        # A hint passes its trial under these parameters: a shift that no sum shows under a wide step
+        # would under a short one, and it is the host that says whether a kept hint is still good.
+        named = _shape(p) + repr(p).encode() + seed + header
+        self._name = hashlib.sha256(b"vfl lattice file" + named).digest()
         self._shape = (ring.HALF, p.depth, p.groups * _REALS)
         self._reals = self._open()
 
@@ -205,9 +218,8 @@ class EncryptedHint:
         read once for all of `drawn`: batches of 32 are best. Raises ValueError while parts are missing.
         """
         p, modulus, count = self._parameters, self._modulus, len(drawn)
-        if not self.complete:
-            raise ValueError(f"{int(self._loaded.sum())} of {p.hint_parts} parts of the hint came")
-        products = self._products(drawn)
+        self._check_complete()
+        products = self._products(drawn.values)
         key = entropy(KEY)
         again = ring.small(
             ternary(key, "again", count * p.groups * DEGREE).reshape(count, p.groups, DEGREE)
@@ -217,9 +229,9 @@ class EncryptedHint:
         scaled = wide.plus(wide.left(masks, modulus.fraction_bits), wide.of(below))
 
         def finish(v: int) -> tuple[Words, Words]:
-            a = products[v, :, :_LIMBS] + self._key_a * again[v, :, np.newaxis]
-            b = products[v, :, _LIMBS:] + self._key_b * again[v, :, np.newaxis]
-            own = _choose(p, ring.settle_wide(b, modulus.hints))
+            a = products[v, :, :LIMBS] + self._key_a * again[v, :, np.newaxis]
+            b = products[v, :, LIMBS:] + self._key_b * again[v, :, np.newaxis]
+            own = ends_of(p, ring.settle_wide(b, modulus.hints))
             a_words = ring.settle_wide(a, modulus.hints)
             return wide.plus(a_words, wide.of(noise[v])), wide.plus(own, scaled[v])
 
@@ -228,15 +240,21 @@ class EncryptedHint:
         made = words.pack_hint(a_words, modulus) + words.pack_hint(b_words, modulus)
         return made, modulus_words(modulus, masks)
 
-    def _products(self, drawn: Secrets) -> ring.Complexes:
-        """Transforms (count, groups, 2 limbs, HALF) of the sums of a_d s_d and b_d s_d."""
+    def _check_complete(self) -> None:
+        if not self.complete:
+            of = self._parameters.hint_parts
+            raise ValueError(f"{int(self._loaded.sum())} of {of} parts of the hint came")
+
+    def _products(self, values: Entries) -> ring.Complexes:
+        """Transforms (count, groups, 2 limbs, HALF) of the sums of a_d s_d and b_d s_d, of `values`
+        (count, columns) cut into polynomials s_d."""
         from vfl.crypto.lattice import products  # which imports numba
 
-        p, count = self._parameters, len(drawn)
-        small = products.side_by_side(drawn.values, p.width, p.depth)
+        p, count = self._parameters, len(values)
+        small = products.side_by_side(values, p.width, p.depth)
         powers = np.arange(p.width - 1, -1, -1)
         sides = len(small) * products.SIDE
-        out = np.empty((sides, p.groups, 2 * _LIMBS, ring.HALF), np.complex128)
+        out = np.empty((sides, p.groups, 2 * LIMBS, ring.HALF), np.complex128)
 
         def points(first: int) -> None:
             last = first + _POINTS
@@ -324,7 +342,7 @@ def _drawn_masks(modulus: Modulus, key: bytes, shape: tuple[int, int]) -> tuple[
     return wide.of(random_words(key, "masks", size).reshape(shape)), below.reshape(shape)
 
 
-def _choose(p: Parameters, polynomials: Words) -> Words:
+def ends_of(p: Parameters, polynomials: Words) -> Words:
     """The coefficients (outputs, 2) of polynomials (groups, DEGREE, 2) with whole inner products."""
     ends = p.width - 1 + p.width * np.arange(p.group)
     return polynomials[:, ends].reshape(-1, 2)[: p.outputs]
@@ -338,8 +356,8 @@ def _store(a: ring.Complexes, b: ring.Complexes, first: int, out: NDArray[np.flo
         for p in range(len(a)):
             group, d = divmod(first + p, depth)
             at = group * _REALS
-            for limb in range(_LIMBS):
+            for limb in range(LIMBS):
                 out[i, d, at + limb] = a[p, limb, i].real
-                out[i, d, at + _LIMBS + limb] = b[p, limb, i].real
-                out[i, d, at + 2 * _LIMBS + limb] = a[p, limb, i].imag
-                out[i, d, at + 3 * _LIMBS + limb] = b[p, limb, i].imag
+                out[i, d, at + LIMBS + limb] = b[p, limb, i].real
+                out[i, d, at + 2 * LIMBS + limb] = a[p, limb, i].imag
+                out[i, d, at + 3 * LIMBS + limb] = b[p, limb, i].imag

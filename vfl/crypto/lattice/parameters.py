@@ -3,7 +3,7 @@
 Vectors are encrypted in R_q, R = Z[X]/(X^4096 + 1), q = 2^64; hints in R_Q, Q = 2^96. Both stand below
 the 109 bits that the Homomorphic Encryption Standard (Albrecht et al., 2018, table 1: ternary secret,
 classical attacks, 128 bits of security) allows at degree 4096; q even below its 75 bits for 192. Pairs,
-two numbers of a row in one entry, have words of their own: q = 2^82 and Q = 2^108.
+two numbers of a row in one entry, have words of their own: q = 2^82 and Q = 2^102.
 
 A word of a sum over rows holds, from the top: a sign, the sum times 2^scale_bits, and below a quarter of
 2^scale_bits the noise of the encryption and the host's flooding. Both are (sub-)Gaussian, and ten
@@ -60,7 +60,7 @@ class Modulus:
 _TWO = Limbs(MODULUS_BITS, 2, 32)
 SINGLE = Modulus(_TWO, _TWO, Limbs(HINT_BITS, 3, 32), SENT_BITS)
 """Of words with one number each."""
-PAIR = Modulus(Limbs(82, 2, 41), Limbs(82, 3, 28), Limbs(108, 3, 36), 96)
+PAIR = Modulus(Limbs(82, 2, 41), Limbs(82, 3, 28), Limbs(102, 3, 34), 96)
 """Of words with two numbers each, g and h >= 0, as one: g S + h, where no sum of h reaches S."""
 
 # Homomorphic Encryption Standard, table 1: log2 of the largest modulus by degree and security level.
@@ -87,7 +87,7 @@ MARGIN_BITS = (
 # Kullback-Leibler divergences (nats) at most, over all values that are answered by a hint:
 SUM_LEAK = 2.0**-4  # about the errors' sums M e
 KEY_LEAK = 2.0**-44  # about the host's key and the hint's errors
-_MOST_FLOOD = 2.0**44  # Box-Muller's doubles resolve it to below one
+MOST_FLOOD = 2.0**44  # Box-Muller's doubles resolve it to below one
 _MOST_ROWS = 1 << 30
 _MOST_OUTPUTS = 1 << 20
 _WIDEST = 32  # hint columns in one polynomial at most
@@ -169,7 +169,7 @@ class Parameters:
     @property
     def key_leak(self) -> float:
         """Divergence (nats) of a hint's answers from ones that are independent of the host's key."""
-        return self.queries * self.outputs * _key_shift(self.modulus) / self.flood**2
+        return self.queries * self.outputs * key_shift(self.modulus) / self.flood**2
 
     def _leak_of(self, outputs: int) -> float:
         """Of one vector's answers."""
@@ -184,7 +184,7 @@ class Parameters:
         """The same for another number of outputs, and as many vectors as SUM_LEAK and KEY_LEAK allow
         these, `most` at most."""
         outputs_ = max(outputs, 1)
-        of_key = KEY_LEAK * self.flood**2 / (outputs_ * _key_shift(self.modulus))
+        of_key = KEY_LEAK * self.flood**2 / (outputs_ * key_shift(self.modulus))
         allowed = math.floor(min(SUM_LEAK / self._leak_of(outputs_), of_key))
         return replace(self, outputs=outputs, queries=min(most, allowed))
 
@@ -220,6 +220,11 @@ class Parameters:
         return -(-self.outputs // self.groups)
 
     @property
+    def columns(self) -> int:
+        """Columns of the hint."""
+        return DEGREE
+
+    @property
     def width(self) -> int:
         """Columns of the hint in one polynomial."""
         return min(_WIDEST, DEGREE // self.group)
@@ -227,7 +232,7 @@ class Parameters:
     @property
     def depth(self) -> int:
         """Polynomials of a group: hint columns over width."""
-        return -(-DEGREE // self.width)
+        return -(-self.columns // self.width)
 
     # Sizes on the wire.
 
@@ -310,7 +315,7 @@ def choose(
         scale_bits = _scale_bits(rows, value_bits, weight, word_bits)
         noise = _noise_variance(rows, weight, word_bits)
         room = (2.0 ** (scale_bits - 2) / DEVIATIONS) ** 2 - noise
-        flood = min(math.sqrt(max(room, 0.0)), _MOST_FLOOD)
+        flood = min(math.sqrt(max(room, 0.0)), MOST_FLOOD)
         drop_bits = _drop_bits(modulus, flood)
         flood *= 1 - 2.0**-10
         if flood > 0 and math.log2(flood / math.sqrt(noise)) >= margin_bits:
@@ -404,7 +409,7 @@ def _noise_variance(rows: int, weight: int, word_bits: int) -> float:
     return rows * float(weight) ** 2 * (ERROR_VARIANCE + rounding)
 
 
-def _key_shift(modulus: Modulus) -> float:
+def key_shift(modulus: Modulus) -> float:
     """Mean square of what the host's key and the hint's errors add to an opened product.
 
     Three products of ternary secrets (hint times s, public key times r, the key times what the guest

@@ -181,7 +181,7 @@ _evaluate = cast(Callable[..., Any], intrinsic(_typed_evaluate))
 _add = cast(Callable[..., Any], intrinsic(_typed_add))
 
 
-def side_by_side(secrets: NDArray[np.int8], width: int, depth: int) -> Floats:
+def side_by_side(secrets: NDArray[np.signedinteger], width: int, depth: int) -> Floats:
     """Secrets (count, DEGREE) as `multiply` takes them: (sixteens, fours of pieces, width, 4, 16)."""
     count, degree = secrets.shape
     sides, fours = -(-count // SIDE), -(-depth // TOGETHER)

@@ -2,7 +2,7 @@
 
 A real polynomial p of degree 4096 is evaluated at 2048 of the roots of X^4096 + 1 (the others are their
 conjugates) by one complex FFT of half the size: of (p[j] + i p[j + 2048]) w^j, w = exp(i pi / 4096).
-Integers of 64 to 108 bits are cut into balanced limbs of 28 to 41, multiplied limb by limb with small
+Integers of 64 to 102 bits are cut into balanced limbs of 28 to 41, multiplied limb by limb with small
 polynomials, rounded, and put together with carries.
 
 How exact: in every product here one factor has limbs below 2^31 and the other a Euclidean norm of a few

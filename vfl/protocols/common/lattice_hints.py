@@ -24,6 +24,10 @@ right one (Parameters.reach): of the three values of a coefficient that sums can
 vector of zeros, both vectors with 4/9. Fifty such coefficients pass with 2^-58, of more than 1,600 that
 it takes. What passes for certain is a hint of a matrix, be it another than the host says, or one that no
 reading depends on.
+
+With few rows, in trees whose sums the guest sees, hosts encrypt their matrices in place of hints where
+both find that to be cheaper (Shape.word_bits): whatever is said of hints here is true of these, and
+lattice_direct.py has the rest.
 """
 
 import asyncio
@@ -41,6 +45,7 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Integers, Words
 from vfl.blocks.engine import Array
+from vfl.crypto.lattice.direct import DirectParameters, EncryptedMatrix, MatrixKey, entries_of
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey
 from vfl.crypto.lattice.matrix import CellMatrix, make_hint
 from vfl.crypto.lattice.parameters import DEGREE, Parameters
@@ -49,12 +54,13 @@ from vfl.crypto.randomness import Randomness
 from vfl.errors import Refused
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MIB, Message
+from vfl.protocols.common.lattice_direct import DirectGuest, DirectHost
+from vfl.protocols.common.lattice_host import HostProducts
 from vfl.protocols.common.lattice_sums import (
     MOST_OUTPUTS,
     ZEROS,
     Entries,
     GuestProducts,
-    HostProducts,
     Query,
     Shape,
     Timed,
@@ -65,7 +71,9 @@ from vfl.protocols.common.participant import Resources
 _SEED = 32  # bytes of a share, of the seed, of a hint's name
 _PARTIES = 256
 
-WordBits = Literal[48, 56, 64, 80]
+WordBits = Literal[0, 48, 56, 64, 80]
+"""Of a vector's words, of pairs' where they are 80; NO_WORDS: matrices are encrypted themselves, and
+multiplied with vectors."""
 HintProgress = Callable[[int, int], None]
 """How many parts or columns of hints are done, of how many."""
 JudgeZeros = Callable[[Peer, Words], Awaitable[None]]
@@ -81,7 +89,8 @@ class HintSums(Message, frozen=True):
 
 class HintKnown(Message, frozen=True):
     """guest -> host. Reveals: which hint of this host the guest keeps from an earlier job, if any; how
-    short words may be for the host with the most sums, and whether one holds two numbers."""
+    short words may be for the host with the most sums, whether one holds two numbers, or that
+    hosts are to encrypt their matrices."""
 
     name: bytes  # empty when there is none
     word_bits: WordBits
@@ -112,7 +121,7 @@ class HintHeader(Message, frozen=True):
 
 
 class HintPart(Message, frozen=True):
-    """host -> guest. Reveals: nothing to who lacks the host's key; its encrypted hint."""
+    """host -> guest. Reveals: nothing to who lacks the host's key; its encrypted hint, or matrix."""
 
     data: bytes
     limit: ClassVar[int] = 16 * MIB
@@ -237,7 +246,8 @@ async def guest_meet(
         for host, hint, own in zip(hosts, opened, parameters, strict=True)
         if hint is not None
     ]
-    products = GuestProducts(
+    direct = any(isinstance(own, DirectParameters) for own in parameters)
+    products = (DirectGuest if direct else GuestProducts)(
         [host for host, _, _ in asked],
         [hint for _, hint, _ in asked],
         [own for _, _, own in asked],
@@ -273,7 +283,7 @@ def _reopen(
     if known is None or not offer.known or (file := shelf.file(host.name)) is None or not file.exists():
         return None
     try:
-        hint = EncryptedHint(parameters, known.seed, known.header, file)
+        hint = _encrypted_hint(parameters, known.seed, known.header, file)
     except ValueError:
         return None
     return hint if hint.complete else None
@@ -311,7 +321,7 @@ async def _receive_hint(
         raise host.breach("a HintHeader with a name of another size")
     await asyncio.to_thread(shelf.clear, host.name, _transforms(parameters))
     try:
-        hint = EncryptedHint(parameters, seed, head.header, shelf.file(host.name))
+        hint = _encrypted_hint(parameters, seed, head.header, shelf.file(host.name))
     except ValueError as error:
         raise host.breach(f"a HintHeader with {error}") from None
     loading: deque[asyncio.Task[None]] = deque()
@@ -330,6 +340,15 @@ async def _receive_hint(
         for task in loading:
             task.cancel()
     return hint, KnownHint(head.name, seed, head.header, parameters.outputs)
+
+
+def _encrypted_hint(
+    parameters: Parameters, seed: bytes, header: bytes, file: Path | None
+) -> EncryptedHint:
+    """A host's hint, or matrix. Raises ValueError for a header of another size."""
+    if isinstance(parameters, DirectParameters):
+        return EncryptedMatrix(parameters, seed, header, file)
+    return EncryptedHint(parameters, seed, header, file)
 
 
 def _zeros(rows: Array) -> Integers:
@@ -420,7 +439,8 @@ async def host_meet(
         parameters = shape.parameters(outputs, wanted.word_bits)
     except ValueError:
         raise guest.breach("HintKnown of words that are not for this host's sums") from None
-    serving = HostProducts(guest, shape, parameters, resources)
+    direct = isinstance(parameters, DirectParameters)
+    serving = (DirectHost if direct else HostProducts)(guest, shape, parameters, resources)
     matrix: CellMatrix | None = None
     kept = hints.known()
     reusable = kept is not None and kept.name == wanted.name
@@ -437,7 +457,7 @@ async def host_meet(
     agreed = await guest.recv(HintAgreed)
     if not agreed.shares:
         if kept is not None and matrix is not None:
-            serving.use(matrix, HintKey(parameters, kept.seed, kept.secret, kept.matter), kept.secret)
+            serving.use(matrix, _key(parameters, kept.seed, kept.secret, kept.matter), kept.secret)
         elif outputs:
             raise guest.breach("HintAgreed to a hint that this host does not have")
         return serving
@@ -448,8 +468,9 @@ async def host_meet(
     secret, seed = _drawn(randomness, "secret of a hint"), _seed(agreed.shares)
     matrix = await asyncio.to_thread(matrix_of, secret)
     matter = await asyncio.to_thread(_matter, matrix, parameters)
-    key = HintKey(parameters, seed, secret, matter)
-    made = await _hint(matrix, PublicRows(seed, matrix.rows, parameters.modulus.sums), progress)
+    key = _key(parameters, seed, secret, matter)
+    public = PublicRows(seed, matrix.rows, parameters.modulus.sums)
+    made = await (asyncio.to_thread(entries_of, matrix) if direct else _hint(matrix, public, progress))
     name = _drawn(randomness, "name of a hint")
     await asyncio.to_thread(hints.keep, HostHint(name, secret, seed, matter, shape.served))
     await guest.send(HintHeader(name, key.header()))
@@ -475,6 +496,12 @@ async def _show_zeros(guest: Peer, digest: bytes, nonce: bytes) -> None:
     await guest.send(ZerosOpened(nonce if same else b""))
     if not same:
         raise guest.breach("ZerosRead of other numbers than the masks of zeros")
+
+
+def _key(parameters: Parameters, seed: bytes, secret: bytes, matter: bytes) -> HintKey:
+    """The key of a hint, or of a matrix."""
+    kind = MatrixKey if isinstance(parameters, DirectParameters) else HintKey
+    return kind(parameters, seed, secret, matter)
 
 
 async def _hint(matrix: CellMatrix, public: PublicRows, progress: HintProgress) -> NDArray[np.uint64]:

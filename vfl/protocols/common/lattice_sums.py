@@ -12,7 +12,8 @@ for up to BATCH vectors, the same for trees and linear models:
     sums less the products, flooded and cut short.
  6. The guest takes its masks off and rounds: the sums, exactly.
 
-One hint serves so many vectors as its parameters are for; a host counts them, over all jobs.
+One hint serves so many vectors as its parameters are for; a host counts them, over all jobs. With few
+rows hosts encrypt their matrices in place of hints, and steps 3 to 6 are those of lattice_direct.py.
 
 Random numbers have the place of the first of the vectors that they are for, among all that products are
 made for, that were asked about or served, so that neither pieces, spare time nor blocks of rows change
@@ -34,9 +35,9 @@ from numpy.typing import NDArray
 from vfl.arrays import Integers, Words
 from vfl.blocks.cores import Begun, spare_time
 from vfl.blocks.engine import ENGINE, Rows
-from vfl.crypto.lattice.answers import blurred, masked, seal, unseal, unsealed_words
-from vfl.crypto.lattice.hint import EncryptedHint, HintKey, Opened
-from vfl.crypto.lattice.matrix import Accumulator, CellMatrix
+from vfl.crypto.lattice.answers import blurred, unseal, unsealed_words
+from vfl.crypto.lattice.direct import NO_WORDS, DirectParameters, choose_direct, is_cheaper
+from vfl.crypto.lattice.hint import EncryptedHint
 from vfl.crypto.lattice.parameters import (
     DEGREE,
     MODULUS_BITS,
@@ -49,8 +50,6 @@ from vfl.crypto.lattice.parameters import (
 from vfl.crypto.lattice.vectors import Part, PublicRows, Secrets, Values, VectorEncryption, joined
 from vfl.net.peer import Peer, together
 from vfl.net.wire import KIB, MAX_MESSAGE, MIB, Message, Seconds
-from vfl.protocols.common.clock import ToldTime
-from vfl.protocols.common.mask_streams import MaskStream
 from vfl.protocols.common.participant import Resources
 
 BATCH = 32
@@ -93,7 +92,7 @@ class HintProducts(Message, frozen=True):
 
 class Vectors(Message, frozen=True):
     """guest -> host. Reveals: nothing to who lacks their secrets; encrypted vectors, an entry of each an
-    aligned row."""
+    aligned row, or masked and re-randomised products of the host's encrypted matrix with vectors."""
 
     data: bytes
     limit: ClassVar[int] = 16 * MIB
@@ -135,6 +134,7 @@ class Shape:
     exact: bool = False  # whether so many vectors follow: then products are made for no more
     pairs: bool = False  # whether they come by two, the second none below 0: one word may hold both
     joint: bool = False  # whether one does: these are counted where vectors are
+    direct: bool = False  # whether hosts encrypt their matrices themselves where that is cheaper
 
     @classmethod
     def most_bits(cls, rows: int, vectors: int) -> int:
@@ -145,12 +145,15 @@ class Shape:
         return widest(rows, MOST_OUTPUTS, shape._most, least=least)
 
     def parameters(self, outputs: int, word_bits: int = MODULUS_BITS) -> Parameters:
-        """Those of a host of so many `outputs`, and of vectors with words of so many bits.
+        """Those of a host of so many `outputs`, and of vectors with words of so many bits; NO_WORDS: of
+        a matrix that is encrypted itself.
 
         Raises ValueError, with the numbers, when no safe ones hold the sums of all vectors of the job.
         """
         own = self.of(word_bits)
         try:
+            if word_bits == NO_WORDS:
+                return self._direct(outputs)
             return choose(
                 own.rows,
                 own.value_bits,
@@ -176,12 +179,14 @@ class Shape:
 
     def word_bits(self, outputs: Sequence[int]) -> int:
         """Of the words with which every host is served, by their `outputs`, those that cost least: with
-        shorter ones a hint may have to be made anew sooner.
+        shorter ones a hint may have to be made anew sooner. NO_WORDS: hosts encrypt their matrices.
 
         Raises ValueError, with the numbers, when no safe ones hold the sums of all vectors of the job.
         """
         if not any(outputs):
             return MODULUS_BITS
+        if self.direct and self._is_direct_cheaper(outputs):
+            return NO_WORDS
         refused: list[ValueError] = []
         costs: dict[int, float] = {}
         for word_bits in (PAIR_WORD, *WORDS) if self.pairs else WORDS:
@@ -196,6 +201,23 @@ class Shape:
         if not costs:
             raise refused[-1]
         return min(costs, key=lambda word_bits: (costs[word_bits], word_bits))
+
+    def _direct(self, outputs: int) -> DirectParameters:
+        """Parameters of a matrix that is encrypted itself."""
+        if not self.direct:
+            raise ValueError("sums of this job need a hint")
+        made = choose_direct(
+            self.rows, self.value_bits, max(outputs, 1), self._most, self.weight, self.served
+        )
+        return made.serving(outputs, self._most)
+
+    def _is_direct_cheaper(self, outputs: Sequence[int]) -> bool:
+        """Whether all hosts' matrices, encrypted themselves, cost less than hints and their vectors."""
+        try:
+            matrices = [self._direct(count) for count in outputs if count]
+        except ValueError:
+            return False
+        return is_cheaper(matrices, [self.parameters(count) for count in outputs if count])
 
     def of(self, word_bits: int) -> "Shape":
         """Of what is sent in words of so many bits. Raises ValueError for pairs where none come."""
@@ -342,7 +364,7 @@ class GuestProducts:
 
         under_way: deque[list[Begun[list[Part]]]] = deque()
         try:
-            for start, stop in _pieces(parameters, count):
+            for start, stop in pieces_of(parameters, count):
                 begin = partial(encryption.begin, start, stop, entries.kernel, *entries.arrays)
                 under_way.append(await asyncio.to_thread(begin))
                 if len(under_way) > ENGINE.width:
@@ -455,184 +477,17 @@ async def _send_products(host: Peer, data: bytes) -> None:
         await host.send(HintProducts(data[start : start + _PIECE]))
 
 
-# ---------------------------------------------------------------------------------------- host
-
-
-@dataclass
-class _Opened:
-    """A batch of products, the first of which are used up; opened in a thread."""
-
-    opening: asyncio.Task[Opened]
-    size: int
-    used: int = 0
-
-    @property
-    def left(self) -> int:
-        return self.size - self.used
-
-
-class HostProducts:
-    """A host's side; `host_meet` of lattice_hints.py makes one."""
-
-    def __init__(
-        self,
-        guest: Peer,
-        shape: Shape,
-        parameters: Parameters,
-        resources: Resources,
-    ) -> None:
-        self._guest, self._shape, self._parameters = guest, shape, parameters
-        self._randomness = resources.randomness
-        self.scale_bits = parameters.scale_bits
-        """Of words, below sums: those under masks are known modulo 2^64 less these."""
-        self._operations = Counter() if resources.operations is None else resources.operations
-        self._hint: tuple[CellMatrix, HintKey] | None = None
-        self.secret = b""
-        """The secret of the hint that is used."""
-        self._products: deque[_Opened] = deque()
-        self._served = self._received = 0  # vectors, and those that products were received for
-        self._time = ToldTime(guest.name, resources.say)
-
-    @property
-    def joint(self) -> bool:
-        """Whether vectors are of pairs of numbers."""
-        return self._shape.joint
-
-    def use(self, matrix: CellMatrix, key: HintKey, secret: bytes) -> None:
-        """Serve sums by this matrix; without, no query is served."""
-        self._hint, self.secret = (matrix, key), secret
-
-    async def serve(
-        self,
-        query: Query,
-        hidden: bool = False,
-        stream: MaskStream | None = None,
-        *,
-        looked_at: bool = True,
-    ) -> NDArray[np.uint64]:
-        """Answer a query. Raises PeerError when the guest breaks the protocol.
-
-        `hidden`: under masks, uniform among all values of a sum as the guest can read it; these are
-        returned, shape (vectors, outputs), else zeros. With a `stream` masks come from it, those of each
-        two vectors by themselves, and are uniform words: they hide all that is in an answer, whatever
-        the guest's vectors and products were. `looked_at`: in a replay whether the vectors were kept.
-        """
-        guest, parameters, count = self._guest, self._parameters, query.vectors
-        first = self._served
-        self._served += count
-        if self._hint is None or self._served > self._shape.served:
-            raise guest.breach("a Query of more vectors than its job has")
-        matrix, key = self._hint
-        while sum(batch.left for batch in self._products) < count:
-            await self._receive_products(key)
-        if not looked_at:
-            return await self._leave_out(count, len(matrix.outputs), stream)
-        sums = Accumulator(parameters, matrix, count)
-
-        def add(start: int, data: bytes) -> None:
-            with self._time.timed():
-                sums.add(start, data)
-
-        adding: asyncio.Task[None] | None = None
-        try:
-            for start, _ in _pieces(parameters, count):
-                message = await guest.recv(Vectors)
-                if adding is not None:
-                    await adding
-                adding = asyncio.create_task(asyncio.to_thread(add, start, message.data))
-            if adding is not None:
-                await adding
-        except ValueError as error:
-            raise guest.breach(f"Vectors with {error}") from None
-        finally:
-            if adding is not None:
-                adding.cancel()
-        with self._time.timed():
-            opened = await self._take(count)
-            total = await asyncio.to_thread(sums.result)
-            masks = np.zeros(total.shape[:2], np.uint64)
-            if stream is not None:
-                masks = _masks(stream, count, total.shape[1])
-                total += masks
-            elif hidden:
-                masks = self._randomness.at("masks of sums", first).words(masks.shape)
-                masks = masks >> np.uint64(MODULUS_BITS - parameters.read_bits)
-                total = masked(parameters, total, masks)
-            flooding = self._randomness.at("flooding", first)
-            data = await asyncio.to_thread(seal, parameters, total, opened, flooding)
-        self._operations["sum vector"] += count
-        await guest.send(VectorSums(data, self._time.tell()))
-        return masks
-
-    async def _leave_out(self, count: int, outputs: int, stream: MaskStream | None) -> Words:
-        """In a replay without the vectors: their products and masks are passed over."""
-        for _ in _pieces(self._parameters, count):
-            await self._guest.recv(Vectors)
-        await self._take(count)
-        self._time.tell()
-        await self._guest.send(LEFT_OUT_SUMS)
-        if stream is None:
-            return np.zeros((count, outputs), np.uint64)
-        return _masks(stream, count, outputs)
-
-    def uncover(self, opened: Integers, masks: NDArray[np.uint64]) -> Integers:
-        """The sums that the guest read under these masks. Raises ValueError for what cannot be sums."""
-        scale = np.uint64(self._parameters.scale_bits)
-        sums = ((opened.view(np.uint64) - masks) << scale).view(np.int64) >> scale.astype(np.int64)
-        if (np.abs(sums) > self._parameters.bound).any():
-            raise ValueError("numbers that are no masked sums")
-        return np.asarray(sums)
-
-    async def _receive_products(self, key: HintKey) -> None:
-        count = self._shape.batch(self._received)
-        self._received += count
-        size, parts = self._parameters.product_bytes(count), []
-        for start in range(0, size, _PIECE):
-            message = await self._guest.recv(HintProducts)
-            if len(message.data) != min(_PIECE, size - start):
-                raise self._guest.breach("HintProducts of another size than a batch has")
-            parts.append(message.data)
-        self._operations["open products"] += count
-        opening = asyncio.create_task(asyncio.to_thread(key.open, b"".join(parts), count))
-        self._products.append(_Opened(opening, count))
-
-    async def _take(self, count: int) -> Opened:
-        """The next opened products."""
-        parts: list[Opened] = []
-        while count:
-            batch = self._products[0]
-            try:
-                opened = await batch.opening
-            except ValueError as error:
-                raise self._guest.breach(f"HintProducts with {error}") from None
-            stop = batch.used + min(count, batch.left)
-            parts.append(Opened(opened.whole[batch.used : stop], opened.fraction[batch.used : stop]))
-            count, batch.used = count - (stop - batch.used), stop
-            if not batch.left:
-                self._products.popleft()
-        return Opened(
-            np.concatenate([part.whole for part in parts]),
-            np.concatenate([part.fraction for part in parts]),
-        )
-
-    def end(self) -> None:
-        """End: there are no more queries."""
-        for batch in self._products:
-            batch.opening.cancel()
-
-
 # ------------------------------------------------------------------------------- what both share
 
 
-def _masks(stream: MaskStream, count: int, outputs: int) -> Words:
-    """Those of so many vectors' sums."""
-    pairs = [min(2, count - place) for place in range(0, count, 2)]
-    return np.concatenate([stream.words((pair, outputs)) for pair in pairs])
-
-
-def _pieces(parameters: Parameters, count: int) -> Iterator[tuple[int, int]]:
+def pieces_of(parameters: Parameters, count: int) -> Iterator[tuple[int, int]]:
     """The rows, from one to before another, whose entries of `count` vectors travel together."""
     block = parameters.rows_bytes(DEGREE, count)
     size = min(_MOST_ROWS, max(1, _PIECE // block) * DEGREE)
     for start in range(0, parameters.rows, size):
         yield start, min(start + size, parameters.rows)
+
+
+def piece_sizes(size: int) -> Iterator[int]:
+    """Bytes of the messages that so many bytes of products travel in."""
+    return (min(_PIECE, size - start) for start in range(0, size, _PIECE))

@@ -59,11 +59,11 @@ from vfl.protocols.common.lattice_hints import (
     guest_meet,
     host_meet,
 )
+from vfl.protocols.common.lattice_host import HostProducts
 from vfl.protocols.common.lattice_sums import (
     MOST_OUTPUTS,
     Entries,
     GuestProducts,
-    HostProducts,
     Query,
     Shape,
 )

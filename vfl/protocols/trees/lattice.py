@@ -469,16 +469,23 @@ class _Offered:
         at: list[int] = []
         weights: list[int] = []
         starts = [0]
-        for candidate in self.order(secret).tolist():
-            column = self.all.columns[int(self.all.column[candidate])]
-            cell, missing = int(self.all.cell[candidate]), int(self.all.missing_cell[candidate])
+        order = self.order(secret)
+        of_category = np.array([column.edges is None for column in self.all.columns], np.bool_)
+        each = zip(
+            self.all.cell[order].tolist(),
+            self.all.missing_cell[order].tolist(),
+            (of_category[self.all.column[order]] & (self.all.bin[order] > 0)).tolist(),
+            self.all.missing_left[order].tolist(),
+            strict=True,
+        )
+        for cell, missing, alone, with_missing in each:
             # Of running sums: the one up to a bin; what a bin adds to that before it.
             at.append(cell)
             weights.append(1)
-            if column.edges is None and self.all.bin[candidate] > 0:
+            if alone:
                 at.append(cell - 1)
                 weights.append(-1)
-            if self.all.missing_left[candidate]:
+            if with_missing:
                 at += [missing, missing - 1]
                 weights += [1, -1]
             starts.append(len(at))

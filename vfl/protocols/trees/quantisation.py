@@ -46,7 +46,8 @@ def lattice_shape(rows: int, params: BoostParams) -> Shape:
     of few sums are served: one of more refuses the job when it makes its own parameters. Raises
     ValueError, with the numbers, for too many rows."""
     vectors = 2 * params.most_trees * most_summed(params)
-    shape = Shape(rows, _LEAST_BITS + 1, vectors, errors_known=params.sums == "open")
+    is_open = params.sums == "open"
+    shape = Shape(rows, _LEAST_BITS + 1, vectors, errors_known=is_open, direct=is_open)
     bits = min(_MOST_BITS + 1, Shape.most_bits(rows, vectors))
     if bits <= _LEAST_BITS:
         bits = max(shape.widest(outputs, MODULUS_BITS) for outputs in _OUTPUTS)

@@ -1,0 +1,183 @@
+"""A folder of compiled kernels with which something is wrong."""
+
+import contextlib
+import errno
+import importlib
+import os
+import pickle
+import sys
+import tempfile
+import threading
+
+import numba
+import pytest
+
+from vfl import kernels
+
+SOURCE = """
+from vfl.kernels import kernel
+
+
+@kernel
+def twice(x):
+    return {factor} * x
+
+
+@kernel
+def _inner(x):
+    return x + 1
+
+
+@kernel
+def outer(x):
+    return _inner(x)
+"""
+
+
+@pytest.fixture
+def module(tmp_path, monkeypatch):
+    """Imports a module of kernels anew, as another process would, with a folder for its cache."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    name = "kernels_for_tests"
+
+    def load(factor=2):
+        (tmp_path / f"{name}.py").write_text(SOURCE.format(factor=factor))
+        sys.modules.pop(name, None)
+        importlib.invalidate_caches()
+        return importlib.import_module(name)
+
+    yield load
+    sys.modules.pop(name, None)
+
+
+def _files(folder, ending):
+    return sorted(folder.rglob(f"*{ending}"))
+
+
+def _compiled(kernel):
+    """How many kinds of arguments this process has compiled it for."""
+    return sum(kernel.compiled().stats.cache_misses.values())
+
+
+def _cut(file):
+    file.write_bytes(file.read_bytes()[:-40])
+
+
+def _emptied(file):
+    file.write_bytes(b"")
+
+
+def _zeros(file):
+    file.write_bytes(bytes(file.stat().st_size))
+
+
+def _flipped(file):
+    """A bit of machine code, or of an index's last words."""
+    data = bytearray(file.read_bytes())
+    data[-len(data) // 3] ^= 1
+    file.write_bytes(data)
+
+
+def _other_version(file):
+    file.write_bytes(pickle.dumps("0.1") + b"what no version reads")
+
+
+def _a_folder(file):
+    file.unlink()
+    file.mkdir()
+
+
+@pytest.mark.parametrize("spoil", [_cut, _emptied, _zeros, _flipped, _other_version, _a_folder])
+@pytest.mark.parametrize("ending", [".nbi", ".nbc"])
+def test_a_spoilt_file_is_compiled_anew_and_written_again(module, tmp_path, spoil, ending):
+    assert module().twice(4) == 8
+    (file,) = _files(tmp_path / "cache", ending)
+    spoil(file)
+    again = module()
+    assert again.twice(4) == 8 and _compiled(again.twice) == 1
+    last = module()
+    assert last.twice(4) == 8
+    assert _compiled(last.twice) == (spoil is _a_folder)  # which nothing can be written over
+
+
+def test_what_is_in_order_is_taken(module):
+    assert module().twice(4) == 8
+    again = module()
+    assert again.twice(4) == 8 and _compiled(again.twice) == 0
+
+
+def test_machine_code_of_another_source_is_not_run(module, tmp_path):
+    """Named in the index of a newer source, whose writer ended before it wrote its own."""
+    assert module(2).twice(4) == 8
+    (file,) = _files(tmp_path / "cache", ".nbc")
+    older = file.read_bytes()
+    assert module(3).twice(4) == 12
+    file.write_bytes(older)
+    again = module(3)
+    assert again.twice(4) == 12 and _compiled(again.twice) == 1
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+def test_nothing_can_be_written(module, monkeypatch, code):
+    """A disk that is full, a folder that became read-only, after numba looked at it."""
+    written, opened = [], open
+
+    def full(file, mode="r", *rest, **options):
+        if ".tmp." in str(file) and "w" in mode:
+            written.append(file)
+            raise OSError(code, os.strerror(code))
+        return opened(file, mode, *rest, **options)
+
+    monkeypatch.setattr("builtins.open", full)
+    loaded = module()
+    assert loaded.twice(4) == 8 and loaded.twice(0.5) == 1.0
+    assert len(written) == 1  # it does not try again
+
+
+def test_a_folder_that_goes_away(module, tmp_path, monkeypatch):
+    loaded = module()
+    loaded.twice.compiled()
+
+    def nowhere(*arguments, **options):
+        raise PermissionError(errno.EACCES, "no")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", nowhere)
+    assert loaded.twice(4) == 8
+    assert _files(tmp_path / "cache", ".nbc") == []
+
+
+def test_threads_that_compile_what_calls_each_other(module, monkeypatch):
+    """Neither waits for the lock of a file that the other has, which waits for numba's."""
+    loaded, alone = module(), kernels._alone
+    loaded.outer.compiled()
+    found, asked, done = [], threading.Event(), threading.Event()
+
+    def call_outer():
+        found.append(loaded.outer(1))
+        done.set()
+
+    second = threading.Thread(target=call_outer, daemon=True)
+
+    @contextlib.contextmanager
+    def in_turn(path):
+        if path.name.endswith("_inner.lock"):
+            if threading.current_thread() is second:
+                asked.set()
+            else:
+                with alone(path):
+                    second.start()
+                    asked.wait(0.5)  # where it can get as far as this it waits for the file now
+                    yield
+                return
+        with alone(path):
+            yield
+
+    monkeypatch.setattr(kernels, "_alone", in_turn)
+    monkeypatch.setattr(kernels, "_PATIENCE", 3600.0)
+    first = threading.Thread(target=lambda: found.append(loaded._inner(1)), daemon=True)
+    first.start()
+    assert done.wait(300)
+    first.join(300)
+    assert found == [2, 2]

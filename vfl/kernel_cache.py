@@ -1,0 +1,92 @@
+"""The folder in which numba keeps compiled kernels, when something is wrong with it.
+
+What numba keeps there it loads as it stands, and an error in doing so becomes one of whoever calls the
+kernel. But a disk may be full, a folder may be taken away or turned read-only, and a machine that loses
+power may leave files that are cut off or hold zeros. Here each file tells whether it is what was
+written, for this source and these types of arguments; what is not, is compiled anew and written again.
+Where nothing can be written, a process goes on with what it has compiled itself.
+"""
+
+import hashlib
+import logging
+import pickle
+from collections.abc import Callable
+from typing import Any, Protocol
+
+_LOG = logging.getLogger(__name__)
+
+
+class Cached(Protocol):
+    """numba's function, as it is kept."""
+
+    _cache: Any
+
+
+class _Spoilt(Exception):
+    """A file that does not hold what its index says."""
+
+
+def guard(made: Cached) -> None:
+    """Have a function of numba's compiled anew where its cache cannot be read, and go on where it cannot
+    be written."""
+    cache = made._cache
+    cache._cache_file = _Checked(cache._cache_file)
+    load, save = cache.load_overload, cache.save_overload
+
+    def load_guarded(signature: object, context: object) -> object:
+        try:
+            return load(signature, context)
+        # A pickle that is cut off or wrong raises whatever it likes, and so does numba in reading it.
+        except Exception as error:
+            _note("cannot be read and is compiled anew", made, error)
+            _given_up(cache, cache.flush)
+            return None
+
+    def save_guarded(signature: object, result: object) -> None:
+        _given_up(cache, lambda: save(signature, result))
+
+    cache.load_overload, cache.save_overload = load_guarded, save_guarded
+
+
+def _given_up(cache: Any, write: Callable[[], None]) -> None:
+    """Write, and nothing more for this process once that fails."""
+    try:
+        write()
+    except OSError as error:
+        _note("cannot be written", cache, error)
+        cache.disable()
+
+
+def _note(what: str, of: object, error: Exception) -> None:
+    _LOG.debug("the compiled %r %s: %s", of, what, type(error).__name__)
+
+
+class _Checked:
+    """numba's index and files, of which each says for which source and types it is, and its digest.
+
+    numba names a file in the index before it is written, and takes names of older sources again: a
+    process that ends in between would leave older machine code under the newer name.
+    """
+
+    def __init__(self, files: Any) -> None:
+        self._files = files
+        self.flush = files.flush
+
+    def load(self, key: object) -> object:
+        """The entry, None if there is none. Raises _Spoilt, or what reading it raises."""
+        found = self._files.load(key)
+        if found is None:
+            return None
+        stamp, of, digest, data = found
+        if stamp != self._files._source_stamp or of != key or digest != _digest(data):
+            raise _Spoilt
+        return pickle.loads(data)  # noqa: S301 - as numba does: who can write here can have code run
+
+    def save(self, key: object, entry: object) -> None:
+        """Write an entry."""
+        data = self._files._dump(entry)
+        self._files.save(key, (self._files._source_stamp, key, _digest(data), data))
+
+
+def _digest(data: bytes) -> bytes:
+    return hashlib.blake2b(data, digest_size=16).digest()
