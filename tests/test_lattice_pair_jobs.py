@@ -37,17 +37,23 @@ def vectors_of(sent) -> tuple[int, int]:
     )
 
 
-@pytest.mark.parametrize("hosts", [1, 2])
-def test_the_same_trees_in_words_of_one_number_and_of_two(hosts, monkeypatch):
-    job = make_job(300, hosts, 3, settings_of(depth=4, min_child_rows=5))
-    sent = messages_of(job, monkeypatch)
-    pairs, paired_bytes = vectors_of(sent)
+def test_the_same_trees_in_words_of_one_number_and_of_two(monkeypatch):
+    hosts = 2
+    job = make_job(300, hosts, 3, settings_of(depth=4, min_child_rows=5, trees=2))
+    sent = []
+
+    async def send(peer, message, send=MemoryPeer.send):
+        sent.append(message)
+        await send(peer, message)
+
+    monkeypatch.setattr(MemoryPeer, "send", send)
     model, scores, halves = federated(job)
+    pairs, paired_bytes = vectors_of(sent)
     assert {message.word_bits for message in sent if isinstance(message, HintKnown)} == {80}
     in_single_words(monkeypatch)
-    sent = messages_of(job, monkeypatch)
-    vectors, single_bytes = vectors_of(sent)
+    sent.clear()
     other, other_scores, other_halves = federated(job)
+    vectors, single_bytes = vectors_of(sent)
     assert {message.word_bits for message in sent if isinstance(message, HintKnown)} == {48}
     assert resolved(model, halves) == resolved(other, other_halves)
     assert scores.tolist() == other_scores.tolist()
