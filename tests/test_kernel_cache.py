@@ -12,7 +12,7 @@ import threading
 import numba
 import pytest
 
-from vfl import kernels
+from vfl import kernel_cache, kernels
 
 SOURCE = """
 from vfl.kernels import kernel
@@ -106,6 +106,39 @@ def test_what_is_in_order_is_taken(module):
     assert module().twice(4) == 8
     again = module()
     assert again.twice(4) == 8 and _compiled(again.twice) == 0
+
+
+def test_a_kernel_that_it_calls_has_changed_in_another_module(tmp_path, monkeypatch):
+    """numba itself looks at the caller's file alone, whose machine code has the other's in it."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    folder = tmp_path / "package_for_tests"
+    folder.mkdir()
+    head = "from vfl.kernels import kernel\n"
+    sources = {
+        "__init__": "",
+        "figures": "FACTOR = {factor}\n",
+        "called": head + "from package_for_tests.figures import FACTOR\n\n\n"
+        "@kernel\ndef times(x):\n    return x * FACTOR\n",
+        "caller": head + "from package_for_tests.called import (\n    times,\n)\n\n\n"
+        "@kernel\ndef plus(x):\n    return times(x) + 1\n",
+    }
+
+    def load(factor):
+        for name, text in sources.items():
+            (folder / f"{name}.py").write_text(text.format(factor=factor))
+            sys.modules.pop(f"package_for_tests.{name}", None)
+        sys.modules.pop("package_for_tests", None)
+        importlib.invalidate_caches()
+        kernel_cache._of_imports.cache_clear()
+        return importlib.import_module("package_for_tests.caller")
+
+    assert load(2).plus(3) == 7
+    again = load(2)
+    assert again.plus(3) == 7 and _compiled(again.plus) == 0
+    changed = load(5)
+    assert changed.plus(3) == 16 and _compiled(changed.plus) == 1
 
 
 def test_machine_code_of_another_source_is_not_run(module, tmp_path):

@@ -97,7 +97,7 @@ def test_columns_of_one_array() -> None:
     assert CodedColumn.all_of(codes[:0], []) == []
 
 
-@pytest.mark.parametrize("engine", [Embedded(200), Apart(333)], ids=repr)
+@pytest.mark.parametrize("engine", [Embedded(200), Apart(333)], ids=lambda one: type(one).__name__)
 def test_matrices_and_vectors_are_brought_together(engine: Engine) -> None:
     matrix, values = mixed_matrix(700), np.arange(700) - 350
     whole = entries_of(matrix)

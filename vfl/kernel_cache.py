@@ -3,23 +3,31 @@
 What numba keeps there it loads as it stands, and an error in doing so becomes one of whoever calls the
 kernel. But a disk may be full, a folder may be taken away or turned read-only, and a machine that loses
 power may leave files that are cut off or hold zeros. Here each file tells whether it is what was
-written, for this source and these types of arguments; what is not, is compiled anew and written again.
+written, for this source, those that it imports and these types of arguments; what is not, is compiled
+anew and written again.
 Where nothing can be written, a process goes on with what it has compiled itself.
 """
 
 import hashlib
 import logging
 import pickle
-from collections.abc import Callable
+import re
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+from types import FunctionType
 from typing import Any, Protocol
 
 _LOG = logging.getLogger(__name__)
+_IMPORT = re.compile(r"^from ([\w.]+) import ([^(\n]+|\([^)]*\))", re.MULTILINE)
 
 
 class Cached(Protocol):
     """numba's function, as it is kept."""
 
     _cache: Any
+    py_func: FunctionType
 
 
 class _Spoilt(Exception):
@@ -29,8 +37,10 @@ class _Spoilt(Exception):
 def guard(made: Cached) -> None:
     """Have a function of numba's compiled anew where its cache cannot be read, and go on where it cannot
     be written."""
-    cache = made._cache
-    cache._cache_file = _Checked(cache._cache_file)
+    cache, files = made._cache, made._cache._cache_file
+    # numba looks at the function's own file alone, and machine code has in it what others' kernels do.
+    files._source_stamp = files._source_stamp, _of_imports(made.py_func.__module__)
+    cache._cache_file = _Checked(files)
     load, save = cache.load_overload, cache.save_overload
 
     def load_guarded(signature: object, context: object) -> object:
@@ -86,6 +96,33 @@ class _Checked:
         """Write an entry."""
         data = self._files._dump(entry)
         self._files.save(key, (self._files._source_stamp, key, _digest(data), data))
+
+
+@cache
+def _of_imports(name: str) -> bytes:
+    """The digest of all sources of its package that a module imports when it is imported itself."""
+    known: dict[str, bytes] = {}
+    awaiting = [name]
+    while awaiting:
+        one = awaiting.pop()
+        if one not in known and one.split(".")[0] == name.split(".")[0] and (text := _source(one)):
+            known[one] = _digest(text)
+            awaiting += _imported(text.decode())
+    return _digest(b"".join(digest for _, digest in sorted(known.items())))
+
+
+def _source(name: str) -> bytes:
+    """Of a module that is imported; none, of what is no module or has no file."""
+    file = getattr(sys.modules.get(name), "__file__", None)
+    path = Path(file or "")
+    return path.read_bytes() if path.suffix == ".py" and path.is_file() else b""
+
+
+def _imported(text: str) -> Iterator[str]:
+    """What a source names in its imports: modules, and what may be one in them."""
+    for package, names in _IMPORT.findall(text):
+        yield package
+        yield from (f"{package}.{one}" for one in re.findall(r"\w+", names))
 
 
 def _digest(data: bytes) -> bytes:

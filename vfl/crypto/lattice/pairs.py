@@ -3,9 +3,6 @@
 A word modulo 2^82 is lower + 2^41 upper, each with a sign and room above, as products and errors come.
 Its top 80 bits, rounded with halves to even, are sent as two halves of 40, which a host adds up as if
 they were words of two vectors: below 2^23 rows their sums stay below 2^63.
-
-Whoever changes lanes.py changes this file as well: numba looks at no other to see whether a cached
-kernel is still good.
 """
 
 # mypy: disallow-untyped-calls=False
