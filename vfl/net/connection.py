@@ -35,6 +35,7 @@ SIZES = ("max_size", "max_message_size")
 PARSED = "recv_frame"  # what a protocol calls with each frame that it has parsed
 SENT = "send_frame"  # and with each that it sends
 _DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
+_AHEAD = 1024 * 1024  # bytes that may be written before the line takes them: waits for a reader cost
 _AT_ONCE = 288 * 1024  # bytes, decrypted at once: asyncio reads 256 KiB, and has part of a record
 
 # websockets reports broken connections with tracebacks; here they all end in one VflError.
@@ -316,6 +317,7 @@ class Dialling(connect):
             open_timeout=seconds,
             ping_interval=None,
             close_timeout=closing,
+            write_limit=_AHEAD,
             logger=_quiet,
             create_connection=cast(type[ClientConnection], _noted(DialledConnection, note)),
             happy_eyeballs_delay=NEXT_ADDRESS,
@@ -405,6 +407,7 @@ async def accept_tls(
             cast(Server, serving),
             ping_interval=None,
             close_timeout=closing,
+            write_limit=_AHEAD,
         )
 
     _, connection = await asyncio.get_running_loop().connect_accepted_socket(
