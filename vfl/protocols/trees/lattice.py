@@ -325,6 +325,8 @@ def _node_pairs(
     """A block of the `count` vectors of some nodes: gradients times `base`, plus hessians."""
     values = np.zeros((count, len(g)), np.int64)
     at = np.flatnonzero((slot := slots_of(slot_of_node, node, active)) >= 0)
+    if h[at].min(initial=0) < 0:
+        raise ValueError("a hessian below 0 has no room in a word of a pair")
     values[slot[at], at] = g[at].astype(np.int64) * base + h[at]
     return values
 
