@@ -4,7 +4,6 @@ is too short."""
 import asyncio
 import dataclasses
 
-import numpy as np
 import pytest
 from test_boost import make_job, resolved
 from test_lattice_boost import assert_same_model, federated, kept_in, messages_of, settings_of
@@ -122,12 +121,3 @@ def test_a_guest_asks_a_host_for_no_more_pairs_than_a_tree_has(monkeypatch):
     job = make_job(300, 1, 3, settings_of(depth=4, trees=1))
     with pytest.raises(PeerError, match="more vectors than a tree needs"):
         federated(job)
-
-
-def test_a_hessian_below_zero_is_not_sent():
-    """In a pair it would be read as a large one, and the gradient beside it as one less."""
-    g, h = np.array([1, -1, 2]), np.array([1, 0, 3])
-    table, node, active = np.array([0]), np.zeros(3, np.uint8), np.ones(3, np.bool_)
-    assert lattice_boost._node_pairs(table, 1, 100, g, h, node, active).tolist() == [[101, -100, 203]]
-    with pytest.raises(ValueError, match="a hessian below 0"):
-        lattice_boost._node_pairs(table, 1, 100, g, -h, node, active)

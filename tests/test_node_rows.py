@@ -50,6 +50,20 @@ def test_rows_follow_what_is_told_of_several_nodes(rng):
     assert of_h.tolist() == [int(h[node == one].sum()) for one in range(9)]
 
 
+@pytest.mark.usefixtures("path")
+def test_rows_of_nodes_have_both_numbers_in_one(rng):
+    node = rng.integers(0, 6, ROWS).astype(np.uint8)
+    active = rng.random(ROWS) < 0.7
+    g, h = rng.integers(-31, 32, ROWS), rng.integers(0, 32, ROWS)
+    table = np.array([-1, 1, -1, 0, -1, -1])
+    found = node_rows.pairs_of(table, 2, 160_001, node, active, g, h)
+    for place, one in enumerate((3, 1)):
+        inside = active & (node == one)
+        assert found[place].tolist() == np.where(inside, g * 160_001 + h, 0).tolist()
+    with pytest.raises(ValueError, match="a hessian below 0"):
+        node_rows.pairs_of(table, 2, 160_001, node, active, g, -h)
+
+
 @pytest.mark.parametrize("depth", [2, 7])  # nodes of one byte, of two
 def test_a_host_knows_rows_counts_them_and_splits_its_nodes(rng, depth):
     """Over several blocks of rows."""

@@ -83,6 +83,7 @@ from vfl.protocols.trees.grower import (
 )
 from vfl.protocols.trees.hidden import HiddenHost, HiddenSums, gain_within
 from vfl.protocols.trees.model import GuestModel, HostModel
+from vfl.protocols.trees.node_rows import pairs_of
 from vfl.protocols.trees.quantisation import lattice_shape, quantisation_of
 from vfl.protocols.trees.questions import Answers, Asked, AskedRows, Questions, Ranking
 from vfl.protocols.trees.records import Records
@@ -323,12 +324,7 @@ def _node_pairs(
     slot_of_node: Integers, count: int, base: int, g: Integers, h: Integers, node: Nodes, active: Mask
 ) -> Values:
     """A block of the `count` vectors of some nodes: gradients times `base`, plus hessians."""
-    values = np.zeros((count, len(g)), np.int64)
-    at = np.flatnonzero((slot := slots_of(slot_of_node, node, active)) >= 0)
-    if h[at].min(initial=0) < 0:
-        raise ValueError("a hessian below 0 has no room in a word of a pair")
-    values[slot[at], at] = g[at].astype(np.int64) * base + h[at]
-    return values
+    return pairs_of(slot_of_node, count, base, node, active, g, h)
 
 
 class _LatticeHostColumns(HostColumns):

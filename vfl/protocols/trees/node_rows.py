@@ -49,6 +49,25 @@ def sides_of(
     return out
 
 
+def pairs_of(
+    table: Integers, nodes: int, base: int, node: Nodes, active: Mask, g: Integers, h: Integers
+) -> Integers:
+    """By node, shape (nodes, rows): of its active rows g times `base`, plus h, 0 of all others.
+
+    Raises ValueError for an h below 0, which a word of a pair has no room for.
+    """
+    out = np.zeros((nodes, len(node)), np.int64)
+    if len(node) > UNCOMPILED or is_compiled(_place_pairs):
+        least = _place_pairs(table, base, node, active, g, h, out)
+    else:
+        at = np.flatnonzero(active & (table[node] >= 0))
+        out[table[node[at]], at] = g[at].astype(np.int64) * base + h[at]
+        least = h[at].min(initial=0)
+    if least < 0:
+        raise ValueError("a hessian below 0 has no room in a word of a pair")
+    return out
+
+
 def sums_of_nodes(nodes: int, node: Nodes, active: Mask, g: Integers, h: Integers) -> Integers:
     """How many active rows each node has, and the sums of gradients and hessians of all its rows, shape
     (3, nodes)."""
@@ -87,6 +106,20 @@ def _sum_sides(
                 out[place, 3] += h[i]
             else:
                 out[place, 1] += 1
+
+
+@kernel
+def _place_pairs(
+    table: Integers, base: int, node: Nodes, active: Mask, g: Integers, h: Integers, out: Integers
+) -> int:
+    """Returns the least h, 0 if none is below that."""
+    least = 0
+    for i in range(len(node)):
+        place = table[node[i]]
+        if place >= 0 and active[i]:
+            out[place, i] = g[i] * base + h[i]
+            least = min(least, h[i])
+    return least
 
 
 @kernel
