@@ -27,6 +27,7 @@ from vfl.jobs import replaying, resume
 from vfl.jobs.certificate import check_certificate
 from vfl.jobs.evidence import find_evidence, load_evidence, save_evidence, tape_file, tapes_of
 from vfl.jobs.hints import lock_hints
+from vfl.jobs.kept_evidence import list_evidence
 from vfl.jobs.record import load_record
 from vfl.jobs.replaying import runs_named
 from vfl.jobs.rerun import EvidenceDiffers
@@ -500,6 +501,8 @@ def test_a_run_of_another_protocol_is_refused(spoilt: tuple[AuditedRoom, str]) -
     change(room, "bureau", model, lambda found: replace(found, protocol=2, version="0.0.9"))
     with pytest.raises(ModelError, match=r"is of vfl 0\.0\.9, which speaks protocol 2, where this one"):
         room.replay("bureau", model)
+    listed = [one.replay for one in list_evidence(room.there("bureau").store) if one.subject == model]
+    assert listed == ["yes, by a version of protocol 2"]
 
 
 def test_a_secret_is_removed_on_request(spoilt: tuple[AuditedRoom, str]) -> None:

@@ -20,6 +20,7 @@ from vfl.jobs.offer import Task
 from vfl.jobs.record import now
 from vfl.jobs.removal import Removal, size_of
 from vfl.jobs.tape_share import KeptSteps
+from vfl.net.hello import PROTOCOL
 from vfl.party.store import Store
 
 OF_MODEL: Sequence[Task] = ("train", "score", "oneway")
@@ -115,6 +116,8 @@ def _replay(evidence: Evidence) -> str:
     if evidence.tape.why_ended:
         return "in part"
     text = "yes" if evidence.whole else "as far as it went"
+    if evidence.protocol != PROTOCOL:
+        text += f", by a version of protocol {evidence.protocol}"
     return text if (steps := _steps(evidence)) is None else f"{text}, {steps}"
 
 

@@ -392,7 +392,8 @@ def _check_kept(evidence: Evidence) -> Opening:
     if evidence.protocol != PROTOCOL:
         raise ModelError(
             f"{run} is of vfl {evidence.version}, which speaks protocol {evidence.protocol}, where this "
-            f"one speaks {PROTOCOL}: replay it with that version"
+            f"one speaks {PROTOCOL}: replay it with that version, in a copy of this party's folder from "
+            "before the upgrade (an older version may not read this ledger)"
         )
     check_signature(evidence.agreement, evidence.party)
     if hashlib.sha256(evidence.job.encode()).digest() != evidence.agreement.terms.job:
