@@ -290,14 +290,14 @@ def test_what_is_wrong_is_said_in_one_line(folder: Path) -> None:
     failed(
         2,
         "bureau",
-        said="--estimate), with --guest who starts the job (insurer or registry), or run",
+        said="--estimate N), with --guest who starts the job (insurer or registry), or run",
     )
     failed(
         2,
         "bureau",
         "--guest",
         "insurer",
-        said="know with --rows (or after --estimate), or run `vfl align` first",
+        said="know (vfl leakage --rows N, vfl train --estimate N), or run `vfl align` first",
     )
     failed(2, "insurer", "--rows", "9", "--simulate", said="--simulate needs 50 rows at the least")
     failed(2, "trustee", "--rows", "9", said="trustee is a coordinator")

@@ -214,13 +214,14 @@ def _alignment(store: Store, party: Party, guest: str | None) -> Alignment:
         if party.role == "host" and guest is None and len(names := _could_start(party)) > 1:
             which = f", with --guest who starts the job ({' or '.join(names)})"
         raise ConfigError(
-            "there is no alignment yet: give the number of rows that all parties know with "
-            f"--rows (or after --estimate){which}, or run `vfl align` first"
+            "there is no alignment yet: give the number of rows that all parties know "
+            f"(vfl leakage --rows N, vfl train --estimate N){which}, or run `vfl align` first"
         )
     alignment = find_alignment(store, None)
     if not len(alignment.rows):
         raise ModelError(
-            f"alignment {alignment.name} has no row: give a number with --rows, or --estimate"
+            f"alignment {alignment.name} has no row: give a number (vfl leakage --rows N, "
+            "vfl train --estimate N)"
         )
     return alignment
 
