@@ -163,7 +163,7 @@ def test_what_no_certificate_covers_is_named(room: AuditedRoom, certified: Certi
 
 
 def sent_of(message: Covered) -> Sent:
-    return Sent(message.type, message.bytes, bytes.fromhex(message.sha256))
+    return Sent(message.type, message.bytes, bytes.fromhex(message.digest))
 
 
 Change = Callable[[Replayed], Replayed]
