@@ -179,3 +179,10 @@ def test_a_project_is_all_of_its_models(
         one = told["models"][part]
         assert one["traffic"]["registry"]["sent"] > 80 * 256
         assert one["columns"]["registry"] == {"count": 5, "basis": "assumed", "model": ""}
+
+
+def test_the_hint_or_matrix_of_many_columns_is_in_the_memory_that_is_said(insurer: Party) -> None:
+    job = Job.model_validate(JOBS["trees, lattice"])
+    few, many = (forecast(insurer, job, 400, {"registry": count}) for count in (5, 200))
+    more = many.memory - few.memory
+    assert more > 2 * (many.traffic["registry"].received - few.traffic["registry"].received) > 0

@@ -24,6 +24,7 @@ from vfl.simulate import Sessions, run
 _ROWS = 70_000  # more than are counted without a kernel
 _FEW = 5_000  # more than are hashed, or raised to a power, without one
 _COLUMNS = 20
+_OF_A_MATRIX = 300, 100  # rows and columns of a host that encrypts its matrix
 _ENGINES: tuple[OprfEngine, ...] = ("ot", "vole")  # beside that of the trainings
 _HOST = "host"
 
@@ -54,6 +55,10 @@ def compile_beforehand(rows: int = _ROWS, few: int = _FEW) -> bool:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)
             linear.fit(own, labels)
+    many, wide = _OF_A_MATRIX
+    hosts = {_HOST: pd.DataFrame(rng.normal(size=(many, wide)), ids[:many]).rename(columns=str)}
+    trees = SecureBoost(hosts=hosts, engine="protocol", encryption="lattice", trees=1, depth=3)
+    trees.fit(guest[:many], label[:many])
     for engine in _ENGINES:
         run(_align(engine, [one.encode() for one in ids[:few]]))
     return True

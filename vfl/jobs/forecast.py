@@ -31,6 +31,7 @@ from vfl.models.kind import PartyColumns, TrainingStep
 from vfl.models.kinds import expected_share, kind_of_job
 from vfl.party.config import Job, Party
 from vfl.party.project_file import Project
+from vfl.protocols.common.lattice_hints import HintPart
 from vfl.protocols.common.rows import Training
 from vfl.simulate import GUEST, Aligned, Sessions, SimulatedTask, fit_apart
 
@@ -40,6 +41,7 @@ depends on their number: so it is played nearer to it."""
 _TREES: Mapping[str, tuple[int, int]] = {"paillier": (1, 2), "lattice": (4, 12)}
 """Of the two miniatures, at most. By lattices what opens vectors is sent for dozens at once."""
 _BASE = 350 * 1024 * 1024  # bytes of memory of any command that trains
+_OF_HINT = 5  # bytes of memory at the guest for each that a hint or an encrypted matrix has on its way
 LINE = 100e6 / 8  # bytes a second, of which the time on the line is reckoned
 BYTES_OFF, TIME_OFF = 1.2, 3.0
 """By what factor figures are off, as a rule, of hosts whose number of columns is known."""
@@ -105,6 +107,7 @@ class _Played:
     received: Sequence[float]  # bytes from these
     long: Sequence[float]  # bytes to each host that it keeps of a share of trees
     seconds: float
+    hints: float  # bytes of hints and encrypted matrices that the guest keeps
 
 
 def forecast(
@@ -133,8 +136,8 @@ def forecast(
     trees = sorted({max(1, min(few, grown // 3)), max(1, min(more, grown))})
     played = [_play(job, counts, size, count, many) for size in (small, 2 * small) for count in trees]
     whole = max(1, grown)
-    costs = [[one.seconds, *one.long, *one.sent, *one.received] for one in played]
-    seconds, *both = _carried_on([(one.rows, one.trees) for one in played], costs, many, whole)
+    costs = [[one.seconds, one.hints, *one.long, *one.sent, *one.received] for one in played]
+    seconds, hints, *both = _carried_on([(one.rows, one.trees) for one in played], costs, many, whole)
     long, both = both[: len(hosts)], both[len(hosts) :]
     sent, received = both[: len(both) // 2], both[len(both) // 2 :]
     if grown:
@@ -154,7 +157,7 @@ def forecast(
         beside=dict(zip(hosts, led[1:], strict=False)),
         processor_seconds=max(seconds, max(one.seconds for one in played)),
         line_seconds=sum(one.sent + one.received for one in traffic.values()) / LINE,
-        memory=_BASE + 200 * many,
+        memory=_BASE + 200 * many + round(_OF_HINT * hints),
         host_memory=_BASE + 200 * many + min(a_step, party.party.memory * 1024 * 1024),
         tapes=_tapes(traffic, long if grown else [0.0] * len(hosts)),
         leakage=leakage,
@@ -244,6 +247,7 @@ def _play(job: Job, hosts: Mapping[str, ColumnCount], small: int, trees: int, ro
         [one.bytes_received for one in peers],
         long,
         seconds,
+        sum(one.received[HintPart.__name__] for one in peers),
     )
 
 
