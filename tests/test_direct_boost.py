@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -16,31 +15,26 @@ from test_boost import make_job, usable
 from test_hostile import survived
 from test_lattice_boost import (
     assert_same_model,
+    check_kills,
     federated,
     kept_in,
     messages_of,
     replaced,
     settings_of,
 )
-from test_resume import Ends, Role, Run, plain
 
 from vfl.crypto.lattice import direct, ring
 from vfl.crypto.lattice.direct import NO_WORDS, EncryptedMatrix, MatrixKey
 from vfl.errors import PeerError
-from vfl.jobs.hints import StoredGuestHints, StoredHostHints
 from vfl.learn.params import BoostParams, GlmParams
 from vfl.net.peer import MemoryPeer
-from vfl.party.store import Store
 from vfl.protocols.common import lattice_direct, lattice_hints
-from vfl.protocols.common.course import GuestCourse, HostCourse
 from vfl.protocols.common.lattice_hints import HintHeader, HintKnown, HintPart
 from vfl.protocols.common.lattice_sums import Query, Shape, Vectors, VectorSums
-from vfl.protocols.common.participant import Participant
 from vfl.protocols.linear.lattice_products import fit_shape
-from vfl.protocols.trees.grower import GuestTrees, HostTrees, TreeEnd
+from vfl.protocols.trees.grower import TreeEnd
 from vfl.protocols.trees.quantisation import lattice_shape
 from vfl.protocols.trees.questions import Asked
-from vfl.protocols.trees.training import guest_train, host_train
 
 pytestmark = pytest.mark.usefixtures("small_batches", "matrices_encrypted")
 
@@ -165,39 +159,7 @@ def test_a_matrix_serves_as_many_vectors_as_it_is_for(tmp_path, monkeypatch):
 
 
 def test_a_job_goes_on_after_kills_at_any_message(tmp_path):
-    params = settings_of(trees=3, depth=2, max_bins=5, subsample=0.8, colsample=0.7, min_child_rows=3)
-    job = make_job(100, 2, 1, params)
-    name, *hosts = job.blocks
-
-    def run(folder: Path) -> Run:
-        shelf = StoredGuestHints(Store(folder / "hints"), "aligned-1", {host: host for host in hosts})
-
-        def guest(ends: Ends, kept: Any, done: int) -> Any:
-            own = {name: job.blocks[name]}
-            course = GuestCourse(checkpoints=kept, hints=shelf)
-            return guest_train([ends[h] for h in hosts], own, job.rows, params, course=course)
-
-        def host(own: str) -> Role:
-            hints = StoredHostHints(Store(folder / f"hints of {own}"), "aligned-1", name)
-            return lambda ends, kept, done: host_train(
-                ends[name],
-                job.blocks[own],
-                params,
-                Participant(own),
-                shown=str,
-                course=HostCourse(checkpoints=kept, hints=hints),
-            )
-
-        roles: dict[str, Role] = {name: guest, **{own: host(own) for own in hosts}}
-        return Run(roles, {name: GuestTrees, **dict.fromkeys(hosts, HostTrees)}, folder)
-
-    undisturbed = run(tmp_path / "whole").attempt()
-    killed = run(tmp_path / "killed")
-    survived = killed.survive(seed=3, kills=3, messages=30)
-    assert undisturbed is not None
-    for party, outcome in undisturbed.items():
-        assert plain(survived[party]) == plain(outcome), party
-    assert len(set(killed.begun)) > 1
+    check_kills(tmp_path, trees=3, kills=3)
 
 
 # --- Hostile peers. -------------------------------------------------------------------------------

@@ -399,12 +399,19 @@ def test_the_matrix_gives_left_sums():
 
 
 def test_a_job_goes_on_after_kills_at_any_message(tmp_path):
-    params = settings_of(trees=4, depth=2, max_bins=5, subsample=0.8, colsample=0.7, min_child_rows=3)
+    check_kills(tmp_path, trees=4, kills=4)
+
+
+def check_kills(folder: Path, trees: int, kills: int) -> None:
+    """A job of three parties that is killed so many times gives what an undisturbed one does."""
+    params = settings_of(
+        trees=trees, depth=2, max_bins=5, subsample=0.8, colsample=0.7, min_child_rows=3
+    )
     job = make_job(100, 2, 1, params)
     name, *hosts = job.blocks
 
-    def run(folder: Path) -> Run:
-        shelf = StoredGuestHints(Store(folder / "hints"), "aligned-1", {host: host for host in hosts})
+    def run(of: Path) -> Run:
+        shelf = StoredGuestHints(Store(of / "hints"), "aligned-1", {host: host for host in hosts})
 
         def guest(ends: Ends, kept: Any, done: int) -> Any:
             own = {name: job.blocks[name]}
@@ -413,7 +420,7 @@ def test_a_job_goes_on_after_kills_at_any_message(tmp_path):
             return guest_train(peers, own, job.rows, params, course=course)
 
         def host(own: str) -> Role:
-            hints = StoredHostHints(Store(folder / f"hints of {own}"), "aligned-1", name)
+            hints = StoredHostHints(Store(of / f"hints of {own}"), "aligned-1", name)
             return lambda ends, kept, done: host_train(
                 ends[name],
                 job.blocks[own],
@@ -424,11 +431,11 @@ def test_a_job_goes_on_after_kills_at_any_message(tmp_path):
             )
 
         roles: dict[str, Role] = {name: guest, **{own: host(own) for own in hosts}}
-        return Run(roles, {name: GuestTrees, **dict.fromkeys(hosts, HostTrees)}, folder)
+        return Run(roles, {name: GuestTrees, **dict.fromkeys(hosts, HostTrees)}, of)
 
-    undisturbed = run(tmp_path / "whole").attempt()
-    killed = run(tmp_path / "killed")
-    survived = killed.survive(seed=3, kills=4, messages=30)
+    undisturbed = run(folder / "whole").attempt()
+    killed = run(folder / "killed")
+    survived = killed.survive(seed=3, kills=kills, messages=30)
     assert undisturbed is not None
     for party, outcome in undisturbed.items():
         assert plain(survived[party]) == plain(outcome), party
