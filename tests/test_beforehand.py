@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -46,6 +47,17 @@ def test_the_doctor_says_whether_it_is_kept(monkeypatch, kept):
         if kept
         else "FAIL  kernels: no folder keeps them: set NUMBA_CACHE_DIR to one that this user may write"
     ]
+
+
+@pytest.mark.usefixtures("drafted")
+def test_peers_may_still_be_to_come(monkeypatch):
+    """As right after an install."""
+    monkeypatch.setattr(beforehand, "compile_beforehand", lambda: True)
+    party = Path("insurer.toml")
+    party.write_text(party.read_text().split("[peers.")[0])
+    done = _doctor()
+    assert "ok    kernels: compiled for this machine, and kept" in done.stdout
+    assert done.exit_code == 2 and "[peers] is empty" in done.output
 
 
 def test_nothing_is_played_where_no_folder_keeps_it(monkeypatch):

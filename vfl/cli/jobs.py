@@ -71,7 +71,7 @@ def doctor(party: Path, wait: float, job: Path | None, compiling: bool, as_json:
             stdout.put(finding.line)
             stdout.flush()
 
-    settings = load_party(party)
+    settings = load_party(party, peers_to_come=compiling)
     wanted = None if job is None else load_job(job)
     if wanted is not None and not (wanted.over_rows and settings.role == "coordinator"):
         need_role(settings.role, "guest", party)
@@ -83,6 +83,7 @@ def doctor(party: Path, wait: float, job: Path | None, compiling: bool, as_json:
     if unsaid is not None:
         report(CheckResult("FAIL", "job", f"job: {unsaid}"))
     kept = not compiling or _compile(report)
+    settings = load_party(party)  # for kernels nobody needs peers
     healthy = run(examine(settings, wait, report, wanted)) and unsaid is None and kept
     if as_json:
         put_json({"healthy": healthy, "findings": findings})
