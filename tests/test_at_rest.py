@@ -14,6 +14,7 @@ from click.testing import CliRunner
 from cryptography.hazmat.primitives import serialization
 from federation import JOB, Federation
 from room import Room
+from traced import traced
 
 from vfl.cli import main
 from vfl.errors import DataError, IdentityError, ModelError
@@ -392,13 +393,12 @@ def test_memory_does_not_grow_with_a_file(tmp_path: Path, owner: Identity) -> No
     zeros = io.BytesIO(bytes(size))
     with kept.replacing("hint", path) as sink:  # before what is measured: keys and modules
         sink.write(b"")
-    tracemalloc.start()
-    with kept.replacing("hint", path) as sink:
-        digest = copy(zeros, sink)
-    with kept.open("hint", path) as source:
-        assert copy(source, io.BytesIO()) == digest
-        assert tracemalloc.get_traced_memory()[1] < size + 8 * at_rest.BLOCK
-    tracemalloc.stop()
+    with traced():
+        with kept.replacing("hint", path) as sink:
+            digest = copy(zeros, sink)
+        with kept.open("hint", path) as source:
+            assert copy(source, io.BytesIO()) == digest
+            assert tracemalloc.get_traced_memory()[1] < size + 8 * at_rest.BLOCK
 
 
 HINT = KnownHint(b"n" * 32, b"s" * 32, b"header", 3)

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import numpy as np
 import pytest
+from traced import traced
 
 from vfl.arrays import Mask
 from vfl.blocks import scratch
@@ -50,14 +51,11 @@ def _as_of_many_rows(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def taken(act: Callable[[], T]) -> tuple[T, float]:
     """What comes of it, and the bytes a row that it takes at most."""
-    tracemalloc.start()
-    try:
+    with traced():
         before, _ = tracemalloc.get_traced_memory()
         tracemalloc.reset_peak()
         found = act()
         return found, (tracemalloc.get_traced_memory()[1] - before) / ROWS
-    finally:
-        tracemalloc.stop()
 
 
 def test_a_host_counts_the_sums_about_rows_in_files(tmp_path: Path) -> None:

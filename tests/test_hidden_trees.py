@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 from test_boost import KEY, Job, make_job, resolved
+from traced import traced
 
 from vfl.arrays import Words
 from vfl.crypto.lattice.parameters import Parameters
@@ -175,12 +176,9 @@ def test_the_coordinator_keeps_some_sixty_bytes_for_a_sum() -> None:
     totals = {node.node: Sums(np.asarray(4000), np.asarray(4000)) for node in told}
     tree = hidden_coordinator._Tree(host.host, [host], params, Scales(1.0, 1.0))
     masked = [bytearray(words.astype("<u8").tobytes())]
-    tracemalloc.start()
-    try:
+    with traced():
         ranked = tree._ranked(level, totals, masked)
         kept, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
     assert len(ranked) == nodes and all(len(ranks[1]) > 500 for ranks in ranked.values())
     assert kept < 40 * count * nodes and peak - kept < 24 * MIB
 

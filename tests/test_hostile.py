@@ -5,6 +5,7 @@ kind of message, `benchmarks/fuzz.py` runs all of them, and as many more as one 
 """
 
 import asyncio
+import contextlib
 import random
 import time
 import tracemalloc
@@ -24,6 +25,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import inspect as types
 from roles import GUEST, HOSTS, KEY, ROWS, SCENARIOS
+from traced import traced
 
 from vfl.crypto.paillier import PublicKey
 from vfl.crypto.randomness import Stream
@@ -404,14 +406,10 @@ def test_a_message_takes_memory_in_proportion_to_its_limit(name: str) -> None:
         body = {other.name: largest(other.type, 0) for other in info.fields}
         body[one.name] = largest(one.type, max(16, size - 4096))
         data = msgspec.msgpack.encode([name, body])
-        tracemalloc.start()
-        try:
-            decode(data, [kind])
-        except WireError:
-            pass
-        finally:
+        with traced():
+            with contextlib.suppress(WireError):
+                decode(data, [kind])
             _, peak = tracemalloc.get_traced_memory()
-            tracemalloc.stop()
         # A small number takes a byte on the wire, and as much as a list's entry and a float here.
         beside = 1 << (19 if size == 1 << 20 else 21)
         assert peak < 4 * size + beside, (one.name, peak)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import numpy as np
+from traced import traced
 
 from vfl.jobs.states import EncodedState
 from vfl.party.store import Store
@@ -26,13 +27,10 @@ def test_bytes_of_a_state(tmp_path: Path) -> None:
     assert b"".join(encoded.pieces()) == expected == b"".join(encoded.pieces())
     in_one = store.write_array("checkpoint", "a", np.frombuffer(expected, np.uint8))
     written = (store.folder("checkpoint") / in_one["file"]).read_bytes()
-    tracemalloc.start()
-    try:
+    with traced():
         encoded = EncodedState(record)
         ref = store.write_bytes("checkpoint", "a", encoded.size, encoded.pieces)
         assert tracemalloc.get_traced_memory()[1] < rows.nbytes
-    finally:
-        tracemalloc.stop()
     assert ref == in_one
     assert (store.folder("checkpoint") / ref["file"]).read_bytes() == written
     assert store.read_array("checkpoint", ref).tobytes() == expected
