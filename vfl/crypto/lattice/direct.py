@@ -47,8 +47,9 @@ from vfl.crypto.lattice.parameters import (
     SENT_BITS,
     SINGLE,
     Parameters,
+    drop_bits_of,
     key_shift,
-    number_bound,
+    scale_bits_of,
 )
 from vfl.crypto.lattice.randomness import KEY, errors, ternary
 from vfl.crypto.lattice.randomness import words as random_words
@@ -115,10 +116,10 @@ def choose_direct(
         raise ValueError(
             f"{rows:,} rows are not fewer than {DEGREE:,}: a hint is smaller than the matrix"
         )
-    scale_bits = MODULUS_BITS - 1 - number_bound(rows, value_bits, weight).bit_length()
+    scale_bits = scale_bits_of(rows, value_bits, weight, NO_WORDS)
     flood = min(2.0 ** (scale_bits - 2) / DEVIATIONS, MOST_FLOOD) * (1 - 2.0**-10)
-    # Dropped bits round an answer by far less than the flooding, and so do those of b'.
-    drop_bits = max(0, int(math.log2(max(flood, 1.0)) - 6) // 8 * 8)
+    # As those of an answer, the bits of b' that are not sent round it by far less than the flooding.
+    drop_bits = drop_bits_of(SINGLE, flood)
     least = queries if least is None else least
     if flood >= 2.0 ** (MODULUS_BITS - _PRODUCT_BITS + 4):
         made = DirectParameters(

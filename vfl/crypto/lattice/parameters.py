@@ -312,11 +312,11 @@ def choose(
         modulus = modulus_of(word_bits)
         security_bits(DEGREE, modulus.vectors.bits)
         security_bits(DEGREE, modulus.hints.bits)
-        scale_bits = _scale_bits(rows, value_bits, weight, word_bits)
+        scale_bits = scale_bits_of(rows, value_bits, weight, word_bits)
         noise = _noise_variance(rows, weight, word_bits)
         room = (2.0 ** (scale_bits - 2) / DEVIATIONS) ** 2 - noise
         flood = min(math.sqrt(max(room, 0.0)), MOST_FLOOD)
-        drop_bits = _drop_bits(modulus, flood)
+        drop_bits = drop_bits_of(modulus, flood)
         flood *= 1 - 2.0**-10
         if flood > 0 and math.log2(flood / math.sqrt(noise)) >= margin_bits:
             chosen = Parameters(
@@ -348,7 +348,7 @@ def modulus_of(word_bits: int) -> Modulus:
     return PAIR if word_bits == PAIR_WORD else SINGLE
 
 
-def _scale_bits(rows: int, value_bits: int, weight: int, word_bits: int) -> int:
+def scale_bits_of(rows: int, value_bits: int, weight: int, word_bits: int) -> int:
     """Bits of a word below its sum. Raises ValueError where there are none."""
     modulus = modulus_of(word_bits)
     scale_bits = modulus.bits - 1 - _sum_bound(rows, value_bits, weight, word_bits).bit_length()
@@ -363,7 +363,7 @@ def _scale_bits(rows: int, value_bits: int, weight: int, word_bits: int) -> int:
     return min(scale_bits, modulus.vectors.width) if modulus.is_wide else scale_bits
 
 
-def _drop_bits(modulus: Modulus, flood: float) -> int:
+def drop_bits_of(modulus: Modulus, flood: float) -> int:
     """Low bits of an answer that are cut off: they round it by far less than the flooding, 1/64 of its
     deviation, and leave whole bytes."""
     most, odd = int(math.log2(max(flood, 1.0)) - 6), modulus.bits % 8
