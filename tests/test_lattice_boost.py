@@ -2,6 +2,7 @@
 
 import asyncio
 import dataclasses
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -22,8 +23,10 @@ from memory import over_memory
 from test_boost import MONOTONE, Job, make_job, resolved, usable
 from test_resume import Ends, Role, Run, plain
 
+from vfl.blocks import cores
+from vfl.crypto.lattice import products as kernels
 from vfl.crypto.lattice.hint import EncryptedHint, HintKey
-from vfl.crypto.lattice.parameters import Parameters
+from vfl.crypto.lattice.parameters import DEGREE, Parameters
 from vfl.errors import ConfigError, DataError, PeerError, PeerStopped
 from vfl.jobs.hints import StoredGuestHints, StoredHostHints
 from vfl.learn.losses import OBJECTIVES
@@ -640,6 +643,34 @@ def test_questions_that_no_tree_asks_are_refused(what):
 
     with pytest.raises(PeerError, match=text):
         asyncio.run(run())
+
+
+def test_what_is_made_ahead_does_not_outlive_the_job(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody waits for the rest of it, not even the end of Python."""
+    params = lattice_shape(ROWS, settings_of()).parameters(8)
+    key = HintKey(params, b"s" * 32, b"k" * 32, b"")
+    parts = [*key.encrypt(np.zeros((8, DEGREE) + (2,) * params.modulus.is_wide, np.uint64))]
+    begun, over = threading.Event(), threading.Event()
+    points: list[int] = []
+
+    def multiply(*_: Any) -> None:
+        points.append(1)
+        begun.set()
+        assert over.wait(20)
+
+    monkeypatch.setattr(kernels, "multiply", multiply)
+
+    async def run() -> None:
+        ours, _ = MemoryPeer.pair("guest", "party1")
+        products = guest_of(ours, params, b"s" * 32, key.header(), parts)
+        products.begin()
+        await asyncio.to_thread(begun.wait)
+        products.end()
+
+    asyncio.run(run())
+    over.set()
+    cores.spare_time().submit(lambda: None).result()
+    assert 1 <= len(points) <= 2 * cores._cores() + 1  # of 128
 
 
 def test_an_honest_question_is_answered_by_candidates_with_enough_rows():

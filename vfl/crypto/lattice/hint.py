@@ -23,6 +23,7 @@ import hashlib
 import os
 import threading
 from collections.abc import Iterator
+from concurrent.futures import CancelledError
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -211,15 +212,18 @@ class EncryptedHint:
             if self._file is not None and self.complete:
                 self._keep(self._file)
 
-    def multiply(self, drawn: Secrets, entropy: Entropy) -> tuple[bytes, Words]:
+    def multiply(
+        self, drawn: Secrets, entropy: Entropy, ended: threading.Event | None = None
+    ) -> tuple[bytes, Words]:
         """The masked products for the host, and the masks, (count, outputs) modulo q, to open answers.
 
         They depend on the secrets alone, so that they can be made ahead. All cores; the whole hint is
-        read once for all of `drawn`: batches of 32 are best. Raises ValueError while parts are missing.
+        read once for all of `drawn`: batches of 32 are best. Raises ValueError while parts are missing,
+        CancelledError soon after another thread has set `ended`.
         """
         p, modulus, count = self._parameters, self._modulus, len(drawn)
         self._check_complete()
-        products = self._products(drawn.values)
+        products = self._products(drawn.values, ended)
         key = entropy(KEY)
         again = ring.small(
             ternary(key, "again", count * p.groups * DEGREE).reshape(count, p.groups, DEGREE)
@@ -245,7 +249,7 @@ class EncryptedHint:
             of = self._parameters.hint_parts
             raise ValueError(f"{int(self._loaded.sum())} of {of} parts of the hint came")
 
-    def _products(self, values: Entries) -> ring.Complexes:
+    def _products(self, values: Entries, ended: threading.Event | None = None) -> ring.Complexes:
         """Transforms (count, groups, 2 limbs, HALF) of the sums of a_d s_d and b_d s_d, of `values`
         (count, columns) cut into polynomials s_d."""
         from vfl.crypto.lattice import products  # which imports numba
@@ -265,7 +269,8 @@ class EncryptedHint:
             out[..., first:last] = values.transpose(1, 4, 2, 3, 0).reshape(*out.shape[:-1], _POINTS)
 
         for _ in each(points, range(0, ring.HALF, _POINTS)):
-            pass
+            if ended is not None and ended.is_set():
+                raise CancelledError
         return out[:count]
 
     def _open(self) -> NDArray[np.float64]:

@@ -21,6 +21,7 @@ one. A secret or an error that served two vectors would give away their differen
 """
 
 import asyncio
+import threading
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -292,6 +293,7 @@ class GuestProducts:
         self._sent: deque[_Batch] = deque()  # hosts have their products
         self._ready: deque[_Batch] = deque()
         self._making: asyncio.Task[None] | None = None
+        self._ended = threading.Event()
         self.seconds: dict[str, float] = defaultdict(float)  # that hosts say they took, by name
         self.scale_bits = parameters[0].scale_bits if parameters else 0
         """Of the first host's words, below its sums."""
@@ -462,12 +464,15 @@ class GuestProducts:
             for host, hint in zip(self.hosts, self._hints, strict=True):
                 masking = self._randomness.at("products of a hint", host.name, first)
                 loop = asyncio.get_running_loop()
-                made.append(await loop.run_in_executor(spare_time(), hint.multiply, drawn, masking))
+                made.append(
+                    await loop.run_in_executor(spare_time(), hint.multiply, drawn, masking, self._ended)
+                )
             self._operations["multiply hint"] += size * len(made)
             self._ready.append(_Batch(drawn, [data for data, _ in made], [masks for _, masks in made]))
 
     def end(self) -> None:
-        """End: there are no more queries."""
+        """End: there are no more queries. What is made in spare time is no longer."""
+        self._ended.set()
         if self._making is not None:
             self._making.cancel()
 
