@@ -11,18 +11,21 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from http import HTTPStatus
 from typing import ParamSpec, Protocol, TypeVar, cast
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.connection import Connection
 from websockets.asyncio.server import Server, ServerConnection
+from websockets.datastructures import HeadersLike
 from websockets.frames import CloseCode, Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import CLIENT, SERVER, Event, State
 from websockets.server import ServerProtocol
 
 from vfl.net.large import LARGE, LONGEST_HEAD, Arriving, Head, apply_mask, head_of
+from vfl.net.secured import TlsTransport
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -272,11 +275,46 @@ class BoundedConnection(Connection, asyncio.BufferedProtocol):
             super().send_data()
 
 
+class SecuredConnection(BoundedConnection):
+    """A connection that says nothing on its line but over TLS."""
+
+    _context: ssl.SSLContext
+    _hostname: str | None  # of the other end; None where it has dialled
+
+    def secure_by(self, context: ssl.SSLContext, hostname: str | None) -> None:
+        """Say over which TLS, before there is a line."""
+        self._context, self._hostname = context, hostname
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if isinstance(transport, TlsTransport):
+            # Not ServerConnection's, which starts a handler.
+            Connection.connection_made(self, transport)
+            return
+        line = cast(asyncio.Transport, transport)
+        self.transport = TlsTransport(line, self._context, self, self._hostname)
+
+    async def wait_until_secured(self) -> None:
+        """Wait for TLS's handshake. Raises ssl.SSLError, and OSError where the line was lost."""
+        try:
+            await cast(TlsTransport, self.transport).secured
+        except BaseException:
+            self.transport.abort()
+            raise
+
+
 # --- The end that dials ------------------------------------------------------------------------
 
 
-class DialledConnection(BoundedConnection, ClientConnection):
+class DialledConnection(SecuredConnection, ClientConnection):
     """The end that has dialled."""
+
+    async def handshake(
+        self,
+        additional_headers: HeadersLike | None = None,
+        user_agent_header: str | None = None,
+    ) -> None:
+        await self.wait_until_secured()
+        await super().handshake(additional_headers, user_agent_header)
 
 
 class Dialling(connect):
@@ -303,13 +341,13 @@ class Dialling(connect):
 
         def note(made: DialledConnection) -> None:
             self._made = made
+            made.secure_by(tls, hostname)
+            made.protocol.uri = replace(made.protocol.uri, secure=True)  # as it is
             made.allow(size, then)
 
         self._connected = through if isinstance(through, socket.socket) else None
         super().__init__(
-            uri,
-            ssl=tls,
-            server_hostname=hostname,
+            uri.replace("wss:", "ws:", 1),  # else it would have asyncio do TLS
             sock=self._connected,
             proxy=through if isinstance(through, str) else None,
             compression=None,
@@ -362,12 +400,8 @@ class Serving(Protocol):
     def is_serving(self) -> bool: ...
 
 
-class AcceptedConnection(BoundedConnection, ServerConnection):
+class AcceptedConnection(SecuredConnection, ServerConnection):
     """The end that has been dialled; whoever accepted it runs the handshake."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Not ServerConnection's, which starts a handler.
-        Connection.connection_made(self, transport)
 
     @property
     def path(self) -> str | None:
@@ -402,15 +436,17 @@ async def accept_tls(
     """
 
     def make() -> AcceptedConnection:
-        return AcceptedConnection(
+        made = AcceptedConnection(
             ServerProtocol(max_size=size, logger=_quiet),
             cast(Server, serving),
             ping_interval=None,
             close_timeout=closing,
             write_limit=_AHEAD,
         )
+        made.secure_by(tls, None)
+        return made
 
-    _, connection = await asyncio.get_running_loop().connect_accepted_socket(
-        make, accepted, ssl=tls, ssl_handshake_timeout=seconds
-    )
+    _, connection = await asyncio.get_running_loop().connect_accepted_socket(make, accepted)
+    async with asyncio.timeout(seconds):
+        await connection.wait_until_secured()
     return connection
