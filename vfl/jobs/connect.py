@@ -26,7 +26,7 @@ from vfl.net.websocket import (
     dial,
     listen,
 )
-from vfl.net.wire import KIB
+from vfl.net.wire import KIB, Octets
 from vfl.party.at_rest import StoreKey
 from vfl.party.authority import Authority, misuse
 from vfl.party.config import Party
@@ -133,7 +133,7 @@ class Site:
         self.journal.watch(peer)
         if self.activity.watchers:
 
-            def passed(direction: str, kind: str, payload: bytes) -> None:
+            def passed(direction: str, kind: str, payload: Octets) -> None:
                 self.activity.passed(peer.name, direction, kind, len(payload))
 
             peer.observers.append(passed)

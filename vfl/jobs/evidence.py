@@ -46,6 +46,7 @@ from vfl.jobs.tape_share import KeptSteps, StepsOnTape, Walk, steps_on_tape
 from vfl.net.hello import PROTOCOL
 from vfl.net.peer import Peer
 from vfl.net.replay import TapeEnds
+from vfl.net.wire import Octets
 from vfl.news import RUN_DIGITS
 from vfl.party.at_rest import Sink
 from vfl.party.documents import convert_document
@@ -396,7 +397,7 @@ class _Tapes(PassedOn):
 
         walk = self._walk if peer.name == self._guest else None
 
-        def arrived(direction: str, kind: str, payload: bytes) -> None:
+        def arrived(direction: str, kind: str, payload: Octets) -> None:
             if direction == "received":
                 left_out = walk is not None and walk.leaves_out(kind)
                 self._add(peer.name, kind, None if left_out else payload)
@@ -454,7 +455,7 @@ class _Tapes(PassedOn):
                 steps = self._steps.of(self._walk.steps)
             return Tape(peers, size, self._why, self._answers.hexdigest(), steps or UNSET)
 
-    def _add(self, whose: str, kind: str, payload: bytes | None) -> None:
+    def _add(self, whose: str, kind: str, payload: Octets | None) -> None:
         with self._lock:
             if self._why or self._closed:
                 self._tell()
@@ -466,7 +467,7 @@ class _Tapes(PassedOn):
             write = partial(self._write, self._number, whose, kind, payload)
             self._writing.put(0 if payload is None else len(payload), write)
 
-    def _write(self, number: int, whose: str, kind: str, payload: bytes | None) -> None:
+    def _write(self, number: int, whose: str, kind: str, payload: Octets | None) -> None:
         """In the thread."""
         if self._why:
             return

@@ -29,6 +29,7 @@ from vfl.jobs.tape_share import LONG
 from vfl.leakage.disclosure import COLUMNS
 from vfl.models.kind import PartyColumns, TrainingStep
 from vfl.models.kinds import expected_share, kind_of_job
+from vfl.net.wire import Octets
 from vfl.party.config import Job, Party
 from vfl.party.project_file import Project
 from vfl.protocols.common.lattice_hints import HintPart
@@ -251,7 +252,7 @@ def _play(job: Job, hosts: Mapping[str, ColumnCount], small: int, trees: int, ro
     )
 
 
-def _count_long(long: list[float], place: int, direction: str, kind: str, payload: bytes) -> None:
+def _count_long(long: list[float], place: int, direction: str, kind: str, payload: Octets) -> None:
     if direction == "sent" and kind in LONG:
         long[place] += len(payload)
 

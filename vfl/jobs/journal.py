@@ -12,7 +12,7 @@ from vfl.errors import DataError, VflError
 from vfl.jobs.offer import Join, Offer
 from vfl.jobs.reveals import message_type, reveals
 from vfl.net.peer import Peer
-from vfl.net.wire import CIPHERTEXT, Message, WireError, decode, digest_of
+from vfl.net.wire import CIPHERTEXT, Message, Octets, WireError, decode, digest_of
 from vfl.news import RUN_DIGITS
 from vfl.party.config_values import to_the_end
 from vfl.party.config_words import JOB_NAME
@@ -56,7 +56,7 @@ class Journal:
             say(f"note: {note}")
         self.ledger.notes.clear()
 
-    def entry_of(self, peer: str, payload: bytes) -> JobEntry | None:
+    def entry_of(self, peer: str, payload: Octets) -> JobEntry | None:
         """The job that an Offer or a Join asks for; None for any other message."""
         try:
             message = decode(payload, [Offer, Join])
@@ -90,7 +90,7 @@ class Journal:
         except (VflError, KeyError, TypeError):
             return None, None
 
-    def rows(self, kind: type[Message] | None, payload: bytes, run: str) -> int | None:
+    def rows(self, kind: type[Message] | None, payload: Octets, run: str) -> int | None:
         """How many rows a message speaks of, where it can be told; in bits, up to whole bytes."""
         if kind is Key:
             key = decode(payload, [Key])
@@ -122,7 +122,7 @@ class _Session:
         self._counts: dict[tuple[str, str], _Count] = {}  # by direction and type
         self._failed: DataError | None = None
 
-    def write_down(self, direction: str, kind: str, payload: bytes) -> None:
+    def write_down(self, direction: str, kind: str, payload: Octets) -> None:
         """Write a message down, or count it. Raises DataError when the ledger cannot be written."""
         journal = self._journal
         if kind in _COUNTED:
@@ -149,7 +149,7 @@ class _Session:
                 self._number = self._journal.ledger.append(line, reveals(message_type(kind)))
                 count.messages = count.rows = count.size = 0
 
-    def _count(self, direction: str, kind: str, payload: bytes) -> None:
+    def _count(self, direction: str, kind: str, payload: Octets) -> None:
         if self._failed is not None:
             raise self._failed
         count = self._counts.setdefault((direction, kind), _Count())
@@ -171,7 +171,7 @@ class _Session:
         except DataError as error:
             self._failed = error  # and no further message leaves
 
-    def _rows(self, of: type[Message] | None, payload: bytes) -> int | None:
+    def _rows(self, of: type[Message] | None, payload: Octets) -> int | None:
         return self._journal.rows(of, payload, self._job.run if self._job else "")
 
     def _line(self, direction: str, kind: str, size: int, rows: int | None, digest: str) -> MessageEntry:

@@ -11,7 +11,7 @@ from vfl.errors import PeerError
 from vfl.models.parts import Parts, PartsAnswers
 from vfl.net import wire
 from vfl.net.peer import HEADER, Peer
-from vfl.net.wire import Message
+from vfl.net.wire import Message, Octets
 from vfl.protocols.common.batches import ScoreEnd, ScoreRows, ScoreStart
 
 
@@ -45,7 +45,7 @@ class SealedHost(Peer):
     async def close(self) -> None:
         """There is nothing to be closed."""
 
-    async def _put(self, frame: bytes) -> None:
+    async def _put(self, frame: Octets) -> None:
         message = wire.decode(frame[HEADER:], (ScoreStart, ScoreRows, ScoreEnd))
         if isinstance(message, ScoreStart):
             self._due.append(message)

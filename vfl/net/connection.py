@@ -10,10 +10,11 @@ import secrets
 import socket
 import ssl
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from http import HTTPStatus
-from typing import ParamSpec, Protocol, TypeVar, cast
+from typing import Any, ParamSpec, Protocol, TypeVar, cast
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.connection import Connection
@@ -26,6 +27,7 @@ from websockets.server import ServerProtocol
 
 from vfl.net.large import LARGE, LONGEST_HEAD, Arriving, Head, apply_mask, head_of
 from vfl.net.secured import TlsTransport
+from vfl.net.wire import Octets
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,7 +41,8 @@ PARSED = "recv_frame"  # what a protocol calls with each frame that it has parse
 SENT = "send_frame"  # and with each that it sends
 _DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 _AHEAD = 1024 * 1024  # bytes that may be written before the line takes them: waits for a reader cost
-_AT_ONCE = 288 * 1024  # bytes, decrypted at once: asyncio reads 256 KiB, and has part of a record
+_AT_ONCE = 16 * 1024  # bytes, decrypted at once where no large frame is under way: a record of TLS
+_LARGE = secrets.token_bytes(16)  # stands for a large message in the queue of `websockets`
 
 # websockets reports broken connections with tracebacks; here they all end in one VflError.
 _quiet = logging.Logger("vfl.net.connection", logging.CRITICAL + 1)
@@ -75,6 +78,11 @@ class BoundedConnection(Connection, asyncio.BufferedProtocol):
     _before = 0  # bytes of the one before it
     _head = b""  # what has come of a frame that has not said its size
     _rest = b""  # what had arrived behind the last frame that the parser has found by itself
+    _goes_in = False  # what arrives is put into the message at once
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._large: deque[memoryview] = deque()  # messages
 
     @property
     def is_open(self) -> bool:
@@ -112,11 +120,26 @@ class BoundedConnection(Connection, asyncio.BufferedProtocol):
 
     # --- What arrives ---
 
+    async def receive(self) -> Octets | str:
+        """The next message. Raises ConnectionClosed."""
+        data = await self.recv()
+        return self._large.popleft() if data == _LARGE else data
+
     def get_buffer(self, sizehint: int) -> memoryview:
-        return _scratch.view  # of which buffer_updated tells before the thread does anything else
+        arriving = self._arriving
+        self._goes_in = self._cuts and arriving is not None
+        if not self._goes_in or arriving is None:
+            return _scratch.view  # of which buffer_updated tells before the thread does anything else
+        return arriving.room if arriving.in_frame else _scratch.view[:LONGEST_HEAD]
 
     def buffer_updated(self, nbytes: int) -> None:
-        self.data_received(_scratch.view[:nbytes])
+        arriving = self._arriving
+        if self._goes_in and arriving is not None and arriving.in_frame:
+            self.heard = True
+            arriving.take(nbytes)
+            self._end_piece(arriving)
+        else:
+            self.data_received(_scratch.view[:nbytes])
 
     def data_received(self, data: bytes | memoryview) -> None:
         self.heard = True
@@ -197,7 +220,8 @@ class BoundedConnection(Connection, asyncio.BufferedProtocol):
             return
         if arriving.is_whole:
             self._arriving, self._before = None, arriving.size
-            super().process_event(Frame(Opcode.BINARY, arriving.result()))
+            self._large.append(arriving.result())
+            super().process_event(Frame(Opcode.BINARY, _LARGE))
 
     def process_event(self, event: Event) -> None:
         if isinstance(event, Frame):
@@ -234,7 +258,7 @@ class BoundedConnection(Connection, asyncio.BufferedProtocol):
 
     # --- What is sent ---
 
-    async def send_long(self, message: bytes | bytearray, piece: int, sent: Callable[[], None]) -> None:
+    async def send_long(self, message: Octets, piece: int, sent: Callable[[], None]) -> None:
         """Send a binary message in pieces of so many bytes, none of which is copied.
 
         `sent` hears of each that the line has taken. No other message may be under way. Raises

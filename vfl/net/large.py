@@ -4,10 +4,10 @@ little copying as there can be (RFC 6455, section 5).
 All else is left to who parses frames one by one: short frames, texts, what closes, what is no frame.
 """
 
-import io
 import struct
 from dataclasses import dataclass
 
+import numpy as np
 from websockets.frames import Opcode
 
 try:
@@ -15,7 +15,7 @@ try:
 except ImportError:  # where there is no wheel
     from websockets.utils import apply_mask
 
-__all__ = ["LARGE", "LONGEST_HEAD", "Arriving", "Head", "apply_mask", "head_of"]
+__all__ = ["LARGE", "LONGEST_HEAD", "Arriving", "Head", "apply_mask", "head_of", "unmask"]
 
 LARGE = 16 * 1024  # bytes of a frame that is taken out here
 LONGEST_HEAD = 14
@@ -65,22 +65,31 @@ def head_of(opcode: int, fin: bool, length: int, mask: bytes) -> bytes:
     return struct.pack("!BBQ", first, flag | _EIGHT_BYTES, length) + mask
 
 
+def unmask(part: memoryview, mask: bytes) -> None:
+    """Take a mask off, in place."""
+    whole = len(part) // 8 * 8
+    words = np.frombuffer(part[:whole], np.uint64)
+    np.bitwise_xor(words, np.frombuffer(2 * mask, np.uint64), out=words)
+    part[whole:] = apply_mask(part[whole:], mask)
+
+
 class Arriving:
-    """A message that arrives in large frames."""
+    """A message that arrives in large frames, each byte in its place at once."""
 
     def __init__(self, expected: int) -> None:
         """`expected`: about how many bytes it may have, for which room is made with its first frame if
         that is no small part of them."""
-        self._content = io.BytesIO()
-        self._room, self._expected = 0, expected
-        self._left = 0
+        self._content = memoryview(b"")
+        self._expected = expected
+        self._whole = 0  # bytes of frames that have arrived
+        self._length = self._left = 0  # of the one that arrives; bytes of it that are to come
         self._mask = b""
         self._fin = False
 
     @property
     def size(self) -> int:
         """Bytes of all its frames that have begun."""
-        return self._content.tell() + self._left
+        return self._whole + self._length
 
     @property
     def in_frame(self) -> bool:
@@ -94,30 +103,48 @@ class Arriving:
 
     def begin(self, frame: Head) -> None:
         """Take a frame whose content follows."""
-        self._left, self._fin, self._mask = frame.length, frame.fin, frame.mask or b""
-        if self.size > self._room:
+        self._length = self._left = frame.length
+        self._fin, self._mask = frame.fin, frame.mask or b""
+        room, size = len(self._content), self.size
+        if size > room:
             # At once: where it grew with each part, all before would be moved each time.
             expected = min(self._expected, _PARTS * frame.length)
-            last = self.size if self._fin else max(self.size, expected, 2 * self._room)
-            before = self._content.tell()
-            self._content.seek(last - 1)
-            self._content.write(b"\0")
-            self._content.seek(before)
-            self._room = last
+            before = self._content
+            self._content = _room(size if self._fin else max(size, expected, 2 * room))
+            self._content[: self._whole] = before[: self._whole]
+        self._end_frame()
+
+    @property
+    def room(self) -> memoryview:
+        """Where what is to come of the frame has to be put."""
+        return self._content[self.size - self._left : self.size]
+
+    def take(self, count: int) -> None:
+        """Hear that so many bytes were put there."""
+        self._left -= count
+        self._end_frame()
 
     def add(self, data: memoryview) -> memoryview:
         """Take the frame's content out of what has arrived; what is left of that."""
         part = data[: self._left]
-        self._left -= len(part)
-        if self._mask:
-            self._content.write(apply_mask(part, self._mask))
-            turned = len(part) % 4
-            self._mask = self._mask[turned:] + self._mask[:turned]
-        else:
-            self._content.write(part)
+        self.room[: len(part)] = part
+        self.take(len(part))
         return data[len(part) :]
 
-    def result(self) -> bytes:
+    def _end_frame(self) -> None:
+        if self._left:
+            return
+        if self._mask:
+            unmask(self._content[self._whole : self.size], self._mask)
+        self._whole, self._length = self.size, 0
+
+    def result(self) -> memoryview:
         """The message."""
-        self._content.truncate()
-        return self._content.getvalue()  # its own bytes, not a copy of them
+        found = self._content[: self._whole].toreadonly()
+        is_kept = 8 * len(found) >= 7 * len(self._content)
+        return found if is_kept else memoryview(bytes(found))  # in no more memory than it needs
+
+
+def _room(size: int) -> memoryview:
+    """Bytes that are not cleared before they are written."""
+    return np.empty(size, np.uint8).data

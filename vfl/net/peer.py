@@ -15,7 +15,7 @@ from typing import TypeVar, overload
 
 from vfl.errors import DataError, PeerError, PeerLost, PeerStopped, VflError
 from vfl.net import wire
-from vfl.net.wire import Message
+from vfl.net.wire import Message, Octets
 
 A = TypeVar("A", bound=Message)
 B = TypeVar("B", bound=Message)
@@ -59,7 +59,7 @@ class Traffic:
 
 # What happens on the wire: "sent" (before the message leaves, which it does not if this raises) or
 # "received", the message's type, its payload.
-Observer = Callable[[str, str, bytes], None]
+Observer = Callable[[str, str, Octets], None]
 
 
 class Peer(ABC):
@@ -78,14 +78,14 @@ class Peer(ABC):
         """Whether the connection was lost by the last message to it."""
 
     @abstractmethod
-    async def _put(self, frame: bytes) -> None:
+    async def _put(self, frame: Octets) -> None:
         """Send one frame; waits while the peer is slower. Raises PeerLost."""
 
     @abstractmethod
-    async def _get(self) -> bytes:
+    async def _get(self) -> Octets:
         """The next frame. Raises PeerLost."""
 
-    def _unread(self) -> Iterable[bytes]:
+    def _unread(self) -> Iterable[Octets]:
         """Frames that have arrived and were not received yet."""
         return ()
 
@@ -102,9 +102,8 @@ class Peer(ABC):
 
     async def send(self, message: Message) -> None:
         """Send a message. Raises PeerLost, or PeerStopped when the peer said why it left."""
-        kind, payload = type(message).__name__, wire.encode(message)
-        frame = self._session + self._sent.to_bytes(8, "big") + payload
-        self._record("sent", kind, payload, len(frame))
+        frame = wire.encode_behind(self._session + self._sent.to_bytes(8, "big"), message)
+        self._record("sent", type(message).__name__, frame[HEADER:], len(frame))
         self._sent += 1
         try:
             await self._put(frame)
@@ -157,7 +156,7 @@ class Peer(ABC):
         return lost
 
     @staticmethod
-    def _stop_in(frame: bytes) -> Stop | None:
+    def _stop_in(frame: Octets) -> Stop | None:
         try:
             message = wire.decode(frame[HEADER:], (Stop,))
         except wire.WireError:
@@ -180,7 +179,7 @@ class Peer(ABC):
             for_peer=f"a peer broke the protocol with {what}",
         )
 
-    def _record(self, direction: str, kind: str, payload: bytes, size: int) -> None:
+    def _record(self, direction: str, kind: str, payload: Octets, size: int) -> None:
         traffic = self.traffic
         if direction == "sent":
             traffic.sent[kind] += size
@@ -200,10 +199,10 @@ def one_line(text: str, most: int = 500) -> str:
 class MemoryPeer(Peer):
     """One end of a pair in the same process; same framing, same checks as on the network."""
 
-    def __init__(self, name: str, inbox: asyncio.Queue[bytes | None]) -> None:
+    def __init__(self, name: str, inbox: asyncio.Queue[Octets | None]) -> None:
         super().__init__(name)
         self._inbox = inbox
-        self._outbox: asyncio.Queue[bytes | None] = inbox
+        self._outbox: asyncio.Queue[Octets | None] = inbox
 
     @staticmethod
     def pair(left: str, right: str) -> tuple["MemoryPeer", "MemoryPeer"]:
@@ -213,10 +212,10 @@ class MemoryPeer(Peer):
         a._outbox, b._outbox = b._inbox, a._inbox
         return a, b
 
-    async def _put(self, frame: bytes) -> None:
+    async def _put(self, frame: Octets) -> None:
         await self._outbox.put(frame)
 
-    async def _get(self) -> bytes:
+    async def _get(self) -> Octets:
         frame = await self._inbox.get()
         if frame is None:
             self._inbox.put_nowait(None)

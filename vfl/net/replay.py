@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from vfl.errors import PeerLost, VflError
 from vfl.net import wire
 from vfl.net.peer import HEADER, Peer
-from vfl.net.wire import Message, digest_of
+from vfl.net.wire import Message, Octets, digest_of
 from vfl.text import counted
 
 
@@ -25,7 +25,7 @@ class Sent:
     digest: bytes
 
     @classmethod
-    def of(cls, kind: str, payload: bytes) -> "Sent":
+    def of(cls, kind: str, payload: Octets) -> "Sent":
         return cls(kind, len(payload), digest_of(payload))
 
     def __str__(self) -> str:
@@ -145,7 +145,7 @@ class ReplayedPeer(Peer):
         """Whether a message to the peer is left to compare."""
         return bool(self._expected)
 
-    async def _put(self, frame: bytes) -> None:
+    async def _put(self, frame: Octets) -> None:
         raise AssertionError("a frame to a peer of a run that is over")
 
     async def _get(self) -> bytes:

@@ -1,16 +1,16 @@
 """TLS over a line that is connected: in place of asyncio's, which copies and calls more.
 
-The line is asyncio's transport of a socket, and the connection an asyncio.BufferedProtocol, which has the
-bytes that arrive decrypted to where it wants them. In between are the standard library's TLS object and
-two buffers in memory:
+The line is asyncio's transport of a socket. The connection over it is an asyncio.BufferedProtocol, which
+has the bytes that arrive decrypted to where it wants them. In between are the standard library's TLS
+object and two buffers in memory:
 
     1. Both ends shake hands; the connection hears that it is made afterwards, so nothing of it is ever
        said in the clear.
-    2. What is written waits as it lies there, and is encrypted as far ahead of the line as a single
+    2. What is written waits as it lies there, and is encrypted no further ahead of the line than by a
        piece. Above a limit the connection is told to pause.
-    3. Who closes says so (close_notify) after all that was written, and waits for the other end to say it
-       too; what still arrives is passed over. An end of the line without it ends the connection as well,
-       whose own protocol tells a whole conversation from one that was cut.
+    3. Who closes says so (close_notify) after all that was written, and waits for the other end to say
+       so too; what still arrives is passed over. A line that ends without it ends the connection as
+       well, whose own protocol tells a whole conversation from one that was cut.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, cast
 
-_AT_ONCE = 256 * 1024  # bytes, read from the line at once
+_AT_ONCE = 256 * 1024
 _CLOSING = 30.0  # seconds for the other end to say that it closes too
 _AHEAD = 512 * 1024  # bytes written, where nobody says how many, above which the connection pauses
 _WANTS = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -46,7 +46,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         connection: asyncio.BufferedProtocol,
         hostname: str | None,
     ) -> None:
-        """Shake hands over a line as the end that dialled, with whom `hostname` names in its certificate;
+        """Shake hands over a line as the end that dialled, whose peer's certificate is for `hostname`;
         without one as the end that listens."""
         super().__init__()
         self._loop = asyncio.get_running_loop()
@@ -133,8 +133,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         try:
             while more and self._connection is not None and not self._pauses_reading:
                 closing = self._closing
-                room = _scratch.view if closing else cast(memoryview, self._connection.get_buffer(-1))
-                size, more, says_goodbye = self._fill(room)
+                room = _scratch.view if closing else self._connection.get_buffer(-1)
+                size, more, says_goodbye = self._fill(cast(memoryview, room))
                 if size and not closing:
                     self._connection.buffer_updated(size)
                 if says_goodbye:
@@ -155,10 +155,10 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         read, size, filled = self._tls.read, len(room), 0
         try:
             while filled < size:
-                count = read(size - filled, cast(bytearray, room[filled:]))
+                count: int = read(size - filled, room[filled:])  # type: ignore[assignment]
                 if not count:
                     return filled, False, True
-                filled += cast(int, count)
+                filled += count
         except _WANTS:
             return filled, False, False
         return filled, True, False

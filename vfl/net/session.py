@@ -41,7 +41,7 @@ from vfl.net.hello import Hello, Resume, Resumed, resume_key
 from vfl.net.peer import Peer
 from vfl.net.tls import reason_of
 from vfl.net.window import GREETING, Breach, OldAttempt, Opening, Windows
-from vfl.net.wire import KIB
+from vfl.net.wire import KIB, Octets
 from vfl.news import News
 
 PIECE = 256 * KIB  # asyncio's TLS takes a single write whole, however slow the line is
@@ -176,7 +176,7 @@ class WebSocketPeer(Peer):
 
     # --- Frames ---
 
-    async def _put(self, frame: bytes) -> None:
+    async def _put(self, frame: Octets) -> None:
         if not self._delivering and self._end is None and self._sending.has_room(frame):
             self._queue(frame)
             return
@@ -192,7 +192,7 @@ class WebSocketPeer(Peer):
         if not delivery.cancelled():
             delivery.exception()  # which nobody may be left to hear of
 
-    async def _deliver(self, frame: bytes) -> None:
+    async def _deliver(self, frame: Octets) -> None:
         async with self._turn:
             while self._end is None and not self._sending.has_room(frame):
                 self._room.clear()
@@ -201,11 +201,11 @@ class WebSocketPeer(Peer):
                 raise self._reason()
             self._queue(frame)
 
-    def _queue(self, frame: bytes) -> None:
+    def _queue(self, frame: Octets) -> None:
         self._sending.put(frame)
         self._more.set()
 
-    async def _get(self) -> bytes:
+    async def _get(self) -> Octets:
         while self._receiving.is_empty:
             if self._end is not None:
                 raise self._reason()
@@ -216,7 +216,7 @@ class WebSocketPeer(Peer):
             self._due.set()
         return frame
 
-    def _unread(self) -> Iterable[bytes]:
+    def _unread(self) -> Iterable[Octets]:
         return self._receiving.frames
 
     # --- One connection after the other ---
@@ -381,16 +381,16 @@ class WebSocketPeer(Peer):
     async def _read(self, link: _Link) -> None:
         loop = asyncio.get_running_loop()
         while True:
-            data = await link.connection.recv()
+            data = await link.connection.receive()
             if self._link is not link:
                 return
-            if isinstance(data, bytes):
-                self._receiving.put(data)
-                self._news.set()
-            else:
+            if isinstance(data, str):
                 if self._sending.hear_report(data, loop.time()):
                     self._progress += 1
                 self._room.set()
+            else:
+                self._receiving.put(data)
+                self._news.set()
 
     async def _write(self, link: _Link) -> None:
         with contextlib.suppress(ConnectionClosed):  # the reading side knows the reason

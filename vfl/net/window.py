@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from vfl.net.pace import Pace
-from vfl.net.wire import KIB, MAX_MESSAGE
+from vfl.net.wire import KIB, MAX_MESSAGE, Octets
 
 MAX_FRAME = MAX_MESSAGE + KIB
 WINDOW = 2 * MAX_FRAME
@@ -53,7 +53,7 @@ GREETING = Opening(2 * KIB, 16 * KIB)
 class _KeptFrame:
     """A frame that the other end has not consumed yet."""
 
-    frame: bytes
+    frame: Octets
     start: int  # cost of all frames before it
 
     @property
@@ -84,11 +84,11 @@ class SendWindow:
         """Bytes of memory that are kept."""
         return sum(_cost(kept.frame) for kept in self._kept.values())
 
-    def has_room(self, frame: bytes) -> bool:
+    def has_room(self, frame: Octets) -> bool:
         """Whether the frame may be put here now."""
         return self._queued_cost + _cost(frame) <= self._consumed + WINDOW
 
-    def put(self, frame: bytes) -> None:
+    def put(self, frame: Octets) -> None:
         """Queue a frame. Raises ValueError when it has no room (a local bug)."""
         if not self.has_room(frame):
             raise ValueError("a frame beyond the window")
@@ -101,7 +101,7 @@ class SendWindow:
         """Whether a frame waits to go out."""
         return self._next < self._queued
 
-    def take_next(self) -> tuple[bytes, bool]:
+    def take_next(self) -> tuple[Octets, bool]:
         """The frame that goes out now, and whether it goes out once more."""
         frame, again = self._kept[self._next].frame, self._next < self._begun
         self._next += 1
@@ -153,7 +153,7 @@ class ReceiveWindow:
         self.consumed = 0  # cost of the frames taken out of here
         self.reported = 0  # of that, known to the other end
         self.held = 0  # cost of the frames in here
-        self._frames: deque[bytes] = deque()
+        self._frames: deque[Octets] = deque()
 
     @property
     def largest(self) -> int:
@@ -161,11 +161,11 @@ class ReceiveWindow:
         return MAX_FRAME if self.allowed is None else self.allowed.frame
 
     @property
-    def frames(self) -> Iterable[bytes]:
+    def frames(self) -> Iterable[Octets]:
         """Those that nobody has taken yet."""
         return tuple(self._frames)
 
-    def put(self, frame: bytes) -> None:
+    def put(self, frame: Octets) -> None:
         """Keep a frame that has arrived. Raises Breach when there are too many."""
         held = self.held + _cost(frame)
         if held > (WINDOW if self.allowed is None else self.allowed.window):
@@ -179,7 +179,7 @@ class ReceiveWindow:
         """Whether there is nothing to take."""
         return not self._frames
 
-    def take(self) -> bytes:
+    def take(self) -> Octets:
         """The next frame, which counts as consumed from here on."""
         frame = self._frames.popleft()
         self.held -= _cost(frame)
@@ -232,5 +232,5 @@ class Windows:
             raise Breach(f"a {message} that {breach}") from None
 
 
-def _cost(frame: bytes) -> int:
+def _cost(frame: Octets) -> int:
     return len(frame) + OVERHEAD

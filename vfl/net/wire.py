@@ -17,6 +17,11 @@ CIPHERTEXT = 0  # in `per_row`: as many bits as a ciphertext under the job's key
 MAX_MESSAGE = 32 * MIB  # the largest message that any transport accepts; protocols send in chunks
 
 
+Octets = bytes | memoryview
+"""Bytes that nobody changes any more: those of long messages as a view, so that they are not copied."""
+
+LONG = 64 * KIB
+
 # Fields whose bounds are those of the type: decoding refuses what is beyond them.
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]
 Rows = Annotated[int, msgspec.Meta(ge=0, lt=2**40)]
@@ -49,7 +54,7 @@ _tagged = msgspec.msgpack.Decoder(_Tagged)
 _decoders: dict[type[Message], msgspec.msgpack.Decoder[Message]] = {}
 
 
-def digest_of(payload: bytes | memoryview) -> bytes:
+def digest_of(payload: Octets) -> bytes:
     """The digest by which ledgers and certificates know a message: its BLAKE3, 32 bytes.
 
     As hard to forge as SHA-256, and made in a fifth of the time (O'Connor, Aumasson, Neves and
@@ -60,15 +65,21 @@ def digest_of(payload: bytes | memoryview) -> bytes:
 
 def encode(message: Message) -> bytes:
     """The bytes of a message. Raises ValueError when it is over its own limit (a local bug)."""
+    return bytes(encode_behind(b"", message))
+
+
+def encode_behind(head: bytes, message: Message) -> Octets:
+    """The bytes of a message behind those of a head. Raises ValueError as `encode` does."""
     kind = type(message)
-    encoded = _encoder.encode((kind.__name__, message))  # at once: nothing of it is copied twice
-    size = len(encoded) - len(_encoder.encode((kind.__name__,)))
+    encoded = bytearray(head)
+    _encoder.encode_into((kind.__name__, message), encoded, len(head))  # nothing of it is copied twice
+    size = len(encoded) - len(head) - len(_encoder.encode((kind.__name__,)))
     if size > kind.limit:
         raise ValueError(f"{kind.__name__} of {size:,} bytes, over its {kind.limit:,}")
-    return encoded
+    return bytes(encoded) if len(encoded) < LONG else memoryview(encoded).toreadonly()
 
 
-def decode(data: bytes, kinds: Sequence[type[Message]]) -> Message:
+def decode(data: Octets, kinds: Sequence[type[Message]]) -> Message:
     """The message in `data`, which must be one of `kinds`; else WireError."""
     try:
         tagged = _tagged.decode(data)

@@ -60,7 +60,7 @@ class Source(Protocol):
 class Sink(Protocol):
     """What content is written to."""
 
-    def write(self, data: bytes, /) -> object:
+    def write(self, data: bytes | memoryview, /) -> object:
         """Write all of it."""
 
 
@@ -268,7 +268,7 @@ class _Encrypting:
         self._file, self._cipher = file, AESGCM(key)
         self._held, self._number = bytearray(), 0
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         # The last block is known as such at the end: a whole one is held until more comes.
         rest = memoryview(data).cast("B")
         while len(self._held) + len(rest) > BLOCK:

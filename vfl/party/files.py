@@ -62,7 +62,7 @@ class NotReadSoon:
         self._file = file
         self._written = self._told = 0
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         """Write all of it, to the system: what a process holds back itself is gone when it is killed."""
         size = self._file.write(data)
         self._file.flush()

@@ -495,7 +495,7 @@ class _Sha256:
     def __init__(self) -> None:
         self._hash = hashlib.sha256()
 
-    def write(self, data: bytes) -> int:
+    def write(self, data: bytes | memoryview) -> int:
         self._hash.update(data)
         return len(data)
 
@@ -507,7 +507,7 @@ class _Sha256:
 class _Nowhere:
     """A sink that keeps nothing."""
 
-    def write(self, data: bytes) -> None:
+    def write(self, data: bytes | memoryview) -> None:
         del data
 
 

@@ -14,6 +14,7 @@ import zlib
 from collections.abc import Callable, Iterator
 
 from vfl.errors import ModelError
+from vfl.net.wire import Octets
 from vfl.party.at_rest import Sink, Source
 
 _HEAD = struct.Struct(">QBI")  # number, how it is written, bytes of what follows
@@ -33,7 +34,7 @@ class TapeWriter:
         self._dense: set[str] = set()  # types of messages that do not become smaller
         self.bytes = 0
 
-    def add(self, number: int, kind: str, payload: bytes) -> None:
+    def add(self, number: int, kind: str, payload: Octets) -> None:
         """Write a message of a type down. Raises what the sink raises."""
         how, content = self._written(kind, payload)
         head = _HEAD.pack(number, how, len(content))
@@ -46,7 +47,7 @@ class TapeWriter:
         self._sink.write(_HEAD.pack(number, _LEFT_OUT, 0))
         self.bytes += _HEAD.size
 
-    def _written(self, kind: str, payload: bytes) -> tuple[int, bytes]:
+    def _written(self, kind: str, payload: Octets) -> tuple[int, Octets]:
         if len(payload) < _SHORT or kind in self._dense:
             return _PLAIN, payload
         sample = payload[:_SAMPLE]

@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from vfl.net import wire
 from vfl.net.peer import Peer
-from vfl.net.wire import Message
+from vfl.net.wire import Message, Octets
 
 Apart = Mapping[type[Message], str | None]
 """Messages that differ from one party to another by design: by kind, the field that does; None: all."""
@@ -29,7 +29,7 @@ class Transcript:
         """Of 32 bytes, of all that was added so far."""
         return self._hash.digest()
 
-    def add(self, part: bytes) -> None:
+    def add(self, part: Octets) -> None:
         self._hash.update(len(part).to_bytes(8, "big"))
         self._hash.update(part)
 
@@ -42,7 +42,7 @@ class Transcript:
         self._observe(peer, "sent")
 
     def _observe(self, peer: Peer, wanted: str) -> None:
-        def observe(direction: str, kind: str, payload: bytes) -> None:
+        def observe(direction: str, kind: str, payload: Octets) -> None:
             if direction != wanted:
                 return
             if kind not in self._apart:

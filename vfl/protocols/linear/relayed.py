@@ -11,7 +11,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 
 from vfl.net.peer import Peer, together
-from vfl.net.wire import MAX_MESSAGE, Message
+from vfl.net.wire import MAX_MESSAGE, Message, Octets
 from vfl.protocols.common.fellows import keyed_hash
 
 
@@ -39,7 +39,7 @@ class RelayedPeer(Peer):
         self._seal, self._open = key(own), key(name)
         self._put_count = self._got_count = 0
 
-    async def _put(self, frame: bytes) -> None:
+    async def _put(self, frame: Octets) -> None:
         nonce = self._put_count.to_bytes(12, "big")
         self._put_count += 1
         await self._guest.send(Relayed(self._seal.encrypt(nonce, frame, None)))
