@@ -200,6 +200,7 @@ _OTHER_TYPES: dict[type[types.Type], tuple[object, ...]] = {
     types.BoolType: (1, "true", None),
     types.StrType: (5, None, [], b"bytes"),
     types.BytesType: (5, None, [0], {}),
+    types.MemoryViewType: (5, None, [0], {}),
     types.ListType: (None, 5, {}, [[]], [None]),
     types.DictType: (None, 5, [], {"": []}, {None: None}),
 }
@@ -253,7 +254,7 @@ def _variants(
     elif isinstance(kind, types.StrType):
         for text in ("", "x" * 1000, value + "\0", "../../etc", "\x1b[31m" + value, "é" * 40):
             yield f"{text[:12]!r}", text, False
-    elif isinstance(kind, types.BytesType):
+    elif isinstance(kind, types.BytesType | types.MemoryViewType):
         yield from _of_bytes(value, patterns, rng)
     elif isinstance(kind, types.ListType):
         yield from _of_lists(kind, value, patterns, rng)

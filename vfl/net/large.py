@@ -15,8 +15,6 @@ try:
 except ImportError:  # where there is no wheel
     from websockets.utils import apply_mask
 
-__all__ = ["LARGE", "LONGEST_HEAD", "Arriving", "Head", "apply_mask", "head_of", "unmask"]
-
 LARGE = 16 * 1024  # bytes of a frame that is taken out here
 LONGEST_HEAD = 14
 _PARTS = 32  # of a message, for as many of which room is made at once
@@ -105,6 +103,8 @@ class Arriving:
         """Take a frame whose content follows."""
         self._length = self._left = frame.length
         self._fin, self._mask = frame.fin, frame.mask or b""
+        if not any(self._mask):
+            self._mask = b""
         room, size = len(self._content), self.size
         if size > room:
             # At once: where it grew with each part, all before would be moved each time.

@@ -6,7 +6,7 @@ the pair (name of its type, body). Nothing is ever unpickled.
 """
 
 from collections.abc import Sequence
-from typing import Annotated, ClassVar
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
 from blake3 import blake3
@@ -21,6 +21,12 @@ Octets = bytes | memoryview
 """Bytes that nobody changes any more: those of long messages as a view, so that they are not copied."""
 
 LONG = 64 * KIB
+
+if TYPE_CHECKING:
+    Bulk = Octets
+else:
+    Bulk = memoryview
+"""The type of a field of megabytes: a view of the frame that it came in."""
 
 # Fields whose bounds are those of the type: decoding refuses what is beyond them.
 Seconds = Annotated[float, msgspec.Meta(ge=0, le=1e9)]

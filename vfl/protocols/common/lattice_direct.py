@@ -25,7 +25,7 @@ from vfl.crypto.lattice.direct import EncryptedMatrix
 from vfl.crypto.lattice.hint import HintKey, Opened
 from vfl.crypto.lattice.matrix import CellMatrix
 from vfl.net.peer import Peer, together
-from vfl.net.wire import MIB
+from vfl.net.wire import MIB, Octets
 from vfl.protocols.common.lattice_host import HostProducts
 from vfl.protocols.common.lattice_sums import (
     Encrypted,
@@ -96,7 +96,7 @@ class DirectHost(HostProducts):
     """A host's side, whose matrix is encrypted."""
 
     async def _summed(self, count: int, matrix: CellMatrix, key: HintKey) -> tuple[Words, Opened]:
-        parts: list[bytes] = []
+        parts: list[Octets] = []
         for size in self._sizes(count):
             parts.append((await self._guest.recv(Vectors)).data)
             if len(parts[-1]) != size:

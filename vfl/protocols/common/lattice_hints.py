@@ -53,7 +53,7 @@ from vfl.crypto.lattice.vectors import PublicRows
 from vfl.crypto.randomness import Randomness
 from vfl.errors import Refused
 from vfl.net.peer import Peer, together
-from vfl.net.wire import KIB, MIB, Message
+from vfl.net.wire import KIB, MIB, Bulk, Message
 from vfl.protocols.common.lattice_direct import DirectGuest, DirectHost
 from vfl.protocols.common.lattice_host import HostProducts
 from vfl.protocols.common.lattice_sums import (
@@ -123,7 +123,7 @@ class HintHeader(Message, frozen=True):
 class HintPart(Message, frozen=True):
     """host -> guest. Reveals: nothing to who lacks the host's key; its encrypted hint, or matrix."""
 
-    data: bytes
+    data: Bulk
     limit: ClassVar[int] = 16 * MIB
 
 

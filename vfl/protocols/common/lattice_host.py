@@ -16,6 +16,7 @@ from vfl.crypto.lattice.hint import HintKey, Opened
 from vfl.crypto.lattice.matrix import Accumulator, CellMatrix
 from vfl.crypto.lattice.parameters import MODULUS_BITS, Parameters
 from vfl.net.peer import Peer
+from vfl.net.wire import Octets
 from vfl.protocols.common.clock import ToldTime
 from vfl.protocols.common.lattice_sums import (
     LEFT_OUT_SUMS,
@@ -121,7 +122,7 @@ class HostProducts:
         await self._receive_all_products(count, key)
         sums = Accumulator(parameters, matrix, count)
 
-        def add(start: int, data: bytes) -> None:
+        def add(start: int, data: Octets) -> None:
             with self._time.timed():
                 sums.add(start, data)
 

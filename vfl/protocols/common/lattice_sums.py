@@ -50,7 +50,7 @@ from vfl.crypto.lattice.parameters import (
 )
 from vfl.crypto.lattice.vectors import Part, PublicRows, Secrets, Values, VectorEncryption, joined
 from vfl.net.peer import Peer, together
-from vfl.net.wire import KIB, MAX_MESSAGE, MIB, Message, Seconds
+from vfl.net.wire import KIB, MAX_MESSAGE, MIB, Bulk, Message, Octets, Seconds
 from vfl.protocols.common.participant import Resources
 
 BATCH = 32
@@ -71,7 +71,7 @@ T = TypeVar("T")
 Timed = Callable[[str], AbstractContextManager[None]]
 
 
-Read = Callable[[Peer, Parameters, bytes, Words], T]
+Read = Callable[[Peer, Parameters, Octets, Words], T]
 """What is read of a host's answer by its parameters and the guest's masks."""
 Encrypted = Callable[[], None]
 """Hears that all vectors of a query are encrypted: from then on the guest waits."""
@@ -87,7 +87,7 @@ class HintProducts(Message, frozen=True):
     """guest -> host. Reveals: nothing; products of the host's hint with secrets, under uniform masks,
     re-randomised and flooded."""
 
-    data: bytes
+    data: Bulk
     limit: ClassVar[int] = 16 * MIB
 
 
@@ -95,7 +95,7 @@ class Vectors(Message, frozen=True):
     """guest -> host. Reveals: nothing to who lacks their secrets; encrypted vectors, an entry of each an
     aligned row, or masked and re-randomised products of the host's encrypted matrix with vectors."""
 
-    data: bytes
+    data: Bulk
     limit: ClassVar[int] = 16 * MIB
 
 
@@ -103,7 +103,7 @@ class VectorSums(Message, frozen=True):
     """host -> guest. Reveals: the host's matrix times the vectors, flooded (of a linear model, and
     where sums are hidden, nothing, they lie under uniform masks); the time it took, in whole seconds."""
 
-    data: bytes
+    data: Bulk
     seconds: Seconds
     limit: ClassVar[int] = MAX_MESSAGE - KIB
 
@@ -310,7 +310,7 @@ class GuestProducts:
         what cannot be such sums.
         """
 
-        def read(host: Peer, parameters: Parameters, data: bytes, masks: Words) -> Integers:
+        def read(host: Peer, parameters: Parameters, data: Octets, masks: Words) -> Integers:
             return unseal(parameters, data, masks, hidden)
 
         return await self._query(entries, read, encrypted)
@@ -325,7 +325,7 @@ class GuestProducts:
 
         first = self._asked
 
-        def read(host: Peer, parameters: Parameters, data: bytes, masks: Words) -> Words:
+        def read(host: Peer, parameters: Parameters, data: Octets, masks: Words) -> Words:
             words = unsealed_words(parameters, data, masks)
             if not passed_on:
                 return words
