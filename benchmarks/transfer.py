@@ -31,6 +31,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from vfl.blocks.heap import keep_freed
 from vfl.jobs.journal import Journal
 from vfl.local import free_port
 from vfl.net.tls import HOST, Credentials
@@ -66,6 +67,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="print the figures by name instead")
     parser.add_argument("--serve", nargs=2, metavar=("FOLDER", "PORT"), help=argparse.SUPPRESS)
     options = parser.parse_args()
+    keep_freed()  # as each command does
     if options.serve:
         serve(Path(options.serve[0]), int(options.serve[1]), options)
         return

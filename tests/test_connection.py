@@ -15,7 +15,14 @@ from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol, Side, State
 from websockets.server import ServerProtocol
 
-from vfl.net.connection import NEXT_ADDRESS, AcceptedConnection, BoundedConnection, Dialling
+from vfl.net.connection import (
+    NEXT_ADDRESS,
+    AcceptedConnection,
+    BoundedConnection,
+    DialledConnection,
+    Dialling,
+)
+from vfl.net.secured import TlsTransport
 
 # What vfl/net/connection.py calls or takes the place of, and the parameters that it relies on.
 PARTS: dict[tuple[type, str], list[str]] = {
@@ -27,6 +34,7 @@ PARTS: dict[tuple[type, str], list[str]] = {
     (server.ServerConnection, "handshake"): ["process_request", "server_header"],
     (server.ServerConnection, "respond"): ["status", "text"],
     (client.ClientConnection, "__init__"): ["protocol", "ping_interval", "close_timeout"],
+    (client.ClientConnection, "handshake"): ["additional_headers", "user_agent_header"],
     (client.connect, "__init__"): [
         "uri",
         "compression",
@@ -134,7 +142,7 @@ async def check_end() -> None:
 async def check_server() -> None:
     serving = mock.Mock(spec=["is_serving"])
     made = AcceptedConnection(ServerProtocol(), serving, ping_interval=None)
-    made.connection_made(mock.Mock(spec=asyncio.Transport))
+    made.connection_made(mock.Mock(spec=TlsTransport))
     assert made.path is None
     made.data_received(
         b"GET /resume HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -151,7 +159,7 @@ async def check_server() -> None:
 async def check_client(connected: socket.socket | None = None) -> None:
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     dialling = Dialling(
-        "wss://x.invalid:1/", tls, "y", connected, size=10, then=20, seconds=9, closing=9
+        "wss://x.invalid:443/", tls, "y", connected, size=10, then=20, seconds=9, closing=9
     )
     lost = ConnectionResetError("by the other end")
     asked: dict[str, object] = {}
@@ -159,8 +167,10 @@ async def check_client(connected: socket.socket | None = None) -> None:
     async def create_connection(make: Callable[[], BoundedConnection], **options: object) -> None:
         asked.update(options)
         made = make()
-        assert isinstance(made, BoundedConnection), "connect has another create_connection"
-        made.connection_made(mock.Mock(spec=asyncio.Transport))
+        assert isinstance(made, DialledConnection), "connect has another create_connection"
+        assert (made._context, made._hostname) == (tls, "y")
+        assert made.protocol.connect().headers["Host"] == "x.invalid", "no port of wss:// in its place"
+        made.connection_made(mock.Mock(spec=TlsTransport))
         made.connection_lost(lost)
         raise lost
 
@@ -171,10 +181,9 @@ async def check_client(connected: socket.socket | None = None) -> None:
     ):
         await dialling.open()
     assert dialling.cause is lost
-    wanted: dict[str, object] = {"ssl": tls, "server_hostname": "y", "sock": connected}
-    wanted |= {"happy_eyeballs_delay": NEXT_ADDRESS}
+    wanted: dict[str, object] = {"sock": connected, "happy_eyeballs_delay": NEXT_ADDRESS}
     if connected is None:
-        wanted |= {"host": "x.invalid", "port": 1}
+        wanted |= {"host": "x.invalid", "port": 443}
     assert asked == wanted, "connect dials in another way"
 
 

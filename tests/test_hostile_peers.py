@@ -122,7 +122,7 @@ def test_an_answer_is_bounded_while_it_arrives(
             found = websocket._Line(ends.insurer, "registry", f"127.0.0.1:{listener.port}", None)
             connection = await found.connect(path, 10)
             assert await connection.recv() == bytes(10)
-            assert await connection.recv() == bytes(5 * MIB)
+            assert await connection.receive() == bytes(5 * MIB)
             connection.transport.abort()
             answers[:] = [b""]
             connection = await found.connect(path, 10)

@@ -12,7 +12,7 @@ from ends import call, made_in, registry
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, Protocol, Side
 
-from vfl.net.connection import PIECES, BoundedConnection
+from vfl.net.connection import ELSEWHERE, PIECES, BoundedConnection
 from vfl.net.large import LARGE
 from vfl.net.peer import Peer
 from vfl.net.session import WebSocketPeer
@@ -28,7 +28,12 @@ def opened(side: Side, size: int = LIMIT) -> tuple[BoundedConnection, list[Frame
     made = BoundedConnection(Protocol(side, state=OPEN, max_size=size), ping_interval=None)
     made.connection_made(mock.Mock(spec=asyncio.Transport))
     heard: list[Frame] = []
-    made.recv_messages.put = heard.append
+
+    def hear(one: Frame) -> None:
+        data = made._large.popleft() if one.data == ELSEWHERE else one.data
+        heard.append(Frame(one.opcode, data, one.fin))
+
+    made.recv_messages.put = hear
     made.allow(size)
     made.data_received(frame(side, b"first"))
     heard.clear()

@@ -45,7 +45,7 @@ _NO_MASK = bytes(4)
 _DATA = (Opcode.TEXT, Opcode.BINARY, Opcode.CONT)
 _AHEAD = 1024 * 1024  # bytes that may be written before the line takes them: waits for a reader cost
 _AT_ONCE = 16 * 1024  # bytes, decrypted at once where no large frame is under way: a record of TLS
-_LARGE = secrets.token_bytes(16)  # stands for a large message in the queue of `websockets`
+ELSEWHERE = secrets.token_bytes(16)  # stands for a large message in the queue of `websockets`
 
 # websockets reports broken connections with tracebacks; here they all end in one VflError.
 _quiet = logging.Logger("vfl.net.connection", logging.CRITICAL + 1)
@@ -126,7 +126,7 @@ class BoundedConnection(Connection, asyncio.BufferedProtocol):
     async def receive(self) -> Octets | str:
         """The next message. Raises ConnectionClosed."""
         data = await self.recv()
-        return self._large.popleft() if data == _LARGE else data
+        return self._large.popleft() if data == ELSEWHERE else data
 
     def get_buffer(self, sizehint: int) -> memoryview:
         arriving = self._arriving
@@ -224,7 +224,7 @@ class BoundedConnection(Connection, asyncio.BufferedProtocol):
         if arriving.is_whole:
             self._arriving, self._before = None, arriving.size
             self._large.append(arriving.result())
-            super().process_event(Frame(Opcode.BINARY, _LARGE))
+            super().process_event(Frame(Opcode.BINARY, ELSEWHERE))
 
     def process_event(self, event: Event) -> None:
         if isinstance(event, Frame):

@@ -20,7 +20,8 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any, cast
 
-_AT_ONCE = 256 * 1024
+_READ = 512 * 1024  # bytes at once of the line: calls cost more than what they move
+_WRITTEN = 256 * 1024  # and to it
 _CLOSING = 30.0  # seconds for the other end to say that it closes too
 _AHEAD = 512 * 1024  # bytes written, where nobody says how many, above which the connection pauses
 _WANTS = (ssl.SSLWantReadError, ssl.SSLWantWriteError)
@@ -30,7 +31,7 @@ class _Scratch(threading.local):
     """Where a thread's lines have bytes put that arrive, each until it has gone through them."""
 
     def __init__(self) -> None:
-        self.view = memoryview(bytearray(_AT_ONCE))
+        self.view = memoryview(bytearray(_READ))
 
 
 _scratch = _Scratch()
@@ -225,7 +226,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                 if count < len(part):
                     written.appendleft(part[count:])
                 self._size -= count
-                if self._leaving.pending >= _AT_ONCE or not written:
+                if self._leaving.pending >= _WRITTEN or not written:
                     self._flush()
         except ssl.SSLError as error:
             self._fail(error)
