@@ -162,6 +162,8 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
                 filled += count
         except _WANTS:
             return filled, False, False
+        except ssl.SSLZeroReturnError:  # once this end has said so too
+            return filled, False, True
         return filled, True, False
 
     def _hear_goodbye(self) -> None:

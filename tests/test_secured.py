@@ -1,0 +1,332 @@
+"""TLS by a transport of our own, over real sockets: against itself and against asyncio's."""
+
+import asyncio
+import contextlib
+import random
+import socket
+import ssl
+from collections.abc import AsyncIterator, Callable
+from typing import cast
+
+import pytest
+from ends import Ends, made_in, until
+
+from vfl.net import secured
+from vfl.net.secured import TlsTransport
+from vfl.net.tls import HOST, Credentials, context_of
+from vfl.net.wire import KIB, MIB
+
+
+@pytest.fixture(scope="module")
+def ends(tmp_path_factory: pytest.TempPathFactory) -> Ends:
+    return made_in(tmp_path_factory.mktemp("ends"))
+
+
+class End(asyncio.BufferedProtocol):
+    """A connection that keeps what arrives."""
+
+    def __init__(self, context: ssl.SSLContext, hostname: str | None, room: int = 64 * KIB) -> None:
+        self.context, self.hostname = context, hostname
+        self.room = bytearray(room)
+        self.got = bytearray()
+        self.told: list[str] = []
+        self.error: Exception | None = None
+        self.tls: TlsTransport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        if isinstance(transport, TlsTransport):
+            self.told.append("made")
+        else:
+            self.tls = TlsTransport(
+                cast(asyncio.Transport, transport), self.context, self, self.hostname
+            )
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return memoryview(self.room)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self.got += self.room[:nbytes]
+
+    def eof_received(self) -> None:
+        self.told.append("end")
+
+    def pause_writing(self) -> None:
+        self.told.append("pause")
+
+    def resume_writing(self) -> None:
+        self.told.append("resume")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.told.append("lost")
+        self.error = exc
+
+
+def context(own: Credentials, *, listens: bool = False) -> ssl.SSLContext:
+    protocol = ssl.PROTOCOL_TLS_SERVER if listens else ssl.PROTOCOL_TLS_CLIENT
+    return context_of(own, protocol, list(own.pins.values()))
+
+
+async def end_on(used: socket.socket, own: Credentials, *, listens: bool, room: int = 64 * KIB) -> End:
+    """An end whose handshake has begun."""
+    used.setblocking(False)
+    tls = context(own, listens=listens)
+    make = lambda: End(tls, None if listens else HOST, room)  # noqa: E731
+    _, end = await asyncio.get_running_loop().connect_accepted_socket(make, used)
+    return end
+
+
+@contextlib.asynccontextmanager
+async def pair(ends: Ends, room: int = 64 * KIB) -> AsyncIterator[tuple[End, End]]:
+    """Both ends of a connection, who dialled first."""
+    here, there = socket.socketpair()
+    dialled = await end_on(here, ends.insurer, listens=False, room=room)
+    listens = await end_on(there, ends.registry, listens=True, room=room)
+    await asyncio.gather(dialled.tls.secured, listens.tls.secured)
+    yield dialled, listens
+    for end in (dialled, listens):
+        end.tls.abort()
+    await until(lambda: "lost" in dialled.told and "lost" in listens.told)
+
+
+def parts_of(rng: random.Random, total: int) -> list[bytes]:
+    sizes = [0, 1, 2, 13, 16 * KIB - 1, 16 * KIB, 16 * KIB + 1, 300 * KIB]
+    parts: list[bytes] = []
+    while total > 0:
+        parts.append(rng.randbytes(rng.choice(sizes)))
+        total -= len(parts[-1])
+    return parts
+
+
+@pytest.mark.parametrize("room", [1, 1000, 16 * KIB, MIB])
+def test_what_is_written_arrives_both_ways_whatever_the_room(ends: Ends, room: int) -> None:
+    rng = random.Random(room)
+    size = 100 * KIB if room < KIB else 3 * MIB
+    said = [parts_of(rng, size) for _ in range(2)]
+
+    async def run() -> None:
+        async with pair(ends, room) as both:
+            assert [end.told for end in both] == [["made"]] * 2
+            for end, parts in zip(both, said, strict=True):
+                for start in range(0, len(parts), 3):
+                    end.tls.writelines(parts[start : start + 3])
+            wanted = [b"".join(parts) for parts in reversed(said)]
+            await until(lambda: all(len(e.got) >= len(w) for e, w in zip(both, wanted, strict=True)))
+            assert [bytes(end.got) for end in both] == wanted
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("listens", [False, True], ids=["dialled", "listens"])
+def test_an_older_party_whose_tls_is_asyncios_is_understood(ends: Ends, listens: bool) -> None:
+    data = random.Random(1).randbytes(2 * MIB)
+
+    async def run() -> None:
+        here, there = socket.socketpair()
+        other = context(ends.insurer if listens else ends.registry, listens=not listens)
+        opening = asyncio.create_task(
+            asyncio.open_connection(sock=there, ssl=other, server_hostname=HOST)
+            if listens
+            else serve_by_asyncio(there, other)
+        )
+        end = await end_on(here, ends.registry if listens else ends.insurer, listens=listens)
+        await end.tls.secured
+        reader, writer = await opening
+        end.tls.write(data)
+        assert await reader.readexactly(len(data)) == data
+        writer.write(data)
+        await until(lambda: len(end.got) == len(data))
+        assert end.got == data
+        # And each hears the other's close_notify.
+        end.tls.close()
+        assert await reader.read() == b""
+        await until(lambda: end.told[-1] == "lost")
+        assert end.error is None
+        writer.close()
+
+    asyncio.run(run())
+
+
+async def serve_by_asyncio(
+    accepted: socket.socket, tls: ssl.SSLContext
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    loop = asyncio.get_running_loop()
+    reader = asyncio.StreamReader()
+    make = lambda: asyncio.StreamReaderProtocol(reader)  # noqa: E731
+    transport, protocol = await loop.connect_accepted_socket(make, accepted, ssl=tls)
+    return reader, asyncio.StreamWriter(transport, protocol, reader, loop)
+
+
+def test_a_close_comes_after_all_that_was_written(ends: Ends) -> None:
+    data = bytes(5 * MIB)
+
+    async def run() -> None:
+        async with pair(ends) as (here, there):
+            here.tls.write(data)
+            here.tls.close()
+            assert here.tls.is_closing()
+            here.tls.write(b"too late")
+            await until(lambda: "lost" in here.told and "lost" in there.told)
+            assert len(there.got) == len(data)
+            assert there.told == ["made", "end", "lost"]
+            assert here.told[0] == "made" and here.told[-1] == "lost" and "end" not in here.told
+            assert here.error is there.error is None
+
+    asyncio.run(run())
+
+
+def test_who_closes_passes_over_what_still_comes_and_waits_no_longer_than_it_says(
+    ends: Ends, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(secured, "_CLOSING", 0.2)
+
+    async def run() -> None:
+        async with pair(ends) as (here, there):
+            there.tls.pause_reading()  # so that it does not hear of the close
+            here.tls.pause_reading()
+            here.tls.close()
+            there.tls.write(bytes(MIB))
+            await until(lambda: "lost" in here.told)
+            assert isinstance(here.error, TimeoutError)
+            assert not here.got
+
+    asyncio.run(run())
+
+
+def test_a_line_that_is_cut_ends_both_without_an_error_that_is_none(ends: Ends) -> None:
+    async def run() -> None:
+        async with pair(ends) as (here, there):
+            here.tls.write(b"said before")
+            here.tls.abort()
+            await until(lambda: "lost" in there.told)
+            assert bytes(there.got) == b"said before"
+            assert there.told == ["made", "end", "lost"]
+            assert there.error is None
+
+    asyncio.run(run())
+
+
+def test_what_came_before_the_end_is_read_by_who_paused(ends: Ends) -> None:
+    async def run() -> None:
+        async with pair(ends, room=1000) as (here, there):
+            there.tls.pause_reading()
+            here.tls.write(bytes(50 * KIB))
+            await asyncio.sleep(0.05)
+            assert not there.got
+            here.tls.close()
+            await asyncio.sleep(0.05)
+            there.tls.resume_reading()
+            await until(lambda: "lost" in there.told and "lost" in here.told)
+            assert len(there.got) == 50 * KIB
+            assert there.told == ["made", "end", "lost"]
+
+    asyncio.run(run())
+
+
+def test_who_writes_is_told_to_pause_and_no_more_is_encrypted_than_the_line_takes(ends: Ends) -> None:
+    piece = 256 * KIB
+
+    async def run() -> None:
+        async with pair(ends) as (here, there):
+            there.tls.pause_reading()
+            here.tls.set_write_buffer_limits(MIB)
+            data = bytes(piece)
+            while "pause" not in here.told:
+                here.tls.write(data)
+                await asyncio.sleep(0)
+            assert MIB < here.tls.get_write_buffer_size() <= MIB + 2 * piece
+            # All but a piece lies as it was written: it is no copy.
+            assert here.tls._line.get_write_buffer_size() <= 2 * piece
+            assert all(part.obj is data for part in here.tls._written)
+            here.told.clear()
+            there.tls.resume_reading()
+            await until(lambda: "resume" in here.told)
+            await until(lambda: here.tls.get_write_buffer_size() == 0)
+
+    asyncio.run(run())
+
+
+def raw_end(ends: Ends, attack: Callable[[socket.socket], None]) -> End:
+    """An end whose line gets something else than the other end's TLS."""
+
+    async def run() -> End:
+        here, there = socket.socketpair()
+        end = await end_on(here, ends.registry, listens=True)
+        there.setblocking(False)
+        attack(there)
+        with pytest.raises(OSError):
+            await end.tls.secured
+        there.close()
+        return end
+
+    return asyncio.run(run())
+
+
+def test_what_is_no_tls_makes_no_connection(ends: Ends) -> None:
+    for said in (b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff" + bytes(100), bytes(1000)):
+        end = raw_end(ends, lambda line, data=said: (line.send(data), line.shutdown(socket.SHUT_WR)))
+        assert end.told == []
+
+
+def test_half_a_handshake_makes_no_connection(ends: Ends) -> None:
+    assert raw_end(ends, lambda line: line.shutdown(socket.SHUT_WR)).told == []
+
+
+def test_a_changed_record_ends_the_connection_and_is_not_delivered(ends: Ends) -> None:
+    async def run() -> None:
+        async with pair(ends) as (here, there):
+            forged = bytes([23, 3, 3, 0, 40]) + bytes(40)
+            here.tls._line.write(forged)
+            await until(lambda: "lost" in there.told)
+            assert isinstance(there.error, ssl.SSLError)
+            assert not there.got
+            # Of which TLS tells the other end.
+            await until(lambda: "lost" in here.told)
+            assert isinstance(here.error, ssl.SSLError) and "BAD_RECORD_MAC" in str(here.error)
+
+    asyncio.run(run())
+
+
+def test_a_certificate_that_is_not_pinned_is_refused_at_both_ends(ends: Ends) -> None:
+    other = ends.stranger
+    files = other.certificate_path, other.key_path
+    stranger = Credentials("stranger", *files, dict(ends.insurer.pins))
+
+    async def run() -> None:
+        here, there = socket.socketpair()
+        dialled = await end_on(here, stranger, listens=False)
+        listens = await end_on(there, ends.registry, listens=True)
+        await dialled.tls.secured  # a client of TLS 1.3 hears of it afterwards
+        await until(lambda: "lost" in dialled.told)
+        assert isinstance(dialled.error, ssl.SSLError) and "ALERT" in str(dialled.error)
+        with pytest.raises(OSError):
+            await listens.tls.secured
+        assert listens.told == []
+
+    asyncio.run(run())
+
+
+def test_who_waits_no_longer_for_a_handshake_leaves_no_line(ends: Ends) -> None:
+    async def run() -> None:
+        here, there = socket.socketpair()
+        end = await end_on(here, ends.registry, listens=True)
+        end.tls.secured.cancel()
+        end.tls.abort()
+        there.setblocking(False)
+        assert await asyncio.get_running_loop().sock_recv(there, 1) == b""
+        there.close()
+        assert end.told == []
+
+    asyncio.run(run())
+
+
+def test_records_of_a_byte_are_read_as_any_others(ends: Ends) -> None:
+    data = random.Random(3).randbytes(3000)
+
+    async def run() -> None:
+        async with pair(ends) as (here, there):
+            for k in range(len(data)):
+                here.tls.write(data[k : k + 1])
+            await until(lambda: len(there.got) == len(data))
+            assert there.got == data
+
+    asyncio.run(run())
