@@ -3,21 +3,26 @@
 import asyncio
 import contextlib
 import random
+import tracemalloc
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import ClassVar
 from unittest import mock
 
+import msgspec
 import pytest
 from ends import call, made_in, registry
+from traced import traced
 from websockets.frames import Frame, Opcode
 from websockets.protocol import OPEN, Protocol, Side
 
+from vfl.net import wire
 from vfl.net.connection import ELSEWHERE, PIECES, BoundedConnection
 from vfl.net.large import LARGE
 from vfl.net.peer import Peer
 from vfl.net.session import WebSocketPeer
-from vfl.net.wire import KIB, MIB
-from vfl.protocols.common.lattice_sums import Query, Vectors
+from vfl.net.wire import KIB, LONG, MIB, Message
+from vfl.protocols.common.lattice_sums import Query, Vectors, VectorSums
 
 SIDES = pytest.mark.parametrize("side", [Side.CLIENT, Side.SERVER], ids=["dialled", "listens"])
 LIMIT = MIB
@@ -246,3 +251,50 @@ def test_long_messages_arrive_whole_both_ways_and_are_written_down(tmp_path: Pat
                     assert lines == [(way, kind) for _ in contents for kind in ("Vectors", "Query")]
 
     asyncio.run(run())
+
+
+# --- Frames of a peer --------------------------------------------------------------------------
+
+
+class Several(Message, frozen=True):
+    """A message of several long parts, which are no single field."""
+
+    parts: list[bytes]
+    limit: ClassVar[int] = 4 * MIB
+
+
+@pytest.mark.parametrize("size", [0, 100, LONG - 100, LONG, MIB])
+def test_a_frame_is_its_head_and_what_msgspec_makes(size: int) -> None:
+    data = random.Random(size).randbytes(size)
+    for sent in (Vectors(data), VectorSums(memoryview(data), 1.5), Several([data, data, b"x"])):
+        alone = msgspec.msgpack.encode((type(sent).__name__, sent))
+        assert wire.encode(sent) == alone
+        found = wire.encode_behind(b"head", sent)
+        assert found == b"head" + alone
+        assert isinstance(found, bytes) or found.readonly
+        read = wire.decode(found[4:], [type(sent)])
+        assert read == sent
+        with pytest.raises(ValueError, match=r"Several of .* over its"):
+            wire.encode_behind(b"head", Several([bytes(2 * MIB)] * 2))
+
+
+def test_a_long_message_takes_no_more_memory_than_the_frames_at_both_ends(tmp_path: Path) -> None:
+    size = 6 * MIB
+
+    async def run() -> None:
+        async with session_in(tmp_path) as (here, there):
+            for one, two in ((here, there), (there, here)):
+                for _ in range(3):  # nobody knows of the first ones how long they will be
+                    one_more = Vectors(bytes(size))
+                    tracemalloc.reset_peak()
+                    before = tracemalloc.get_traced_memory()[0]
+                    sending = asyncio.create_task(one.send(one_more))
+                    assert len((await two.recv(Vectors)).data) == size
+                    await sending
+                    peak = tracemalloc.get_traced_memory()[1] - before
+                assert peak < 2 * size + MIB
+                await two.send(Query(1))
+                await one.recv(Query)
+
+    with traced():
+        asyncio.run(run())

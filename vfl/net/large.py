@@ -108,9 +108,10 @@ class Arriving:
         room, size = len(self._content), self.size
         if size > room:
             # At once: where it grew with each part, all before would be moved each time.
-            expected = min(self._expected, _PARTS * frame.length)
+            expected = min(self._expected, _PARTS * size)
+            most = expected if expected >= size else max(size, 2 * room)
             before = self._content
-            self._content = _room(size if self._fin else max(size, expected, 2 * room))
+            self._content = _room(size if self._fin else most)
             self._content[: self._whole] = before[: self._whole]
         self._end_frame()
 

@@ -5,6 +5,7 @@ A message is a frozen struct whose docstring says who sends it to whom and what 
 the pair (name of its type, body). Nothing is ever unpickled.
 """
 
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -21,6 +22,8 @@ Octets = bytes | memoryview
 """Bytes that nobody changes any more: those of long messages as a view, so that they are not copied."""
 
 LONG = 64 * KIB
+_BESIDE = 256  # bytes of a message about beside its contents
+_BYTES = bytes, bytearray, memoryview
 
 if TYPE_CHECKING:
     Bulk = Octets
@@ -77,12 +80,16 @@ def encode(message: Message) -> bytes:
 def encode_behind(head: bytes, message: Message) -> Octets:
     """The bytes of a message behind those of a head. Raises ValueError as `encode` does."""
     kind = type(message)
-    encoded = bytearray(head)
+    content = sum(len(one) for one in msgspec.structs.astuple(message) if isinstance(one, _BYTES))
+    encoded = bytearray(len(head) + content + _BESIDE)  # where it grows it takes half as much again
+    encoded[: len(head)] = head
     _encoder.encode_into((kind.__name__, message), encoded, len(head))  # nothing of it is copied twice
     size = len(encoded) - len(head) - len(_encoder.encode((kind.__name__,)))
     if size > kind.limit:
         raise ValueError(f"{kind.__name__} of {size:,} bytes, over its {kind.limit:,}")
-    return bytes(encoded) if len(encoded) < LONG else memoryview(encoded).toreadonly()
+    if len(encoded) < LONG or sys.getsizeof(encoded) > 1.1 * len(encoded):
+        return bytes(encoded)
+    return memoryview(encoded).toreadonly()
 
 
 def decode(data: Octets, kinds: Sequence[type[Message]]) -> Message:
