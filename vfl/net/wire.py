@@ -5,7 +5,6 @@ A message is a frozen struct whose docstring says who sends it to whom and what 
 the pair (name of its type, body). Nothing is ever unpickled.
 """
 
-import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
@@ -22,8 +21,6 @@ Octets = bytes | memoryview
 """Bytes that nobody changes any more: those of long messages as a view, so that they are not copied."""
 
 LONG = 64 * KIB
-_BESIDE = 256  # bytes of a message about beside its contents
-_BYTES = bytes, bytearray, memoryview
 
 if TYPE_CHECKING:
     Bulk = Octets
@@ -74,22 +71,18 @@ def digest_of(payload: Octets) -> bytes:
 
 def encode(message: Message) -> bytes:
     """The bytes of a message. Raises ValueError when it is over its own limit (a local bug)."""
-    return bytes(encode_behind(b"", message))
+    kind = type(message)
+    encoded = _encoder.encode((kind.__name__, message))  # at once: nothing of it is copied twice
+    size = len(encoded) - len(_encoder.encode((kind.__name__,)))
+    if size > kind.limit:
+        raise ValueError(f"{kind.__name__} of {size:,} bytes, over its {kind.limit:,}")
+    return encoded
 
 
 def encode_behind(head: bytes, message: Message) -> Octets:
     """The bytes of a message behind those of a head. Raises ValueError as `encode` does."""
-    kind = type(message)
-    content = sum(len(one) for one in msgspec.structs.astuple(message) if isinstance(one, _BYTES))
-    encoded = bytearray(len(head) + content + _BESIDE)  # where it grows it takes half as much again
-    encoded[: len(head)] = head
-    _encoder.encode_into((kind.__name__, message), encoded, len(head))  # nothing of it is copied twice
-    size = len(encoded) - len(head) - len(_encoder.encode((kind.__name__,)))
-    if size > kind.limit:
-        raise ValueError(f"{kind.__name__} of {size:,} bytes, over its {kind.limit:,}")
-    if len(encoded) < LONG or sys.getsizeof(encoded) > 1.1 * len(encoded):
-        return bytes(encoded)
-    return memoryview(encoded).toreadonly()
+    encoded = head + encode(message)  # msgspec would leave half as much room behind what it adds
+    return encoded if len(encoded) < LONG else memoryview(encoded)
 
 
 def decode(data: Octets, kinds: Sequence[type[Message]]) -> Message:
