@@ -229,7 +229,7 @@ def test_one_encryption_serves_all_hosts_and_no_key_is_sent(runs: list[Recorded]
     for run in runs:
         messages, names = run.messages, run.names
         own = [
-            [m.data for host, m in messages if host == name and isinstance(m, Vectors)]
+            [bytes(m.data) for host, m in messages if host == name and isinstance(m, Vectors)]
             for name in ("host1", "host2")
         ]
         assert own[0] == own[1] and len(set(own[0])) == len(own[0])
