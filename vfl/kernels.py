@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
-from vfl.kernel_cache import guard
+from vfl.kernel_cache import guard, holds_any
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -60,6 +60,15 @@ def is_compiled(function: Callable[..., object]) -> bool:
     """Whether a kernel, or another one beside it, has been called before, so that a call costs its loop
     alone."""
     return not isinstance(function, _Kernel) or function.is_compiled
+
+
+def is_at_hand(function: Callable[..., object]) -> bool:
+    """Whether a call compiles nothing: it was called before, here or in a process that kept what was
+    compiled."""
+    if not isinstance(function, _Kernel):
+        return True
+    made = cast(Any, function.compiled())
+    return bool(made.overloads) or holds_any(made)
 
 
 def is_kept(function: Callable[..., object]) -> bool:
