@@ -9,6 +9,7 @@ has to wait that calls no kernel: it is imported at the first call of one.
 import contextlib
 import fcntl
 import functools
+import gc
 import os
 import sys
 import threading
@@ -184,10 +185,23 @@ def _compile_in_turn(made: _Compiler, path: Path) -> None:
             signature = tuple(cast(Any, unliteral)(kind) for kind in signature)
         # numba's own lock first: a thread that compiles what calls this kernel has that one when it asks
         # for the file's, and whoever had the file's would wait for it.
-        with global_compiler_lock, _alone(path):
+        with global_compiler_lock, _alone(path), _uncollected():
             return compile_now(signature)
 
     made.compile = compile_in_turn
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the collector of garbage: a compiler makes so much of it that a tenth of its time would go
+    into looking through all that the process has."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager
