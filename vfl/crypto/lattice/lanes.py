@@ -34,8 +34,9 @@ from numpy.typing import NDArray
 
 from vfl.arrays import Bytes, Floats, Integers, Words
 from vfl.crypto.lattice.parameters import DEGREE, ERROR_BITS
+from vfl.crypto.lattice.parameters import WORDS as WORD_BITS
 from vfl.crypto.lattice.ring import BACK, HALF, TWIST
-from vfl.kernels import kernel
+from vfl.kernels import inlined, kernel
 
 LANES = 8
 RUN = 128  # points in rows one after another
@@ -50,8 +51,13 @@ ERRORS = (1 << ERROR_BITS) - 1
 _MAGIC = 1.5 * 2.0**52
 _MAGIC_BITS = int(np.float64(_MAGIC).view(np.int64))
 
-# Of planes: bits, bytes of a word before them, and which words have them, from so many bits to so many.
-_PLANES = ((64, 0, 64, 64), (32, 0, 40, 56), (16, 4, 48, 56), (8, 4, 40, 40), (8, 6, 56, 56))
+# Of words of so many bits their planes: bits, and bytes of a word before them.
+_PLANES = {
+    40: ((32, 0), (8, 4)),
+    48: ((32, 0), (16, 4)),
+    56: ((32, 0), (16, 4), (8, 6)),
+    64: ((64, 0),),
+}
 
 _I64 = ir.IntType(64)
 _DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
@@ -87,6 +93,7 @@ class Room(NamedTuple):
     tile: Floats  # RUN rows of it
     words: Words  # (2, DEGREE, LANES): products as words, and of pairs those of the upper limb
     seen: Integers  # by lane: the bits of the greatest distance; the greatest value; the least
+    places: Integers  # by lane: where its errors begin, and its values
     tables: tuple[Floats, Floats, Floats, Floats]  # twiddles of both passes; ring.BACK; ring.TWIST
 
     @classmethod
@@ -97,6 +104,7 @@ class Room(NamedTuple):
             aligned(RUN * ROW),
             aligned(2 * DEGREE * LANES).view(np.uint64),
             np.zeros(3 * LANES, np.int64),
+            np.zeros(2 * LANES, np.int64),
             (_FIRST, _SECOND, _BACK, _TWIST),
         )
 
@@ -248,23 +256,27 @@ class Writer:
         )
 
     def put_planes(
-        self, row: Value, bits: Value, kept: Value | None, out: Value, plane: Value, at: Value
+        self,
+        row: Value,
+        bits: Value,
+        of: Sequence[int],
+        kept: Value | None,
+        out: Value,
+        plane: Value,
+        at: Value,
     ) -> None:
-        """Put words of so many bits at number `at` of each of their planes."""
+        """Put words of so many bits, a number among `of`, at number `at` of each of their planes."""
         b = self.ir
-        for width, begin, least, most in _PLANES:
-            left = self.words(64 - width - 8 * begin)
-            value = b.trunc(b.lshr(row, left), ir.VectorType(ir.IntType(width), LANES))
-            due = b.and_(
-                b.icmp_unsigned(">=", bits, self.whole(least)),
-                b.icmp_unsigned("<=", bits, self.whole(most)),
-            )
-            address = self.at(out, (plane, begin), (at, width // 8))
-            with b.if_then(due):
-                if kept is None:
-                    self.store(value, address)
-                else:
-                    self._put_first(value, kept, address)
+        for number in of:
+            with b.if_then(b.icmp_unsigned("==", bits, self.whole(number))):
+                for width, begin in _PLANES[number]:
+                    left = self.words(64 - width - 8 * begin)
+                    value = b.trunc(b.lshr(row, left), ir.VectorType(ir.IntType(width), LANES))
+                    address = self.at(out, (plane, begin), (at, width // 8))
+                    if kept is None:
+                        self.store(value, address)
+                    else:
+                        self._put_first(value, kept, address)
 
     def _put_first(self, value: Value, kept: Value, address: Value) -> None:
         """Put so many lanes at an address."""
@@ -461,7 +473,7 @@ def _planes(blocks: int) -> Written:
             up = b.add(b.and_(b.lshr(row, w.spread_word(cut)), last), w.spread_word(half))
             begin = b.mul(b.lshr(b.mul(plane, bits), w.whole(3)), w.whole(block))
             some = kept if blocks == 1 else None
-            w.put_planes(b.add(row, up), bits, some, w.at(out, begin), plane, at)
+            w.put_planes(b.add(row, up), bits, WORD_BITS, some, w.at(out, begin), plane, at)
 
     return planes
 
@@ -473,7 +485,7 @@ _planes1, _planes2, _planes4 = (_planes(blocks) for blocks in (1, 2, 4))
 # ----------------------------------------------------------------------------------- the kernels
 
 
-@kernel
+@inlined
 def _second(buffer: Floats, c: int, table: Floats, tile: Floats) -> None:
     """What is left of a transform after its first pass, of the points c + 16 q as a tile's rows q."""
     at = c * (RUN + 1)
@@ -521,7 +533,7 @@ def add_hints(codes: Integers, first: int, public: Floats, sums: Floats, room: R
                     _gather3(room.tile, q, public, at, sums, k + k // RUN)
 
 
-@kernel
+@inlined
 def multiply(public: Floats, at: int, blocks: int, keys: Floats, out: Floats) -> None:
     """Products of a limb of so many polynomials, of which the first begins there, with the keys."""
     for k in range(HALF):
@@ -536,10 +548,11 @@ def multiply(public: Floats, at: int, blocks: int, keys: Floats, out: Floats) ->
             _product8(public, of, keys, row, out)
 
 
-@kernel
+@inlined
 def _pack(words: Words, blocks: int, bits: int, count: int, first: int, out: Bytes) -> None:
     """The words of vectors from number `first` on, in bytes (polynomials, of as words.pack)."""
-    plane, kept = DEGREE * count, min(LANES, count - first)
+    plane = DEGREE * count
+    kept = LANES if count - first > LANES else count - first
     for n in range(0, DEGREE, blocks):
         at = n * count + first
         if blocks == 1:
@@ -553,6 +566,8 @@ def _pack(words: Words, blocks: int, bits: int, count: int, first: int, out: Byt
 class Form(NamedTuple):
     """How words of vectors are made."""
 
+    vectors: int
+    rows: int
     scale_bits: int
     bits: int  # of a word in bytes, 48, 56 or 64; of half a pair's, 40 or 64
     blocks: int  # polynomials at once: one, or so many as fill the lanes with 1, 2 or 4 vectors
@@ -572,14 +587,14 @@ def encrypt(
     """Encrypt some rows.
 
     public: polynomials (number, 2, HALF), flat; keys: buffers of secrets, (groups, ROWS * ROW);
-    drawn: (number, count, DEGREE), flat; values: (count, rows) of 16 or 64 bits, from row `start` on.
+    drawn: (number, count, DEGREE), flat; values: (count, rows), flat, of 16 or 64 bits, from row `start`
+    on.
     """
-    number, (count, rows) = len(public) // BLOCK, values.shape
-    blocks = form.blocks
-    places = np.zeros(2 * LANES, np.int64)
-    flat, block = values.reshape(-1), DEGREE * count * form.bits // 8
+    number, count, rows = public.shape[0] // BLOCK, form.vectors, form.rows
+    blocks, places = form.blocks, room.places
+    block = DEGREE * count * form.bits // 8
     for number_of in range(0, number, blocks):
-        for group in range(len(keys)):
+        for group in range(keys.shape[0]):
             for lane in range(LANES):
                 part, v = lane * blocks // LANES, group * LANES + lane % (LANES // blocks)
                 if v >= count:
@@ -587,7 +602,7 @@ def encrypt(
                 places[lane] = ((number_of + part) * count + v) * DEGREE
                 places[LANES + lane] = v * rows + start + (number_of + part) * DEGREE
             for i in range(0, DEGREE, LANES):
-                _addends(drawn, flat, places, i, form.scale_bits, room.words, room.seen)
+                _addends(drawn, values, places, i, form.scale_bits, room.words, room.seen)
             for limb in range(2):
                 at = number_of * BLOCK + limb * 2 * HALF
                 multiply(public, at, blocks, keys[group], room.buffer)

@@ -116,7 +116,7 @@ def _planes(blocks: int) -> Written:
                 row = b.shl(b.shuffle_vector(*pair, placed(lanes)), up)
                 some = _kept(w, kept, part) if blocks == 1 else None
                 to = b.add(place, w.whole(part * LANES))
-                w.put_planes(row, bits, some, w.at(out, begin), plane, to)
+                w.put_planes(row, bits, (HALF_WORD, 64), some, w.at(out, begin), plane, to)
 
     return planes
 
@@ -127,7 +127,8 @@ _planes1, _planes2, _planes4, _planes8 = (_planes(blocks) for blocks in (1, 2, 4
 @kernel
 def _pack(words: Words, blocks: int, bits: int, count: int, first: int, out: Bytes) -> None:
     """The halves of pairs from number `first` on, in bytes (polynomials, of as words.pack_halves)."""
-    plane, kept = DEGREE * 2 * count, min(LANES, count - first)
+    plane = DEGREE * 2 * count
+    kept = LANES if count - first > LANES else count - first
     for n in range(0, DEGREE, blocks):
         at = n * count + first
         if blocks == 1:
@@ -154,14 +155,13 @@ def encrypt(
     """Encrypt some rows.
 
     public: polynomials (number, 2, HALF), flat; keys: buffers of secrets, (groups, ROWS * ROW);
-    drawn: (number, count, DEGREE), flat; values: (count, rows), from row `start` on.
+    drawn: (number, count, DEGREE), flat; values: (count, rows), flat, from row `start` on.
     """
-    number, (count, rows) = len(public) // BLOCK, values.shape
-    blocks = form.blocks
-    places = np.zeros(2 * LANES, np.int64)
-    flat, block = values.reshape(-1), DEGREE * 2 * count * form.bits // 8
+    number, count, rows = public.shape[0] // BLOCK, form.vectors, form.rows
+    blocks, places = form.blocks, room.places
+    block = DEGREE * 2 * count * form.bits // 8
     for number_of in range(0, number, blocks):
-        for group in range(len(keys)):
+        for group in range(keys.shape[0]):
             for lane in range(LANES):
                 part, v = lane * blocks // LANES, group * LANES + lane % (LANES // blocks)
                 if v >= count:
@@ -169,7 +169,7 @@ def encrypt(
                 places[lane] = ((number_of + part) * count + v) * DEGREE
                 places[LANES + lane] = v * rows + start + (number_of + part) * DEGREE
             for i in range(0, DEGREE, LANES):
-                _addends(drawn, flat, places, i, form.scale_bits, room.words, room.seen)
+                _addends(drawn, values, places, i, form.scale_bits, room.words, room.seen)
             for limb in range(2):
                 at = number_of * BLOCK + limb * 2 * HALF
                 multiply(public, at, blocks, keys[group], room.buffer)

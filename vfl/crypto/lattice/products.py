@@ -12,7 +12,7 @@ As in lanes.py instructions for vectors are written here, and numba looks only a
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from llvmlite import ir
@@ -199,24 +199,48 @@ def zeros(points: int, sides: int, groups: int) -> Floats:
     return aligned(math.prod(shape)).reshape(shape)
 
 
-@kernel
+class _Shape(NamedTuple):
+    """Of what is multiplied."""
+
+    points: int
+    sides: int  # sixteens of vectors
+    fours: int  # of pieces
+    groups: int
+    width: int  # coefficients of a piece
+    depth: int  # pieces
+
+
 def multiply(small: Floats, powers: Floats, reals: Floats, first: int, out: Floats) -> None:
     """Sums over pieces at some points, from number `first` on, added to `out`.
 
     small: of `side_by_side`; powers: complex, (points, width, 2); reals: (all points, pieces,
     groups * 2 * LIMBS); out: of `zeros`, (points, sixteens, groups, LIMBS, 2, SIDE).
     """
-    points, sides, groups = out.shape[:3]
-    width, depth, step = small.shape[2], reals.shape[1], reals.shape[2]
-    values = np.empty(_CHUNK * 2 * SIDE)
-    secrets, hint, roots, to = small.reshape(-1), reals.reshape(-1), powers.reshape(-1), out.reshape(-1)
-    four, size = width * TOGETHER * SIDE, 2 * LIMBS * SIDE
+    (sides, fours, width), depth = small.shape[:3], reals.shape[1]
+    shape = _Shape(len(out), sides, fours, out.shape[2], width, depth)
+    values = aligned(_CHUNK * 2 * SIDE)
+    flat = (array.reshape(-1) for array in (small, powers, reals, out))
+    _multiply(shape, first, values, *flat)
+
+
+@kernel
+def _multiply(
+    shape: _Shape,
+    first: int,
+    values: Floats,
+    secrets: Floats,
+    roots: Floats,
+    hint: Floats,
+    to: Floats,
+) -> None:
+    points, sides, fours, groups, width, depth = shape
+    step, four, size = 2 * groups * LIMBS, width * TOGETHER * SIDE, 2 * LIMBS * SIDE
     for piece in range(0, depth, _CHUNK):
-        count = min(_CHUNK, depth - piece)
+        count = _CHUNK if depth - piece > _CHUNK else depth - piece
         for j in range(points):
             for side in range(sides):
                 for d in range(0, count, TOGETHER):
-                    at = (side * small.shape[1] + (piece + d) // TOGETHER) * four
+                    at = (side * fours + (piece + d) // TOGETHER) * four
                     _evaluate(secrets, at, width, roots, j * width * 2, values, d * 2 * SIDE)
                 for group in range(groups):
                     at = ((first + j) * depth + piece) * step + group * 2 * LIMBS

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 from vfl.arrays import Bytes, Integers, Words
 from vfl.crypto.lattice.lanes import LANES, aligned
 from vfl.crypto.lattice.parameters import HALF_WORD, MODULUS_BITS
-from vfl.kernels import kernel
+from vfl.kernels import inlined, kernel
 
 _TILE = 1 << 15  # words of a tile
 _MOST_JOINT = 1 << 16  # words of a pair's joint cells
@@ -128,13 +128,26 @@ def pairs_of(columns: Sequence[tuple[int, int, int]], width: int, rows: int) -> 
     return Pairs(first, second, times, before, bins, cells)
 
 
-@kernel
 def add(codes: NDArray[np.integer], pairs: Pairs, start: int, tile: Words, joint: Words) -> None:
     """Add the rows of a tile, (rows, width), from `start` on of the codes, (columns, rows), to the joint
     cells, (cells, width)."""
     rows, width = tile.shape
     places = np.empty(rows, np.int64)
-    for p in range(len(pairs.first)):
+    _add(codes, pairs, start, tile.reshape(-1), width, places, joint.reshape(-1))
+
+
+@kernel
+def _add(
+    codes: NDArray[np.integer],
+    pairs: Pairs,
+    start: int,
+    tile: Words,
+    width: int,
+    places: Integers,
+    joint: Words,
+) -> None:
+    rows = places.shape[0]
+    for p in range(pairs.first.shape[0]):
         begin, times = pairs.begin[p] * width, pairs.times[p] * width
         # Cut, so that no place can be below 0: numba would look, and LLVM make no vectors of it.
         one = codes[pairs.first[p], start : start + rows]
@@ -142,12 +155,11 @@ def add(codes: NDArray[np.integer], pairs: Pairs, start: int, tile: Words, joint
         other = width if pairs.bins[p, 1] else 0
         for i in range(rows):
             places[i] = begin + np.int64(one[i]) * times + np.int64(two[i]) * other
-        _add_rows(tile.reshape(-1), places, width, joint.reshape(-1))
+        _add_rows(tile, places, rows, width, joint)
 
 
-@kernel
-def _add_rows(tile: Words, places: Integers, width: int, words: Words) -> None:
-    rows = len(places)
+@inlined
+def _add_rows(tile: Words, places: Integers, rows: int, width: int, words: Words) -> None:
     if width == 2:
         _add_2(tile, places, rows, words)
     elif width == 4:
@@ -164,20 +176,23 @@ def _add_rows(tile: Words, places: Integers, width: int, words: Words) -> None:
                 words[places[i] + v] += tile[i * width + v]
 
 
-@kernel
 def tell_apart(pairs: Pairs, joint: Words, sums: Words) -> None:
     """Add the joint cells, (cells, width), to those of each column, (cells, width)."""
-    width, flat, to = sums.shape[1], joint.reshape(-1), sums.reshape(-1)
-    for p in range(len(pairs.first)):
-        others = max(pairs.bins[p, 1], 1)
+    places = np.empty(len(joint), np.int64)
+    _tell_apart(pairs, joint.reshape(-1), sums.shape[1], places, sums.reshape(-1))
+
+
+@kernel
+def _tell_apart(pairs: Pairs, joint: Words, width: int, places: Integers, sums: Words) -> None:
+    for p in range(pairs.first.shape[0]):
+        others = pairs.bins[p, 1] if pairs.bins[p, 1] else 1
         cells = pairs.bins[p, 0] * others
-        own = flat[pairs.begin[p] * width :]
+        own = joint[pairs.begin[p] * width :]
         for which in range(2 if pairs.bins[p, 1] else 1):
-            places = np.empty(cells, np.int64)
             for cell in range(cells):
                 code = cell % others if which else cell // others
                 places[cell] = (pairs.cells[p, which] + code) * width
-            _add_rows(own, places, width, to)
+            _add_rows(own, places, cells, width, sums)
 
 
 def unpack(piece: Bytes, bits: int, count: int, first: int, tile: Words) -> None:
@@ -215,5 +230,5 @@ def _unpack(tops: NDArray[np.uint32], middles: NDArray[np.uint16], lows: Bytes, 
 
 @kernel
 def _unpack_halves(tops: NDArray[np.uint32], lows: Bytes, out: Words) -> None:
-    for i in range(len(tops)):
+    for i in range(tops.shape[0]):
         out[i] = np.uint64(tops[i]) << np.uint64(8) | np.uint64(lows[i])
