@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from vfl.crypto import blake2b
 from vfl.crypto import digests as module
 from vfl.crypto.digests import digests
 
@@ -38,6 +39,7 @@ def test_they_are_hashlibs(ids, width, what, domain, key, prefix, size, many):
     named = {"domain": domain, "key": key, "prefix": prefix, "size": size}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "FEW", 0 if many else 100)
+        patch.setattr(module, "MANY", 0)
         found = digests(given_ids, given_rows, **named)
     assert found.shape == (len(ids), size)
     assert found.tobytes() == by_hashlib(given_ids, given_rows, len(ids), **named)
@@ -60,11 +62,13 @@ def test_messages_that_end_within_a_block(ids, width, key, prefix, size):
     named = {"domain": b"test", "key": key, "prefix": prefix, "size": size}
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "FEW", 0)
+        patch.setattr(module, "MANY", 0)
         found = digests(ids, rows, **named)
     assert found.tobytes() == by_hashlib(ids, rows, len(ids), **named)
 
 
-def test_more_than_a_thread_takes():
+def test_more_than_a_thread_takes(monkeypatch):
+    monkeypatch.setattr(module, "MANY", 0)
     ids = [b"%d" % i * (i % 40) for i in range(20_000)]
     named = {"domain": b"test", "key": b"key", "prefix": b"prefix", "size": 32}
     assert digests(ids, **named).tobytes() == by_hashlib(ids, None, len(ids), **named)
@@ -84,3 +88,17 @@ def test_none_and_wrong_counts():
     assert digests([], domain=b"test").shape == (0, 32)
     with pytest.raises(ValueError, match="one row for each id"):
         digests([b"a"], np.zeros((2, 3), np.uint8), domain=b"test")
+
+
+@pytest.mark.parametrize("at_hand", [False, True])
+def test_nothing_is_compiled_for_what_hashlib_has_done_sooner(monkeypatch, at_hand):
+    called: list[int] = []
+    monkeypatch.setattr(blake2b, "digest_last_blocks", lambda *given: called.append(len(given[-1])))
+    monkeypatch.setattr(module, "is_at_hand", lambda kernel: at_hand)
+    ids = [b"%d" % i for i in range(module.FEW)]
+    named = {"domain": b"test", "key": b"", "prefix": b"", "size": 32}
+    found = digests(ids, **named)
+    if at_hand:
+        assert sum(called) == len(ids)
+    else:
+        assert not called and found.tobytes() == by_hashlib(ids, None, len(ids), **named)

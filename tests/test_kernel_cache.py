@@ -108,6 +108,19 @@ def test_what_is_in_order_is_taken(module):
     assert again.twice(4) == 8 and _compiled(again.twice) == 0
 
 
+def test_what_a_process_has_kept_is_at_hand(module, monkeypatch):
+    first = module()
+    assert not kernels.is_at_hand(first.twice) and not kernels.is_at_hand(first.twice)
+    assert first.twice(4) == 8
+    assert kernels.is_at_hand(first.twice) and not kernels.is_at_hand(first.outer)
+    again = module()
+    assert kernels.is_at_hand(again.twice) and not kernels.is_at_hand(again.outer)
+    monkeypatch.setattr(numba.config, "CACHE_DIR", "/proc/none")  # where nothing can be kept
+    alone = module()
+    assert not kernels.is_at_hand(alone.twice)
+    assert alone.twice(4) == 8 and kernels.is_at_hand(alone.twice)
+
+
 def test_a_kernel_that_it_calls_has_changed_in_another_module(tmp_path, monkeypatch):
     """numba itself looks at the caller's file alone, whose machine code has the other's in it."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))

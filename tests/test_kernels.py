@@ -139,9 +139,9 @@ TWO = """if True:
     import numba
     from vfl.crypto.lattice import randomness
 
-    kernel, drawn = randomness._ternary, randomness.words(bytes(32), "", 4)
+    kernel, drawn = randomness._to_ternary, randomness.words(bytes(32), "", 4)
     sys.stdin.readline()
-    print(kernel(drawn).shape, sum(kernel.compiled().stats.cache_misses.values()))
+    print(randomness._ternary(drawn).shape, sum(kernel.compiled().stats.cache_misses.values()))
 """
 
 

@@ -8,11 +8,13 @@ import sys
 import numba
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from vfl.crypto import group, ristretto
-from vfl.crypto.ristretto import IFMA, WIDE, WIDE_512, Kernels, Layout, P
+from vfl.crypto.field25519 import IFMA, WIDE, WIDE_512, P
+from vfl.crypto.ristretto import Kernels
+from vfl.crypto.vector_code import Layout
 
 FASTEST = ristretto.fastest()
 # Layouts, and of which processors: those whose fastest it is, and better ones.
@@ -28,6 +30,7 @@ LAYOUTS = [
     for layout, fit in NEEDS.items()
 ]
 each_layout = pytest.mark.parametrize("layout", LAYOUTS)
+alone_or_twice = pytest.mark.parametrize("twice", [False, True], ids=["alone", "twice"])
 
 # What `field_blocks` computes, in its order.
 FORMULAS = [
@@ -38,6 +41,8 @@ FORMULAS = [
     lambda a, b: pow(a, 2**252 - 3, P),
     lambda a, b: (a + b) * (b - a),
     lambda a, b: (a - b) ** 2,
+    lambda a, b: a * b,  # these written out, those above called
+    lambda a, b: a * a,
 ]
 
 # 0, p and 2^255 with their neighbours, and limbs of either layout full or empty.
@@ -82,13 +87,14 @@ def check_field(layout: Layout, a: list[int], b: list[int], expected: list[list[
 
 
 @each_layout
+@alone_or_twice
 @given(
     pairs=st.lists(st.tuples(*[st.integers(0, 2**256 - 1) | st.sampled_from(EDGES)] * 2), max_size=17)
 )
 @settings(max_examples=40)
-def test_field(layout, pairs):
+def test_field(layout, twice, pairs):
     a, b = [a for a, _ in pairs], [b for _, b in pairs]
-    check_field(layout, a, b, in_integers(a, b))
+    check_field(layout.twice if twice else layout, a, b, in_integers(a, b))
 
 
 @pytest.fixture(scope="module")
@@ -99,19 +105,35 @@ def at_edges():
 
 
 @each_layout
-def test_field_at_its_edges(layout, at_edges):
-    check_field(layout, *at_edges)
+@alone_or_twice
+def test_field_at_its_edges(layout, twice, at_edges):
+    check_field(layout.twice if twice else layout, *at_edges)
 
 
-@given(st.integers(1, group.ORDER - 1) | st.sampled_from([int(d * 63, 16) for d in "1789f"]))
-def test_digits(number):
-    number %= group.ORDER
-    scalars = np.frombuffer(number.to_bytes(32, "little") * WIDE.lanes, np.uint8).reshape(-1, 32)
-    ((sizes, negative),) = ristretto.digits(WIDE, scalars)
-    assert sizes.min() >= 0 and sizes.max() <= 8 and set(np.unique(negative)) <= {0, -1}
-    for lane in range(WIDE.lanes):
-        digits = np.where(negative, -sizes, sizes)[:, lane].tolist()
-        assert sum(digit * 16**i for i, digit in enumerate(digits)) == number
+# All digits the same, or the lowest one carrying through to the highest, from one of the four words on.
+SCALARS = [int(d * 63, 16) % group.ORDER for d in "1789f"] + [
+    *(int("7" * (62 - n) + "8" + "0" * n, 16) for n in (0, 15, 16, 31, 32, 47, 48)),
+    *(1 << bit for bit in (0, 3, 4, 63, 64, 127, 128, 191, 192, 251, 252)),
+    *((1 << bit) - 1 for bit in (3, 4, 64, 128, 192, 252)),
+    group.ORDER - 1,
+]
+
+
+@each_layout
+@given(numbers=st.lists(st.integers(1, group.ORDER - 1), max_size=17))
+@example(numbers=SCALARS)
+@settings(max_examples=20)
+def test_any_scalar_is_taken_apart_into_its_digits(layout, numbers):
+    numbers = [number % group.ORDER for number in numbers]
+    scalars = rows(numbers)
+    points = np.tile(np.frombuffer(group.GENERATOR, np.uint8), (len(numbers), 1))
+    expected = [group.multiply_base(row.tobytes()) for row in scalars]
+    products, valid = Kernels(layout).multiply_each(points, scalars)
+    assert valid.all() and [row.tobytes() for row in products] == expected
+    # As one of a sum, where digits of several scalars are taken at once.
+    if numbers:
+        total = group._weighted_sum(points, scalars, Kernels(layout))
+        assert total == group._weighted_sum(points, scalars, None)
 
 
 @each_layout
@@ -211,57 +233,35 @@ def test_the_layout_is_for_what_the_compiler_may_use(features, expected):
     assert ran.stdout.strip() == str(expected and expected.name)
 
 
-def test_no_secret_leaves_the_vectors():
-    # Branches and addresses take scalars. Points, digits and table entries are loaded as vectors
-    # only; so if no instruction makes a scalar of a vector, neither can depend on a secret.
-    layout = (FASTEST or Kernels(WIDE)).layout
+@each_layout
+def test_no_secret_leaves_the_vectors(layout):
+    # Branches and addresses take scalars. Points, scalars and table entries are loaded as vectors only;
+    # so if no instruction makes a scalar of a vector, neither can depend on a secret.
     words, flags = numba.int64[:, :, ::1], numba.int64[:, ::1]
-    digits = numba.int64[:, :, :, ::1]
     kind = numba.typeof(layout)
-    for kernel, arrays in [
-        (ristretto.multiply_blocks, (words, digits, words, words, flags)),
-        (ristretto.sum_blocks, (words, digits, digits, words, flags)),
-        (ristretto.map_blocks, (words, words)),
+    multiplied = {"decode", "fill", "entry", "multiples", "encode"}
+    for kernel, arguments, formulas in [
+        (ristretto.multiply_blocks, (*[words] * 4, flags, numba.int64), multiplied),
+        (ristretto.sum_blocks, (*[words] * 4, flags), multiplied),
+        (ristretto.map_blocks, (words, words), {"encode", "root_of_ratio"}),
     ]:
         fresh = numba.njit(nogil=True)(
             kernel.compiled().py_func
         )  # what comes from the cache shows no code
-        fresh.compile((kind, *arrays))
+        fresh.compile((kind, *arguments))
         (code,) = fresh.inspect_llvm().values()
-        assert f"<{layout.lanes} x i64>" in code
         assert not re.search(r"extractelement|vector\.reduce|ptrmask|@llvm\.masked", code)
         assert not re.search(r"bitcast <[^>]*> [^ ]* to (i\d+|double|float|ptr)\b", code)
-        # A choice by comparison could become a masked load. What is left of comparisons makes the
-        # mask of valid points, which is told to the caller anyway.
-        for function in code.split("\ndefine ")[1:]:
-            if "_decode" not in function.split("\n", 1)[0]:
-                assert f"<{layout.lanes} x i1>" not in function
-
-
-def test_no_branch_and_no_address_depends_on_a_digit():
-    fresh = numba.njit(nogil=True)(ristretto._fill_digits.compiled().py_func)
-    fresh.compile((numba.uint8[:, ::1], numba.int64[:, :, :, ::1]))
-    (code,) = fresh.inspect_llvm().values()
-    name = r'%(?:"[^"]+"|[\w.$-]+)'
-    lines = [line.strip() for line in code.splitlines()]
-    # Bytes of scalars are all that is loaded as one byte, alone or several at a time.
-    secret = {
-        found[1] for line in lines if (found := re.match(rf"({name}) = load (?:i8|<\d+ x i8>),", line))
-    }
-    assert secret
-    while True:
-        made = {
-            found[1]
-            for line in lines
-            if (found := re.match(rf"({name}) = (.*)", line))
-            and secret & set(re.findall(name, found[2]))
+        functions = {
+            re.search(r'@"?([^"(]+)"?\(', head)[1]: body
+            for head, body in re.findall(r"\ndefine ([^\n]*)\n(.*?)\n}", code, re.DOTALL)
         }
-        if made <= secret:
-            break
-        secret |= made
-    for line in lines:
-        used = secret & set(re.findall(name, line))
-        if re.match(r"br i1|switch|indirectbr", line) or "getelementptr" in line:
-            assert not used, line
-        if stored := re.match(rf"store .*, ptr ({name})", line):
-            assert stored[1] not in secret, line
+        for formula in formulas:
+            assert any(name.endswith(f"_{layout.name}_{formula}") for name in functions)
+        for name, body in functions.items():
+            if not re.search(r"<\d+ x i64>", body):
+                continue  # numba's, between Python and the kernel
+            assert not re.search(r"= load (?!<\d+ x i64>)|ptrtoint|inttoptr", body), name
+            # A choice by comparison could become a masked load. What is left of comparisons makes the
+            # mask of valid points, which is told to the caller anyway.
+            assert name.endswith("_decode") or not re.search(r"<\d+ x i1>", body), name

@@ -58,6 +58,12 @@ def guard(made: Cached) -> None:
     cache.load_overload, cache.save_overload = load_guarded, save_guarded
 
 
+def holds_any(made: Cached) -> bool:
+    """Whether the folder has anything of a function, which guard may have been told of or not."""
+    files = getattr(made._cache, "_cache_file", None)
+    return isinstance(files, _Checked) and files.index.exists()
+
+
 def _given_up(cache: Any, write: Callable[[], None]) -> None:
     """Write, and nothing more for this process once that fails."""
     try:
@@ -79,7 +85,7 @@ class _Checked:
     """
 
     def __init__(self, files: Any) -> None:
-        self._files = files
+        self._files, self.index = files, Path(files._index_path)
         self.flush = files.flush
 
     def load(self, key: object) -> object:

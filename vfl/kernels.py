@@ -9,6 +9,7 @@ has to wait that calls no kernel: it is imported at the first call of one.
 import contextlib
 import fcntl
 import functools
+import gc
 import os
 import sys
 import threading
@@ -18,7 +19,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, cast
 
-from vfl.kernel_cache import guard
+from vfl.kernel_cache import guard, holds_any
 
 F = TypeVar("F", bound=Callable[..., object])
 
@@ -60,6 +61,15 @@ def is_compiled(function: Callable[..., object]) -> bool:
     """Whether a kernel, or another one beside it, has been called before, so that a call costs its loop
     alone."""
     return not isinstance(function, _Kernel) or function.is_compiled
+
+
+def is_at_hand(function: Callable[..., object]) -> bool:
+    """Whether a call compiles nothing: it was called before, here or in a process that kept what was
+    compiled."""
+    if not isinstance(function, _Kernel):
+        return True
+    made = cast(Any, function.compiled())
+    return bool(made.overloads) or holds_any(made)
 
 
 def is_kept(function: Callable[..., object]) -> bool:
@@ -175,10 +185,23 @@ def _compile_in_turn(made: _Compiler, path: Path) -> None:
             signature = tuple(cast(Any, unliteral)(kind) for kind in signature)
         # numba's own lock first: a thread that compiles what calls this kernel has that one when it asks
         # for the file's, and whoever had the file's would wait for it.
-        with global_compiler_lock, _alone(path):
+        with global_compiler_lock, _alone(path), _uncollected():
             return compile_now(signature)
 
     made.compile = compile_in_turn
+
+
+@contextlib.contextmanager
+def _uncollected() -> Iterator[None]:
+    """Without the collector of garbage: a compiler makes so much of it that a tenth of its time would go
+    into looking through all that the process has."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 @contextlib.contextmanager

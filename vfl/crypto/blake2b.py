@@ -3,29 +3,25 @@
 For messages that end within one block of 128 bytes after what all begin with: nearly all that are hashed
 by the million here. The rounds are emitted as vector code of LLVM, which makes of it what the processor
 at hand has (with AVX-512 a third of the time of one message after the other, or less). The kernel is
-compiled at its first use and cached by numba, which looks only at this file to see whether a cached one
-is still good. So all that makes it is in this file.
+compiled at its first use and cached.
 """
 
 # mypy: disallow-untyped-calls=False
 
-from collections.abc import Callable
-from typing import cast
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import types
 from numba.core import cgutils
-from numba.core.base import BaseContext
-from numba.core.typing.templates import Signature
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from vfl.arrays import Bytes, Words
+from vfl.crypto.instructions import instruction
 from vfl.kernels import kernel
 
 LANES = 8
 BLOCK = 128
+_SIZE = BLOCK // 8  # words of a block
 ROUNDS = 12
 
 IV = (
@@ -71,7 +67,8 @@ def _splat(number: int) -> ir.Value:
     return ir.Constant(_VECTOR, [number] * LANES)
 
 
-def _emit_rounds(
+@instruction
+def _rounds(
     builder: ir.IRBuilder, state: ir.Value, words: ir.Value, ends: ir.Value, last: ir.Value
 ) -> None:
     """F of RFC 7693 (section 3.2), in place: `words` holds the 16 of each message as vectors, and is
@@ -123,26 +120,17 @@ def _emit_rounds(
         builder.store(builder.xor(begun[k], builder.xor(v[k], v[k + 8])), place(vectors, k), align=8)
 
 
-def _typed_rounds(
-    typing: object, state: types.Array, words: types.Array, ends: types.Array, last: types.Integer
-) -> tuple[Signature, Callable[..., ir.Value]]:
-    def generate(
-        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: list[ir.Value]
-    ) -> ir.Value:
-        of_state, of_words, of_ends = (
-            context.make_array(kind)(context, builder, value).data
-            for kind, value in zip(signature.args[:3], arguments[:3], strict=True)
-        )
-        _emit_rounds(builder, of_state, of_words, of_ends, arguments[3])
-        return context.get_dummy_value()
+class _Room(NamedTuple):
+    """What a kernel works in: to make arrays takes numba as long to compile as much of the rest."""
 
-    return types.void(state, words, ends, types.int64), generate
+    begun: Words  # the state after all that messages begin with
+    words: Words  # of the blocks, by word and lane
+    blocks: Bytes  # of the messages, one after the other
+    as_words: Words
+    total: Words  # bytes up to the end of each block
+    filled: NDArray[np.int64]  # up to where the blocks are
 
 
-_rounds = cast(Callable[[Words, Words, Words, int], None], intrinsic(_typed_rounds))
-
-
-@kernel
 def digest_last_blocks(
     state: Words,
     begin: Words,
@@ -157,32 +145,50 @@ def digest_last_blocks(
 
     state: before any message; begin: whole blocks. What comes after them fits a block and is not empty;
     with words in `wide`, `before` ends at one.
+    """
+    blocks = np.tile(np.pad(before, (0, BLOCK - len(before))), LANES)
+    words, total, filled = (np.zeros(size * LANES, np.int64) for size in (_SIZE, 1, 1))
+    room = _Room(
+        state.copy(),
+        words.view(np.uint64),
+        blocks,
+        blocks.view(np.uint64),
+        total.view(np.uint64),
+        filled,
+    )
+    digest_blocks(room, begin, len(before), wide, rows, joined, ends, out)
+
+
+@kernel
+def digest_blocks(
+    room: _Room,
+    begin: Words,
+    first: int,
+    wide: Words,
+    rows: Bytes,
+    joined: Bytes,
+    ends: NDArray[np.int64],
+    out: Words,
+) -> None:
+    """As digest_last_blocks; all blocks hold the `first` bytes that messages begin with.
 
     Its loops are written out: an assignment to a slice, or a maximum, takes numba as long to compile as
     all the rest.
     """
-    size = BLOCK // 8  # words of a block
-    begun, words = np.empty(8, np.uint64), np.empty(size * LANES, np.uint64)
-    blocks = np.zeros(BLOCK * LANES, np.uint8)
-    as_words = blocks.view(np.uint64)
-    total, filled = np.empty(LANES, np.uint64), np.zeros(LANES, np.int64)
-    first, width, whole, count = len(before), rows.shape[1], wide.shape[1], out.shape[0]
-    shared = len(begin) // size
-    for k in range(8):
-        begun[k] = state[k]
-    for at in range(BLOCK * LANES):
-        if at % BLOCK < first:
-            blocks[at] = before[at % BLOCK]
+    begun, words, blocks, as_words, total, filled = room
+    width, whole, count = rows.shape[1], wide.shape[1], out.shape[0]
+    shared = begin.shape[0] // _SIZE
     # Blocks that all begin with are taken first, as they were numbers below 0, the same in all lanes.
     for start in range(-shared * LANES, count, LANES):
-        lanes, used = min(LANES, count - start), 0
+        lanes = LANES if count - start > LANES else count - start
         if start < 0:
             block = shared + start // LANES
-            for at in range(size * LANES):
-                words[at] = begin[block * size + at // LANES]
+            for at in range(_SIZE * LANES):
+                words[at] = begin[block * _SIZE + at // LANES]
             for lane in range(LANES):
-                total[lane] = np.uint64((block + 1) * BLOCK)
+                total[lane] = (block + 1) * BLOCK
         else:
+            used = 0
             for lane in range(lanes):
                 row, at = start + lane, lane * BLOCK + first
                 for k in range(whole):
@@ -191,19 +197,19 @@ def digest_last_blocks(
                 for k in range(width):
                     blocks[at + k] = rows[row, k]
                 at += width
-                a, length = ends[row], ends[row + 1] - ends[row]
-                for k in range(length):
-                    blocks[at + k] = joined[a + k]
-                at += length
+                for k in range(ends[row], ends[row + 1]):
+                    blocks[at] = joined[k]
+                    at += 1
                 for k in range(at, filled[lane]):
                     blocks[k] = 0
                 filled[lane] = at
-                total[lane] = np.uint64(shared * BLOCK + at - lane * BLOCK)
+                total[lane] = shared * BLOCK + at - lane * BLOCK
             for lane in range(LANES):
-                used = max(used, (filled[lane] - lane * BLOCK + 7) // 8)
-            for k in range(size):
+                last = (filled[lane] - lane * BLOCK + 7) // 8
+                used = last if last > used else used
+            for k in range(_SIZE):
                 for lane in range(LANES):
-                    words[k * LANES + lane] = as_words[lane * size + k] if k < used else np.uint64(0)
+                    words[k * LANES + lane] = as_words[lane * _SIZE + k] if k < used else np.uint64(0)
         _rounds(begun, words, total, 1 if start >= 0 else 0)
         if start < 0:
             for k in range(8):

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from vfl.arrays import Bytes, Words
 from vfl.blocks.cores import spread
 from vfl.blocks.texts import join, text_sizes
-from vfl.kernels import inlined, kernel
+from vfl.kernels import inlined, is_at_hand, kernel
 
 FEW = 4096  # messages that are left to hashlib
+MANY = 1 << 19  # over which it takes as long as it takes to compile a kernel
 _BLOCK = 128
 
 _IV = np.array(
@@ -71,8 +72,8 @@ def digests(
     count = len(ids) if ids is not None else len(rows) if rows is not None else 0
     if rows is not None and len(rows) != count:
         raise ValueError("one row for each id is due")
-    out = np.empty((count, size), np.uint8)
-    if count < FEW:
+    if count < FEW or (count < MANY and not _at_hand()):
+        out = np.empty((count, size), np.uint8)
         begun = hashlib.blake2b(prefix, digest_size=size, person=domain, salt=salt, key=key)
         _by_hashlib(ids, rows, begun, out)
         return out
@@ -81,6 +82,20 @@ def digests(
     parameters += domain.ljust(16, b"\0")
     state = _IV ^ np.frombuffer(parameters, np.uint64)
     first = (key.ljust(_BLOCK, b"\0") if key else b"") + prefix
+    return _by_kernels(ids, rows, state, first, size)
+
+
+def compile_kernels() -> None:
+    """Compile what hashes many messages."""
+    _by_kernels([b""], np.zeros((1, 32), np.uint8), _IV, b"", 32)
+
+
+def _by_kernels(
+    ids: Sequence[bytes] | None, rows: Bytes | None, state: Words, first: bytes, size: int
+) -> Bytes:
+    """Digests, of `size` bytes, of what follows `first` under a state."""
+    count = len(ids) if ids is not None else len(rows) if rows is not None else 0
+    out = np.empty((count, size), np.uint8)
     before = np.frombuffer(bytearray(first + b"\0"), np.uint8)[:-1]
     fixed = np.empty((count, 0), np.uint8) if rows is None else np.ascontiguousarray(rows)
     ends = np.zeros(count + 1, np.int64)
@@ -113,6 +128,13 @@ def digests(
 
     spread(last_blocks, count)
     return np.ascontiguousarray(found.view(np.uint8)[:, :size])
+
+
+def _at_hand() -> bool:
+    # numba takes a second to import.
+    from vfl.crypto import blake2b
+
+    return is_at_hand(blake2b.digest_blocks)
 
 
 def _by_hashlib(

@@ -32,13 +32,14 @@ A million keys take about 0.4 s of a core to encode and 0.15 s to decode.
 import hashlib
 import secrets
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Bytes, Words
 from vfl.blocks.cores import spread
-from vfl.kernels import kernel
+from vfl.kernels import inlined, kernel
 
 VALUE = 16  # bytes of a value, and of a slot
 DENSE = 64
@@ -86,7 +87,7 @@ def encode(
     table = np.frombuffer(bytearray(entropy(slots(size, share) * VALUE)), np.uint64).reshape(-1, 2)
     sparse, dense = table[:-DENSE], table[-DENSE:]
 
-    rows, pivots, core = _peel(slot, len(sparse))
+    rows, pivots, core = _peeled(slot, len(sparse))
     if len(core):
         _solve(core, slot, chosen, target, sparse, dense)
     _fill(rows, pivots, slot, chosen, target, sparse, _dense_sums(dense))
@@ -171,7 +172,7 @@ def _dense_sums(dense: Words) -> Words:
     return sums
 
 
-@kernel
+@inlined
 def _mixed(lanes: Words, row: int, salt: np.uint64) -> np.uint64:
     """The finaliser of splitmix64 (Steele, Lea, Flood, OOPSLA 2014) over the key's words."""
     word = salt
@@ -183,7 +184,7 @@ def _mixed(lanes: Words, row: int, salt: np.uint64) -> np.uint64:
     return word
 
 
-@kernel
+@inlined
 def _place(lanes: Words, row: int, salts: Words, b: int, block: int) -> np.int64:
     """The key's slot in block `b`: the upper 32 bits of a word, scaled to the block's size."""
     high = _mixed(lanes, row, salts[b]) >> np.uint64(32)
@@ -193,28 +194,43 @@ def _place(lanes: Words, row: int, salts: Words, b: int, block: int) -> np.int64
 @kernel
 def _places(lanes: Words, salts: Words, block: int, slot: Slots, chosen: Words) -> None:
     """Where each key looks: a slot in each block (n, 3), and dense slots as bits of a word (n)."""
-    for row in range(len(lanes)):
+    for row in range(lanes.shape[0]):
         for b in range(BLOCKS):
             slot[row, b] = _place(lanes, row, salts, b, block)
         chosen[row] = _mixed(lanes, row, salts[BLOCKS])
 
 
-@kernel
-def _peel(slot: Slots, size: int) -> tuple[Slots, Slots, Slots]:
+class _Peeling(NamedTuple):
+    """What `_peel` works in: an array that a kernel makes itself takes long to compile."""
+
+    users: Slots  # of each slot, how many rows use it; zeros
+    names: Slots  # the XOR of their numbers: of one row that is the row; zeros
+    single: Slots  # slots that were seen with one row
+    gone: Slots  # of each row; zeros
+
+    @classmethod
+    def of(cls, rows: int, size: int) -> "_Peeling":
+        users, names, single = np.zeros((3, size), np.uint32)
+        return cls(users, names, single, np.zeros(rows, np.uint32))
+
+
+def _peeled(slot: Slots, size: int) -> tuple[Slots, Slots, Slots]:
     """The rows in the order peeled, the slot of each, and the rows that cannot be peeled."""
-    n = len(slot)
-    users = np.zeros(size, np.uint32)
-    # The XOR of the numbers of all rows at a slot: where one row is left, that is the row.
-    names = np.zeros(size, np.uint32)
-    for row in range(n):
+    room, (rows, pivots) = _Peeling.of(len(slot), size), np.empty((2, len(slot)), np.uint32)
+    peeled = _peel(slot, room, rows, pivots)
+    return rows[:peeled], pivots[:peeled], np.flatnonzero(room.gone == 0).astype(np.uint32)
+
+
+@kernel
+def _peel(slot: Slots, room: _Peeling, rows: Slots, pivots: Slots) -> int:
+    """Peel rows as far as it goes: how many."""
+    users, names, single, gone = room
+    for row in range(slot.shape[0]):
         for b in range(BLOCKS):
             users[slot[row, b]] += np.uint32(1)
             names[slot[row, b]] ^= np.uint32(row)
-    rows, pivots = np.empty(n, np.uint32), np.empty(n, np.uint32)
-    gone = np.zeros(n, np.uint32)
-    single = np.empty(size, np.uint32)  # slots that were seen with one row
     waiting = 0
-    for at in range(size):
+    for at in range(users.shape[0]):
         if users[at] == 1:
             single[waiting] = at
             waiting += 1
@@ -235,13 +251,7 @@ def _peel(slot: Slots, size: int) -> tuple[Slots, Slots, Slots]:
             if users[at] == 1:
                 single[waiting] = at
                 waiting += 1
-    # Written out: numba takes as long to compile NumPy's functions for it as all the rest.
-    left = 0
-    for row in range(n):
-        if not gone[row]:
-            gone[left] = row
-            left += 1
-    return rows[:peeled], pivots[:peeled], gone[:left]
+    return peeled
 
 
 def _solve(core: Slots, slot: Slots, chosen: Words, target: Words, sparse: Words, dense: Words) -> None:
@@ -290,7 +300,7 @@ def _fill(
     rows: Slots, pivots: Slots, slot: Slots, chosen: Words, target: Words, sparse: Words, sums: Words
 ) -> None:
     """Set the slots that rows were peeled at, the last one first."""
-    for i in range(len(rows) - 1, -1, -1):
+    for i in range(rows.shape[0] - 1, -1, -1):
         row, pivot = rows[i], pivots[i]
         sparse[pivot, 0] = 0  # so that the XOR of all three is that of the other two
         sparse[pivot, 1] = 0
@@ -308,13 +318,14 @@ def _fill(
 @kernel
 def _look_up(words: Words, sums: Words, lanes: Words, salts: Words, block: int, values: Words) -> None:
     """The XOR of each key's slots, sparse and dense."""
-    for row in range(len(lanes)):
-        first = _place(lanes, row, salts, 0, block)
-        second = _place(lanes, row, salts, 1, block)
-        third = _place(lanes, row, salts, 2, block)
-        chosen = _mixed(lanes, row, salts[BLOCKS])
+    for row in range(lanes.shape[0]):
         for w in range(values.shape[1]):
-            values[row, w] = words[first, w] ^ words[second, w] ^ words[third, w]
+            values[row, w] = 0
+        for b in range(BLOCKS):
+            at = _place(lanes, row, salts, b, block)
+            for w in range(values.shape[1]):
+                values[row, w] ^= words[at, w]
+        chosen = _mixed(lanes, row, salts[BLOCKS])
         for byte in range(DENSE // 8):
             of = (chosen >> np.uint64(8 * byte)) & np.uint64(255)
             for w in range(values.shape[1]):
@@ -326,13 +337,13 @@ def _look_up_pairs(
     words: Words, sums: Words, lanes: Words, salts: Words, block: int, values: Words
 ) -> None:
     """The same where a slot is two words."""
-    for row in range(len(lanes)):
-        first = _place(lanes, row, salts, 0, block)
-        second = _place(lanes, row, salts, 1, block)
-        third = _place(lanes, row, salts, 2, block)
+    for row in range(lanes.shape[0]):
+        low, high = np.uint64(0), np.uint64(0)
+        for b in range(BLOCKS):
+            at = _place(lanes, row, salts, b, block)
+            low ^= words[at, 0]
+            high ^= words[at, 1]
         chosen = _mixed(lanes, row, salts[BLOCKS])
-        low = words[first, 0] ^ words[second, 0] ^ words[third, 0]
-        high = words[first, 1] ^ words[second, 1] ^ words[third, 1]
         for byte in range(DENSE // 8):
             of = (chosen >> np.uint64(8 * byte)) & np.uint64(255)
             low ^= sums[byte, of, 0]

@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from sklearn.exceptions import ConvergenceWarning
 
-from vfl.crypto.blake2b import digest_last_blocks
+from vfl.crypto.blake2b import digest_blocks
+from vfl.crypto.digests import compile_kernels
 from vfl.crypto.workers import ONE_PROCESS
 from vfl.estimators.linear import FederatedLogisticRegression
 from vfl.estimators.trees import SecureBoost
@@ -35,8 +36,9 @@ def compile_beforehand(rows: int = _ROWS, few: int = _FEW) -> bool:
 
     rows: of the trainings by lattice; few: ten times those by Paillier, and of further alignments.
     """
-    if not is_kept(digest_last_blocks):
+    if not is_kept(digest_blocks):
         return False
+    compile_kernels()
     rng = np.random.default_rng(0)
     ids = [f"policy {number}" for number in range(rows)]
     guest, host = (

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vfl.arrays import Integers, Mask, Words
-from vfl.kernels import is_compiled, kernel
+from vfl.kernels import inlined, is_compiled, kernel
 from vfl.learn.splits import UNCOMPILED, Cells, Side, block_histograms
 from vfl.learn.tree import MANY, Nodes, slots_of
 
@@ -129,15 +129,36 @@ def level_histograms(
         )
     sums = np.zeros((3, slots, flat.cells), np.int64)
     ends = np.append(flat.offsets, flat.cells)
+    room = _Room.of(slots, ends)
     for packing in Packing.of(bits):
-        _add(codes, ends, slot_of_node, *nodes, gradients, np.array(packing, np.int64), sums)
+        _add(codes, room, slot_of_node, *nodes, gradients, np.array(packing, np.int64), sums)
     return sums
+
+
+class _Room(NamedTuple):
+    """What `_add` works in: an array that a kernel makes itself takes long to compile."""
+
+    ends: Integers  # of the columns' cells
+    size: int  # cells of the widest column
+    own: Integers  # words, (2, slots, columns, size), flat; zeros
+    counts: Integers  # of rows of each slot in `own`, and of others; zeros
+    at: Words  # of the rows that are looked up: which they are,
+    base: Words  # where their words begin,
+    value: Integers  # what is added
+
+    @classmethod
+    def of(cls, slots: int, ends: Integers) -> "_Room":
+        size = int(np.diff(ends).max(initial=0))
+        own = np.zeros(2 * slots * (len(ends) - 1) * size, np.int64)
+        at, base = np.empty((2, _AT_ONCE), np.uint64)
+        counts = np.zeros(slots + 1, np.int64)
+        return cls(ends, size, own, counts, at, base, np.empty(_AT_ONCE, np.int64))
 
 
 @kernel
 def _add(
     words: Words,
-    ends: Integers,
+    room: _Room,
     slot_of_node: Integers,
     node: Nodes,
     active: Mask,
@@ -147,18 +168,13 @@ def _add(
 ) -> None:
     """Add each drawn row to the cells of its node. Indices have no sign, which saves looking whether
     they count from the end."""
-    rows, columns, slots = len(node), len(ends) - 1, sums.shape[1]
+    ends, size, own, counts, at, base, value = room
+    rows, columns, slots = node.shape[0], ends.shape[0] - 1, sums.shape[1]
     gradient, hessian = gradients
-    size = 0  # cells of the widest column: each has so many in `own`
-    for c in range(columns):
-        size = max(size, ends[c + 1] - ends[c])
-    wide, half = np.uint64(size), slots * columns * size
-    own = np.zeros(2 * half, np.int64)
-    counts = np.zeros(slots + 1, np.int64)  # of rows in `own`
-    at, base = np.empty(_AT_ONCE, np.uint64), np.empty(_AT_ONCE, np.uint64)
-    value = np.empty(_AT_ONCE, np.int64)
+    half, wide = own.shape[0] // 2, np.uint64(size)
     for start in range(0, rows, _AT_ONCE):
-        stop, count = min(start + _AT_ONCE, rows), 0
+        stop, count = start + _AT_ONCE, 0
+        stop = rows if stop > rows else stop
         for row in range(start, stop):
             slot = slot_of_node[node[row]]
             inside = active[row] and slot >= 0
@@ -166,12 +182,12 @@ def _add(
             value[count] = gradient[row] * packing[0] + hessian[row] * packing[1] + packing[2]
             count += inside
             counts[slot if inside else slots] += 1
-        for word in range(len(words)):
-            few, first = min(columns - _COLUMNS * word, _COLUMNS), np.uint64(_COLUMNS * word) * wide
+        for word in range(words.shape[0]):
+            few, first = columns - _COLUMNS * word, np.uint64(_COLUMNS * word) * wide
             of_rows = words[word]
             for i in range(count):
                 codes, cell, values = of_rows[at[i]], base[i] + first, value[i]
-                if few == _COLUMNS:
+                if few >= _COLUMNS:
                     for _ in range(_COLUMNS):
                         own[cell + (codes & _BYTE)] += values
                         codes >>= _EIGHT
@@ -181,20 +197,20 @@ def _add(
                         own[cell + (codes & _BYTE)] += values
                         codes >>= _EIGHT
                         cell += wide
-        # Without NumPy's maximum, which takes longer to compile than a few numbers to compare.
         most = 0
         for slot in range(slots):
-            most = max(most, counts[slot])
+            most = counts[slot] if counts[slot] > most else most
         if stop == rows or most + _AT_ONCE > packing[5]:
             _move(own, counts, ends, size, packing, sums)
 
 
-@kernel
+@inlined
 def _move(
     own: Integers, counts: Integers, ends: Integers, size: int, packing: Integers, sums: Integers
 ) -> None:
     """Add what lies in words to the sums, and clear them."""
-    columns, above, below, half = len(ends) - 1, 64 - packing[3], packing[4], len(own) // 2
+    columns, above, below = ends.shape[0] - 1, 64 - packing[3], packing[4]
+    half = own.shape[0] // 2
     for slot in range(sums.shape[1]):
         for c in range(columns if counts[slot] else 0):
             first = (slot * columns + c) * size
@@ -207,5 +223,5 @@ def _move(
                 sums[0, slot, cell] += (word - low) >> packing[3]
                 sums[1, slot, cell] += (low - one) >> below
                 sums[2, slot, cell] += one
-    for slot in range(len(counts)):
+    for slot in range(counts.shape[0]):
         counts[slot] = 0

@@ -358,9 +358,9 @@ def _store(a: ring.Complexes, b: ring.Complexes, first: int, out: NDArray[np.flo
     """Put transforms (polynomials, limbs, HALF), from number `first` on, where `multiply` reads them."""
     depth = out.shape[1]
     for i in range(ring.HALF):
-        for p in range(len(a)):
-            group, d = divmod(first + p, depth)
-            at = group * _REALS
+        for p in range(a.shape[0]):
+            group = (first + p) // depth
+            d, at = first + p - group * depth, group * _REALS
             for limb in range(LIMBS):
                 out[i, d, at + limb] = a[p, limb, i].real
                 out[i, d, at + LIMBS + limb] = b[p, limb, i].real

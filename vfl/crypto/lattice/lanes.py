@@ -12,30 +12,27 @@ n = c + 16 d + 128 e and w(m) = exp(2 pi i / m),
 This is the inverse one; the other is the same with real and imaginary parts in each other's place.
 
 numba has no vectors: their instructions are written here, and LLVM makes of them what the processor has.
-numba looks only at this file to see whether a cached kernel is still good: all that makes it is here.
 """
 
 # mypy: disallow-untyped-calls=False
 
-import inspect
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import NamedTuple, TypeAlias, cast
 
 import numpy as np
 from llvmlite import ir
 from llvmlite.ir import Value
-from numba import types
 from numba.core import cgutils
-from numba.core.base import BaseContext
-from numba.core.typing.templates import Signature
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from vfl.arrays import Bytes, Floats, Integers, Words
+from vfl.crypto import instructions
+from vfl.crypto.instructions import Written
 from vfl.crypto.lattice.parameters import DEGREE, ERROR_BITS
 from vfl.crypto.lattice.ring import BACK, HALF, TWIST
-from vfl.kernels import kernel
+from vfl.kernels import inlined, kernel
 
 LANES = 8
 RUN = 128  # points in rows one after another
@@ -58,7 +55,6 @@ _DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
 WORDS = ir.VectorType(_I64, LANES)
 _Complex: TypeAlias = tuple[Value, Value]
 _Offset: TypeAlias = Value | int | tuple[Value, int]
-Written = Callable[..., Any]  # an intrinsic
 
 
 def _twiddles(rows: int, points: int, of: int) -> Floats:
@@ -87,6 +83,7 @@ class Room(NamedTuple):
     tile: Floats  # RUN rows of it
     words: Words  # (2, DEGREE, LANES): products as words, and of pairs those of the upper limb
     seen: Integers  # by lane: the bits of the greatest distance; the greatest value; the least
+    places: Integers  # by lane: where its errors begin, and its values
     tables: tuple[Floats, Floats, Floats, Floats]  # twiddles of both passes; ring.BACK; ring.TWIST
 
     @classmethod
@@ -97,6 +94,7 @@ class Room(NamedTuple):
             aligned(RUN * ROW),
             aligned(2 * DEGREE * LANES).view(np.uint64),
             np.zeros(3 * LANES, np.int64),
+            np.zeros(2 * LANES, np.int64),
             (_FIRST, _SECOND, _BACK, _TWIST),
         )
 
@@ -247,6 +245,39 @@ class Writer:
             (self.plus(u, down, a), self.plus(v, down, c)),
         )
 
+    def each_eight_rows(
+        self,
+        drawn: Value,
+        values: Value,
+        places: Value,
+        seen: Value,
+        put: "Callable[[Value, list[Value], list[Value]], None]",
+    ) -> None:
+        """put(i, errors, values) of the rows i to i + 7 of a polynomial, by lane. `places`: where the
+        words of a lane begin that errors are drawn from, and its values."""
+        b = self.ir
+        begins = [[b.load(self.at(places, lane + k * LANES)) for k in (0, 1)] for lane in range(LANES)]
+        ends = [self.at(seen, k * LANES) for k in (1, 2)]
+        rooms = [cgutils.alloca_once_value(b, self.load(end, WORDS)) for end in ends]
+        with cgutils.for_range(b, self.whole(DEGREE // LANES)) as loop:
+            i = b.mul(loop.index, self.whole(LANES))
+            greatest, least = (b.load(room) for room in rooms)
+            errors, given = [], []
+            for of_drawn, of_values in begins:
+                word = self.load(self.at(drawn, of_drawn, i), WORDS)
+                value = self.load_words(self.at(values, of_values, i))
+                greatest = self.call("smax.v8i64", greatest, value)
+                least = self.call("smin.v8i64", least, value)
+                plus = self.call("ctpop.v8i64", b.and_(word, self.words(ERRORS)))
+                minus = self.call("ctpop.v8i64", b.and_(word, self.words(ERRORS << ERROR_BITS)))
+                errors.append(b.sub(plus, minus))
+                given.append(value)
+            put(i, errors, given)
+            for value, room in zip((greatest, least), rooms, strict=True):
+                b.store(value, room)
+        for room, end in zip(rooms, ends, strict=True):
+            self.store(b.load(room), end)
+
     def put_planes(
         self, row: Value, bits: Value, kept: Value | None, out: Value, plane: Value, at: Value
     ) -> None:
@@ -289,28 +320,11 @@ def placed(numbers: Sequence[int]) -> Value:
 def instruction(write: Callable[..., None]) -> Written:
     """An intrinsic for kernels: `write(writer, ...)` gets words, and addresses for arrays."""
 
-    def typed(typing: object, *kinds: types.Type) -> tuple[Signature, Callable[..., Value]]:
-        given = tuple(types.int64 if isinstance(kind, types.Integer) else kind for kind in kinds)
+    @functools.wraps(write)
+    def written(builder: ir.IRBuilder, *values: Value) -> None:
+        write(Writer(builder), *values)
 
-        def generate(
-            context: BaseContext, builder: ir.IRBuilder, signature: object, values: Sequence[Value]
-        ) -> Value:
-            write(
-                Writer(builder),
-                *(
-                    context.make_array(kind)(context, builder, value).data
-                    if isinstance(kind, types.Array)
-                    else value
-                    for kind, value in zip(given, values, strict=True)
-                ),
-            )
-            return context.get_dummy_value()
-
-        return types.void(*given), generate
-
-    # numba asks it how many arguments there are.
-    typed.__signature__ = inspect.signature(write)  # type: ignore[attr-defined]
-    return cast(Written, intrinsic(typed))
+    return instructions.instruction(written)
 
 
 @instruction
@@ -374,31 +388,17 @@ def _settle(
 
 @instruction
 def _addends(
-    w: Writer,
-    drawn: Value,
-    values: Value,
-    places: Value,
-    i: Value,
-    scale: Value,
-    words: Value,
-    seen: Value,
+    w: Writer, drawn: Value, values: Value, places: Value, scale: Value, words: Value, seen: Value
 ) -> None:
-    """Errors plus values times 2^scale in rows i to i + 7. `places`: where those of a lane begin."""
-    b, by, rows = w.ir, w.spread_word(scale), []
-    greatest, least = (w.load(w.at(seen, k * LANES), WORDS) for k in (1, 2))
-    for lane in range(LANES):
-        begins = [b.load(w.at(places, lane + k * LANES)) for k in (0, 1)]
-        word = w.load(w.at(drawn, begins[0], i), WORDS)
-        value = w.load_words(w.at(values, begins[1], i))
-        greatest = w.call("smax.v8i64", greatest, value)
-        least = w.call("smin.v8i64", least, value)
-        up = w.call("ctpop.v8i64", b.and_(word, w.words(ERRORS)))
-        down = w.call("ctpop.v8i64", b.and_(word, w.words(ERRORS << ERROR_BITS)))
-        rows.append(b.add(b.sub(up, down), b.shl(value, by)))
-    w.store(greatest, w.at(seen, LANES))
-    w.store(least, w.at(seen, 2 * LANES))
-    for k, row in enumerate(w.turned_around(rows)):
-        w.store(row, w.at(words, (i, LANES), k * LANES))
+    """Errors plus values times 2^scale. `places`: where those of a lane begin."""
+    by = w.spread_word(scale)
+
+    def put(i: Value, errors: Sequence[Value], given: Sequence[Value]) -> None:
+        rows = [w.ir.add(error, w.ir.shl(value, by)) for error, value in zip(errors, given, strict=True)]
+        for k, row in enumerate(w.turned_around(rows)):
+            w.store(row, w.at(words, (i, LANES), k * LANES))
+
+    w.each_eight_rows(drawn, values, places, seen, put)
 
 
 @instruction
@@ -473,7 +473,7 @@ _planes1, _planes2, _planes4 = (_planes(blocks) for blocks in (1, 2, 4))
 # ----------------------------------------------------------------------------------- the kernels
 
 
-@kernel
+@inlined
 def _second(buffer: Floats, c: int, table: Floats, tile: Floats) -> None:
     """What is left of a transform after its first pass, of the points c + 16 q as a tile's rows q."""
     at = c * (RUN + 1)
@@ -521,7 +521,7 @@ def add_hints(codes: Integers, first: int, public: Floats, sums: Floats, room: R
                     _gather3(room.tile, q, public, at, sums, k + k // RUN)
 
 
-@kernel
+@inlined
 def multiply(public: Floats, at: int, blocks: int, keys: Floats, out: Floats) -> None:
     """Products of a limb of so many polynomials, of which the first begins there, with the keys."""
     for k in range(HALF):
@@ -536,10 +536,11 @@ def multiply(public: Floats, at: int, blocks: int, keys: Floats, out: Floats) ->
             _product8(public, of, keys, row, out)
 
 
-@kernel
+@inlined
 def _pack(words: Words, blocks: int, bits: int, count: int, first: int, out: Bytes) -> None:
     """The words of vectors from number `first` on, in bytes (polynomials, of as words.pack)."""
-    plane, kept = DEGREE * count, min(LANES, count - first)
+    plane = DEGREE * count
+    kept = LANES if count - first > LANES else count - first
     for n in range(0, DEGREE, blocks):
         at = n * count + first
         if blocks == 1:
@@ -553,6 +554,8 @@ def _pack(words: Words, blocks: int, bits: int, count: int, first: int, out: Byt
 class Form(NamedTuple):
     """How words of vectors are made."""
 
+    vectors: int
+    rows: int
     scale_bits: int
     bits: int  # of a word in bytes, 48, 56 or 64; of half a pair's, 40 or 64
     blocks: int  # polynomials at once: one, or so many as fill the lanes with 1, 2 or 4 vectors
@@ -572,22 +575,21 @@ def encrypt(
     """Encrypt some rows.
 
     public: polynomials (number, 2, HALF), flat; keys: buffers of secrets, (groups, ROWS * ROW);
-    drawn: (number, count, DEGREE), flat; values: (count, rows) of 16 or 64 bits, from row `start` on.
+    drawn: (number, count, DEGREE), flat; values: (count, rows), flat, of 16 or 64 bits, from row `start`
+    on.
     """
-    number, (count, rows) = len(public) // BLOCK, values.shape
-    blocks = form.blocks
-    places = np.zeros(2 * LANES, np.int64)
-    flat, block = values.reshape(-1), DEGREE * count * form.bits // 8
+    number, count, rows = public.shape[0] // BLOCK, form.vectors, form.rows
+    blocks, places = form.blocks, room.places
+    block = DEGREE * count * form.bits // 8
     for number_of in range(0, number, blocks):
-        for group in range(len(keys)):
+        for group in range(keys.shape[0]):
             for lane in range(LANES):
                 part, v = lane * blocks // LANES, group * LANES + lane % (LANES // blocks)
                 if v >= count:
                     v = 0
                 places[lane] = ((number_of + part) * count + v) * DEGREE
                 places[LANES + lane] = v * rows + start + (number_of + part) * DEGREE
-            for i in range(0, DEGREE, LANES):
-                _addends(drawn, flat, places, i, form.scale_bits, room.words, room.seen)
+            _addends(drawn, values, places, form.scale_bits, room.words, room.seen)
             for limb in range(2):
                 at = number_of * BLOCK + limb * 2 * HALF
                 multiply(public, at, blocks, keys[group], room.buffer)

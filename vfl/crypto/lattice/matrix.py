@@ -571,7 +571,7 @@ def _add_values(codes: NDArray[np.integer], tile: Words, out: Words) -> None:
 
 @kernel
 def _combine(cells: Words, starts: Integers, at: Integers, weights: Integers, out: Words) -> None:
-    for o in range(len(out)):
+    for o in range(out.shape[0]):
         for j in range(starts[o], starts[o + 1]):
             weight = np.uint64(weights[j])
             for i in range(out.shape[1]):

@@ -105,30 +105,43 @@ def _ones(x: np.uint64) -> np.uint64:
     return x & np.uint64(0x7F)
 
 
-@kernel
-def _errors(drawn: NDArray[np.uint64]) -> NDArray[np.int64]:
+def _errors(drawn: Words) -> NDArray[np.int64]:
     out = np.empty(len(drawn), np.int64)
-    for i in range(len(drawn)):
-        out[i] = error(drawn[i])
+    _to_errors(drawn, out)
     return out
 
 
 @kernel
-def _ternary(drawn: NDArray[np.uint64]) -> NDArray[np.int8]:
+def _to_errors(drawn: Words, out: NDArray[np.int64]) -> None:
+    for i in range(drawn.shape[0]):
+        out[i] = error(drawn[i])
+
+
+def _ternary(drawn: Words) -> NDArray[np.int8]:
     out = np.empty(len(drawn), np.int8)
+    _to_ternary(drawn, out)
+    return out
+
+
+@kernel
+def _to_ternary(drawn: Words, out: NDArray[np.int8]) -> None:
     three = np.uint64(3)
-    for i in range(len(drawn)):
+    for i in range(drawn.shape[0]):
         # The high word of 3 x: 0, 1 or 2.
         low = ((drawn[i] & _LOW) * three) >> _THIRTY_TWO
         out[i] = np.int8(((drawn[i] >> _THIRTY_TWO) * three + low) >> _THIRTY_TWO) - np.int8(1)
+
+
+def _gaussian(drawn: Words, deviation: float) -> NDArray[np.int64]:
+    out = np.empty(len(drawn), np.int64)
+    _to_gaussian(drawn, deviation, out)
     return out
 
 
 @kernel
-def _gaussian(drawn: NDArray[np.uint64], deviation: float) -> NDArray[np.int64]:
-    out = np.empty(len(drawn), np.int64)
+def _to_gaussian(drawn: Words, deviation: float, out: NDArray[np.int64]) -> None:
     eleven = np.uint64(11)
-    for i in range(0, len(drawn), 2):
+    for i in range(0, drawn.shape[0], 2):
         uniform = (np.float64(drawn[i] >> eleven) + 1.0) * 2.0**-53
         radius = deviation * math.sqrt(-2.0 * _log(uniform))
         # A turn is cut into quarters: the angle from the middle of the nearest is exact before the pi.
@@ -141,7 +154,6 @@ def _gaussian(drawn: NDArray[np.uint64], deviation: float) -> NDArray[np.int64]:
             cosine, sine = -cosine, -sine
         out[i] = np.int64(np.rint(radius * cosine))
         out[i + 1] = np.int64(np.rint(radius * sine))
-    return out
 
 
 @inlined

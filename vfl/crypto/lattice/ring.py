@@ -116,30 +116,37 @@ def _low(word: np.int64) -> np.int64:
     return ((word + (1 << 31)) & 0xFFFFFFFF) - (1 << 31)
 
 
+@inlined
+def _times(real: float, imaginary: float, by: complex) -> complex:
+    """A product of complex numbers, which written as such takes longer to compile."""
+    return complex(real * by.real - imaginary * by.imag, real * by.imag + imaginary * by.real)
+
+
 @kernel
 def _twist64(words: NDArray[np.uint64], twist: Complexes, out: Complexes) -> None:
-    for p in range(len(words)):
+    for p in range(words.shape[0]):
         for i in range(HALF):
             x, y = np.int64(words[p, i]), np.int64(words[p, i + HALF])
             lx, ly = _low(x), _low(y)
             # x - lx may wrap at the top: the high limb is only defined modulo 2^32.
             hx, hy = (x - lx) >> 32, (y - ly) >> 32
-            out[p, 0, i] = complex(lx, ly) * twist[i]
-            out[p, 1, i] = complex(hx, hy) * twist[i]
+            out[p, 0, i] = _times(float(lx), float(ly), twist[i])
+            out[p, 1, i] = _times(float(hx), float(hy), twist[i])
 
 
 @kernel
 def _twist(numbers: Words, twist: Complexes, limbs: Limbs, out: Complexes) -> None:
-    for p in range(len(numbers)):
+    for p in range(numbers.shape[0]):
         for i in range(HALF):
             j, carry, carried = i + HALF, np.int64(0), np.int64(0)
             for limb in range(limbs.number):
                 first = limb * limbs.width
-                width = min(limbs.width, limbs.bits - first)
+                width = limbs.width if limbs.width < limbs.bits - first else limbs.bits - first
                 x = _digit(numbers[p, i, 0], numbers[p, i, 1], first, width) + carry
                 y = _digit(numbers[p, j, 0], numbers[p, j, 1], first, width) + carried
                 carry, carried = np.int64(x >= 1 << (width - 1)), np.int64(y >= 1 << (width - 1))
-                out[p, limb, i] = complex(x - (carry << width), y - (carried << width)) * twist[i]
+                x, y = x - (carry << width), y - (carried << width)
+                out[p, limb, i] = _times(float(x), float(y), twist[i])
 
 
 @inlined
@@ -157,9 +164,10 @@ def _digit(low: np.uint64, high: np.uint64, first: int, width: int) -> np.int64:
 @kernel
 def _settle64(products: Complexes, back: Complexes, out: NDArray[np.uint64]) -> float:
     worst = 0.0
-    for p in range(len(products)):
+    for p in range(products.shape[0]):
         for i in range(HALF):
-            low, high = products[p, 0, i] * back[i], products[p, 1, i] * back[i]
+            low = _times(products[p, 0, i].real, products[p, 0, i].imag, back[i])
+            high = _times(products[p, 1, i].real, products[p, 1, i].imag, back[i])
             a, b, c, d = np.rint(low.real), np.rint(high.real), np.rint(low.imag), np.rint(high.imag)
             worst = further(worst, low.real - a)
             worst = further(worst, high.real - b)
@@ -195,12 +203,12 @@ def _carry(limbs: Integers, cut: Limbs, out: Words) -> None:
 def _settle(products: Complexes, back: Complexes, limbs: Limbs, out: Words) -> float:
     worst = 0.0
     mask = np.uint64((1 << (limbs.bits - 64)) - 1)
-    for p in range(len(products)):
+    for p in range(products.shape[0]):
         for i in range(HALF):
             for part in range(2):
                 low, high = np.uint64(0), np.uint64(0)
                 for limb in range(limbs.number):
-                    product = products[p, limb, i] * back[i]
+                    product = _times(products[p, limb, i].real, products[p, limb, i].imag, back[i])
                     exact = product.imag if part else product.real
                     rounded = np.rint(exact)
                     worst = further(worst, exact - rounded)

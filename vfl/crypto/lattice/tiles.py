@@ -5,28 +5,25 @@ a cell of every column: these are the plain sums that the encryption asks for. A
 written has to be waited for, and of a few dozen bins one always was. So two columns are summed by their
 joint cells, a thousand of them with one addition for both, and told apart at the end.
 
-As in lanes.py instructions for vectors are written here, and numba looks only at this file.
+As in lanes.py instructions for vectors are written here.
 """
 
 # mypy: disallow-untyped-calls=False
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from llvmlite.ir import Value
-from numba import types
 from numba.core import cgutils
-from numba.core.base import BaseContext
-from numba.core.typing.templates import Signature
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from vfl.arrays import Bytes, Integers, Words
+from vfl.crypto.instructions import Written, instruction
 from vfl.crypto.lattice.lanes import LANES, aligned
 from vfl.crypto.lattice.parameters import HALF_WORD, MODULUS_BITS
-from vfl.kernels import kernel
+from vfl.kernels import inlined, kernel
 
 _TILE = 1 << 15  # words of a tile
 _MOST_JOINT = 1 << 16  # words of a pair's joint cells
@@ -51,38 +48,23 @@ def zeros(rows: int, width: int) -> Words:
     return aligned(rows * width).view(np.uint64).reshape(rows, width)
 
 
-def _adding(lanes: int, vectors: int = 1) -> Callable[..., Any]:
+def _adding(lanes: int, vectors: int = 1) -> Written:
     """Add rows of a tile, so many vectors of so many words, to the words that begin at these places."""
     kind = ir.VectorType(_I64, lanes)
 
-    def typed(
-        typing: object, tile: types.Type, places: types.Type, rows: types.Type, words: types.Type
-    ) -> tuple[Signature, Callable[..., Value]]:
-        def generate(
-            context: BaseContext, builder: ir.IRBuilder, signature: object, values: Sequence[Value]
-        ) -> Value:
-            source, at, target = (
-                context.make_array(kind)(context, builder, values[k]).data
-                for k, kind in ((0, tile), (1, places), (3, words))
-            )
-            width = ir.Constant(_I64, lanes * vectors)
-            with cgutils.for_range(builder, values[2]) as loop:
-                row = builder.gep(source, [builder.mul(loop.index, width)])
-                to = builder.gep(target, [builder.load(builder.gep(at, [loop.index]))])
-                for k in range(vectors):
-                    from_, into = (
-                        builder.bitcast(
-                            builder.gep(base, [ir.Constant(_I64, lanes * k)]), kind.as_pointer()
-                        )
-                        for base in (row, to)
-                    )
-                    total = builder.add(builder.load(into, align=8), builder.load(from_, align=8))
-                    builder.store(total, into, align=8)
-            return context.get_dummy_value()
+    @instruction
+    def add(b: ir.IRBuilder, tile: Value, places: Value, rows: Value, words: Value) -> None:
+        with cgutils.for_range(b, rows) as loop:
+            row = b.gep(tile, [b.mul(loop.index, ir.Constant(_I64, lanes * vectors))])
+            to = b.gep(words, [b.load(b.gep(places, [loop.index]))])
+            for k in range(vectors):
+                from_, into = (
+                    b.bitcast(b.gep(base, [ir.Constant(_I64, lanes * k)]), kind.as_pointer())
+                    for base in (row, to)
+                )
+                b.store(b.add(b.load(into, align=8), b.load(from_, align=8)), into, align=8)
 
-        return types.void(tile, places, types.int64, words), generate
-
-    return cast(Callable[..., Any], intrinsic(typed))
+    return add
 
 
 _add_2, _add_4, _add_8 = (_adding(lanes) for lanes in (2, 4, 8))
@@ -128,13 +110,26 @@ def pairs_of(columns: Sequence[tuple[int, int, int]], width: int, rows: int) -> 
     return Pairs(first, second, times, before, bins, cells)
 
 
-@kernel
 def add(codes: NDArray[np.integer], pairs: Pairs, start: int, tile: Words, joint: Words) -> None:
     """Add the rows of a tile, (rows, width), from `start` on of the codes, (columns, rows), to the joint
     cells, (cells, width)."""
     rows, width = tile.shape
     places = np.empty(rows, np.int64)
-    for p in range(len(pairs.first)):
+    _add(codes, pairs, start, tile.reshape(-1), width, places, joint.reshape(-1))
+
+
+@kernel
+def _add(
+    codes: NDArray[np.integer],
+    pairs: Pairs,
+    start: int,
+    tile: Words,
+    width: int,
+    places: Integers,
+    joint: Words,
+) -> None:
+    rows = places.shape[0]
+    for p in range(pairs.first.shape[0]):
         begin, times = pairs.begin[p] * width, pairs.times[p] * width
         # Cut, so that no place can be below 0: numba would look, and LLVM make no vectors of it.
         one = codes[pairs.first[p], start : start + rows]
@@ -142,12 +137,11 @@ def add(codes: NDArray[np.integer], pairs: Pairs, start: int, tile: Words, joint
         other = width if pairs.bins[p, 1] else 0
         for i in range(rows):
             places[i] = begin + np.int64(one[i]) * times + np.int64(two[i]) * other
-        _add_rows(tile.reshape(-1), places, width, joint.reshape(-1))
+        _add_rows(tile, places, rows, width, joint)
 
 
-@kernel
-def _add_rows(tile: Words, places: Integers, width: int, words: Words) -> None:
-    rows = len(places)
+@inlined
+def _add_rows(tile: Words, places: Integers, rows: int, width: int, words: Words) -> None:
     if width == 2:
         _add_2(tile, places, rows, words)
     elif width == 4:
@@ -164,20 +158,23 @@ def _add_rows(tile: Words, places: Integers, width: int, words: Words) -> None:
                 words[places[i] + v] += tile[i * width + v]
 
 
-@kernel
 def tell_apart(pairs: Pairs, joint: Words, sums: Words) -> None:
     """Add the joint cells, (cells, width), to those of each column, (cells, width)."""
-    width, flat, to = sums.shape[1], joint.reshape(-1), sums.reshape(-1)
-    for p in range(len(pairs.first)):
-        others = max(pairs.bins[p, 1], 1)
+    places = np.empty(len(joint), np.int64)
+    _tell_apart(pairs, joint.reshape(-1), sums.shape[1], places, sums.reshape(-1))
+
+
+@kernel
+def _tell_apart(pairs: Pairs, joint: Words, width: int, places: Integers, sums: Words) -> None:
+    for p in range(pairs.first.shape[0]):
+        others = pairs.bins[p, 1] if pairs.bins[p, 1] else 1
         cells = pairs.bins[p, 0] * others
-        own = flat[pairs.begin[p] * width :]
+        own = joint[pairs.begin[p] * width :]
         for which in range(2 if pairs.bins[p, 1] else 1):
-            places = np.empty(cells, np.int64)
             for cell in range(cells):
                 code = cell % others if which else cell // others
                 places[cell] = (pairs.cells[p, which] + code) * width
-            _add_rows(own, places, width, to)
+            _add_rows(own, places, cells, width, sums)
 
 
 def unpack(piece: Bytes, bits: int, count: int, first: int, tile: Words) -> None:
@@ -215,5 +212,5 @@ def _unpack(tops: NDArray[np.uint32], middles: NDArray[np.uint16], lows: Bytes, 
 
 @kernel
 def _unpack_halves(tops: NDArray[np.uint32], lows: Bytes, out: Words) -> None:
-    for i in range(len(tops)):
+    for i in range(tops.shape[0]):
         out[i] = np.uint64(tops[i]) << np.uint64(8) | np.uint64(lows[i])

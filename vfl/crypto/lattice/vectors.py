@@ -309,7 +309,7 @@ def _run(key: _Key, public: PublicRows, numbers: range, values: Values, start: i
 
     count, p = len(values), key.parameters
     size = DEGREE * (2 * count if p.pairs else count) * bits // 8
-    encrypt = pairs.encrypt if p.pairs else lanes.encrypt
+    encrypt, flat = pairs.encrypt if p.pairs else lanes.encrypt, values.reshape(-1)
     room = _OWN.room = _OWN.room or lanes.Room.new()
     room.seen[:] = 0
     made = BytesIO(bytes(len(numbers) * size))
@@ -322,9 +322,9 @@ def _run(key: _Key, public: PublicRows, numbers: range, values: Values, start: i
             public.flat(own),
             key.lanes(together),
             stream.read(len(own) * count * DEGREE, _OWN.drawn_room(len(own) * count * DEGREE)),
-            values,
+            flat,
             start + done * DEGREE,
-            lanes.Form(p.scale_bits, bits, together),
+            lanes.Form(count, values.shape[1], p.scale_bits, bits, together),
             out[done * size : (done + len(own)) * size],
             room,
         )

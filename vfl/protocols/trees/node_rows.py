@@ -168,7 +168,8 @@ def learn(
             continue
         below = nodes[place - 1]
         if before >= 0:
-            above = max(levels[below + 1] - levels[before + 1], 0)
+            above = levels[below + 1] - levels[before + 1]
+            above = above if above > 0 else 0
             if before + 1 != (below + 1) >> above:
                 wrong |= 2
             if is_drawn != drawn[i]:
