@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from http import HTTPStatus
-from typing import Any, ParamSpec, Protocol, TypeVar, cast
+from typing import ParamSpec, Protocol, TypeVar, cast
 
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.connection import Connection
@@ -83,9 +83,10 @@ class BoundedConnection(Connection, asyncio.BufferedProtocol):
     _rest = b""  # what had arrived behind the last frame that the parser has found by itself
     _goes_in = False  # what arrives is put into the message at once
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._large: deque[memoryview] = deque()  # messages
+        # Not ServerConnection's, which starts a handler.
+        Connection.connection_made(self, transport)
 
     @property
     def is_open(self) -> bool:
@@ -313,8 +314,7 @@ class SecuredConnection(BoundedConnection):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         if isinstance(transport, TlsTransport):
-            # Not ServerConnection's, which starts a handler.
-            Connection.connection_made(self, transport)
+            super().connection_made(transport)
             return
         line = cast(asyncio.Transport, transport)
         self.transport = TlsTransport(line, self._context, self, self._hostname)

@@ -18,7 +18,7 @@ import ssl
 import threading
 from collections import deque
 from collections.abc import Iterable
-from typing import Any, cast
+from typing import cast
 
 _READ = 512 * 1024  # bytes at once of the line: calls cost more than what they move
 _WRITTEN = 256 * 1024  # and to it
@@ -74,7 +74,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         line.set_write_buffer_limits(high=0)  # so that it says when it has not taken all
         self._shake_hands()
 
-    def get_extra_info(self, name: str, default: Any = None) -> Any:
+    def get_extra_info(self, name: str, default: object = None) -> object:
         return self._tls if name == "ssl_object" else self._line.get_extra_info(name, default)
 
     # --- The handshake ---
