@@ -10,6 +10,7 @@ from typing import ClassVar
 from unittest import mock
 
 import msgspec
+import numpy as np
 import pytest
 from ends import call, made_in, registry
 from traced import traced
@@ -263,19 +264,56 @@ class Several(Message, frozen=True):
     limit: ClassVar[int] = 4 * MIB
 
 
+class SomeDefault(Message, frozen=True, omit_defaults=True):
+    right: bytes = b""
+    left: bytes = b""
+    limit: ClassVar[int] = 4 * MIB
+
+
+class Wide(Message, frozen=True):
+    """A message of more fields than have a mark of their own."""
+
+    a: bytes
+    b: bytes
+    c: bytes
+    d: bytes
+    e: bytes
+    f: bytes
+    g: bytes
+    h: bytes
+    i: bytes
+    j: bytes
+    k: bytes
+    m: bytes
+    n: bytes
+    o: bytes
+    p: bytes
+    q: bytes
+    limit: ClassVar[int] = 4 * MIB
+
+
 @pytest.mark.parametrize("size", [0, 100, LONG - 100, LONG, MIB])
 def test_a_frame_is_its_head_and_what_msgspec_makes(size: int) -> None:
     data = random.Random(size).randbytes(size)
-    for sent in (Vectors(data), VectorSums(memoryview(data), 1.5), Several([data, data, b"x"])):
+    words = memoryview(np.frombuffer(data[: size // 8 * 8], np.uint64))
+    for sent in (
+        Vectors(data),
+        Vectors(words),
+        VectorSums(memoryview(data), 1.5),
+        Several([data, data, b"x"]),
+        SomeDefault(left=data),
+        Wide(data, *[b""] * 15),
+    ):
         alone = msgspec.msgpack.encode((type(sent).__name__, sent))
         assert wire.encode(sent) == alone
         found = wire.encode_behind(b"head", sent)
         assert found == b"head" + alone
         assert isinstance(found, bytes) or found.readonly
-        read = wire.decode(found[4:], [type(sent)])
-        assert read == sent
-        with pytest.raises(ValueError, match=r"Several of .* over its"):
-            wire.encode_behind(b"head", Several([bytes(2 * MIB)] * 2))
+        assert wire.encode(wire.decode(found[4:], [type(sent)])) == alone
+    with pytest.raises(ValueError, match=r"Vectors of 16,777,2.. bytes, over its 16,777,216"):
+        wire.encode_behind(b"head", Vectors(bytes(16 * MIB)))
+    with pytest.raises(ValueError, match=r"Several of .* over its"):
+        wire.encode_behind(b"head", Several([bytes(2 * MIB)] * 2))
 
 
 def test_a_long_message_takes_hardly_more_memory_than_the_frames_at_both_ends(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ A message is a frozen struct whose docstring says who sends it to whom and what 
 the pair (name of its type, body). Nothing is ever unpickled.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
@@ -52,6 +52,9 @@ class _Tagged(msgspec.Struct, frozen=True, array_like=True):
     body: msgspec.Raw
 
 
+# MessagePack's marks of a map of a few fields, and of bytes whose length has four.
+_MAP, _FEW, _BYTES = 0x80, 15, b"\xc6"
+
 # What msgspec raises on hostile bytes: of text that is not UTF-8 and of deep nesting, Python's own.
 _UNDECODABLE = (msgspec.MsgspecError, UnicodeDecodeError, RecursionError, MemoryError)
 
@@ -71,18 +74,46 @@ def digest_of(payload: Octets) -> bytes:
 
 def encode(message: Message) -> bytes:
     """The bytes of a message. Raises ValueError when it is over its own limit (a local bug)."""
-    kind = type(message)
-    encoded = _encoder.encode((kind.__name__, message))  # at once: nothing of it is copied twice
-    size = len(encoded) - len(_encoder.encode((kind.__name__,)))
-    if size > kind.limit:
-        raise ValueError(f"{kind.__name__} of {size:,} bytes, over its {kind.limit:,}")
+    encoded = _encoder.encode((type(message).__name__, message))  # at once: nothing is copied twice
+    _check_size(message, len(encoded))
     return encoded
 
 
 def encode_behind(head: bytes, message: Message) -> Octets:
     """The bytes of a message behind those of a head. Raises ValueError as `encode` does."""
-    encoded = head + encode(message)  # msgspec would leave half as much room behind what it adds
-    return encoded if len(encoded) < LONG else memoryview(encoded)
+    kind = type(message)
+    fits = len(kind.__struct_fields__) <= _FEW and not kind.__struct_config__.omit_defaults
+    if fits and any(_is_long(getattr(message, name)) for name in kind.__struct_fields__):
+        frame = b"".join((head, *_parts_of(message)))
+        _check_size(message, len(frame) - len(head))
+    else:
+        frame = head + encode(message)
+    return frame if len(frame) < LONG else memoryview(frame)
+
+
+def _parts_of(message: Message) -> Iterator[Octets]:
+    """What `encode` makes of a message, in parts: its long fields are copied once, to where they go."""
+    fields = message.__struct_fields__
+    yield _encoder.encode((type(message).__name__, {}))[:-1] + bytes([_MAP | len(fields)])
+    for name, field in zip(message.__struct_encode_fields__, fields, strict=True):
+        value = getattr(message, field)
+        yield _encoder.encode(name)
+        if _is_long(value):
+            yield _BYTES + memoryview(value).nbytes.to_bytes(4, "big")
+            yield value
+        else:
+            yield _encoder.encode(value)
+
+
+def _is_long(value: object) -> bool:
+    return isinstance(value, bytes | memoryview) and memoryview(value).nbytes >= LONG
+
+
+def _check_size(message: Message, encoded: int) -> None:
+    kind = type(message)
+    size = encoded - len(_encoder.encode((kind.__name__,)))
+    if size > kind.limit:
+        raise ValueError(f"{kind.__name__} of {size:,} bytes, over its {kind.limit:,}")
 
 
 def decode(data: Octets, kinds: Sequence[type[Message]]) -> Message:
