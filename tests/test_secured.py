@@ -174,6 +174,79 @@ def test_a_close_comes_after_all_that_was_written(ends: Ends) -> None:
     asyncio.run(run())
 
 
+@pytest.mark.parametrize("size", [1500, 100 * KIB, 3 * MIB])
+@pytest.mark.parametrize("pauses", [False, True], ids=["at once", "paused"])
+def test_a_close_before_all_is_read_costs_nothing_of_what_was_written(
+    ends: Ends, size: int, pauses: bool
+) -> None:
+    last = random.Random(size).randbytes(MIB)
+
+    class Closing(End):
+        def buffer_updated(self, nbytes: int) -> None:
+            super().buffer_updated(nbytes)
+            if pauses:
+                self.tls.pause_reading()
+            self.tls.write(last)
+            self.tls.close()
+
+    async def run() -> None:
+        async with pair(ends, room=1000) as (here, there):
+            there.__class__ = Closing
+            here.tls.write(bytes(size))  # more than is read
+            await until(lambda: "lost" in here.told and "lost" in there.told)
+            assert here.got == last
+            assert len(there.got) == 1000
+            assert here.error is there.error is None
+            assert "end" in here.told and "end" not in there.told
+
+    asyncio.run(run())
+
+
+def test_a_connection_that_is_lost_can_be_ended_in_any_way_once_more(ends: Ends) -> None:
+    async def run() -> None:
+        async with pair(ends) as (here, there):
+            there.tls.write(bytes(3 * MIB))  # so that its line is full, and closes once it is not
+            here.tls.close()
+            await until(lambda: "lost" in here.told and "lost" in there.told)
+            for end in (here, there):
+                end.tls.pause_reading()
+                end.tls.write(b"more")
+                end.tls.close()
+                end.tls.resume_reading()
+                end.tls.abort()
+            await asyncio.sleep(0)
+            assert [end.told.count("lost") for end in (here, there)] == [1, 1]
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("paused", [False, True], ids=["as it comes", "paused"])
+def test_an_error_of_the_connection_ends_it(ends: Ends, paused: bool) -> None:
+    class Failing(End):
+        def buffer_updated(self, nbytes: int) -> None:
+            super().buffer_updated(nbytes)
+            if paused and len(self.got) == 1000:
+                self.tls.pause_reading()
+            else:
+                raise KeyError("no room")
+
+    async def run() -> None:
+        said: list[dict[str, object]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, one: said.append(one))
+        async with pair(ends, room=1000) as (here, there):
+            there.__class__ = Failing
+            here.tls.write(bytes(5000))
+            if paused:
+                await until(lambda: len(there.got) == 1000)
+                there.tls.resume_reading()
+            await until(lambda: "lost" in here.told and "lost" in there.told)
+            assert isinstance(there.error, KeyError)
+            assert len(there.got) == (2000 if paused else 1000)
+            assert [one["exception"] for one in said] == [there.error]
+
+    asyncio.run(run())
+
+
 def test_who_closes_passes_over_what_still_comes_and_waits_no_longer_than_it_says(
     ends: Ends, monkeypatch: pytest.MonkeyPatch
 ) -> None:

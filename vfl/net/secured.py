@@ -201,7 +201,15 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         if self._pauses_reading:
             self._pauses_reading = False
             self._line.resume_reading()
-            self._loop.call_soon(self._decrypt)
+            self._loop.call_soon(self._read_on)
+
+    def _read_on(self) -> None:
+        try:
+            self._decrypt()
+        except Exception as error:
+            self._error = self._error or error
+            self.abort()  # as the line itself does for an error of what it calls
+            raise
 
     # --- What is written ---
 
@@ -293,6 +301,9 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
             return
         self._said_so = True
         try:
+            # TLS takes what it has not read by then for an error, which would cost what was written.
+            while self._fill(_scratch.view)[1]:
+                pass
             self._tls.unwrap()
         except _WANTS:
             self._flush()
@@ -307,4 +318,5 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def abort(self) -> None:
         self._closing = True
-        self._line.abort()
+        if self._connection is not None:  # else the line has gone, and cannot be told to
+            self._line.abort()
