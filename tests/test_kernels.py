@@ -1,6 +1,7 @@
 """Kernels are compiled whether or not there is a folder for what was compiled."""
 
 import dis
+import gc
 import importlib
 import os
 import pkgutil
@@ -170,3 +171,24 @@ def test_a_kernel_is_compiled_where_its_lock_cannot_be_had(tmp_path, monkeypatch
     monkeypatch.setattr(kernels, "_PATIENCE", 0.05)
     with kernels._alone(tmp_path / "x.lock"), kernels._alone(tmp_path / "x.lock"):
         pass
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system forks no processes")
+def test_the_collector_is_on_again_after_compiling():
+    """After an error, within what is compiled for something else, and in a process that was forked
+    meanwhile."""
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError), kernels._uncollected(), kernels._uncollected():
+        assert not gc.isenabled()
+        if not (pid := os.fork()):
+            os._exit(gc.isenabled())
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+        raise ZeroDivisionError
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with kernels._uncollected():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

@@ -41,8 +41,8 @@ class _Teller:
         self._said = True
         if event.data["dispatcher"].stats.cache_path is None:
             self._say(
-                "compiling for this machine, some 10 s, at every start: set NUMBA_CACHE_DIR to a folder "
+                "compiling for this machine, some 5 s, at every start: set NUMBA_CACHE_DIR to a folder "
                 "that this user may write, and it is once"
             )
         else:
-            self._say("compiling for this machine what was not needed before, some 10 s")
+            self._say("compiling for this machine what was not needed before, some 5 s")

@@ -306,7 +306,7 @@ class SecuredConnection(BoundedConnection):
     """A connection that says nothing on its line but over TLS."""
 
     _context: ssl.SSLContext
-    _hostname: str | None  # of the other end; None where it has dialled
+    _hostname: str | None  # in the other end's certificate; None where that end has dialled
 
     def secure_by(self, context: ssl.SSLContext, hostname: str | None) -> None:
         """Say over which TLS, before there is a line."""

@@ -98,7 +98,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def _fail(self, error: Exception) -> None:
         """End it for an error, of which TLS may have something to say to the other end."""
-        self._error = self._error or error
+        self._error = self._error or error.with_traceback(None)  # which would keep all of it
         self._flush()
         self.abort()
 
