@@ -270,6 +270,14 @@ class SomeDefault(Message, frozen=True, omit_defaults=True):
     limit: ClassVar[int] = 4 * MIB
 
 
+class SomeUnset(Message, frozen=True):
+    """As an offer, whose job file may be long."""
+
+    job: bytes
+    query: bytes | msgspec.UnsetType = msgspec.UNSET
+    limit: ClassVar[int] = 4 * MIB
+
+
 class Wide(Message, frozen=True):
     """A message of more fields than have a mark of their own."""
 
@@ -302,6 +310,8 @@ def test_a_frame_is_its_head_and_what_msgspec_makes(size: int) -> None:
         VectorSums(memoryview(data), 1.5),
         Several([data, data, b"x"]),
         SomeDefault(left=data),
+        SomeUnset(data),
+        SomeUnset(data, b"query"),
         Wide(data, *[b""] * 15),
     ):
         alone = msgspec.msgpack.encode((type(sent).__name__, sent))

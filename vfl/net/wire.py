@@ -82,8 +82,11 @@ def encode(message: Message) -> bytes:
 def encode_behind(head: bytes, message: Message) -> Octets:
     """The bytes of a message behind those of a head. Raises ValueError as `encode` does."""
     kind = type(message)
-    fits = len(kind.__struct_fields__) <= _FEW and not kind.__struct_config__.omit_defaults
-    if fits and any(_is_long(getattr(message, name)) for name in kind.__struct_fields__):
+    values = [getattr(message, name) for name in kind.__struct_fields__]
+    has_all = not kind.__struct_config__.omit_defaults and not any(
+        one is msgspec.UNSET for one in values
+    )
+    if has_all and len(values) <= _FEW and any(map(_is_long, values)):
         frame = b"".join((head, *_parts_of(message)))
         _check_size(message, len(frame) - len(head))
     else:
