@@ -220,6 +220,40 @@ def test_a_connection_that_is_lost_can_be_ended_in_any_way_once_more(ends: Ends)
     asyncio.run(run())
 
 
+def test_a_line_that_is_ended_as_it_takes_more_is_lost_once(ends: Ends) -> None:
+    class Ending(End):
+        def resume_writing(self) -> None:
+            super().resume_writing()
+            self.tls.abort()
+
+    async def run() -> None:
+        said: list[dict[str, object]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, one: said.append(one))
+        async with pair(ends) as (here, there):
+            here.__class__ = Ending
+            here.tls.write(bytes(3 * MIB))
+            await until(lambda: "lost" in here.told and "lost" in there.told)
+            await asyncio.sleep(0)
+            assert here.told == ["made", "pause", "resume", "lost"]
+        assert not said
+
+    asyncio.run(run())
+
+
+def test_a_line_that_breaks_gets_no_more(ends: Ends, caplog: pytest.LogCaptureFixture) -> None:
+    async def run() -> None:
+        async with pair(ends) as (here, there):
+            here.tls._line.pause_reading()  # so that it hears by writing
+            there.tls.abort()
+            await until(lambda: "lost" in there.told)
+            here.tls.write(bytes(16 * MIB))
+            await until(lambda: "lost" in here.told)
+            assert isinstance(here.error, OSError)
+
+    asyncio.run(run())
+    assert not caplog.records
+
+
 @pytest.mark.parametrize("paused", [False, True], ids=["as it comes", "paused"])
 def test_an_error_of_the_connection_ends_it(ends: Ends, paused: bool) -> None:
     class Failing(End):

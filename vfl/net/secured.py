@@ -230,7 +230,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         """Encrypt what is written, as long as the line takes it."""
         written = self._written
         try:
-            while written and not self._line_is_full:
+            while written and not self._line_is_full and not self._line.is_closing():
                 part = written.popleft()
                 count = self._tls.write(part)
                 if count < len(part):
@@ -254,8 +254,12 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._line_is_full = False
-        self._flush()
-        self._encrypt()
+        self._loop.call_soon(self._write_on)  # a line that is ended within this would be lost twice
+
+    def _write_on(self) -> None:
+        if self._connection is not None:
+            self._flush()
+            self._encrypt()
 
     def _tell_to_pause(self) -> None:
         connection, size = self._connection, self.get_write_buffer_size()
