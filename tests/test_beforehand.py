@@ -75,7 +75,7 @@ def test_a_full_disk_keeps_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(beforehand, "compile_beforehand", compile_one)
     done = _doctor()
     before, after = done.stderr.splitlines()[:2]
-    assert before == "compiling for this machine what was not needed before, some 20 s of a core"
+    assert before == "compiling for this machine what was not needed before, some 25 s of a core"
     reason = r"/.*/cache/\S+: No space left on device: make room there, or set NUMBA_CACHE_DIR to .*"
     assert re.fullmatch(f"what is compiled cannot be kept for the next start: {reason}", after)
     (line,) = [line for line in done.stdout.splitlines() if "kernels: " in line]

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 _MLFLOW = "vfl.mlflow"  # the option's value in the command's context
 _COLUMNS = "vfl.host_columns"
 _MOST_COLUMNS = 10_000
-_COMPILING = "some 20 s of a core"  # see benchmarks/README.md
+_COMPILING = "some 25 s of a core"  # see benchmarks/README.md
 
 
 @main.command()
