@@ -102,3 +102,24 @@ def test_nothing_is_compiled_for_what_hashlib_has_done_sooner(monkeypatch, at_ha
         assert sum(called) == len(ids)
     else:
         assert not called and found.tobytes() == by_hashlib(ids, None, len(ids), **named)
+
+
+@pytest.mark.parametrize("other", [b"", bytes(129)], ids=["an empty one", "one beyond a block"])
+def test_the_kernel_that_is_due_has_to_be_at_hand(monkeypatch, other):
+    """One message of many may be what makes another kernel due, which takes seconds to compile."""
+    monkeypatch.setattr(module, "is_at_hand", lambda kernel: kernel is blake2b.digest_blocks)
+    monkeypatch.setattr(module, "_digests", lambda *given: pytest.fail("compiled"))
+    ids = [other, *(b"%d" % i for i in range(module.FEW))]
+    named = {"domain": b"test", "key": b"", "prefix": b"", "size": 32}
+    assert digests(ids, **named).tobytes() == by_hashlib(ids, None, len(ids), **named)
+
+
+def test_rows_that_cannot_be_written_to_need_no_kernel_of_their_own(monkeypatch):
+    monkeypatch.setattr(module, "FEW", 0)
+    monkeypatch.setattr(module, "MANY", 0)
+    made = blake2b.digest_blocks.compiled()
+    rows = np.arange(64, dtype=np.uint8).reshape(2, 32)
+    found, kinds = digests(rows=rows, domain=b"test"), len(made.overloads)
+    rows.flags.writeable = False
+    assert np.array_equal(digests(rows=rows, domain=b"test"), found)
+    assert len(made.overloads) == kinds

@@ -87,7 +87,7 @@ def test_compiling_is_said_once():
             assert numba.njit(added)(1) == 2
     (line,) = said
     assert line == (
-        "compiling for this machine, some seconds, at every start anew: "
+        "compiling for this machine, some 5 s, at every start anew: "
         "set NUMBA_CACHE_DIR to a folder that this user may write"
     )
     numba.njit(added)(1.0)
@@ -102,7 +102,7 @@ def test_compiling_into_a_cache_is_said_too(tmp_path, monkeypatch):
         with announce_compiling(said.append):
             assert numba.njit(cache=True)(doubled)(2) == 4
         assert len(said) == lines
-    assert said == ["compiling for this machine what was not needed before, some seconds"]
+    assert said == ["compiling for this machine what was not needed before, some 5 s"]
 
 
 def doubled(cell):

@@ -123,6 +123,24 @@ def test_what_a_process_has_kept_is_at_hand(module, monkeypatch):
     assert alone.twice(4) == 8 and kernels.is_at_hand(alone.twice)
 
 
+def test_what_is_kept_of_another_source_is_not_at_hand(module):
+    assert module(2).twice(4) == 8
+    changed = module(3)
+    assert not kernels.is_at_hand(changed.twice)
+    assert changed.twice(4) == 12 and kernels.is_at_hand(changed.twice)
+    assert kernels.is_at_hand(module(3).twice)
+
+
+@pytest.mark.parametrize("spoil", [_cut, _emptied, _zeros, _other_version, _a_folder])
+def test_what_a_spoilt_index_names_is_not_at_hand(module, tmp_path, spoil):
+    assert module().twice(4) == 8
+    (file,) = _files(tmp_path / "cache", ".nbi")
+    spoil(file)
+    again = module()
+    assert not kernels.is_at_hand(again.twice)
+    assert again.twice(4) == 8 and kernels.is_at_hand(again.twice)
+
+
 def test_a_kernel_that_it_calls_has_changed_in_another_module(tmp_path, monkeypatch):
     """numba itself looks at the caller's file alone, whose machine code has the other's in it."""
     monkeypatch.setattr(numba.config, "CACHE_DIR", str(tmp_path / "cache"))

@@ -1,6 +1,7 @@
 """Kernels are compiled whether or not there is a folder for what was compiled."""
 
 import dis
+import gc
 import importlib
 import os
 import pkgutil
@@ -189,3 +190,24 @@ def test_a_hint_in_a_file_needs_no_kernel_of_its_own():
         assert reals.flags.writeable == writeable
     assert found[0].any() and np.array_equal(*found)
     assert len(products._multiply.compiled().overloads) == 1
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="the system forks no processes")
+def test_the_collector_is_on_again_after_compiling():
+    """After an error, within what is compiled for something else, and in a process that was forked
+    meanwhile."""
+    assert gc.isenabled()
+    with pytest.raises(ZeroDivisionError), kernels._uncollected(), kernels._uncollected():
+        assert not gc.isenabled()
+        if not (pid := os.fork()):
+            os._exit(gc.isenabled())
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 1
+        raise ZeroDivisionError
+    assert gc.isenabled()
+    gc.disable()
+    try:
+        with kernels._uncollected():
+            pass
+        assert not gc.isenabled()
+    finally:
+        gc.enable()

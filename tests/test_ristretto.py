@@ -233,6 +233,16 @@ def test_the_layout_is_for_what_the_compiler_may_use(features, expected):
     assert ran.stdout.strip() == str(expected and expected.name)
 
 
+# Of machine code: what makes a scalar or flags of a vector or of a mask, takes addresses from a vector,
+# or passes over what a mask leaves out; and divisions.
+FROM_VECTORS = re.compile(
+    r"^\s+(kmov|kortest|ktest|v?p?movmsk|v?p?test[bwdqp]*\s.*[xyz]mm|v?pextr"
+    r"|v?mov[dq]\s+%[xyz]mm\d+, %[er]|v?u?comis|v?cvtt?s[sd]2|v?pcompress|v?pexpand|\w*gather|\w*scatter"
+    r"|v?p?maskmov|.*\(.*\{%k|i?div[bwlq])",
+    re.MULTILINE,
+)
+
+
 @each_layout
 def test_no_secret_leaves_the_vectors(layout):
     # Branches and addresses take scalars. Points, scalars and table entries are loaded as vectors only;
@@ -249,7 +259,8 @@ def test_no_secret_leaves_the_vectors(layout):
             kernel.compiled().py_func
         )  # what comes from the cache shows no code
         fresh.compile((kind, *arguments))
-        (code,) = fresh.inspect_llvm().values()
+        (code,), (machine,) = fresh.inspect_llvm().values(), fresh.inspect_asm().values()
+        assert not FROM_VECTORS.search(machine)
         assert not re.search(r"extractelement|vector\.reduce|ptrmask|@llvm\.masked", code)
         assert not re.search(r"bitcast <[^>]*> [^ ]* to (i\d+|double|float|ptr)\b", code)
         functions = {

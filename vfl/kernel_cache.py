@@ -61,9 +61,13 @@ def guard(made: Cached) -> None:
 
 
 def holds_any(made: Cached) -> bool:
-    """Whether the folder has anything of a function, which guard may have been told of or not."""
+    """Whether the folder has anything of a function as it is now, which guard may have been told of or
+    not."""
     files = getattr(made._cache, "_cache_file", None)
-    return isinstance(files, _Checked) and files.index.exists()
+    try:
+        return isinstance(files, _Checked) and files.holds_any()
+    except Exception:  # as in reading an entry; then it is compiled anew
+        return False
 
 
 @contextlib.contextmanager
@@ -100,8 +104,12 @@ class _Checked:
     """
 
     def __init__(self, files: Any) -> None:
-        self._files, self.index = files, Path(files._index_path)
+        self._files = files
         self.flush = files.flush
+
+    def holds_any(self) -> bool:
+        """Whether the index names an entry of this source. Raises what reading it raises."""
+        return bool(self._files._load_index())
 
     def load(self, key: object) -> object:
         """The entry, None if there is none. Raises _Spoilt, or what reading it raises."""

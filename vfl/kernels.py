@@ -28,6 +28,7 @@ _IMPATIENT = threading.Event()  # a process did not get done: it was stopped, or
 _PATIENCE = 60.0  # seconds for another process that compiles the same kernel, which takes a few
 _PAUSE = 0.02  # seconds between two looks whether it has
 _awaiting: list[Callable[[], None]] = []
+_is_collector_off = False  # while something is compiled
 
 
 def kernel(function: F) -> F:
@@ -196,13 +197,28 @@ def _compile_in_turn(made: _Compiler, path: Path) -> None:
 def _uncollected() -> Iterator[None]:
     """Without the collector of garbage: a compiler makes so much of it that a tenth of its time would go
     into looking through all that the process has."""
-    was_enabled = gc.isenabled()
+    global _is_collector_off
+    if not gc.isenabled():
+        yield
+        return
+    _is_collector_off = True
     gc.disable()
     try:
         yield
     finally:
-        if was_enabled:
-            gc.enable()
+        _collect_again()
+
+
+def _collect_again() -> None:
+    global _is_collector_off
+    if _is_collector_off:
+        _is_collector_off = False
+        gc.enable()
+
+
+if hasattr(os, "register_at_fork"):
+    # The thread that compiles is not in the process that another one forks meanwhile.
+    os.register_at_fork(after_in_child=_collect_again)
 
 
 @contextlib.contextmanager

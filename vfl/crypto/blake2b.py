@@ -3,25 +3,20 @@
 For messages that end within one block of 128 bytes after what all begin with: nearly all that are hashed
 by the million here. The rounds are emitted as vector code of LLVM, which makes of it what the processor
 at hand has (with AVX-512 a third of the time of one message after the other, or less). The kernel is
-compiled at its first use and cached by numba, which looks only at this file to see whether a cached one
-is still good. So all that makes it is in this file.
+compiled at its first use and cached.
 """
 
 # mypy: disallow-untyped-calls=False
 
-from collections.abc import Callable
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
-from numba import types
 from numba.core import cgutils
-from numba.core.base import BaseContext
-from numba.core.typing.templates import Signature
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from vfl.arrays import Bytes, Words
+from vfl.crypto.instructions import instruction
 from vfl.kernels import kernel
 
 LANES = 8
@@ -72,7 +67,8 @@ def _splat(number: int) -> ir.Value:
     return ir.Constant(_VECTOR, [number] * LANES)
 
 
-def _emit_rounds(
+@instruction
+def _rounds(
     builder: ir.IRBuilder, state: ir.Value, words: ir.Value, ends: ir.Value, last: ir.Value
 ) -> None:
     """F of RFC 7693 (section 3.2), in place: `words` holds the 16 of each message as vectors, and is
@@ -122,25 +118,6 @@ def _emit_rounds(
     v = [builder.load(room) for room in rooms]
     for k in range(8):
         builder.store(builder.xor(begun[k], builder.xor(v[k], v[k + 8])), place(vectors, k), align=8)
-
-
-def _typed_rounds(
-    typing: object, state: types.Array, words: types.Array, ends: types.Array, last: types.Integer
-) -> tuple[Signature, Callable[..., ir.Value]]:
-    def generate(
-        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: list[ir.Value]
-    ) -> ir.Value:
-        of_state, of_words, of_ends = (
-            context.make_array(kind)(context, builder, value).data
-            for kind, value in zip(signature.args[:3], arguments[:3], strict=True)
-        )
-        _emit_rounds(builder, of_state, of_words, of_ends, arguments[3])
-        return context.get_dummy_value()
-
-    return types.void(state, words, ends, types.int64), generate
-
-
-_rounds = cast(Callable[[Words, Words, Words, int], None], intrinsic(_typed_rounds))
 
 
 class _Room(NamedTuple):

@@ -8,6 +8,7 @@ for a compiler.
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,40 +73,67 @@ def digests(
     count = len(ids) if ids is not None else len(rows) if rows is not None else 0
     if rows is not None and len(rows) != count:
         raise ValueError("one row for each id is due")
-    if count < FEW or (count < MANY and not _at_hand()):
-        out = np.empty((count, size), np.uint8)
-        begun = hashlib.blake2b(prefix, digest_size=size, person=domain, salt=salt, key=key)
-        _by_hashlib(ids, rows, begun, out)
-        return out
-    # The parameter block (RFC 7693, section 2.5); a key is a block of its own before the message.
-    parameters = bytes([size, len(key), 1, 1]).ljust(32, b"\0") + salt.ljust(16, b"\0")
-    parameters += domain.ljust(16, b"\0")
-    state = _IV ^ np.frombuffer(parameters, np.uint64)
+    # A key is a block of its own before the message.
     first = (key.ljust(_BLOCK, b"\0") if key else b"") + prefix
-    return _by_kernels(ids, rows, state, first, size)
+    if count >= FEW:
+        messages = _Messages.of(ids, rows, first)
+        if count >= MANY or messages.kernel_at_hand:
+            # The parameter block: RFC 7693, section 2.5.
+            parameters = bytes([size, len(key), 1, 1]).ljust(32, b"\0") + salt.ljust(16, b"\0")
+            parameters += domain.ljust(16, b"\0")
+            return _by_kernels(messages, _IV ^ np.frombuffer(parameters, np.uint64), first, size)
+    out = np.empty((count, size), np.uint8)
+    begun = hashlib.blake2b(prefix, digest_size=size, person=domain, salt=salt, key=key)
+    _by_hashlib(ids, rows, begun, out)
+    return out
 
 
 def compile_kernels() -> None:
-    """Compile what hashes many messages."""
-    _by_kernels([b""], np.zeros((1, 32), np.uint8), _IV, b"", 32)
+    """Compile what hashes many messages that end within a block."""
+    _by_kernels(_Messages.of([b""], np.zeros((1, 32), np.uint8), b""), _IV, b"", 32)
 
 
-def _by_kernels(
-    ids: Sequence[bytes] | None, rows: Bytes | None, state: Words, first: bytes, size: int
-) -> Bytes:
+@dataclass(frozen=True)
+class _Messages:
+    """What is hashed, without what all begin with."""
+
+    ids: Sequence[bytes] | None
+    rows: Bytes | None
+    ends: NDArray[np.int64]  # of the ids, joined
+    in_a_block: bool  # whether what comes after shared blocks fits one and is not empty
+
+    @classmethod
+    def of(cls, ids: Sequence[bytes] | None, rows: Bytes | None, first: bytes) -> "_Messages":
+        """Of messages that begin with `first`."""
+        count = len(ids) if ids is not None else len(rows) if rows is not None else 0
+        ends = np.zeros(count + 1, np.int64)
+        if ids is not None:
+            np.cumsum(text_sizes(ids), out=ends[1:])
+        width = 0 if rows is None else rows.shape[1]
+        lengths = np.diff(ends) + (len(first) % _BLOCK + width)
+        return cls(ids, rows, ends, bool(0 < lengths.min() <= lengths.max() <= _BLOCK))
+
+    @property
+    def kernel_at_hand(self) -> bool:
+        """Whether the kernel for them compiles nothing more."""
+        # numba takes a second to import.
+        from vfl.crypto import blake2b
+
+        return is_at_hand(blake2b.digest_blocks if self.in_a_block else _digests)
+
+
+def _by_kernels(messages: _Messages, state: Words, first: bytes, size: int) -> Bytes:
     """Digests, of `size` bytes, of what follows `first` under a state."""
-    count = len(ids) if ids is not None else len(rows) if rows is not None else 0
+    ids, rows, ends = messages.ids, messages.rows, messages.ends
+    count = len(ends) - 1
     out = np.empty((count, size), np.uint8)
     before = np.frombuffer(bytearray(first + b"\0"), np.uint8)[:-1]
-    fixed = np.empty((count, 0), np.uint8) if rows is None else np.ascontiguousarray(rows)
-    ends = np.zeros(count + 1, np.int64)
-    if ids is not None:
-        np.cumsum(text_sizes(ids), out=ends[1:])
+    # A copy of what cannot be written to or lies apart, so that a kernel is compiled for one kind.
+    fixed = np.empty((count, 0), np.uint8) if rows is None else np.require(rows, None, ["C", "W"])
     joined = np.frombuffer(bytearray(join(ids or [])) or bytearray(1), np.uint8)
 
     shared = len(before) // _BLOCK * _BLOCK
-    lengths = np.diff(ends) + (len(before) - shared + fixed.shape[1])
-    if not 0 < lengths.min() <= lengths.max() <= _BLOCK:
+    if not messages.in_a_block:
 
         def part(start: int, stop: int) -> None:
             some = slice(start, stop)
@@ -128,13 +156,6 @@ def _by_kernels(
 
     spread(last_blocks, count)
     return np.ascontiguousarray(found.view(np.uint8)[:, :size])
-
-
-def _at_hand() -> bool:
-    # numba takes a second to import.
-    from vfl.crypto import blake2b
-
-    return is_at_hand(blake2b.digest_blocks)
 
 
 def _by_hashlib(

@@ -8,7 +8,7 @@ formulas read as in the papers; run once, they write the kernels' code (`vector_
                     x = X/Z, y = Y/Z, T = XY/Z: Hisil, Wong, Carter, Dawson, "Twisted Edwards curves
                     revisited", ASIACRYPT 2008, sections 3.1 (sum) and 3.3 (double)
     multiplication  signed windows of 4 bits: a table of P to 8P for each point, 64 additions and
-                    252 doublings
+                    256 doublings, the first four of the identity
     square roots    by the fixed chain of 2^252 - 3; decoding, encoding and the one-way map as in
                     RFC 9496, sections 4.2 and 4.3
 

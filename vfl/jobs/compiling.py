@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def announce_compiling(say: Callable[[str], None], takes: str = "some seconds") -> Iterator[None]:
+def announce_compiling(say: Callable[[str], None], takes: str = "some 5 s") -> Iterator[None]:
     """Say so before the first kernel that is compiled in the block; those in the cache are not. And when
     one cannot be kept there.
 

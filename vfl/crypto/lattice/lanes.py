@@ -12,29 +12,25 @@ n = c + 16 d + 128 e and w(m) = exp(2 pi i / m),
 This is the inverse one; the other is the same with real and imaginary parts in each other's place.
 
 numba has no vectors: their instructions are written here, and LLVM makes of them what the processor has.
-numba looks only at this file to see whether a cached kernel is still good: all that makes it is here.
 """
 
 # mypy: disallow-untyped-calls=False
 
-import inspect
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, TypeAlias, cast
+from typing import NamedTuple, TypeAlias, cast
 
 import numpy as np
 from llvmlite import ir
 from llvmlite.ir import Value
-from numba import types
 from numba.core import cgutils
-from numba.core.base import BaseContext
-from numba.core.typing.templates import Signature
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from vfl.arrays import Bytes, Floats, Integers, Words
+from vfl.crypto import instructions
+from vfl.crypto.instructions import Written
 from vfl.crypto.lattice.parameters import DEGREE, ERROR_BITS
-from vfl.crypto.lattice.parameters import WORDS as WORD_BITS
 from vfl.crypto.lattice.ring import BACK, HALF, TWIST
 from vfl.kernels import inlined, kernel
 
@@ -51,20 +47,14 @@ ERRORS = (1 << ERROR_BITS) - 1
 _MAGIC = 1.5 * 2.0**52
 _MAGIC_BITS = int(np.float64(_MAGIC).view(np.int64))
 
-# Of words of so many bits their planes: bits, and bytes of a word before them.
-_PLANES = {
-    40: ((32, 0), (8, 4)),
-    48: ((32, 0), (16, 4)),
-    56: ((32, 0), (16, 4), (8, 6)),
-    64: ((64, 0),),
-}
+# Of planes: bits, bytes of a word before them, and which words have them, from so many bits to so many.
+_PLANES = ((64, 0, 64, 64), (32, 0, 40, 56), (16, 4, 48, 56), (8, 4, 40, 40), (8, 6, 56, 56))
 
 _I64 = ir.IntType(64)
 _DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
 WORDS = ir.VectorType(_I64, LANES)
 _Complex: TypeAlias = tuple[Value, Value]
 _Offset: TypeAlias = Value | int | tuple[Value, int]
-Written = Callable[..., Any]  # an intrinsic
 
 
 def _twiddles(rows: int, points: int, of: int) -> Floats:
@@ -255,28 +245,57 @@ class Writer:
             (self.plus(u, down, a), self.plus(v, down, c)),
         )
 
-    def put_planes(
+    def each_eight_rows(
         self,
-        row: Value,
-        bits: Value,
-        of: Sequence[int],
-        kept: Value | None,
-        out: Value,
-        plane: Value,
-        at: Value,
+        drawn: Value,
+        values: Value,
+        places: Value,
+        seen: Value,
+        put: "Callable[[Value, list[Value], list[Value]], None]",
     ) -> None:
-        """Put words of so many bits, a number among `of`, at number `at` of each of their planes."""
+        """put(i, errors, values) of the rows i to i + 7 of a polynomial, by lane. `places`: where the
+        words of a lane begin that errors are drawn from, and its values."""
         b = self.ir
-        for number in of:
-            with b.if_then(b.icmp_unsigned("==", bits, self.whole(number))):
-                for width, begin in _PLANES[number]:
-                    left = self.words(64 - width - 8 * begin)
-                    value = b.trunc(b.lshr(row, left), ir.VectorType(ir.IntType(width), LANES))
-                    address = self.at(out, (plane, begin), (at, width // 8))
-                    if kept is None:
-                        self.store(value, address)
-                    else:
-                        self._put_first(value, kept, address)
+        begins = [[b.load(self.at(places, lane + k * LANES)) for k in (0, 1)] for lane in range(LANES)]
+        ends = [self.at(seen, k * LANES) for k in (1, 2)]
+        rooms = [cgutils.alloca_once_value(b, self.load(end, WORDS)) for end in ends]
+        with cgutils.for_range(b, self.whole(DEGREE // LANES)) as loop:
+            i = b.mul(loop.index, self.whole(LANES))
+            greatest, least = (b.load(room) for room in rooms)
+            errors, given = [], []
+            for of_drawn, of_values in begins:
+                word = self.load(self.at(drawn, of_drawn, i), WORDS)
+                value = self.load_words(self.at(values, of_values, i))
+                greatest = self.call("smax.v8i64", greatest, value)
+                least = self.call("smin.v8i64", least, value)
+                plus = self.call("ctpop.v8i64", b.and_(word, self.words(ERRORS)))
+                minus = self.call("ctpop.v8i64", b.and_(word, self.words(ERRORS << ERROR_BITS)))
+                errors.append(b.sub(plus, minus))
+                given.append(value)
+            put(i, errors, given)
+            for value, room in zip((greatest, least), rooms, strict=True):
+                b.store(value, room)
+        for room, end in zip(rooms, ends, strict=True):
+            self.store(b.load(room), end)
+
+    def put_planes(
+        self, row: Value, bits: Value, kept: Value | None, out: Value, plane: Value, at: Value
+    ) -> None:
+        """Put words of so many bits at number `at` of each of their planes."""
+        b = self.ir
+        for width, begin, least, most in _PLANES:
+            left = self.words(64 - width - 8 * begin)
+            value = b.trunc(b.lshr(row, left), ir.VectorType(ir.IntType(width), LANES))
+            due = b.and_(
+                b.icmp_unsigned(">=", bits, self.whole(least)),
+                b.icmp_unsigned("<=", bits, self.whole(most)),
+            )
+            address = self.at(out, (plane, begin), (at, width // 8))
+            with b.if_then(due):
+                if kept is None:
+                    self.store(value, address)
+                else:
+                    self._put_first(value, kept, address)
 
     def _put_first(self, value: Value, kept: Value, address: Value) -> None:
         """Put so many lanes at an address."""
@@ -301,28 +320,11 @@ def placed(numbers: Sequence[int]) -> Value:
 def instruction(write: Callable[..., None]) -> Written:
     """An intrinsic for kernels: `write(writer, ...)` gets words, and addresses for arrays."""
 
-    def typed(typing: object, *kinds: types.Type) -> tuple[Signature, Callable[..., Value]]:
-        given = tuple(types.int64 if isinstance(kind, types.Integer) else kind for kind in kinds)
+    @functools.wraps(write)
+    def written(builder: ir.IRBuilder, *values: Value) -> None:
+        write(Writer(builder), *values)
 
-        def generate(
-            context: BaseContext, builder: ir.IRBuilder, signature: object, values: Sequence[Value]
-        ) -> Value:
-            write(
-                Writer(builder),
-                *(
-                    context.make_array(kind)(context, builder, value).data
-                    if isinstance(kind, types.Array)
-                    else value
-                    for kind, value in zip(given, values, strict=True)
-                ),
-            )
-            return context.get_dummy_value()
-
-        return types.void(*given), generate
-
-    # numba asks it how many arguments there are.
-    typed.__signature__ = inspect.signature(write)  # type: ignore[attr-defined]
-    return cast(Written, intrinsic(typed))
+    return instructions.instruction(written)
 
 
 @instruction
@@ -386,31 +388,17 @@ def _settle(
 
 @instruction
 def _addends(
-    w: Writer,
-    drawn: Value,
-    values: Value,
-    places: Value,
-    i: Value,
-    scale: Value,
-    words: Value,
-    seen: Value,
+    w: Writer, drawn: Value, values: Value, places: Value, scale: Value, words: Value, seen: Value
 ) -> None:
-    """Errors plus values times 2^scale in rows i to i + 7. `places`: where those of a lane begin."""
-    b, by, rows = w.ir, w.spread_word(scale), []
-    greatest, least = (w.load(w.at(seen, k * LANES), WORDS) for k in (1, 2))
-    for lane in range(LANES):
-        begins = [b.load(w.at(places, lane + k * LANES)) for k in (0, 1)]
-        word = w.load(w.at(drawn, begins[0], i), WORDS)
-        value = w.load_words(w.at(values, begins[1], i))
-        greatest = w.call("smax.v8i64", greatest, value)
-        least = w.call("smin.v8i64", least, value)
-        up = w.call("ctpop.v8i64", b.and_(word, w.words(ERRORS)))
-        down = w.call("ctpop.v8i64", b.and_(word, w.words(ERRORS << ERROR_BITS)))
-        rows.append(b.add(b.sub(up, down), b.shl(value, by)))
-    w.store(greatest, w.at(seen, LANES))
-    w.store(least, w.at(seen, 2 * LANES))
-    for k, row in enumerate(w.turned_around(rows)):
-        w.store(row, w.at(words, (i, LANES), k * LANES))
+    """Errors plus values times 2^scale. `places`: where those of a lane begin."""
+    by = w.spread_word(scale)
+
+    def put(i: Value, errors: Sequence[Value], given: Sequence[Value]) -> None:
+        rows = [w.ir.add(error, w.ir.shl(value, by)) for error, value in zip(errors, given, strict=True)]
+        for k, row in enumerate(w.turned_around(rows)):
+            w.store(row, w.at(words, (i, LANES), k * LANES))
+
+    w.each_eight_rows(drawn, values, places, seen, put)
 
 
 @instruction
@@ -473,7 +461,7 @@ def _planes(blocks: int) -> Written:
             up = b.add(b.and_(b.lshr(row, w.spread_word(cut)), last), w.spread_word(half))
             begin = b.mul(b.lshr(b.mul(plane, bits), w.whole(3)), w.whole(block))
             some = kept if blocks == 1 else None
-            w.put_planes(b.add(row, up), bits, WORD_BITS, some, w.at(out, begin), plane, at)
+            w.put_planes(b.add(row, up), bits, some, w.at(out, begin), plane, at)
 
     return planes
 
@@ -601,8 +589,7 @@ def encrypt(
                     v = 0
                 places[lane] = ((number_of + part) * count + v) * DEGREE
                 places[LANES + lane] = v * rows + start + (number_of + part) * DEGREE
-            for i in range(0, DEGREE, LANES):
-                _addends(drawn, values, places, i, form.scale_bits, room.words, room.seen)
+            _addends(drawn, values, places, form.scale_bits, room.words, room.seen)
             for limb in range(2):
                 at = number_of * BLOCK + limb * 2 * HALF
                 multiply(public, at, blocks, keys[group], room.buffer)

@@ -7,26 +7,27 @@ they were words of two vectors: below 2^23 rows their sums stay below 2^63.
 
 # mypy: disallow-untyped-calls=False
 
+from collections.abc import Sequence
+
 import numpy as np
 from llvmlite.ir import Value
 from numpy.typing import NDArray
 
 from vfl.arrays import Bytes, Floats, Words
+from vfl.crypto.instructions import Written
 from vfl.crypto.lattice.lanes import (
     BLOCK,
-    ERRORS,
     LANES,
     WORDS,
     Form,
     Room,
     Writer,
-    Written,
     instruction,
     multiply,
     placed,
     settle,
 )
-from vfl.crypto.lattice.parameters import DEGREE, ERROR_BITS, HALF_WORD, PAIR, PAIR_WORD
+from vfl.crypto.lattice.parameters import DEGREE, HALF_WORD, PAIR, PAIR_WORD
 from vfl.crypto.lattice.ring import HALF
 from vfl.kernels import kernel
 
@@ -38,36 +39,22 @@ _UPPER = DEGREE * LANES  # where words of the upper limb begin
 
 @instruction
 def _addends(
-    w: Writer,
-    drawn: Value,
-    values: Value,
-    places: Value,
-    i: Value,
-    scale: Value,
-    words: Value,
-    seen: Value,
+    w: Writer, drawn: Value, values: Value, places: Value, scale: Value, words: Value, seen: Value
 ) -> None:
-    """Errors plus values times 2^scale in rows i to i + 7, by limbs. `places`: where those of a lane
-    begin."""
-    b, low, high = w.ir, [], []
+    """Errors plus values times 2^scale, by limbs. `places`: where those of a lane begin."""
+    b = w.ir
     by, down = w.spread_word(scale), w.spread_word(b.sub(w.whole(_LIMB), scale))
-    greatest, least = (w.load(w.at(seen, k * LANES), WORDS) for k in (1, 2))
-    for lane in range(LANES):
-        begins = [b.load(w.at(places, lane + k * LANES)) for k in (0, 1)]
-        word = w.load(w.at(drawn, begins[0], i), WORDS)
-        value = w.load_words(w.at(values, begins[1], i))
-        greatest = w.call("smax.v8i64", greatest, value)
-        least = w.call("smin.v8i64", least, value)
-        plus = w.call("ctpop.v8i64", b.and_(word, w.words(ERRORS)))
-        minus = w.call("ctpop.v8i64", b.and_(word, w.words(ERRORS << ERROR_BITS)))
-        own = b.and_(b.shl(value, by), w.words((1 << _LIMB) - 1))
-        low.append(b.add(b.sub(plus, minus), own))
-        high.append(b.ashr(value, down))
-    w.store(greatest, w.at(seen, LANES))
-    w.store(least, w.at(seen, 2 * LANES))
-    for limb, rows in enumerate((low, high)):
-        for k, row in enumerate(w.turned_around(rows)):
-            w.store(row, w.at(words, (i, LANES), k * LANES + limb * _UPPER))
+
+    def put(i: Value, errors: Sequence[Value], given: Sequence[Value]) -> None:
+        low, high = [], []
+        for error, value in zip(errors, given, strict=True):
+            low.append(b.add(error, b.and_(b.shl(value, by), w.words((1 << _LIMB) - 1))))
+            high.append(b.ashr(value, down))
+        for limb, rows in enumerate((low, high)):
+            for k, row in enumerate(w.turned_around(rows)):
+                w.store(row, w.at(words, (i, LANES), k * LANES + limb * _UPPER))
+
+    w.each_eight_rows(drawn, values, places, seen, put)
 
 
 def _kept(w: Writer, pairs: Value, part: int) -> Value:
@@ -116,7 +103,7 @@ def _planes(blocks: int) -> Written:
                 row = b.shl(b.shuffle_vector(*pair, placed(lanes)), up)
                 some = _kept(w, kept, part) if blocks == 1 else None
                 to = b.add(place, w.whole(part * LANES))
-                w.put_planes(row, bits, (HALF_WORD, 64), some, w.at(out, begin), plane, to)
+                w.put_planes(row, bits, some, w.at(out, begin), plane, to)
 
     return planes
 
@@ -168,8 +155,7 @@ def encrypt(
                     v = 0
                 places[lane] = ((number_of + part) * count + v) * DEGREE
                 places[LANES + lane] = v * rows + start + (number_of + part) * DEGREE
-            for i in range(0, DEGREE, LANES):
-                _addends(drawn, values, places, i, form.scale_bits, room.words, room.seen)
+            _addends(drawn, values, places, form.scale_bits, room.words, room.seen)
             for limb in range(2):
                 at = number_of * BLOCK + limb * 2 * HALF
                 multiply(public, at, blocks, keys[group], room.buffer)

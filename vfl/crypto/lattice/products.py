@@ -5,26 +5,22 @@ what is wanted is the sum over d of s_d(x) times the hint's numbers at this poin
 side by side: their pieces are evaluated, a few at a time, and multiplied while they are in the first
 cache, and the sums of all limbs stay in registers. A hint is read once for all vectors.
 
-As in lanes.py instructions for vectors are written here, and numba looks only at this file.
+As in lanes.py instructions for vectors are written here.
 """
 
 # mypy: disallow-untyped-calls=False
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from llvmlite.ir import Value
-from numba import types
 from numba.core import cgutils
-from numba.core.base import BaseContext
-from numba.core.typing.templates import Signature
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from vfl.arrays import Floats
+from vfl.crypto.instructions import instruction
 from vfl.crypto.lattice.lanes import aligned
 from vfl.kernels import kernel
 
@@ -73,26 +69,8 @@ def _zeros(builder: ir.IRBuilder, count: int) -> "list[Value]":
     return rows
 
 
-def _typed(write: Callable[..., None], *kinds: types.Type) -> tuple[Signature, Callable[..., Value]]:
-    """What numba asks of an intrinsic: `write(builder, ...)` gets words, and addresses for arrays."""
-    given = tuple(types.int64 if isinstance(kind, types.Integer) else kind for kind in kinds)
-
-    def generate(
-        context: BaseContext, builder: ir.IRBuilder, signature: object, values: Sequence[Value]
-    ) -> Value:
-        addresses = (
-            context.make_array(kind)(context, builder, value).data
-            if isinstance(kind, types.Array)
-            else value
-            for kind, value in zip(given, values, strict=True)
-        )
-        write(builder, *addresses)
-        return context.get_dummy_value()
-
-    return types.void(*given), generate
-
-
-def _write_evaluate(
+@instruction
+def _evaluate(
     b: ir.IRBuilder,
     small: Value,
     at: Value,
@@ -121,7 +99,8 @@ def _write_evaluate(
                 b.store(value, _row(b, target, place), align=8)
 
 
-def _write_add(
+@instruction
+def _add(
     b: ir.IRBuilder,
     values: Value,
     count: Value,
@@ -149,36 +128,6 @@ def _write_add(
     for k, row in enumerate(sums):
         place = _row(b, target, _LANES * k)
         b.store(b.fadd(b.load(place, align=8), b.load(row)), place, align=8)
-
-
-def _typed_evaluate(
-    typing: object,
-    small: types.Type,
-    at: types.Type,
-    width: types.Type,
-    powers: types.Type,
-    first: types.Type,
-    out: types.Type,
-    to: types.Type,
-) -> tuple[Signature, Callable[..., Value]]:
-    return _typed(_write_evaluate, small, at, width, powers, first, out, to)
-
-
-def _typed_add(
-    typing: object,
-    values: types.Type,
-    count: types.Type,
-    reals: types.Type,
-    at: types.Type,
-    step: types.Type,
-    out: types.Type,
-    to: types.Type,
-) -> tuple[Signature, Callable[..., Value]]:
-    return _typed(_write_add, values, count, reals, at, step, out, to)
-
-
-_evaluate = cast(Callable[..., Any], intrinsic(_typed_evaluate))
-_add = cast(Callable[..., Any], intrinsic(_typed_add))
 
 
 def side_by_side(secrets: NDArray[np.signedinteger], width: int, depth: int) -> Floats:

@@ -5,25 +5,22 @@ a cell of every column: these are the plain sums that the encryption asks for. A
 written has to be waited for, and of a few dozen bins one always was. So two columns are summed by their
 joint cells, a thousand of them with one addition for both, and told apart at the end.
 
-As in lanes.py instructions for vectors are written here, and numba looks only at this file.
+As in lanes.py instructions for vectors are written here.
 """
 
 # mypy: disallow-untyped-calls=False
 
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
 from llvmlite.ir import Value
-from numba import types
 from numba.core import cgutils
-from numba.core.base import BaseContext
-from numba.core.typing.templates import Signature
-from numba.extending import intrinsic
 from numpy.typing import NDArray
 
 from vfl.arrays import Bytes, Integers, Words
+from vfl.crypto.instructions import Written, instruction
 from vfl.crypto.lattice.lanes import LANES, aligned
 from vfl.crypto.lattice.parameters import HALF_WORD, MODULUS_BITS
 from vfl.kernels import inlined, kernel
@@ -51,38 +48,23 @@ def zeros(rows: int, width: int) -> Words:
     return aligned(rows * width).view(np.uint64).reshape(rows, width)
 
 
-def _adding(lanes: int, vectors: int = 1) -> Callable[..., Any]:
+def _adding(lanes: int, vectors: int = 1) -> Written:
     """Add rows of a tile, so many vectors of so many words, to the words that begin at these places."""
     kind = ir.VectorType(_I64, lanes)
 
-    def typed(
-        typing: object, tile: types.Type, places: types.Type, rows: types.Type, words: types.Type
-    ) -> tuple[Signature, Callable[..., Value]]:
-        def generate(
-            context: BaseContext, builder: ir.IRBuilder, signature: object, values: Sequence[Value]
-        ) -> Value:
-            source, at, target = (
-                context.make_array(kind)(context, builder, values[k]).data
-                for k, kind in ((0, tile), (1, places), (3, words))
-            )
-            width = ir.Constant(_I64, lanes * vectors)
-            with cgutils.for_range(builder, values[2]) as loop:
-                row = builder.gep(source, [builder.mul(loop.index, width)])
-                to = builder.gep(target, [builder.load(builder.gep(at, [loop.index]))])
-                for k in range(vectors):
-                    from_, into = (
-                        builder.bitcast(
-                            builder.gep(base, [ir.Constant(_I64, lanes * k)]), kind.as_pointer()
-                        )
-                        for base in (row, to)
-                    )
-                    total = builder.add(builder.load(into, align=8), builder.load(from_, align=8))
-                    builder.store(total, into, align=8)
-            return context.get_dummy_value()
+    @instruction
+    def add(b: ir.IRBuilder, tile: Value, places: Value, rows: Value, words: Value) -> None:
+        with cgutils.for_range(b, rows) as loop:
+            row = b.gep(tile, [b.mul(loop.index, ir.Constant(_I64, lanes * vectors))])
+            to = b.gep(words, [b.load(b.gep(places, [loop.index]))])
+            for k in range(vectors):
+                from_, into = (
+                    b.bitcast(b.gep(base, [ir.Constant(_I64, lanes * k)]), kind.as_pointer())
+                    for base in (row, to)
+                )
+                b.store(b.add(b.load(into, align=8), b.load(from_, align=8)), into, align=8)
 
-        return types.void(tile, places, types.int64, words), generate
-
-    return cast(Callable[..., Any], intrinsic(typed))
+    return add
 
 
 _add_2, _add_4, _add_8 = (_adding(lanes) for lanes in (2, 4, 8))

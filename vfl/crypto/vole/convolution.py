@@ -3,25 +3,18 @@
 Each place is added to the next one, and to those of the 24 after it that its bits pick. What the next 25
 places have coming lies in seven vectors of four places; at each step it moves down by one, and the
 place that is done is added under a mask. Vector code of LLVM, which makes of it what the processor at
-hand has. numba looks only at this file to see whether a cached kernel is still good: all that makes it
-is in this file.
+hand has.
 """
 
 # mypy: disallow-untyped-calls=False
 
-from collections.abc import Callable
-from typing import cast
-
 from llvmlite import ir
-from numba import types
 from numba.core import cgutils
-from numba.core.base import BaseContext
-from numba.core.typing.templates import Signature
-from numba.extending import intrinsic
 from numpy import uint32
 from numpy.typing import NDArray
 
 from vfl.arrays import Words
+from vfl.crypto.instructions import instruction
 from vfl.kernels import kernel
 
 STATE = 24
@@ -75,51 +68,31 @@ def _emit_step(
         builder.store(builder.xor(moved, builder.select(mask, everywhere, nothing)), one)
 
 
-def _typed_convolve(
-    typing: object,
-    source: types.Array,
-    target: types.Array,
-    column: types.Integer,
-    bits: types.Array,
-    backwards: types.Boolean,
-) -> tuple[Signature, Callable[..., ir.Value]]:
-    def generate(
-        context: BaseContext, builder: ir.IRBuilder, signature: Signature, arguments: list[ir.Value]
-    ) -> ir.Value:
-        kinds = signature.args
-        read, written, chosen = (
-            context.make_array(kinds[k])(context, builder, arguments[k]) for k in (0, 1, 3)
-        )
-        count = builder.extract_value(read.shape, 0)
-        width = builder.extract_value(written.shape, 1)
-        first = context.cast(builder, arguments[2], kinds[2], types.int64)
-        coming = [cgutils.alloca_once(builder, _VECTOR) for _ in range(_VECTORS)]
-        for one in coming:
-            builder.store(ir.Constant(_VECTOR, [0] * 2 * _PLACES), one)
-        last = builder.sub(count, ir.Constant(_WORD, 1))
-        with cgutils.for_range(builder, count) as loop:
-            at = builder.select(
-                cgutils.as_bool_bit(builder, arguments[4]), builder.sub(last, loop.index), loop.index
-            )
-            from_ = builder.gep(read.data, [builder.shl(at, ir.Constant(_WORD, 1))])
-            to = builder.gep(written.data, [builder.add(builder.mul(at, width), first)])
-            picks = builder.load(builder.gep(chosen.data, [at]))
-            _emit_step(
-                builder,
-                coming,
-                builder.bitcast(from_, _PLACE.as_pointer()),
-                builder.bitcast(to, _PLACE.as_pointer()),
-                builder.zext(picks, _WORD),
-            )
-        return context.get_dummy_value()
-
-    return types.void(source, target, column, bits, backwards), generate
-
-
-_convolved = cast(Callable[[Words, Words, int, NDArray[uint32], bool], None], intrinsic(_typed_convolve))
+@instruction
+def _convolved(
+    b: ir.IRBuilder,
+    source: ir.Value,
+    count: ir.Value,
+    target: ir.Value,
+    width: ir.Value,
+    column: ir.Value,
+    bits: ir.Value,
+    backwards: ir.Value,
+) -> None:
+    coming = [cgutils.alloca_once(b, _VECTOR) for _ in range(_VECTORS)]
+    for one in coming:
+        b.store(ir.Constant(_VECTOR, [0] * 2 * _PLACES), one)
+    last = b.sub(count, ir.Constant(_WORD, 1))
+    with cgutils.for_range(b, count) as loop:
+        at = b.select(cgutils.as_bool_bit(b, backwards), b.sub(last, loop.index), loop.index)
+        from_ = b.gep(source, [b.shl(at, ir.Constant(_WORD, 1))])
+        to = b.gep(target, [b.add(b.mul(at, width), column)])
+        picks = b.zext(b.load(b.gep(bits, [at])), _WORD)
+        start, end = (b.bitcast(address, _PLACE.as_pointer()) for address in (from_, to))
+        _emit_step(b, coming, start, end, picks)
 
 
 @kernel
 def convolve(source: Words, target: Words, column: int, bits: NDArray[uint32], backwards: bool) -> None:
     """Places (n, 2), convolved, into two columns of `target` (n, any); may be the source itself."""
-    _convolved(source, target, column, bits, backwards)
+    _convolved(source, source.shape[0], target, target.shape[1], column, bits, backwards)

@@ -203,10 +203,10 @@ class _LatticeGuest:
             if outputs != self.cells:
                 raise host.breach("HintSums of another number than there are cells")
 
-        products, _ = await guest_meet([self.host], shape, resources=self.resources, accept=accept)
         kind = np.int32 if asked.value_bits <= 32 else np.int64
         values = np.array(asked.digits, kind)
         codes = np.zeros(asked.rows, np.int8) if asked.codes is None else asked.codes.astype(np.int8)
+        products, _ = await guest_meet([self.host], shape, resources=self.resources, accept=accept)
         found, scale = [], products.scale_bits
         try:
             for places in in_turn(asked.vectors, lattice_sums.BATCH):
