@@ -1,15 +1,20 @@
 """Kernels compiled before any job needs them."""
 
+import errno
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numba
 import pytest
 from click.testing import CliRunner
 
 from vfl.cli import main
 from vfl.estimators import beforehand
+from vfl.jobs.compiling import how_to_keep
+from vfl.kernels import kernel
 
 COUNT = """if True:
     from numba.core.event import install_recorder
@@ -39,14 +44,53 @@ def drafted(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("drafted")
 @pytest.mark.parametrize("kept", [True, False])
 def test_the_doctor_says_whether_it_is_kept(monkeypatch, kept):
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
     monkeypatch.setattr(beforehand, "compile_beforehand", lambda: kept)
     lines = _doctor().stdout.splitlines()
     said = [line for line in lines if "kernels: " in line]
     assert said == [
         "ok    kernels: compiled for this machine, and kept"
         if kept
-        else "FAIL  kernels: no folder keeps them: set NUMBA_CACHE_DIR to one that this user may write"
+        else f"FAIL  kernels: no folder keeps them: {how_to_keep()}"
     ]
+
+
+@pytest.mark.usefixtures("drafted")
+def test_a_full_disk_keeps_nothing(tmp_path, monkeypatch):
+    """Though there is a folder, and numba could write to it when it looked."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", os.fspath(tmp_path / "cache"))
+    opened = open
+
+    def full(file, mode="r", *rest, **options):
+        if ".tmp." in str(file) and "w" in mode:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return opened(file, mode, *rest, **options)
+
+    monkeypatch.setattr("builtins.open", full)
+
+    def compile_one():
+        assert kernel(added)(1) == 2
+        return True
+
+    monkeypatch.setattr(beforehand, "compile_beforehand", compile_one)
+    done = _doctor()
+    before, after = done.stderr.splitlines()[:2]
+    assert before == "compiling for this machine what was not needed before, some 25 s of a core"
+    reason = r"/.*/cache/\S+: No space left on device: make room there, or set NUMBA_CACHE_DIR to .*"
+    assert re.fullmatch(f"what is compiled cannot be kept for the next start: {reason}", after)
+    (line,) = [line for line in done.stdout.splitlines() if "kernels: " in line]
+    assert re.fullmatch(f"FAIL  kernels: they cannot be kept: {reason}", line)
+
+
+def added(cell):
+    return cell + 1
+
+
+def test_a_variable_that_names_no_folder_to_write_is_told_from_none(monkeypatch):
+    monkeypatch.delenv("NUMBA_CACHE_DIR", raising=False)
+    assert how_to_keep() == "set NUMBA_CACHE_DIR to a folder that this user may write"
+    monkeypatch.setenv("NUMBA_CACHE_DIR", "/proc/none")
+    assert how_to_keep().startswith("this user may not write the folder that NUMBA_CACHE_DIR names")
 
 
 @pytest.mark.usefixtures("drafted")

@@ -115,7 +115,7 @@ def test_a_file_saved_with_a_byte_order_mark(tmp_path):
     [
         ('name = "ins', 'nmae = "ins', "unknown key 'nmae' in [party]: did you mean 'name'?"),
         ("[data]", '[data]\ntape = "all"', "unknown key 'tape' in [data]: it is a key of [party]"),
-        ("[party]", 'tape = "all"\n[party]', "unknown section [tape]: it is a key of [party]"),
+        ("[party]", 'tape = "all"\n[party]', "'tape' is no section but a key of [party]: write"),
         ("[data]", "[date]", "unknown section [date]: did you mean 'data'?"),
         ("[data]", "[policy]\nx9 = 1\n[data]", "guests, purposes, models, objectives, columns"),
         ("[data]", "[policy]\nmin_intersection = 0\n[data]", "[policy] min_intersection must be a"),

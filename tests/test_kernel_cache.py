@@ -2,7 +2,9 @@
 
 import contextlib
 import errno
+import fcntl
 import importlib
+import math
 import os
 import pickle
 import sys
@@ -210,6 +212,25 @@ def test_a_folder_that_goes_away(module, tmp_path, monkeypatch):
     monkeypatch.setattr(tempfile, "TemporaryFile", nowhere)
     assert loaded.twice(4) == 8
     assert _files(tmp_path / "cache", ".nbc") == []
+
+
+def test_a_process_that_was_stopped_while_it_compiled_is_waited_for_once(module, tmp_path, monkeypatch):
+    """By Ctrl-Z, with the locks of two kernels."""
+    monkeypatch.setattr(kernels, "_IMPATIENT", threading.Event())
+    monkeypatch.setattr(kernels, "_PATIENCE", 0.0)
+    loaded = module()
+    assert loaded.twice(4) == 8 and loaded._inner(4) == 5
+    locks = _files(tmp_path / "cache", ".lock")
+    for file in _files(tmp_path / "cache", ".nb?"):
+        file.unlink()
+    assert len(locks) == 2 and not kernels._IMPATIENT.is_set()
+    with contextlib.ExitStack() as stopped:
+        for lock in locks:
+            fcntl.flock(stopped.enter_context(lock.open()), fcntl.LOCK_EX)
+        loaded = module()
+        assert loaded.twice(4) == 8 and kernels._IMPATIENT.is_set()
+        monkeypatch.setattr(kernels, "_PATIENCE", math.inf)
+        assert loaded._inner(4) == 5
 
 
 def test_threads_that_compile_what_calls_each_other(module, monkeypatch):

@@ -11,10 +11,12 @@ import types
 from concurrent.futures import ThreadPoolExecutor
 
 import numba
+import numpy as np
 import pytest
 
 import vfl
 from vfl import kernels
+from vfl.crypto.lattice import products
 
 
 @pytest.mark.parametrize("decorator", [kernels.kernel, kernels.inlined])
@@ -138,7 +140,7 @@ def test_who_waits_for_the_compiler_is_called_once_it_is_there():
 TWO = """if True:
     import sys
     import numba
-    from vfl.crypto.lattice import randomness
+    from vfl.crypto.lattice import products, randomness
 
     kernel, drawn = randomness._to_ternary, randomness.words(bytes(32), "", 4)
     sys.stdin.readline()
@@ -171,6 +173,23 @@ def test_a_kernel_is_compiled_where_its_lock_cannot_be_had(tmp_path, monkeypatch
     monkeypatch.setattr(kernels, "_PATIENCE", 0.05)
     with kernels._alone(tmp_path / "x.lock"), kernels._alone(tmp_path / "x.lock"):
         pass
+
+
+def test_a_hint_in_a_file_needs_no_kernel_of_its_own():
+    """It may not be written, as one that was received just now may."""
+    rng, width, depth = np.random.default_rng(1), 16, products.TOGETHER
+    small = products.side_by_side(rng.integers(-1, 2, (1, width * depth), np.int8), width, depth)
+    powers = rng.normal(size=(1, width, 2))
+    reals = products.aligned(depth * 2 * products.LIMBS).reshape(1, depth, -1)
+    reals[:] = rng.normal(size=reals.shape)
+    found = []
+    for writeable in (True, False):
+        reals.flags.writeable = writeable
+        found.append(products.zeros(1, 1, 1))
+        products.multiply(small, powers, reals, 0, found[-1])
+        assert reals.flags.writeable == writeable
+    assert found[0].any() and np.array_equal(*found)
+    assert len(products._multiply.compiled().overloads) == 1
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the system forks no processes")

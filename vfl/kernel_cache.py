@@ -8,6 +8,7 @@ anew and written again.
 Where nothing can be written, a process goes on with what it has compiled itself.
 """
 
+import contextlib
 import hashlib
 import logging
 import pickle
@@ -21,6 +22,7 @@ from typing import Any, Protocol
 
 _LOG = logging.getLogger(__name__)
 _IMPORT = re.compile(r"^from ([\w.]+) import ([^(\n]+|\([^)]*\))", re.MULTILINE)
+_told: list[Callable[[str], None]] = []
 
 
 class Cached(Protocol):
@@ -68,6 +70,17 @@ def holds_any(made: Cached) -> bool:
         return False
 
 
+@contextlib.contextmanager
+def telling_unkept(tell: Callable[[str], None]) -> Iterator[None]:
+    """Call this for every function that cannot be written in the block, with the folder and the reason:
+    `/srv/cache: No space left on device`. In whichever thread it was compiled."""
+    _told.append(tell)
+    try:
+        yield
+    finally:
+        _told.remove(tell)
+
+
 def _given_up(cache: Any, write: Callable[[], None]) -> None:
     """Write, and nothing more for this process once that fails."""
     try:
@@ -75,6 +88,8 @@ def _given_up(cache: Any, write: Callable[[], None]) -> None:
     except OSError as error:
         _note("cannot be written", cache, error)
         cache.disable()
+        for tell in [*_told]:
+            tell(f"{cache.cache_path}: {error.strerror or type(error).__name__}")
 
 
 def _note(what: str, of: object, error: Exception) -> None:

@@ -24,7 +24,8 @@ from vfl.kernel_cache import guard, holds_any
 F = TypeVar("F", bound=Callable[..., object])
 
 _ONE_BY_ONE = threading.RLock()
-_PATIENCE = 120.0  # seconds for another process that compiles the same kernel
+_IMPATIENT = threading.Event()  # a process did not get done: it was stopped, or its machine is far away
+_PATIENCE = 60.0  # seconds for another process that compiles the same kernel, which takes a few
 _PAUSE = 0.02  # seconds between two looks whether it has
 _awaiting: list[Callable[[], None]] = []
 _is_collector_off = False  # while something is compiled
@@ -230,7 +231,10 @@ def _alone(path: Path) -> Iterator[None]:
         return
     deadline = time.monotonic() + _PATIENCE
     try:
-        while not _lock(handle) and time.monotonic() < deadline:
+        while not _lock(handle):
+            if _IMPATIENT.is_set() or time.monotonic() >= deadline:
+                _IMPATIENT.set()  # not for as long again at each further kernel
+                break
             time.sleep(_PAUSE)
         yield
     finally:

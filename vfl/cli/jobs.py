@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _MLFLOW = "vfl.mlflow"  # the option's value in the command's context
 _COLUMNS = "vfl.host_columns"
 _MOST_COLUMNS = 10_000
+_COMPILING = "some 25 s of a core"  # see benchmarks/README.md
 
 
 @main.command()
@@ -49,7 +50,7 @@ _MOST_COLUMNS = 10_000
     "--compile",
     "compiling",
     is_flag=True,
-    help="Compile what jobs need for this machine now, some 30 s of a core, so that none waits for it.",
+    help=f"Compile what jobs need for this machine now, {_COMPILING}, so that none waits for it.",
 )
 @JSON
 def doctor(party: Path, wait: float, job: Path | None, compiling: bool, as_json: bool) -> None:
@@ -95,12 +96,25 @@ def _compile(report: "Reporter") -> bool:
     """Have kernels compiled; whether other processes find them."""
     from vfl.estimators.beforehand import compile_beforehand
     from vfl.jobs.check_result import CheckResult
+    from vfl.jobs.compiling import announce_compiling, how_to_keep
+    from vfl.kernel_cache import telling_unkept
 
-    if compile_beforehand():
+    def say(line: str) -> None:
+        stderr.put(line)
+        stderr.flush()
+
+    unkept: list[str] = []
+    with telling_unkept(unkept.append), announce_compiling(say, _COMPILING):
+        has_folder = compile_beforehand()
+    if has_folder and not unkept:
         report(CheckResult("ok", "kernels", "kernels: compiled for this machine, and kept"))
         return True
-    text = "kernels: no folder keeps them: set NUMBA_CACHE_DIR to one that this user may write"
-    report(CheckResult("FAIL", "kernels", text))
+    what = (
+        f"they cannot be kept: {how_to_keep(unkept[0])}"
+        if unkept
+        else f"no folder keeps them: {how_to_keep()}"
+    )
+    report(CheckResult("FAIL", "kernels", f"kernels: {what}"))
     return False
 
 

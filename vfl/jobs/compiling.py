@@ -1,9 +1,11 @@
 """Tells the person at a party when kernels are compiled, which nothing else would explain."""
 
 import contextlib
+import os
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from vfl.kernel_cache import telling_unkept
 from vfl.kernels import with_compiler
 
 if TYPE_CHECKING:
@@ -11,28 +13,45 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def announce_compiling(say: Callable[[str], None]) -> Iterator[None]:
-    """Say so before the first kernel that is compiled in the block; those in the cache are not.
+def announce_compiling(say: Callable[[str], None], takes: str = "some 5 s") -> Iterator[None]:
+    """Say so before the first kernel that is compiled in the block; those in the cache are not. And when
+    one cannot be kept there.
 
     say: may be called from any thread.
+    takes: for how long a core is at work, as a rule.
     """
+    teller = _Teller(say, takes)
     with contextlib.ExitStack() as stack:
 
         def listen() -> None:
             from numba.core.event import Listener, install_listener
 
             Listener.register(_Teller)
-            stack.enter_context(install_listener("numba:compile", _Teller(say)))
+            stack.enter_context(install_listener("numba:compile", teller))
 
+        stack.enter_context(telling_unkept(teller.tell_unkept))
         with with_compiler(listen):
             yield
+
+
+def how_to_keep(reason: str | None = None) -> str:
+    """What to do that compiled kernels are kept for other processes.
+
+    reason: folder and error where one could not be written, None where there is no folder at all.
+    """
+    if reason is not None:
+        return f"{reason}: make room there, or set NUMBA_CACHE_DIR to a folder that this user may write"
+    if os.environ.get("NUMBA_CACHE_DIR"):
+        return "this user may not write the folder that NUMBA_CACHE_DIR names: set it to another one"
+    return "set NUMBA_CACHE_DIR to a folder that this user may write"
 
 
 class _Teller:
     """Says a line at the first kernel: a Listener of numba's, but for its import."""
 
-    def __init__(self, say: Callable[[str], None]) -> None:
-        self._say, self._said = say, False
+    def __init__(self, say: Callable[[str], None], takes: str) -> None:
+        self._say, self._takes = say, takes
+        self._said = self._said_unkept = False
 
     def notify(self, event: "Event") -> None:
         """A kernel is about to be compiled, or has been."""
@@ -40,9 +59,12 @@ class _Teller:
             return
         self._said = True
         if event.data["dispatcher"].stats.cache_path is None:
-            self._say(
-                "compiling for this machine, some 5 s, at every start: set NUMBA_CACHE_DIR to a folder "
-                "that this user may write, and it is once"
-            )
+            self._say(f"compiling for this machine, {self._takes}, at every start anew: {how_to_keep()}")
         else:
-            self._say("compiling for this machine what was not needed before, some 5 s")
+            self._say(f"compiling for this machine what was not needed before, {self._takes}")
+
+    def tell_unkept(self, reason: str) -> None:
+        """One could not be written."""
+        if not self._said_unkept:
+            self._said_unkept = True
+            self._say(f"what is compiled cannot be kept for the next start: {how_to_keep(reason)}")

@@ -69,7 +69,11 @@ def _sentence(problem: ErrorDetails, full: Schema) -> str:
         near = _meant(problem, full)
         what = f"unknown key '{plain_key(key)}' in {place.rstrip(':')}" if place else f"unknown {here}"
         if homes := _homes(str(key), parents, full):
-            return f"{what}: it is a key of {' or of '.join(f'[{home}]' for home in homes)}"
+            known_in = " or of ".join(f"[{home}]" for home in homes)
+            if place:
+                return f"{what}: it is a key of {known_in}"
+            # As `tape = "all"` above the first section, which TOML reads as one beside the sections.
+            return f"'{plain_key(key)}' is no section but a key of {known_in}: write it below that line"
         return what + (f": did you mean '{near}'?" if near else f": allowed are {', '.join(known)}")
     if kind == "missing":
         return f"{here} is missing"

@@ -168,8 +168,9 @@ def multiply(small: Floats, powers: Floats, reals: Floats, first: int, out: Floa
     (sides, fours, width), depth = small.shape[:3], reals.shape[1]
     shape = _Shape(len(out), sides, fours, out.shape[2], width, depth)
     values = aligned(_CHUNK * 2 * SIDE)
-    flat = (array.reshape(-1) for array in (small, powers, reals, out))
-    _multiply(shape, first, values, *flat)
+    hint = reals.reshape(-1)
+    hint.flags.writeable = False  # as of a file: one kernel serves both
+    _multiply(shape, first, values, small.reshape(-1), powers.reshape(-1), hint, out.reshape(-1))
 
 
 @kernel
