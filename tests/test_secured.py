@@ -246,7 +246,7 @@ def test_a_line_that_breaks_gets_no_more(ends: Ends, caplog: pytest.LogCaptureFi
             here.tls._line.pause_reading()  # so that it hears by writing
             there.tls.abort()
             await until(lambda: "lost" in there.told)
-            here.tls.write(bytes(16 * MIB))
+            here.tls.writelines([bytes(256 * KIB)] * 64)
             await until(lambda: "lost" in here.told)
             assert isinstance(here.error, OSError)
 
