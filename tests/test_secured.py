@@ -352,6 +352,18 @@ def test_who_writes_is_told_to_pause_and_no_more_is_encrypted_than_the_line_take
     asyncio.run(run())
 
 
+def test_a_long_write_is_encrypted_no_further_ahead_than_many_short_ones(ends: Ends) -> None:
+    async def run() -> None:
+        async with pair(ends) as (here, there):
+            there.tls.pause_reading()
+            here.tls.write(bytes(8 * MIB))
+            assert here.tls._line.get_write_buffer_size() + here.tls._leaving.pending < MIB
+            there.tls.resume_reading()
+            await until(lambda: len(there.got) == 8 * MIB)
+
+    asyncio.run(run())
+
+
 def raw_end(ends: Ends, attack: Callable[[socket.socket], None]) -> End:
     """An end whose line gets something else than the other end's TLS."""
 

@@ -232,7 +232,7 @@ class TlsTransport(asyncio.Transport, asyncio.BufferedProtocol):
         try:
             while written and not self._line_is_full and not self._line.is_closing():
                 part = written.popleft()
-                count = self._tls.write(part)
+                count = self._tls.write(part[:_WRITTEN])  # of which TLS takes all
                 if count < len(part):
                     written.appendleft(part[count:])
                 self._size -= count
