@@ -44,7 +44,7 @@ from vfl.net.window import GREETING, Breach, OldAttempt, Opening, Windows
 from vfl.net.wire import KIB, Octets
 from vfl.news import News
 
-PIECE = 256 * KIB  # asyncio's TLS takes a single write whole, however slow the line is
+PIECE = 256 * KIB  # of a long frame: each that the line takes is progress, however slow it is
 
 CLOSE = 30.0  # seconds without any progress after which closing gives up
 SILENT_BEATS = 5
