@@ -449,3 +449,82 @@ def test_records_of_a_byte_are_read_as_any_others(ends: Ends) -> None:
             assert there.got == data
 
     asyncio.run(run())
+
+
+class Wild(End):
+    """An end that writes, pauses and at last closes from within whatever it is told."""
+
+    rng: random.Random
+    said: bytearray
+    odds = 0.0
+
+    def act(self, what: str) -> None:
+        if what == "write":
+            sizes = 0, 1, 100, 16 * KIB + 1, 300 * KIB
+            parts = [self.rng.randbytes(self.rng.choice(sizes)) for _ in range(2)]
+            if not self.tls.is_closing():
+                self.said += b"".join(parts)
+            self.tls.writelines(parts)
+        elif what == "pause":
+            self.tls.pause_reading()
+            asyncio.get_running_loop().call_later(0.005, self.tls.resume_reading)
+        elif what == "resume":
+            self.tls.resume_reading()
+        else:
+            self.tls.close()
+
+    def maybe_act(self) -> None:
+        if self.rng.random() < self.odds:
+            self.act(self.rng.choice(["write"] * 8 + ["pause", "resume"] * 4 + ["close"]))
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        self.maybe_act()
+        return super().get_buffer(sizehint)
+
+    def buffer_updated(self, nbytes: int) -> None:
+        super().buffer_updated(nbytes)
+        self.maybe_act()
+
+    def eof_received(self) -> None:
+        super().eof_received()
+        self.maybe_act()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.maybe_act()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.maybe_act()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        self.maybe_act()
+
+
+def test_whatever_an_end_does_where_it_is_told_something_is_in_order(ends: Ends) -> None:
+    async def run(seed: int) -> None:
+        rng = random.Random(seed)
+        told: list[dict[str, object]] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, one: told.append(one))
+        async with pair(ends, room=rng.choice([1000, 16 * KIB, 100 * KIB])) as both:
+            here, there = cast(tuple[Wild, Wild], both)
+            for end in (here, there):
+                end.__class__ = Wild
+                end.rng, end.said = random.Random(rng.random()), bytearray()
+                end.odds = rng.choice([0.01, 0.1, 0.5])
+            for _ in range(10):
+                rng.choice([here, there]).act(rng.choice(["write", "write", "pause", "resume"]))
+                await asyncio.sleep(0)
+            here.act("close")
+            await until(lambda: "lost" in here.told and "lost" in there.told)
+            for one, two in ((here, there), (there, here)):
+                assert one.told[-1] == "lost" and one.told.count("lost") == 1
+                assert one.error is None
+                assert one.said.startswith(two.got)
+                # Who was first to close hears no more; the other end has heard all.
+                assert "end" not in two.told or len(one.said) == len(two.got)
+        assert not told
+
+    for seed in range(40):
+        asyncio.run(run(seed))
