@@ -1,6 +1,7 @@
 """Kernels compiled before any job needs them."""
 
 import errno
+import json
 import os
 import re
 import subprocess
@@ -26,8 +27,8 @@ COUNT = """if True:
 """
 
 
-def _doctor():
-    return CliRunner().invoke(main, ["doctor", "insurer.toml", "--wait", "0", "--compile"])
+def _doctor(*more):
+    return CliRunner().invoke(main, ["doctor", "insurer.toml", "--wait", "0", "--compile", *more])
 
 
 @pytest.fixture
@@ -101,7 +102,9 @@ def test_peers_may_still_be_to_come(monkeypatch):
     party.write_text(party.read_text().split("[peers.")[0])
     done = _doctor()
     assert "ok    kernels: compiled for this machine, and kept" in done.stdout
-    assert done.exit_code == 2 and "[peers] is empty" in done.output
+    assert done.exit_code == 1 and re.search("FAIL  party: .*\\[peers\\] is empty", done.stdout)
+    found = json.loads(_doctor("--json").stdout)
+    assert not found["healthy"] and [one["level"] for one in found["findings"]] == ["ok", "FAIL"]
 
 
 def test_nothing_is_played_where_no_folder_keeps_it(monkeypatch):

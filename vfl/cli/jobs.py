@@ -83,9 +83,14 @@ def doctor(party: Path, wait: float, job: Path | None, compiling: bool, as_json:
         unsaid = missing_purpose(wanted.job.purpose, job)
     if unsaid is not None:
         report(CheckResult("FAIL", "job", f"job: {unsaid}"))
-    kept = not compiling or _compile(report)
-    settings = load_party(party)  # for kernels nobody needs peers
-    healthy = run(examine(settings, wait, report, wanted)) and unsaid is None and kept
+    healthy = (not compiling or _compile(report)) and unsaid is None
+    try:
+        settings = load_party(party)  # for kernels nobody needs peers
+    except ConfigError as error:
+        report(CheckResult("FAIL", "party", f"party: {error}"))
+        healthy = False
+    else:
+        healthy = run(examine(settings, wait, report, wanted)) and healthy
     if as_json:
         put_json({"healthy": healthy, "findings": findings})
     if not healthy:

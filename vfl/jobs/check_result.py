@@ -13,7 +13,7 @@ class CheckResult:
 
     level: CheckLevel
     what: str
-    """What was looked at: table, ids, [data], keys, listen, or a peer's name."""
+    """What was looked at: table, ids, [data], keys, listen, the party file, or a peer's name."""
     text: str
     """The whole sentence, with what to do."""
     advice: str = ""
