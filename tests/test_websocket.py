@@ -507,6 +507,39 @@ def test_another_certificate_under_the_name_is_refused_with_both_fingerprints(
     assert refused == ["refused a connection from 127.0.0.1: it does not pin this party's certificate"]
 
 
+@pytest.mark.parametrize("ends", ["the handshake's time", "the listener"])
+def test_who_is_refused_and_does_not_hang_up_is_told_of_when_something_else_ends_it(
+    parties: Parties, monkeypatch, ends: str
+) -> None:
+    monkeypatch.setattr(websocket, "HANDSHAKE", 1.0 if ends == "the handshake's time" else 60)
+    refused: list[str] = []
+
+    async def run() -> None:
+        async with registry(parties, refused=refused) as listener:
+            own = parties.credentials("stranger", "registry")
+            context = context_of(own, ssl.PROTOCOL_TLS_CLIENT, [own.pins["registry"]])
+            reader, writer = await asyncio.open_connection("127.0.0.1", listener.port)
+            arriving, leaving = ssl.MemoryBIO(), ssl.MemoryBIO()
+            tls = context.wrap_bio(arriving, leaving, server_hostname="vfl-party")
+            with contextlib.suppress(ssl.SSLWantReadError):
+                tls.do_handshake()
+            writer.write(leaving.read())
+            while True:  # until the client has shown its certificate, which is the last it says
+                arriving.write(await reader.read(65536))
+                with contextlib.suppress(ssl.SSLWantReadError):
+                    tls.do_handshake()
+                    break
+            writer.write(leaving.read())
+            assert await reader.read(65536)  # the alert
+            assert not refused
+            if ends == "the handshake's time":
+                await until(lambda: refused)
+        writer.close()
+
+    asyncio.run(run())
+    assert refused == ["refused a connection from 127.0.0.1: its certificate is not pinned here"]
+
+
 def test_a_certificate_that_only_claims_the_name_is_refused(parties: Parties, tmp_path) -> None:
     impostor = identity.create(tmp_path / "insurer", "insurer")
     pin = parties.made["registry"].certificate.der

@@ -423,8 +423,13 @@ class Listener:
             self._refuse_caller(caller, unknown.refusal)
         except VflError as error:
             self._refuse(caller.address, str(error), name)
-        except TimeoutError:
-            self._refuse(caller.address, f"no handshake within {HANDSHAKE:.0f} s", name)
+        except (TimeoutError, asyncio.CancelledError) as ended:
+            if context.outcome.failure is not None:  # the other end was told, and has not closed yet
+                self._refuse_caller(caller, self._explain(caller, context.outcome))
+            elif isinstance(ended, TimeoutError):
+                self._refuse(caller.address, f"no handshake within {HANDSHAKE:.0f} s", name)
+            if isinstance(ended, asyncio.CancelledError):
+                raise
         except (OSError, EOFError, InvalidHandshake, ConnectionClosed) as error:
             self._refuse_caller(caller, self._explain(caller, _take_note(context, error)))
             if name is None and len(self._spare) < MAX_SPARE:
