@@ -197,7 +197,9 @@ def expected_of(link: Link, premiums: Floats, weight: Floats, label: Floats) -> 
     None where no factor does: nothing happened or, of a 0/1 label, everything.
     """
     happened, most = float(weight @ label), math.inf if link == "log" else float(weight.sum())
-    if not 0 < happened < most or not premiums.any():
+    # Rows are looked at too: two sums of the same numbers may be rounded differently.
+    everything = link == "logit" and bool((label[weight > 0] >= 1).all())
+    if everything or not 0 < happened < most or not premiums.any():
         return None
     shift = shift_to(link, premiums, weight, happened)
     return moved(link, premiums, np.full(len(premiums), shift))
