@@ -111,6 +111,22 @@ def test_a_file_saved_with_a_byte_order_mark(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("policies.csv", b"plate,claim\n7777,0\n"),
+        ("a.CSV", b"\xe9,claim\n"),
+        ("a.parquet", b"PAR1\0\x99"),
+    ],
+)
+def test_a_table_in_place_of_a_party_file_is_named(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError) as raised:
+        load_party(tmp_path / name)
+    needed = "a party file is needed here, which `vfl init NAME --data TABLE` drafts"
+    assert str(raised.value) == f"{name} seems to be a table: {needed}"
+
+
+@pytest.mark.parametrize(
     ("old", "new", "said"),
     [
         ('name = "ins', 'nmae = "ins', "unknown key 'nmae' in [party]: did you mean 'name'?"),

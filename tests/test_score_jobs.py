@@ -15,11 +15,13 @@ from typing import Any
 import numpy as np
 import pytest
 from federation import GLM_JOB, JOB, Federation, Party, Table, kill, write_table
-from room import HOSTS, Room
+from room import HOSTS, Room, Said
 
 from vfl.arrays import Floats
 from vfl.errors import ConfigError, ModelError, PeerStopped, Refused
 from vfl.jobs import resume, score_places, scoring
+from vfl.jobs.show import say_drift
+from vfl.learn.drift import profile
 from vfl.party import store
 from vfl.party.store import Store
 from vfl.protocols.common import batches
@@ -321,6 +323,17 @@ def test_each_party_is_warned_of_its_own_columns_that_shifted(trained: Trained) 
         {(m.peer, m.direction, m.kind, m.messages) for m in of.account.messages} for of in (usual, done)
     ]
     assert told[0] == told[1]
+
+
+@pytest.mark.parametrize("kind", [float, object])
+def test_a_shifted_column_with_the_same_in_all_rows_is_said_to_have_it(kind: type) -> None:
+    before = np.random.default_rng(1).integers(0, 9, 900)
+    known = profile(before.astype(str).astype(object) if kind is object else before.astype(float))
+    said = Said()
+    for news in ([0] * 300, [0, 1] * 150):
+        batch = np.array([str(new) if kind is object else new for new in news], kind)
+        say_drift(said, "column 'age' has", known, batch)
+    assert [line.rpartition("large)")[2] for line in said.lines] == [": all rows have the same", ""]
 
 
 def test_a_model_of_an_earlier_version(trained: Trained) -> None:

@@ -70,7 +70,9 @@ def say_drift(show: Show, what: str, profile: Profile, values: NDArray[np.generi
     psi = profile.psi(values)
     verdict = judge_drift(psi, profile.groups, profile.rows, len(values))
     if verdict != "none":
-        show.say(f"note: {what} shifted since training (PSI {psi:.2f}, {verdict})")
+        alike = len(values) > 1 and bool(np.all(values == values[0]))
+        same = ": all rows have the same" if alike else ""
+        show.say(f"note: {what} shifted since training (PSI {psi:.2f}, {verdict}){same}")
     return psi
 
 

@@ -9,6 +9,7 @@ from vfl.party.config_values import FileKind
 from vfl.text import nearest_file
 
 MAX_FILE = 1024 * 1024  # bytes of a TOML file
+_TABLES = frozenset((".csv", ".txt", ".tsv", ".gz", ".xz", ".zst", ".zip", ".parquet", ".xlsx", ".xls"))
 
 
 def read_toml(path: Path, kind: FileKind) -> dict[str, object]:
@@ -21,17 +22,31 @@ def read_toml(path: Path, kind: FileKind) -> dict[str, object]:
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a path"
         raise ConfigError(f"{path} cannot be read: {reason}") from None
+    try:
+        return _parse(data, kind)
+    except ConfigError as error:
+        if path.suffix.lower() not in _TABLES:
+            raise ConfigError(f"{path.name}{error}") from None
+        draft = {"party": "NAME --data TABLE", "job": "NAME --job PARTY.toml"}.get(kind)
+        advice = f", which `vfl init {draft}` drafts" if draft else ""
+        raise ConfigError(
+            f"{path.name} seems to be a table: a {kind} file is needed here{advice}"
+        ) from None
+
+
+def _parse(data: bytes, kind: FileKind) -> dict[str, object]:
+    """Raises ConfigError with what goes on behind the file's name."""
     if len(data) > MAX_FILE:
-        raise ConfigError(f"{path.name} is over 1 MiB: this is no {kind} file")
+        raise ConfigError(f" is over 1 MiB: this is no {kind} file")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f"{path.name}: line {line} is not UTF-8: save the file as UTF-8") from None
+        raise ConfigError(f": line {line} is not UTF-8: save the file as UTF-8") from None
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"{path.name}: {_syntax(error, text)}") from None
+        raise ConfigError(f": {_syntax(error, text)}") from None
 
 
 def _syntax(error: Exception, text: str) -> str:
