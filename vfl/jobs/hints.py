@@ -111,10 +111,7 @@ class StoredGuestHints:
         if self._works_on_copy(name):
             self._store.scratch()
             taken = 2 * size
-        # The file is mapped into memory: a disk that is full would end the process without a word.
-        if shutil.disk_usage(folder).free < taken + _SPARE:
-            text = f"{folder} has no room for the hint of {host}, {taken / 1e6:,.0f} MB"
-            raise DataError(f"{text}: make room on its disk", for_peer="its disk is full")
+        _check_room(folder, host, taken)
 
     def close(self) -> None:
         """Remove the copies of this job."""
@@ -285,7 +282,8 @@ def _check_room(folder: Path, host: str, size: int) -> None:
     disk that is full would end the process without a word."""
     if shutil.disk_usage(folder).free < size + _SPARE:
         text = f"{folder} has no room for the hint of {host}, {size / 1e6:,.0f} MB"
-        raise DataError(f"{text}: make room on its disk", for_peer="its disk is full")
+        advice = "make room on its disk, or have fewer bins (max_bins)"
+        raise DataError(f"{text}: {advice}", for_peer="its disk is full")
 
 
 def _name(alignment: str, peer: str) -> str:
