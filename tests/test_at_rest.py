@@ -309,12 +309,19 @@ def test_what_was_tampered_with_is_said_to_be_damaged(
         kept.read("batch", "a")
 
 
+def changed(content: bytes, at: int) -> bytes:
+    """With another byte there."""
+    spoilt = bytearray(content)
+    spoilt[at] ^= 1
+    return bytes(spoilt)
+
+
 def test_an_array_that_was_tampered_with(tmp_path: Path, owner: Identity) -> None:
     kept = store(tmp_path, owner)
     ref = dict(kept.write_array("checkpoint", "c", np.arange(1000)))
     file = kept.folder("checkpoint") / ref["file"]
     whole = file.read_bytes()
-    for content in (whole[:-1], whole[:500] + b"x" + whole[501:], whole + whole):
+    for content in (whole[:-1], changed(whole, 500), whole + whole):
         file.write_bytes(content)
         with pytest.raises(ModelError, match="is damaged: it is not what was written"):
             kept.read_array("checkpoint", ref)
@@ -332,7 +339,7 @@ def test_another_identity_or_no_key(tmp_path: Path, owner: Identity, open_owner:
     key = kept.root / "encryption.json"
     content = key.read_bytes()
     assert key.stat().st_mode & 0o777 == 0o600
-    for damage in (b"", b"{}", content.replace(b"key", b"kay", 1), content[:-9] + b"x" + content[-8:]):
+    for damage in (b"", b"{}", content.replace(b"key", b"kay", 1), changed(content, -9)):
         key.write_bytes(damage)
         with pytest.raises(ModelError, match=r"encryption\.json is damaged"):
             store(tmp_path, owner).read("alignment", "a")
@@ -425,7 +432,7 @@ def test_a_hint_is_worked_on_in_a_copy(tmp_path: Path, owner: Identity) -> None:
     again.close()
     assert not any(kept.scratch().iterdir())
     whole = parts.read_bytes()
-    parts.write_bytes(whole[:-1] + b"x")
+    parts.write_bytes(changed(whole, -1))
     assert shelf(owner).known("bureau") is None  # another one is made
     assert not any(kept.scratch().iterdir())
     parts.write_bytes(b"parts of")  # an open one, which was not there before the passphrase
