@@ -206,7 +206,7 @@ PAIRS = {
         ("logistic", 1, "paillier"),
         pytest.param("logistic", 1, "lattice", marks=pytest.mark.slow),
         pytest.param("poisson", 2, "paillier", marks=pytest.mark.slow),
-        ("poisson", 2, "lattice"),
+        pytest.param("poisson", 2, "lattice", marks=pytest.mark.slow),
     ],
 )
 def test_the_optimum_is_glums_with_the_cells_as_columns(family, hosts, encryption):

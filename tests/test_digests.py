@@ -32,7 +32,7 @@ def by_hashlib(ids, rows, count, **named):
     st.integers(1, 64),
     st.booleans(),
 )
-@settings(max_examples=150)
+@settings(max_examples=60)
 def test_they_are_hashlibs(ids, width, what, domain, key, prefix, size, many):
     rows = np.random.default_rng(width).integers(0, 256, (len(ids), width), dtype=np.uint8)
     given_ids, given_rows = (ids if what != "rows" else None), (rows if what != "ids" else None)

@@ -151,6 +151,7 @@ def test_jobs_that_it_knows_nothing_of(insurer: Party) -> None:
         forecast(insurer, Job.model_validate(pool.job()), 100)
 
 
+@pytest.mark.slow
 def test_each_host_has_columns_of_its_own(insurer: Party, quick_key: None) -> None:
     peer = insurer.peers["registry"]
     both = insurer.model_copy(update={"peers": {"registry": peer, "bureau": peer}})
@@ -181,6 +182,7 @@ def test_a_project_is_all_of_its_models(
         assert one["columns"]["registry"] == {"count": 5, "basis": "assumed", "model": ""}
 
 
+@pytest.mark.slow
 def test_the_hint_or_matrix_of_many_columns_is_in_the_memory_that_is_said(insurer: Party) -> None:
     job = Job.model_validate(JOBS["trees, lattice"])
     few, many = (forecast(insurer, job, 400, {"registry": count}) for count in (5, 200))

@@ -250,6 +250,7 @@ def test_without_an_intercept():
     assert_fits(run(job), of_glum(job), 1e-5)
 
 
+@pytest.mark.slow
 def test_in_a_pool_of_processes():
     job = hidden_job("logistic", 2, rows=150)
     assert_fits(run(job, Machine(2)), of_taylor(job), 1e-4)

@@ -91,7 +91,8 @@ def inferred(job: Job, seen=None, told=None):
 
 
 @pytest.mark.parametrize(
-    ("family", "alpha", "hosts"), [("gamma", 0.0, 2), ("logistic", 0.01, 1), ("poisson", 0.01, 3)]
+    ("family", "alpha", "hosts"),
+    [("gamma", 0.0, 2), ("logistic", 0.01, 1), pytest.param("poisson", 0.01, 3, marks=pytest.mark.slow)],
 )
 def test_each_party_knows_what_it_would_with_all_columns_in_one_place(family, alpha, hosts):
     chosen = dict([*tables(np.random.default_rng(5)).items()][: 1 + hosts])

@@ -231,6 +231,7 @@ def test_a_hosts_card_says_what_it_does_not_know(homes: Path) -> None:
         assert "| insurer | not known to this party |" in text
 
 
+@pytest.mark.slow
 def test_a_card_of_classes_has_fairness_where_it_was_measured() -> None:
     import numpy as np
 

@@ -76,6 +76,7 @@ def test_the_model_is_that_of_a_job_with_this_penalty(shrink_to) -> None:
 
 
 @pytest.mark.usefixtures("quick_key")
+@pytest.mark.slow
 def test_parties_apart_choose_and_fit_the_same() -> None:
     settings = {"alphas": ALPHAS[:2], "folds": 2, "tolerance": 1e-2}
     plain, protocol = (fitted(engine=engine, **settings) for engine in ("plain", "protocol"))

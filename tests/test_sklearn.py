@@ -140,6 +140,7 @@ def test_a_fold_without_hosts_is_an_error_and_no_model():
         cross_val_score(trees(hosts=None), X, Y)
 
 
+@pytest.mark.slow
 def test_folds_in_processes_of_their_own():
     one = cross_val_score(trees(), X, Y, cv=2)
     assert cross_val_score(trees(), X, Y, cv=2, n_jobs=2).tolist() == one.tolist()

@@ -73,7 +73,10 @@ def documents(made: Federation) -> set[Path]:
     "job",
     [
         JOB,
-        {**JOB, "secureboost": {**JOB["secureboost"], "encryption": "lattice"}},
+        pytest.param(
+            {**JOB, "secureboost": {**JOB["secureboost"], "encryption": "lattice"}},
+            marks=pytest.mark.slow,
+        ),
         {**GLM_JOB, "glm": {**GLM_JOB["glm"], "alpha": 0.01, "encryption": "lattice"}},
     ],
     ids=["trees, paillier", "trees, lattice", "linear, lattice"],
