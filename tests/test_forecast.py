@@ -4,6 +4,7 @@ import asyncio
 import re
 from pathlib import Path
 
+import numba
 import numpy as np
 import pool
 import pytest
@@ -96,6 +97,37 @@ def test_bytes_are_within_the_factor_that_is_said(name: str, insurer: Party, qui
     assert tapes.at_a_host(0.1) == round(tapes.host - 0.9 * tapes.of_trees)
     if name == "trees":  # all but which rows are drawn and go left
         assert tapes.at_a_host(0.1) < 0.2 * tapes.host
+
+
+def played(rows: int, seconds: float, a_tree: float, trees: int = 3) -> forecasts._Played:
+    return forecasts._Played(rows, trees, [], [], [], seconds, a_tree, 0.0)
+
+
+def test_the_time_of_trees_and_of_all_else_is_carried_on_apart() -> None:
+    """Of what grows with rows, and of what chance made less for more rows."""
+    few = [played(1000, 9.0, 0.0, trees=1), played(3000, 9.0, 0.0, trees=1)]  # no tree apart
+    exact = [*few, played(1000, 1.0, 0.5), played(3000, 2.0, 0.7)]
+    assert forecasts._seconds(exact, 10_000, 30) == pytest.approx(5.5 + 30 * 1.4)
+    level = [*few, played(1000, 2.0, 0.7), played(3000, 1.0, 0.6)]
+    assert forecasts._seconds(level, 10_000, 30) == pytest.approx(1 + 30 * 0.6)
+    alone = [played(1000, 1.0, 0.0, trees=1), played(3000, 2.0, 0.0, trees=1)]
+    assert forecasts._seconds(alone, 10_000, 1) == pytest.approx(5.5)
+
+
+def test_kernels_are_in_no_time_that_is_carried_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What compiles or loads one is played once more."""
+    times = iter([30.0, 1.0, 1.5])
+
+    def play(*_: object) -> forecasts._Played:
+        seconds = next(times)
+        if seconds > 9:
+            numba.njit(lambda cell: cell + 1)(1)
+        return played(1000, seconds, 0.1)
+
+    monkeypatch.setattr(forecasts, "_play", play)
+    job = Job.model_validate(JOBS["trees"])
+    times_of = [forecasts._play_with_kernels(job, {}, 1000, 3, 1000).seconds for _ in range(2)]
+    assert times_of == [1.0, 1.5]
 
 
 def test_what_the_command_says(

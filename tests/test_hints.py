@@ -2,13 +2,15 @@
 
 import asyncio
 import os
+import subprocess
+import sys
 
 import numba
 import numpy as np
 import pytest
 
 from vfl.crypto.lattice.matrix import CellMatrix, CodedColumn, Outputs
-from vfl.jobs.compiling import announce_compiling
+from vfl.jobs.compiling import announce_compiling, noting_kernels
 from vfl.jobs.hints import StoredGuestHints, StoredHostHints
 from vfl.net.peer import MemoryPeer
 from vfl.party.store import Store
@@ -103,6 +105,38 @@ def test_compiling_into_a_cache_is_said_too(tmp_path, monkeypatch):
             assert numba.njit(cache=True)(doubled)(2) == 4
         assert len(said) == lines
     assert said == ["compiling for this machine what was not needed before, some 5 s"]
+
+
+def test_a_time_with_kernels_in_it_is_told(tmp_path, monkeypatch):
+    """Compiled, loaded from the cache, and there already."""
+    monkeypatch.setattr(numba.config, "CACHE_DIR", os.fspath(tmp_path))
+    told = []
+    for made in (numba.njit(cache=True)(doubled), numba.njit(cache=True)(doubled)):
+        for _ in range(2):
+            with noting_kernels() as readied:
+                assert made(2) == 4
+            told.append(readied.any)
+    assert told == [True, False, True, False]
+
+
+def test_the_first_kernel_of_a_process_is_told_of():
+    said = """
+from vfl.jobs.compiling import noting_kernels
+from vfl.kernels import kernel
+
+@kernel
+def doubled(cell):
+    return cell * 2
+
+for expected in (True, False):
+    with noting_kernels() as readied:
+        assert doubled(2) == 4
+    assert readied.any == expected
+with noting_kernels() as readied:
+    pass
+assert not readied.any
+"""
+    subprocess.run([sys.executable, "-c", said], check=True)
 
 
 def doubled(cell):

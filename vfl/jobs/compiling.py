@@ -2,7 +2,9 @@
 
 import contextlib
 import os
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vfl.kernel_cache import telling_unkept
@@ -32,6 +34,36 @@ def announce_compiling(say: Callable[[str], None], takes: str = "some 5 s") -> I
         stack.enter_context(telling_unkept(teller.tell_unkept))
         with with_compiler(listen):
             yield
+
+
+@dataclass
+class Readied:
+    """Whether any kernel had to be compiled, or to be loaded from the cache, since this began."""
+
+    any: bool = False
+
+    def notify(self, event: "Event") -> None:
+        """A kernel is about to be either, or has been."""
+        self.any = True
+
+
+@contextlib.contextmanager
+def noting_kernels() -> Iterator[Readied]:
+    """Tells whether a time that is measured in the block has that of kernels in it."""
+    readied = Readied()
+    was_there = "numba" in sys.modules
+    with contextlib.ExitStack() as stack:
+
+        def listen() -> None:
+            from numba.core.event import Listener, install_listener
+
+            Listener.register(Readied)
+            readied.any = not was_there  # which takes a second to import
+            # numba's lock is taken by who is about to do so, and by nobody else.
+            stack.enter_context(install_listener("numba:compiler_lock", readied))
+
+        with with_compiler(listen):
+            yield readied
 
 
 def how_to_keep(reason: str | None = None) -> str:

@@ -1,10 +1,10 @@
 """What a training would cost and tell, before anything is sent: `vfl train --estimate`.
 
 The job is played in miniature in this process: the real roles and the real messages, over memory, on
-tables drawn at random of a few rows and twice as many, of a tree or a few and some more. What went to
-and fro is linear in rows and in trees (of a linear model, in rows, as it takes about as many
-iterations), and is carried on to the rows of the alignment. What it would tell is what `vfl leakage`
-says.
+tables drawn at random of a few rows and up to three times as many, of a tree or a few and some more.
+What went to and fro is linear in rows and in trees (of a linear model, in rows, as it takes about as
+many iterations), and is carried on to the rows of the alignment. So is the time of a tree, by those
+behind the first, and that of all else. What it would tell is what `vfl leakage` says.
 
 How far it is off (tests/test_forecast.py): guests and hosts have other columns than were drawn, of hosts
 also another number of them where nobody knows it (known_columns.py), trees are not whole, linear models
@@ -22,6 +22,7 @@ import numpy as np
 
 from vfl.crypto.workers import ONE_PROCESS
 from vfl.errors import ConfigError
+from vfl.jobs.compiling import noting_kernels
 from vfl.jobs.connect import store_of
 from vfl.jobs.known_columns import ColumnCount, count_columns
 from vfl.jobs.leakage import Leakage, drawn_columns, drawn_label, foresee
@@ -39,7 +40,7 @@ from vfl.simulate import GUEST, Aligned, Sessions, SimulatedTask, fit_apart
 _ROWS: Mapping[str, int] = {"paillier": 1_000, "lattice": 8_000}
 """Of the smaller miniature, at most. By lattices rows cost little, and how a sum is cut into words
 depends on their number: so it is played nearer to it."""
-_TREES: Mapping[str, tuple[int, int]] = {"paillier": (1, 2), "lattice": (4, 12)}
+_TREES: Mapping[str, tuple[int, int]] = {"paillier": (1, 3), "lattice": (4, 12)}
 """Of the two miniatures, at most. By lattices what opens vectors is sent for dozens at once."""
 _BASE = 350 * 1024 * 1024  # bytes of memory of any command that trains
 _OF_HINT = 5  # bytes of memory at the guest for each that a hint or an encrypted matrix has on its way
@@ -107,7 +108,8 @@ class _Played:
     sent: Sequence[float]  # bytes to each host, then of the guest and of each host to the coordinator
     received: Sequence[float]  # bytes from these
     long: Sequence[float]  # bytes to each host that it keeps of a share of trees
-    seconds: float
+    seconds: float  # of the processor, without those of trees
+    a_tree: float  # seconds
     hints: float  # bytes of hints and encrypted matrices that the guest keeps
 
 
@@ -132,13 +134,16 @@ def forecast(
     leakage = foresee(party, job, rows=rows, columns=known)
     many = leakage.rows
     small = min(_ROWS[job.params.encryption], max(8, many // 2))
+    large = max(2 * small, min(3 * small, many))
     grown = _grown(job)
     few, more = _TREES[job.params.encryption]
     trees = sorted({max(1, min(few, grown // 3)), max(1, min(more, grown))})
-    played = [_play(job, counts, size, count, many) for size in (small, 2 * small) for count in trees]
+    played = [
+        _play_with_kernels(job, counts, size, count, many) for size in (small, large) for count in trees
+    ]
     whole = max(1, grown)
-    costs = [[one.seconds, one.hints, *one.long, *one.sent, *one.received] for one in played]
-    seconds, hints, *both = _carried_on([(one.rows, one.trees) for one in played], costs, many, whole)
+    costs = [[one.hints, *one.long, *one.sent, *one.received] for one in played]
+    hints, *both = _carried_on([(one.rows, one.trees) for one in played], costs, many, whole)
     long, both = both[: len(hosts)], both[len(hosts) :]
     sent, received = both[: len(both) // 2], both[len(both) // 2 :]
     if grown:
@@ -156,7 +161,7 @@ def forecast(
         traffic=traffic,
         coordinator=coordinator,
         beside=dict(zip(hosts, led[1:], strict=False)),
-        processor_seconds=max(seconds, max(one.seconds for one in played)),
+        processor_seconds=_seconds(played, many, grown),
         line_seconds=sum(one.sent + one.received for one in traffic.values()) / LINE,
         memory=_BASE + 200 * many + round(_OF_HINT * hints),
         host_memory=_BASE + 200 * many + min(a_step, party.party.memory * 1024 * 1024),
@@ -189,6 +194,18 @@ def _grown(job: Job) -> int:
     return 0 if settings is None else max(1, settings.trees - settings.guest_trees)
 
 
+def _seconds(played: Sequence[_Played], rows: int, trees: int) -> float:
+    """Of the processor: of so many trees, and of all else."""
+    most = max(one.trees for one in played)
+    low, *_, high = sorted((one for one in played if one.trees == most), key=lambda one: one.rows)
+
+    def at(small: float, large: float) -> float:
+        slope = max(0.0, large - small) / (high.rows - low.rows)
+        return max(large + slope * (rows - high.rows), large * min(1.0, rows / high.rows))
+
+    return at(low.seconds, high.seconds) + trees * at(low.a_tree, high.a_tree)
+
+
 def _sums_and_rows(played: Sequence[_Played], job: Job, rows: int) -> list[float]:
     """What each host of trees sends: sums, whose number does not grow with rows once there are enough to
     split, as in the larger miniature, and of further rows a bit a level for those that its splits send
@@ -213,6 +230,16 @@ def _miniature(job: Job, small: int, rows: int, trees: int) -> Job:
     return job.model_copy(update={"secureboost": settings.model_copy(update=fewer)})
 
 
+def _play_with_kernels(
+    job: Job, hosts: Mapping[str, ColumnCount], small: int, trees: int, rows: int
+) -> _Played:
+    """A training in miniature, whose seconds have no kernel in them that is compiled first: these few
+    would be carried on to all rows and trees."""
+    with noting_kernels() as readied:
+        played = _play(job, hosts, small, trees, rows)
+    return _play(job, hosts, small, trees, rows) if readied.any else played
+
+
 def _play(job: Job, hosts: Mapping[str, ColumnCount], small: int, trees: int, rows: int) -> _Played:
     """A training in miniature, each party in its role."""
     draw = np.random.default_rng(job.params.seed)
@@ -231,7 +258,12 @@ def _play(job: Job, hosts: Mapping[str, ColumnCount], small: int, trees: int, ro
     training = Training(
         label, np.ones(small), at < share, (at >= share) & (at < share + kept_back), job.loss
     )
-    task = SimulatedTask(kind, {}, training, "protocol", ONE_PROCESS, _ignore)
+    ends: list[float] = []  # of trees or iterations
+
+    def follow(step: TrainingStep) -> None:
+        ends.append(time.process_time())
+
+    task = SimulatedTask(kind, {}, training, "protocol", ONE_PROCESS, follow)
     aligned = Aligned(task, np.arange(small), parties, training)
     sessions = Sessions.of([*hosts], ONE_PROCESS, kind.coordinator)
     long = [0.0] * len(sessions.peers)
@@ -240,6 +272,9 @@ def _play(job: Job, hosts: Mapping[str, ColumnCount], small: int, trees: int, ro
     began = time.process_time()
     asyncio.run(fit_apart(aligned, sessions))
     seconds = time.process_time() - began
+    # The first has the start in its time, in which a key is made; an only one is counted with that.
+    counted = len(ends) if trees > 1 else 0
+    a_tree = (ends[-1] - ends[0]) / (counted - 1) * counted / trees if counted > 1 else 0.0
     peers = [peer.traffic for peer in (*sessions.peers, *(to_lead for to_lead, _ in sessions.led))]
     return _Played(
         small,
@@ -247,7 +282,8 @@ def _play(job: Job, hosts: Mapping[str, ColumnCount], small: int, trees: int, ro
         [one.bytes_sent for one in peers],
         [one.bytes_received for one in peers],
         long,
-        seconds,
+        seconds - a_tree * trees,
+        a_tree,
         sum(one.received[HintPart.__name__] for one in peers),
     )
 
@@ -255,10 +291,6 @@ def _play(job: Job, hosts: Mapping[str, ColumnCount], small: int, trees: int, ro
 def _count_long(long: list[float], place: int, direction: str, kind: str, payload: Octets) -> None:
     if direction == "sent" and kind in LONG:
         long[place] += len(payload)
-
-
-def _ignore(step: TrainingStep) -> None:
-    return
 
 
 def _carried_on(
