@@ -178,6 +178,8 @@ def test_a_draft_has_room_for_trainings_by_what_hosts_allow_by_default(rows, dep
     assert vfl("me", *INSURER, "--data", "t.csv", "--id", "plate", "--label", "claim").exit_code == 0
     done = vfl("job", "--job", "me.toml")
     assert done.exit_code == 0
+    refused = "fewer than 1,000 rows in common (min_intersection), and the table has 500: they"
+    assert (refused in done.stdout) == (rows == 500)
     job, trained = load_job("job.toml").secureboost, int(0.95 * 0.8 * rows)
     told = re.search(
         r"trees? of depth (\d): hosts allow by default (\d+) in all .* (\d+) such training", done.stdout

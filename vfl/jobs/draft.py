@@ -212,7 +212,14 @@ def draft_job(
         f"[{model}]",
         *settings,
     ]
-    allowed, notes = _allowed(lines, table.rows if rows is None else rows)
+    common = table.rows if rows is None else rows
+    allowed, notes = _allowed(lines, common)
+    if common < (least := PolicySection().min_intersection):
+        there = "the table has" if rows is None else "there are"
+        notes.append(
+            f"hosts refuse by default an alignment of fewer than {counted(least, 'row')} in common "
+            f"(min_intersection), and {there} {common:,}: they would have to allow it"
+        )
     return Draft("\n".join(allowed) + "\n", notes=notes)
 
 
