@@ -352,6 +352,7 @@ def screen(room: AuditedRoom, **settings: Any) -> None:
     asyncio.run(screening.screen(room.site("insurer"), job, wait=1, show=show))
 
 
+@pytest.mark.slow
 def test_screenings_replay(room: AuditedRoom) -> None:
     screen(room, vif=True, correlations=True, tell_hosts=True)
     before = {name: folder_of(room, name) for name in ALL}

@@ -533,6 +533,7 @@ def test_a_worker_is_killed_that_has_a_column(mortal: Connection, monkeypatch: p
     assert killed and again.codes.tolist() == whole.codes.tolist()
 
 
+@pytest.mark.slow
 def test_a_worker_is_killed_in_a_tree_and_another_one_comes(mortal: Connection, monkeypatch):
     job = make_job(300, 0, 6, SETTINGS.model_copy(update={"trees": 3}))
     model, score = job.oracle()

@@ -194,6 +194,7 @@ def test_each_host_has_columns_of_its_own(insurer: Party, quick_key: None) -> No
     assert found["bureau"].sent == pytest.approx(found["registry"].sent, rel=0.2)
 
 
+@pytest.mark.slow
 def test_a_project_is_all_of_its_models(
     insurer: Party, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quick_key: None
 ) -> None:

@@ -537,6 +537,7 @@ def test_a_guest_without_columns() -> None:
     assert "by the columns of insurer alone, the top 100 % had 1.0 times (1.0 to 1.0)." in page.text
 
 
+@pytest.mark.slow
 def test_foreign_text_is_text_and_twenty_factors_stay_below_two_megabytes() -> None:
     evidence = made_up(label=NASTY, columns=10, levels=30)
     files = render(evidence)

@@ -626,6 +626,7 @@ def test_a_command_that_holds_a_lock_is_shown_as_it_was_called(monkeypatch: pyte
     locks._own.cache_clear()
 
 
+@pytest.mark.slow
 def test_two_serve_from_one_store(tmp_path: Path, keys: Path) -> None:
     federation = Federation(tmp_path, keys, hosts=("registry",))
     host = federation.parties["registry"]
