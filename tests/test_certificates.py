@@ -253,8 +253,9 @@ def test_the_doctor_names_hosts_that_dial_in_after_a_rotation(made: Federation) 
     mark = " ".join(second.certificate.fingerprint_groups.split()[:4])
     assert found == [
         "FAIL  bureau dialled in and was refused: its certificate is not pinned here (fingerprint "
-        f"{mark} ...); it is in the name of bureau: if bureau has rotated its key, pin the new "
-        "certificate with `vfl keys accept`",
+        f"{mark} ...); it is in the name of bureau: compare fingerprints by phone; pin it with `vfl "
+        "keys accept` if bureau has rotated its key, else put the right one into the file of "
+        "[peers.bureau] and start again",
         "FAIL  registry dialled in and was refused: registry still pins the certificate that this party "
         "had before its key was rotated: it must run `vfl keys accept` with the new one, and restart",
     ]

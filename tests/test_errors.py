@@ -360,7 +360,9 @@ def test_a_host_that_never_dials_in(tmp_path: Path, keys: Path) -> None:
         refused = "refused a connection from 127.0.0.1: it does not pin this party's certificate"
         assert done.err.count(refused) == 1
         meanwhile = "from 127.0.0.1 was refused meanwhile: it does not pin this party's certificate"
-        assert f"{meanwhile}; if it was registry" in done.err
+        assert f"{meanwhile}; if it was registry, this party's certificate has to be put" in done.err
+        looked = made.guest.run("doctor", "--wait", "2")
+        assert looked.code == 1 and f"{meanwhile}; if it was registry" in looked.out
         lines = made.serving["registry"].until("error: ")
         assert sum("shows another certificate" in line for line in lines) == 1
         assert made.serving["bureau"].until("job ended")[-1] == (

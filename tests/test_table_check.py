@@ -153,6 +153,16 @@ def test_what_a_party_file_has_is_kept(tmp_path: Path) -> None:
     assert proposed(found) == ('missing = ["?", "."]\ncategorical = ["a", "b"]\ncolumns = ["a", "b"]')
 
 
+def test_what_a_misspelt_name_means_is_no_feature(tmp_path: Path) -> None:
+    text = "ids,area,b,schaden\n" + "".join(f"A{i},north,{i},{i % 2}\n" for i in range(20))
+    _, found = check(tmp_path, text, 'categorical = ["aera"]')
+    assert [fault.removeprefix("t.csv: ") for fault in texts(found, "FAIL")] == [
+        "no column 'id' (named by id): did you mean 'ids'?",
+        "no column 'aera' (named by categorical): did you mean 'area'?",
+    ]
+    assert proposed(found) == ""
+
+
 def test_missing_columns_bad_cells_label_and_ids_in_one_run(tmp_path: Path) -> None:
     text = "id,a,b,schaden\n" + "".join(f"A{i},{i} %,{i},{i % 2}\n" for i in range(20))
     text += "A3,1,x77,\n,2,3,1\n"

@@ -269,6 +269,11 @@ def test_an_encoding_is_proposed_and_never_guessed(
             "line 3 is not Windows-1252, though the rest looks like it: there is a byte",
         ),
         (NAMES.encode("latin-1"), "utf-8", "line 1 is not UTF-8: save the file as CSV UTF-8, or set"),
+        (
+            b"\xef\xbb\xbf" + NAMES.encode("latin-1"),
+            "utf-8",
+            "line 1 is not UTF-8, as the file is by its mark: export the file anew, as CSV UTF-8, or",
+        ),
         (NAMES.replace("größe", "g").encode("latin-1"), "utf-8", "line 2 is not UTF-8"),
         (
             NAMES.replace("\n", "\r").replace("größe", "g").encode("latin-1"),

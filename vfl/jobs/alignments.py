@@ -290,7 +290,7 @@ def check_parties(site: Site, alignment: Alignment) -> None:
     if changed:
         raise ModelError(
             f"alignment {alignment.name} was made with another certificate of {' and '.join(changed)}: "
-            "align again"
+            "align again or, if nobody changed it on purpose, put back the file of [peers]"
         )
 
 

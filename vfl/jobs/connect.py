@@ -500,13 +500,21 @@ def _not_there(missing: list[str], listener: Listener, wait: float) -> PeerUnrea
         text = f"no connection from {names} within {wait:.0f} s: {'; '.join(known)}"
     else:
         text = f"no connection from {names} within {wait:.0f} s: {_why_silent(missing, listener)}"
-        if listener.unnamed is not None:
-            address, why = listener.unnamed
-            text += (
-                f" A connection from {address} was refused meanwhile: {why}; if it was {names}, the "
-                "present certificate of this party goes there, for `vfl keys accept`"
-            )
+        text += of_unnamed(listener, names)
     return PeerUnreachable(text, for_peer=f"{names} cannot be reached")
+
+
+def of_unnamed(listener: Listener, names: str) -> str:
+    """What is said beside peers that did not come of a party that was refused and may be one of them;
+    empty where there was none."""
+    if listener.unnamed is None:
+        return ""
+    address, why = listener.unnamed
+    return (
+        f" A connection from {address} was refused meanwhile: {why}; if it was {names}, this party's "
+        "certificate has to be put into its peers, or given to `vfl keys accept` after a rotation, and "
+        "`vfl serve` started anew there"
+    )
 
 
 def _why_silent(missing: list[str], listener: Listener) -> str:

@@ -15,7 +15,7 @@ from vfl.errors import ConfigError, PeerUnreachable, VflError, not_installed
 from vfl.jobs.audits import auditor_of, list_audits
 from vfl.jobs.check_result import CheckResult, Reporter
 from vfl.jobs.cluster import check_cluster
-from vfl.jobs.connect import OPENING, PERIOD, Site, faults_of_keys, store_of
+from vfl.jobs.connect import OPENING, PERIOD, Site, faults_of_keys, of_unnamed, store_of
 from vfl.jobs.directory_check import check_directories
 from vfl.jobs.evidence import SPARE
 from vfl.jobs.pooled import check_pool
@@ -404,6 +404,8 @@ async def _await(site: Site, place: _Place, awaited: set[str], wait: float, repo
             text = f"{' and '.join(sorted(silent))} did not dial in: is `vfl serve` running there?"
             if place.online:
                 text = f"{text[:-1]}, with {address} as `online` of [peers.{site.party.name}]?"
+            if listener is not None:
+                text += of_unnamed(listener, " or ".join(sorted(silent)))
             report(CheckResult("FAIL", "listen", text))
     except VflError as error:
         report(CheckResult("FAIL", "listen", str(error)))

@@ -124,8 +124,9 @@ def refusal_by_former_pin(name: str) -> Refusal:
 
 def _how_to_accept(name: str) -> str:
     return (
-        f"it is in the name of {name}: if {name} has rotated its key, pin the new certificate with"
-        " `vfl keys accept`"
+        f"it is in the name of {name}: compare fingerprints by phone; pin it with `vfl keys accept` if"
+        f" {name} has rotated its key, else put the right one into the file of [peers.{name}] and start"
+        " again"
     )
 
 

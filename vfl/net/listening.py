@@ -1,6 +1,7 @@
 """Sockets that listen."""
 
 import asyncio
+import errno
 import socket
 
 from vfl.errors import ConfigError
@@ -29,6 +30,8 @@ async def bind(address: str) -> socket.socket:
         # acknowledgement of the first, up to 40 ms.
         bound.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     except OSError as error:
-        raise ConfigError(f"cannot listen on {address}: {reason_of(error)}") from None
+        used = "; another command of this party may (`vfl status` says), or another program"
+        advice = used if error.errno == errno.EADDRINUSE else ""
+        raise ConfigError(f"cannot listen on {address}: {reason_of(error)}{advice}") from None
     bound.setblocking(False)
     return bound

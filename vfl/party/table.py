@@ -456,6 +456,9 @@ def _guests(source: Source, data: DataSection, wanted: Wanted) -> dict[str, str]
     return at_scoring
 
 
+_READ_AS_NUMBERS = ("monotone)", "aggregate)", "columns)")
+
+
 def _choose_features(
     source: Source,
     data: DataSection,
@@ -484,6 +487,7 @@ def _choose_features(
     else:
         features.append((wanted.expect_why, expect))
     told: set[str] = set()
+    meant: set[str | None] = set()  # by misspelt names: else a fault would follow from each
     for named in (due, features):
         for use, names in named:
             for name in names:
@@ -495,6 +499,8 @@ def _choose_features(
                     error.for_peer = f"its table has no column '{name}'{use}"
                 if named is due or wanted.needs(name):
                     faults.append(error)
+                    if not use.endswith(_READ_AS_NUMBERS):
+                        meant.add(nearest_name(name, source.names))
                 else:
                     aside[name] = error
     for key, name in list(guests.items()):
@@ -508,6 +514,7 @@ def _choose_features(
     other |= {name for _, name in data.for_reports}
     listed = {*data.categorical, *data.dates, *data.monotone, *data.aggregate}
     other |= set(wanted.split.values()) - listed
+    other |= meant - listed
     return [name for name in source.names if name not in other]
 
 

@@ -250,6 +250,10 @@ def undecodable(content: Content, encoding: str) -> TableError:
     if found is not None and codecs.lookup(found).name == encoding:
         advice = "there is a byte that stands for nothing in it: export the file anew, as CSV UTF-8"
         return _error(content, f"line {number} is not {name}, though the rest looks like it: {advice}")
+    if content.head.startswith(codecs.BOM_UTF8):  # by which no other encoding may be set
+        seems = f" (it seems to be {_shown(found)})" if found else ""
+        advice = f"export the file anew, as CSV UTF-8, or without the mark{seems}"
+        return _error(content, f"line {number} is not {name}, as the file is by its mark: {advice}")
     advice = (
         f"set {settings_line('encoding', found)} in [data]" if found else "set its encoding in [data]"
     )
