@@ -162,12 +162,12 @@ def same(rows: list[dict[str, str]], names: tuple[str, ...], expected: Any) -> N
     np.testing.assert_array_equal(numbers(rows, *names), np.array(expected, np.float64))
 
 
-def report(party: Party, model: str, out: Path) -> tuple[Page, dict[str, str]]:
-    """The checked page and the files of `vfl report`."""
+def report(party: Party, model: str, out: Path, note: str = "") -> tuple[Page, dict[str, str]]:
+    """The checked page and the files of `vfl report`, which says this first."""
     party.write()
     done = CliRunner().invoke(main, ["report", str(party.file), "--model", model, "--out", str(out)])
     assert done.exit_code == 0, done.output
-    assert done.output == f"report in {out / PAGE}\n"
+    assert done.output == f"{note}report in {out / PAGE}\n"
     files = {path.name: path.read_text() for path in out.iterdir()}
     page = checked(files[PAGE])
     named = {e.attributes["href"] for e in page.all("a") if e.attributes["href"].endswith(".csv")}
@@ -437,7 +437,8 @@ def test_a_changed_table_is_left_out_and_the_page_says_why(
     insurer.write()
     assert gather(load_party(insurer.file), "claims").factors["density"].dtype == object
     insurer.table.unlink()
-    page, files = report(insurer, "claims", tmp_path / "out")
+    page, files = report(insurer, "claims", tmp_path / "out", f"note: {evidence.no_factors}\n")
+    assert "Against the present tariff" not in page.text
     assert evidence.no_factors in page.text and not page.all("select")
     assert "factors.csv" not in files and "lift.csv" in files
 

@@ -87,6 +87,8 @@ def report(party: Path, model: str, out: Path | None, force: bool, as_json: bool
     if as_json:
         files = sorted(path.name for path in written.page.parent.iterdir())
         told = {"report": str(written.page), "files": files, "replaced": written.replaced}
-        put_json(told | {"tables": written.tables})
+        put_json(told | {"left_out": written.left_out, "tables": written.tables})
         return
+    if written.left_out:
+        stdout.put(f"note: {written.left_out}")
     stdout.put(f"report in {written.page}{', in place of an earlier one' if written.replaced else ''}")

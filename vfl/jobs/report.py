@@ -43,6 +43,7 @@ class Written:
     page: Path
     replaced: bool  # whether an earlier one was there
     tables: Told  # some of its tables by name, a row each
+    left_out: str = ""  # what of rows held out is not shown and why, in a sentence
 
 
 def write_report(party: Party, model: str, out: Path | None = None, *, force: bool = False) -> Written:
@@ -62,7 +63,8 @@ def write_report(party: Party, model: str, out: Path | None = None, *, force: bo
     replaced = target.check()
     target.note({name: hashlib.sha256(content).hexdigest() for name, content in files.items()})
     write_folder(target.place, files)
-    return Written(folder / PAGE, replaced, tables)
+    left_out = "" if evidence.held_out is None else evidence.no_factors
+    return Written(folder / PAGE, replaced, tables, left_out)
 
 
 def _is_report(folder: Path) -> bool:

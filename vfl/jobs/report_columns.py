@@ -46,7 +46,7 @@ def read_held_out(
     least = party.policy.min_child_rows
     if evaluation is None:
         why = "No rows were held out (holdout is 0 in the job file)."
-        return HeldOutColumns({}, why, Beside(no_premium=why))
+        return _without(party, why)
     # Label, weight, exposure and offset are in the record.
     try:
         data = as_trained(as_in_training(party.data, half)[0], half)
@@ -69,14 +69,15 @@ def read_held_out(
         )
     except VflError as error:
         told = _told(error, party)
-        why = f"The columns are not shown, since the table cannot be read as in training: {told}."
-        return HeldOutColumns({}, why, Beside(no_premium=why))
+        end = "" if told.endswith("?") else "."
+        why = f"The columns are not shown, since the table cannot be read as in training: {told}{end}"
+        return _without(party, why)
     if not same:
         why = (
             f"The columns are not shown, since {party.data.named.name} has other ids (or another order) "
             "than when the model was trained."
         )
-        return HeldOutColumns({}, why, Beside(no_premium=why))
+        return _without(party, why)
     features = table.take(evaluation.rows)
     own = {name: features[name] for name in half.columns}
     premium, no_premium = present_premium(
@@ -93,6 +94,11 @@ def read_held_out(
         notes=notes,
     )
     return HeldOutColumns(match_levels(own, half.levels)[0], "", beside)
+
+
+def _without(party: Party, why: str) -> HeldOutColumns:
+    """No columns, and no present premium where one is named."""
+    return HeldOutColumns({}, why, Beside(no_premium=why if party.data.current_premium else ""))
 
 
 def notes_on_columns(party: Party) -> list[str]:
