@@ -14,7 +14,7 @@ from kept_parties import copy_parties
 from room import Room, Said
 
 from vfl.jobs import activity
-from vfl.jobs.activity import Activity, find_processes
+from vfl.jobs.activity import Activity, PeerNow, find_processes
 from vfl.news import News
 from vfl.party.locks import alone
 from vfl.party.store import Store
@@ -63,6 +63,23 @@ def test_a_job_is_told_with_its_parties_and_its_step(
             assert len(status(insurer)["running"][0]["jobs"]) == 2  # type: ignore[arg-type]
     assert said.lines == ["a line"] and status(insurer)["running"] == []
     assert [*store.status().iterdir()] == []
+
+
+def test_a_peer_whose_connection_is_waited_for_is_told(
+    insurer: Party, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(activity, "_PAUSE", 0.0)
+    states = {"registry": "away", "bureau": "here"}
+    monkeypatch.setattr(activity, "_peer_now", lambda name: PeerNow(name, states[name]))
+    now = Activity(store_of(insurer))
+    with now.open(), now.job("train", Said()) as show:
+        now.tell(sessions=["registry", "bureau"])  # type: ignore[list-item]
+        show.progress("training", 3, 50)
+        said = "; the connection to registry is broken, and waited for\n"
+        assert command("status", str(insurer.file)).ok().out.endswith(said)
+        states["registry"] = "here"
+        show.say("the connection to registry is back")
+        assert "broken" not in command("status", str(insurer.file)).ok().out
 
 
 def test_a_file_is_written_once_a_second_at_most_and_the_last_step_is_told(

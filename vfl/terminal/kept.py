@@ -181,6 +181,8 @@ def _job(job: "JobNow") -> str:
     words += f", since {when(job.since)} UTC"
     if job.step:
         words += f": {job.step}, {how_far(job.step, job.done, job.of)} at {job.told[11:19]} UTC"
+    if away := [peer.name for peer in job.peers if peer.state == "away"]:
+        words += f"; the connection to {in_words(away)} is broken, and waited for"
     return words
 
 
