@@ -475,6 +475,8 @@ def test_a_missing_file(tmp_path):
         load_party(tmp_path / "insurr.toml")
     with pytest.raises(ConfigError, match=r"zzz: the folder has insurer.toml"):
         load_party(tmp_path / "zzz")
+    with pytest.raises(ConfigError, match=r"no job file .*zzz$"):  # of jobs it has none
+        load_job(tmp_path / "zzz")
     with pytest.raises(ConfigError, match="there is no folder"):
         load_party(tmp_path / "none" / "insurer.toml")
     with pytest.raises(ConfigError, match="cannot be read: Is a directory"):

@@ -563,7 +563,8 @@ def _load(path: Path, model: type[C], kind: FileKind, peers_to_come: bool = Fals
     raw = read_toml(path, kind)
     other = next((other for other in (*_MODELS, "project") if other in raw), None)
     if kind not in raw and other is not None:
-        raise ConfigError(f"{path.name} is a {other} file, where a {kind} file is due")
+        swapped = " (are they the other way round?)" if {kind, other} == {"party", "job"} else ""
+        raise ConfigError(f"{path.name} is a {other} file, where a {kind} file is due{swapped}")
     try:
         return model.model_validate(raw, strict=True, context=context_of(path, peers_to_come))
     except ValidationError as error:

@@ -18,7 +18,7 @@ def read_toml(path: Path, kind: FileKind) -> dict[str, object]:
         with path.open("rb") as file:
             data = file.read(MAX_FILE + 1)
     except FileNotFoundError:
-        raise ConfigError(f"no {kind} file {path}{_others(path)}") from None
+        raise ConfigError(f"no {kind} file {path}{_others(path, kind)}") from None
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or "not a path"
         raise ConfigError(f"{path} cannot be read: {reason}") from None
@@ -61,7 +61,7 @@ def _syntax(error: Exception, text: str) -> str:
     return f"{where} is not valid TOML{advice}"
 
 
-def _others(path: Path) -> str:
+def _others(path: Path, kind: FileKind) -> str:
     """What else the folder offers."""
     if not path.parent.is_dir():
         return f": there is no folder {path.parent}"
@@ -69,4 +69,13 @@ def _others(path: Path) -> str:
     near = nearest_file(path.name, there)
     if near:
         return f": did you mean {near}?"
-    return f": the folder has {', '.join(there[:5])}" if there else ""
+    fit = [name for name in there if _seems_to_be(path.parent / name, kind)]
+    return f": the folder has {', '.join(fit[:5])}" if fit else ""
+
+
+def _seems_to_be(path: Path, kind: FileKind) -> bool:
+    try:
+        with path.open("rb") as file:
+            return re.search(rb"(?m)^[ \t]*\[ *%b *\]" % kind.encode(), file.read(MAX_FILE)) is not None
+    except OSError:
+        return False
