@@ -12,7 +12,7 @@ import os
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -32,6 +32,7 @@ from test_glm import Job as GlmJob
 from test_glm import make_job as make_glm_job
 from test_hidden_glm import hidden_job, role
 
+from vfl.arrays import Mask
 from vfl.crypto import powers
 from vfl.errors import (
     DataError,
@@ -60,7 +61,7 @@ from vfl.learn.params import BoostParams
 from vfl.net.peer import MemoryPeer
 from vfl.party.store import Store
 from vfl.protocols.common.checkpoints import Checkpoints
-from vfl.protocols.common.course import GuestCourse, HostCourse
+from vfl.protocols.common.course import UNCOUNTED, GuestCourse, HostCourse, SumsCount
 from vfl.protocols.common.participant import Participant
 from vfl.protocols.linear.fit import Fit, GuestFitState, HostFitState
 from vfl.protocols.linear.fitting import guest_fit
@@ -156,14 +157,23 @@ class Run:
         return outcome
 
 
-def of_trees(job: BoostJob, folder: Path) -> Run:
+def of_trees(
+    job: BoostJob, folder: Path, sums: SumsCount = UNCOUNTED, states: list[GuestTrees] | None = None
+) -> Run:
+    """sums: what hosts tell. states: gets what the guest keeps."""
     blocks = job.blocks
     name, *hosts = blocks
 
     def guest(ends: Ends, kept: Any, done: int) -> Any:
         peers = [ends[host] for host in hosts]
         own = {name: blocks[name]}
-        course = GuestCourse(checkpoints=kept)
+
+        def write(state: GuestTrees) -> None:
+            if states is not None:
+                states.append(state)
+            kept.write(state)
+
+        course = GuestCourse(checkpoints=replace(kept, write=write))
         return guest_train(peers, own, job.rows, job.params, key=KEY, course=course)
 
     def host(own: str) -> Role:
@@ -173,7 +183,7 @@ def of_trees(job: BoostJob, folder: Path) -> Run:
             job.params,
             Participant(own),
             shown=str,
-            course=HostCourse(checkpoints=kept),
+            course=HostCourse(checkpoints=kept, sums=sums),
         )
 
     roles = {name: guest, **{own: host(own) for own in hosts}}
@@ -282,6 +292,31 @@ def kept(
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "vfl-store")
+
+
+class OfManyRows:
+    """Tells no sums of two children of which one has fewer than a sixth of the rows."""
+
+    least = 0
+
+    def begin_tree(self, drawn: Mask | None) -> None:
+        return
+
+    def tell(self, pairs: Sequence[tuple[Mask, Mask]]) -> list[bool]:
+        return [min(int(one.sum()), int(other.sum())) >= len(one) / 6 for one, other in pairs]
+
+
+def test_nodes_that_hosts_kept_to_themselves_are_counted_over_all_attempts(tmp_path: Path) -> None:
+    job = make_boost_job(120, 2, 1, TREES.model_copy(update={"depth": 3}))
+    counted = []
+    for folder, kills in (("whole", ()), ("killed", (50, 60))):
+        states: list[GuestTrees] = []
+        run = of_trees(job, tmp_path / folder, OfManyRows(), states)
+        for at in kills:
+            assert run.attempt(next(iter(run.roles)), at) is None
+        assert run.attempt() is not None and (run.begun[-1] > 1) == bool(kills)
+        counted.append([dict(states[-1].withheld), states[-1].done])
+    assert counted[0] == counted[1] and sum(counted[0][0].values()) > 4, counted
 
 
 def test_a_checkpoint_comes_back_bit_for_bit(store: Store) -> None:

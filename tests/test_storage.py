@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -136,13 +137,22 @@ def test_a_store_that_cannot_be_used_is_said_at_once(party: Party, what: str) ->
     assert failed.startswith("FAIL  store: ") and said in failed
 
 
-def test_a_party_file_that_was_changed_after_serve_had_read_it_is_said(party: Party) -> None:
+def test_a_party_file_that_was_changed_after_serve_had_read_it_is_said(
+    party: Party, monkeypatch: pytest.MonkeyPatch
+) -> None:
     hour_ago = time.time() - 3600
     os.utime(party.file, (hour_ago, hour_ago))
     Store(party.store).check()
     with alone(party.store / "serve.lock", "vfl serve"):
-        assert serves_an_older_file(party.store, party.file) is None
         later = time.time() + 5  # a process says by the second when it was started
+        os.utime(party.file, (later, later))
+        assert serves_an_older_file(party.store, party.file) is None  # it has another one
+    known = locks.own_holder()
+    ours = replace(known, command=f"vfl serve {party.file.name}")
+    monkeypatch.setattr(locks, "own_holder", lambda: ours)
+    with alone(party.store / "serve.lock", "vfl serve"):
+        os.utime(party.file, (hour_ago, hour_ago))
+        assert serves_an_older_file(party.store, party.file) is None
         os.utime(party.file, (later, later))
         said = serves_an_older_file(party.store, party.file)
     assert said is not None and re.match(rf"{party.file.name} was changed after .* had read it: ", said)
@@ -584,7 +594,7 @@ def test_who_holds_a_lock_is_said(tmp_path: Path) -> None:
         assert raised.value.for_peer == "a test is at work already"  # no command, no path
         path.write_text("not what a holder says")
         with (
-            pytest.raises(Refused, match="a test is at work already: another process; wait"),
+            pytest.raises(Refused, match="a test is at work already: another process; end that"),
             alone(path, "a test"),
         ):
             raise AssertionError

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from vfl.text import counted, level_order, nearest_file, shown, shown_in
+from vfl.text import counted, level_order, nearest_file, nearest_name, shown, shown_in
 
 
 @pytest.mark.parametrize(
@@ -129,3 +129,9 @@ def test_hostile_levels_are_ordered_at_once() -> None:
 )
 def test_a_file_is_meant_by_its_name_and_not_by_its_ending(name, there, near):
     assert nearest_file(name, there) == near
+
+
+def test_of_names_as_near_the_one_of_the_same_letters_is_meant() -> None:
+    for known in (("table", "label"), ("label", "table")):
+        assert nearest_name("lable", known) == "label"
+    assert nearest_name("lable", ("table",)) == "table"

@@ -177,7 +177,9 @@ def _number(text: str) -> float:
 def nearest_name(name: str, known: Iterable[str]) -> str | None:
     """The known name that `name` was most likely meant to be, if any comes near."""
     names = {k.casefold(): k for k in known}
-    near = difflib.get_close_matches(name.casefold(), names, n=1, cutoff=_ALIKE)
+    near = difflib.get_close_matches(name.casefold(), names, cutoff=_ALIKE)
+    # Of several, one of the same letters: two that changed places are a slip of the fingers.
+    near.sort(key=lambda one: sorted(one) != sorted(name.casefold()))
     return names[near[0]] if near else None
 
 

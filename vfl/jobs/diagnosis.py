@@ -271,7 +271,8 @@ _TO_GUEST: dict[Refusal, str] = {
     "policy": "its party file does not allow it (a host that trusts this guest with it adds the line "
     "`diagnose = true` under [policy])",
     "intersection": "it does so only for an alignment that its [policy] allows, and with this one the "
-    "rows in common are fewer than its min_intersection or more than its max_intersection",
+    "rows in common are fewer than its min_intersection or more than its max_intersection "
+    "(without any it never does)",
     "trials": "its version of vfl tries other rules",
     "day": "with these it would have been asked about more ids today than its [policy] max_ids_a_day "
     "allows",

@@ -97,6 +97,8 @@ def serves_an_older_file(store: Path, party_file: Path) -> str | None:
     serving = who_serves(store)
     if serving is None or serving.machine != socket.gethostname():
         return None
+    if party_file.name not in serving.command:  # it has another one
+        return None
     changed = datetime.fromtimestamp(party_file.stat().st_mtime, UTC)
     if changed.replace(microsecond=0) <= datetime.fromisoformat(serving.since):
         return None

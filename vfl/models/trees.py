@@ -90,6 +90,8 @@ class _TreesGuest(GuestRole[GuestModel]):
         features, begun = self._begins_with
         kept = [] if checkpoints.last is None else checkpoints.last.trees[begun:]
         self._split = any(tree.branches for tree in kept)
+        if checkpoints.last is not None:
+            self._withheld.update(checkpoints.last.withheld)
         if self._initial is not None:
             rows = start_from(self._initial, rows)
             if not checkpoints.done:

@@ -92,7 +92,8 @@ def alone(path: Path, what: str) -> Iterator[None]:
             stack.enter_context(locked(path))
         except Held as held:
             busy = f"{what} is at work already"
-            raise Refused(f"{busy}: {held.who}; wait until it has ended", for_peer=busy) from None
+            text = f"{busy}: {held.who}; end that, or wait until it has ended"
+            raise Refused(text, for_peer=busy) from None
         except OSError as error:
             raise unwritable(f"{path} cannot be locked", error) from None
         stack.callback(path.unlink, missing_ok=True)

@@ -123,6 +123,8 @@ class GuestTrees:
     score: Floats
     best: tuple[float, int, Floats] | None  # validation loss, its number of trees, their score
     round_score: Floats | None = None  # what the round that is not whole yet began with
+    withheld: Mapping[str, int] = field(default_factory=dict)
+    """By host, nodes of all trees whose sums it kept to itself."""
 
 
 @dataclass(frozen=True)
@@ -215,6 +217,7 @@ class Grower(ABC):
             trees, self.splits, score = [*last.trees], [*last.splits], last.score
             best = last.best or best
         begun = self.begun = len(trees) - checkpoints.done
+        withheld = Counter[str]({} if last is None else last.withheld)
         held = ENGINE.hold(score)
         of_round = score if last is None or last.round_score is None else last.round_score
         before = ENGINE.hold(of_round)
@@ -236,6 +239,7 @@ class Grower(ABC):
             score = np.asarray(await asyncio.to_thread(ENGINE.keep, held), np.float64)
             if whole := own + 1 == params.round:
                 before, of_round = held, score
+            withheld.update(self.withheld)
             losses = [rows.mean_loss(score, mask) for mask in (rows.train, rows.validation)]
             release_pages(score)
             seconds, loss = dict(self.clock.seconds), losses[0] or 0.0
@@ -257,7 +261,8 @@ class Grower(ABC):
                 best = (losses[1], number + 1, score)
             if number >= params.first_joint:  # else hosts know nothing of the tree
                 known, began = best if best[1] else None, None if whole else of_round
-                now = GuestTrees(number + 1, [*trees], [*self.splits], score, known, began)
+                splits = [*self.splits]
+                now = GuestTrees(number + 1, [*trees], splits, score, known, began, dict(withheld))
                 await checkpoints.keep(now)
             if stopped and whole:
                 break
