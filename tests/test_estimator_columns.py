@@ -199,7 +199,7 @@ def test_too_many_unknown_levels_stop_the_scoring():
     said = said_by(lambda: model.predict(foreign, {"registry": of_host}))
     assert said == [
         f"{column} has a level that was not in training in 200 of 200 rows, more than chance makes: "
-        "scored as levels without an effect of their own"
+        "scored as the base level, by trees as none of those known"
         for column in (
             "guest: column 'zone'",
             "registry: column 'body'",

@@ -93,6 +93,7 @@ def test_bytes_are_within_the_factor_that_is_said(name: str, insurer: Party, qui
     assert found.trained == round(expected_share(job) * ROWS)
     assert found.processor_seconds > 0 and found.memory > 0
     trees, tapes = job.job.model == "secureboost", found.tapes
+    assert (found.iterations > 2) != trees and found.document["iterations"] == found.iterations
     assert tapes.host == found.traffic["registry"].sent and (tapes.of_trees > 0) == trees
     assert tapes.at_a_host(0.1) == round(tapes.host - 0.9 * tapes.of_trees)
     if name == "trees":  # all but which rows are drawn and go left
@@ -100,7 +101,7 @@ def test_bytes_are_within_the_factor_that_is_said(name: str, insurer: Party, qui
 
 
 def played(rows: int, seconds: float, a_tree: float, trees: int = 3) -> forecasts._Played:
-    return forecasts._Played(rows, trees, [], [], [], seconds, a_tree, 0.0)
+    return forecasts._Played(rows, trees, [], [], [], seconds, a_tree, 0, 0.0)
 
 
 def test_the_time_of_trees_and_of_all_else_is_carried_on_apart() -> None:

@@ -76,6 +76,7 @@ class Forecast:
 
     rows: int
     trained: int
+    iterations: int  # of a linear model, that it is taken to need; 0 of trees
     columns: Mapping[str, ColumnCount]  # that each host is taken to have
     traffic: Mapping[str, Traffic]  # of the guest, with each host and the coordinator
     coordinator: str | None
@@ -110,6 +111,7 @@ class _Played:
     long: Sequence[float]  # bytes to each host that it keeps of a share of trees
     seconds: float  # of the processor, without those of trees
     a_tree: float  # seconds
+    iterations: int  # of a linear model
     hints: float  # bytes of hints and encrypted matrices that the guest keeps
 
 
@@ -157,6 +159,7 @@ def forecast(
     return Forecast(
         rows=many,
         trained=round(expected_share(job) * many),
+        iterations=max(one.iterations for one in played),
         columns=counts,
         traffic=traffic,
         coordinator=coordinator,
@@ -284,6 +287,7 @@ def _play(job: Job, hosts: Mapping[str, ColumnCount], small: int, trees: int, ro
         long,
         seconds - a_tree * trees,
         a_tree,
+        0 if _grown(job) else len(ends),
         sum(one.received[HintPart.__name__] for one in peers),
     )
 

@@ -22,7 +22,7 @@ def describe_unknown(unknown: Unknown, levels: Mapping[str, Levels]) -> dict[str
     return {
         column: f"column '{column}' has a level that was not in training in {int(which.sum()):,} of "
         f"{counted(len(which), 'row')}{', more than chance makes' if column in more else ''}: scored as "
-        "levels without an effect of their own"
+        "the base level, by trees as none of those known"
         for column, which in unknown.items()
     }
 
