@@ -227,6 +227,30 @@ def test_a_dry_run_needs_no_key_and_no_peer_and_shows_no_id(tmp_path: Path, role
             assert value not in text
 
 
+@pytest.mark.parametrize(
+    ("ids", "rule", "remarked"),
+    [
+        ([str(n) for n in range(1, 3000)], "", True),
+        ([f"{n:08}" for n in range(1, 3000)], "", True),
+        ([f"{n:08}" for n in range(1, 3000)], 'normalise = ["digits", "nozeros"]', False),
+        ([f"P{n:08}" for n in range(1, 3000)], "", False),
+    ],
+)
+def test_a_dry_run_says_of_numbers_that_zeros_before_them_count(
+    tmp_path: Path, ids: list[str], rule: str, remarked: bool
+) -> None:
+    (tmp_path / "t.csv").write_text("\n".join(["policy,age", *(f"{one},3" for one in ids)]))
+    path = tmp_path / "registry.toml"
+    path.write_text(
+        '[party]\nname = "registry"\nrole = "host"\nidentity = "keys/registry"\nlisten = "127.0.0.1:1"\n'
+        f'[data]\npath = "t.csv"\nid = "policy"\n{rule}\n'
+        '[peers.insurer]\ncertificate = "insurer.pem"\n'
+    )
+    shown = CliRunner().invoke(main, ["align", "--dry-run", str(path)])
+    assert shown.exit_code == 0, shown.output
+    assert ("all parties add nozeros to normalise" in shown.output) == remarked
+
+
 def test_the_doctor_names_what_the_rule_leaves(tmp_path: Path) -> None:
     path = party_file(tmp_path)
     output = CliRunner().invoke(main, ["doctor", str(path)]).output

@@ -317,6 +317,12 @@ def _put_id_column(column: "IdColumnReport", rows: int) -> None:
         shapes = [f"{shape} {_share(count / filled)}" for shape, count in column.shapes]
         shapes += [f"others {_share(column.other_shapes / filled)}"] if column.other_shapes else []
         stdout.put(f"  shapes (A upper case, a lower case, 9 digit, _ blank): {', '.join(shapes)}")
+    numbers = sum(count for shape, count in column.shapes if not shape.strip("9"))
+    if 2 * numbers > filled and "nozeros" not in column.rule:
+        stdout.put(
+            "  numbers: where another party writes more or fewer zeros before them, none matches until"
+        )
+        stdout.put("  all parties add nozeros to normalise")
     if not column.findings:
         stdout.put("  nothing found")
         return
