@@ -194,7 +194,14 @@ def test_results_for_people(federation: Federation, insurer: Party) -> None:
     (insurer.folder / "job.toml").write_text('[job]\nname = "plain"\npurpose = "a test"\n')
     insurer.run("train", "job.toml").failed(2, "job.toml: [job] model is missing")
     done = insurer.run("score", "--model", "claims", "--data", "new.csv", "--out", "s.csv").ok()
-    assert re.search(r"registry does not know \d+ of \d+ rows: scored without its columns", done.out)
+    assert re.search(r"registry does not know \d+ of \d+ rows: scored without its columns\n", done.out)
+    head, *rows = (insurer.folder / "new.csv").read_text().splitlines()
+    at = head.split(",").index("plate")
+    cells = [row.split(",") for row in rows]
+    strange = [",".join([*one[:at], f"ZZ{n}", *one[at + 1 :]]) for n, one in enumerate(cells)]
+    (insurer.folder / "strange.csv").write_text("\n".join([head, *strange]))
+    nobody = insurer.run("score", "--model", "claims", "--data", "strange.csv", "--out", "z.csv").ok()
+    assert nobody.out.count("its columns; are the ids of the batch those of the training table?") == 2
     for name, host in federation.serving.items():
         assert host.until("scored", marks[name])
 

@@ -190,9 +190,10 @@ def put_scored(done: "Scored", out: str) -> None:
     """Where the scores are, and which rows are scored without somebody's columns."""
     for name, rows in done.unknown.items():
         if rows:
+            none = rows == done.rows > 1
             stdout.put(
                 f"{name} does not know {rows:,} of {counted(done.rows, 'row')}: scored without its "
-                "columns"
+                f"columns{'; are the ids of the batch those of the training table?' if none else ''}"
             )
     for name, rows in done.escaped.items():
         stdout.put(
