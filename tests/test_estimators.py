@@ -218,6 +218,11 @@ def test_a_host_that_knows_no_row_is_warned_of():
         scores = model.decision_function(insurer, {**hosts, "lender": strangers})
     assert [w.filename for w in warned] == [__file__]
     assert np.array_equal(scores, model.decision_function(insurer, {**hosts, "lender": strangers[:0]}))
+    with pytest.warns(VflWarning, match="lender knows 30 of the 80 rows .* as missing in all others: "):
+        model.predict(insurer, {**hosts, "lender": hosts["lender"][:30]})
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.predict(insurer, {**hosts, "lender": hosts["lender"][:50]})
 
 
 @pytest.mark.parametrize(

@@ -349,10 +349,12 @@ class Federation(Learner):
         for text in scored.unusual:
             warn(text)
         for table in others:
-            if table.rows and not scored.known[table.name]:
+            known_to = scored.known[table.name]
+            if table.rows and 2 * known_to < own.rows:
+                few, others_too = (f"{known_to:,}", " in all others") if known_to else ("none", "")
                 warn(
-                    f"{table.name} knows none of the {counted(own.rows, 'row')} to score, so that its "
-                    "columns count as missing: check that its ids are the guest's"
+                    f"{table.name} knows {few} of the {counted(own.rows, 'row')} to score, so that its "
+                    f"columns count as missing{others_too}: check that its ids are the guest's"
                 )
         return scored.scores
 
