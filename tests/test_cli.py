@@ -155,6 +155,7 @@ def test_a_host_that_is_interrupted_tells_the_others(
         registry.signal(number)
         done = registry.wait()
         assert (done.code, done.err.splitlines()[-1]) == (0, "registry stops serving")
+        assert done.err.count("job ended: stopped here; a training or a batch goes on when it is") == 1
         running.wait().failed(9, "error: registry stopped the job: it is shutting down")
         lines = bureau.until("job ended")
         assert lines[-1] == "job ended: insurer stopped the job: registry stopped it"

@@ -127,7 +127,7 @@ def test_kernels_are_in_no_time_that_is_carried_on(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(forecasts, "_play", play)
     job = Job.model_validate(JOBS["trees"])
-    times_of = [forecasts._play_with_kernels(job, {}, 1000, 3, 1000).seconds for _ in range(2)]
+    times_of = [forecasts._play_compiled(job, {}, 1000, 3, 1000).seconds for _ in range(2)]
     assert times_of == [1.0, 1.5]
 
 

@@ -4,7 +4,6 @@ import contextlib
 import os
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from vfl.kernel_cache import telling_unkept
@@ -23,47 +22,48 @@ def announce_compiling(say: Callable[[str], None], takes: str = "some 5 s") -> I
     takes: for how long a core is at work, as a rule.
     """
     teller = _Teller(say, takes)
-    with contextlib.ExitStack() as stack:
-
-        def listen() -> None:
-            from numba.core.event import Listener, install_listener
-
-            Listener.register(_Teller)
-            stack.enter_context(install_listener("numba:compile", teller))
-
-        stack.enter_context(telling_unkept(teller.tell_unkept))
-        with with_compiler(listen):
-            yield
-
-
-@dataclass
-class Readied:
-    """Whether any kernel had to be compiled, or to be loaded from the cache, since this began."""
-
-    any: bool = False
-
-    def notify(self, event: "Event") -> None:
-        """A kernel is about to be either, or has been."""
-        self.any = True
+    with telling_unkept(teller.tell_unkept), _heard_by(teller, "numba:compile"):
+        yield
 
 
 @contextlib.contextmanager
-def noting_kernels() -> Iterator[Readied]:
+def noting_kernels() -> Iterator["Readied"]:
     """Tells whether a time that is measured in the block has that of kernels in it."""
     readied = Readied()
-    was_there = "numba" in sys.modules
+    # numba's lock is taken by who is about to compile or to load one, and by nobody else.
+    with _heard_by(readied, "numba:compiler_lock"):
+        yield readied
+
+
+class Readied:
+    """Whether any kernel had to be compiled, or to be loaded from the cache, or numba to be imported,
+    since this began: a Listener of numba's, but for its import."""
+
+    def __init__(self) -> None:
+        self._began_with_numba, self._heard = "numba" in sys.modules, False
+
+    @property
+    def any(self) -> bool:
+        return self._heard or (not self._began_with_numba and "numba" in sys.modules)
+
+    def notify(self, event: "Event") -> None:
+        """A kernel is about to be readied, or has been."""
+        self._heard = True
+
+
+@contextlib.contextmanager
+def _heard_by(listener: "Readied | _Teller", event: str) -> Iterator[None]:
+    """Have a listener hear of an event of numba's, once that is imported."""
     with contextlib.ExitStack() as stack:
 
         def listen() -> None:
             from numba.core.event import Listener, install_listener
 
-            Listener.register(Readied)
-            readied.any = not was_there  # which takes a second to import
-            # numba's lock is taken by who is about to do so, and by nobody else.
-            stack.enter_context(install_listener("numba:compiler_lock", readied))
+            Listener.register(type(listener))
+            stack.enter_context(install_listener(event, listener))
 
         with with_compiler(listen):
-            yield readied
+            yield
 
 
 def how_to_keep(reason: str | None = None) -> str:

@@ -141,7 +141,7 @@ def forecast(
     few, more = _TREES[job.params.encryption]
     trees = sorted({max(1, min(few, grown // 3)), max(1, min(more, grown))})
     played = [
-        _play_with_kernels(job, counts, size, count, many) for size in (small, large) for count in trees
+        _play_compiled(job, counts, size, count, many) for size in (small, large) for count in trees
     ]
     whole = max(1, grown)
     costs = [[one.hints, *one.long, *one.sent, *one.received] for one in played]
@@ -233,7 +233,7 @@ def _miniature(job: Job, small: int, rows: int, trees: int) -> Job:
     return job.model_copy(update={"secureboost": settings.model_copy(update=fewer)})
 
 
-def _play_with_kernels(
+def _play_compiled(
     job: Job, hosts: Mapping[str, ColumnCount], small: int, trees: int, rows: int
 ) -> _Played:
     """A training in miniature, whose seconds have no kernel in them that is compiled first: these few
@@ -276,8 +276,8 @@ def _play(job: Job, hosts: Mapping[str, ColumnCount], small: int, trees: int, ro
     asyncio.run(fit_apart(aligned, sessions))
     seconds = time.process_time() - began
     # The first has the start in its time, in which a key is made; an only one is counted with that.
-    counted = len(ends) if trees > 1 else 0
-    a_tree = (ends[-1] - ends[0]) / (counted - 1) * counted / trees if counted > 1 else 0.0
+    steps = len(ends) if trees > 1 else 0
+    a_tree = (ends[-1] - ends[0]) / (steps - 1) * steps / trees if steps > 1 else 0.0
     peers = [peer.traffic for peer in (*sessions.peers, *(to_lead for to_lead, _ in sessions.led))]
     return _Played(
         small,

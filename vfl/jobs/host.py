@@ -228,12 +228,23 @@ async def serve_session(
 async def _attend(
     site: Site, peer: WebSocketPeer, show: Show, asked: Callable[[], Awaitable[None]]
 ) -> bool:
-    over_rows = site.party.role == "guest"
-    check_role(peer, "coordinator" if over_rows else "guest")
+    check_role(peer, "coordinator" if site.party.role == "guest" else "guest")
     offer = await first_message(peer, Offer, _OFFER)
     if offer is None:
         return False
     await asked()
+    try:
+        await _play(site, peer, offer, show)
+    except asyncio.CancelledError:
+        line = "job ended: stopped here; a training or a batch goes on when it is started again"
+        show.say(News(line, "ended", peer.name))
+        raise
+    return True
+
+
+async def _play(site: Site, peer: WebSocketPeer, offer: Offer, show: Show) -> None:
+    """The job that a guest asks for."""
+    over_rows = site.party.role == "guest"
     site.check_not_revoked([peer.name])
     started = time.monotonic()
     async with site.while_not_revoked([peer.name, *offer.hosts]):
@@ -252,7 +263,6 @@ async def _attend(
             line = f"{done} in {time.monotonic() - started:.1f} s; "
             line += f"sent {counted(traffic.bytes_sent, 'byte')}, received {traffic.bytes_received:,}"
             show.say(News(line, "done", peer.name))
-    return True
 
 
 _TASKS: dict[str, Callable[[Site, Peer, Offer, Show], Coroutine[object, None, str]]] = {

@@ -77,9 +77,6 @@ async def serving_on(peers: Collection[Peer], show: Show) -> AsyncIterator[None]
         show.say(News(line, event, _only(peers), work=work_ended_by(error)))
         await stop_all(peers, error)  # what it was told may have come from another party
     except asyncio.CancelledError:
-        if any(isinstance(peer, WebSocketPeer) and peer.has_job for peer in peers):
-            line = "job ended: stopped here; a training or a batch goes on when it is started again"
-            show.say(News(line, "ended", _only(peers)))
         await stop_all(peers, VflError("", for_peer="it is shutting down", passing=True))
         raise
     except Exception as error:

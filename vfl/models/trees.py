@@ -82,7 +82,7 @@ class _TreesGuest(GuestRole[GuestModel]):
         self._own = {own.party: _binned(own, params)}
         self._split = False  # whether any tree has a split
         self._obstacle: Obstacle = "label"  # of the last tree without one
-        self._withheld = Counter[str]()  # by host, nodes whose sums it kept to itself
+        self._withheld: Mapping[str, int] = {}  # by host, nodes whose sums it kept to itself
 
     async def train(self, hosts: Sequence[Peer], run: GuestRun) -> tuple[GuestModel, Floats]:
         check_constraints(self._params, [*self._own, *(host.name for host in hosts)])
@@ -91,7 +91,7 @@ class _TreesGuest(GuestRole[GuestModel]):
         kept = [] if checkpoints.last is None else checkpoints.last.trees[begun:]
         self._split = any(tree.branches for tree in kept)
         if checkpoints.last is not None:
-            self._withheld.update(checkpoints.last.withheld)
+            self._withheld = checkpoints.last.withheld
         if self._initial is not None:
             rows = start_from(self._initial, rows)
             if not checkpoints.done:
@@ -129,7 +129,7 @@ class _TreesGuest(GuestRole[GuestModel]):
 
     def check_step(self, step: TrainingStep) -> None:
         done, params = _tree_done(step), self._params
-        self._withheld.update(done.withheld)
+        self._withheld = done.withheld
         if done.obstacle is None:
             self._split = True
             return

@@ -456,9 +456,6 @@ def _guests(source: Source, data: DataSection, wanted: Wanted) -> dict[str, str]
     return at_scoring
 
 
-_READ_AS_NUMBERS = ("monotone)", "aggregate)", "columns)")
-
-
 def _choose_features(
     source: Source,
     data: DataSection,
@@ -487,7 +484,6 @@ def _choose_features(
     else:
         features.append((wanted.expect_why, expect))
     told: set[str] = set()
-    meant: set[str | None] = set()  # by misspelt names: else a fault would follow from each
     for named in (due, features):
         for use, names in named:
             for name in names:
@@ -499,8 +495,6 @@ def _choose_features(
                     error.for_peer = f"its table has no column '{name}'{use}"
                 if named is due or wanted.needs(name):
                     faults.append(error)
-                    if not use.endswith(_READ_AS_NUMBERS):
-                        meant.add(nearest_name(name, source.names))
                 else:
                     aside[name] = error
     for key, name in list(guests.items()):
@@ -514,7 +508,9 @@ def _choose_features(
     other |= {name for _, name in data.for_reports}
     listed = {*data.categorical, *data.dates, *data.monotone, *data.aggregate}
     other |= set(wanted.split.values()) - listed
-    other |= meant - listed
+    # What a misspelt name means is no feature of numbers: else a second fault would follow from it.
+    misspelt = told - aside.keys() - {*data.monotone, *data.aggregate}
+    other |= {near for name in misspelt if (near := nearest_name(name, source.names))} - listed
     return [name for name in source.names if name not in other]
 
 

@@ -23,10 +23,10 @@ def read_toml(path: Path, kind: FileKind) -> dict[str, object]:
         reason = getattr(error, "strerror", None) or "not a path"
         raise ConfigError(f"{path} cannot be read: {reason}") from None
     try:
-        return _parse(data, kind)
-    except ConfigError as error:
+        return _parse(path.name, data, kind)
+    except ConfigError:
         if path.suffix.lower() not in _TABLES:
-            raise ConfigError(f"{path.name}{error}") from None
+            raise
         draft = {"party": "NAME --data TABLE", "job": "NAME --job PARTY.toml"}.get(kind)
         advice = f", which `vfl init {draft}` drafts" if draft else ""
         raise ConfigError(
@@ -34,19 +34,18 @@ def read_toml(path: Path, kind: FileKind) -> dict[str, object]:
         ) from None
 
 
-def _parse(data: bytes, kind: FileKind) -> dict[str, object]:
-    """Raises ConfigError with what goes on behind the file's name."""
+def _parse(name: str, data: bytes, kind: FileKind) -> dict[str, object]:
     if len(data) > MAX_FILE:
-        raise ConfigError(f" is over 1 MiB: this is no {kind} file")
+        raise ConfigError(f"{name} is over 1 MiB: this is no {kind} file")
     try:
         text = data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise ConfigError(f": line {line} is not UTF-8: save the file as UTF-8") from None
+        raise ConfigError(f"{name}: line {line} is not UTF-8: save the file as UTF-8") from None
     try:
         return tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f": {_syntax(error, text)}") from None
+        raise ConfigError(f"{name}: {_syntax(error, text)}") from None
 
 
 def _syntax(error: Exception, text: str) -> str:

@@ -162,7 +162,9 @@ def put_processes(found: "Found", store: "Path") -> None:
     for process in found.running:
         stdout.put(str(process.holder))
         for job in process.jobs:
-            stdout.put(f"  {_job(job)}")
+            away = [peer.name for peer in job.peers if peer.state == "away"]
+            broken = f"; the connection to {in_words(away)} is broken, and waited for" if away else ""
+            stdout.put(f"  {_job(job)}{broken}")
         if not process.jobs:
             stdout.put("  is at no job now")
     if not found.running:
@@ -181,8 +183,6 @@ def _job(job: "JobNow") -> str:
     words += f", since {when(job.since)} UTC"
     if job.step:
         words += f": {job.step}, {how_far(job.step, job.done, job.of)} at {job.told[11:19]} UTC"
-    if away := [peer.name for peer in job.peers if peer.state == "away"]:
-        words += f"; the connection to {in_words(away)} is broken, and waited for"
     return words
 
 

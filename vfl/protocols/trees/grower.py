@@ -110,7 +110,8 @@ class TreeDone:
     seconds: dict[str, float]
     obstacle: Obstacle | None = None  # why the tree has no split; None where it has
     withheld: dict[str, int] = field(default_factory=dict)
-    """By host, nodes whose sums it kept to itself, as it had told so much about their rows."""
+    """By host, nodes of all trees so far whose sums it kept to itself, as it had told so much about
+    their rows."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ class GuestTrees:
     best: tuple[float, int, Floats] | None  # validation loss, its number of trees, their score
     round_score: Floats | None = None  # what the round that is not whole yet began with
     withheld: Mapping[str, int] = field(default_factory=dict)
-    """By host, nodes of all trees whose sums it kept to itself."""
+    """As TreeDone has it."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +157,7 @@ class Grower(ABC):
         self.splits: list[Split] = []
         self.clock = Clock()
         self.begun = 0  # trees of the model that the training began with
-        self.withheld = Counter[str]()  # in the last tree, by host: nodes whose sums it kept to itself
+        self.withheld = Counter[str]()  # by host: nodes of all trees whose sums it kept to itself
         self.obstacle: Obstacle | None = None  # of the last tree
         self.told_obstacle: Obstacle | None = None  # of hosts' candidates, by who opens their sums
         self._of_round: tuple[Rows, Mask, Floats] | None = None
@@ -216,8 +217,8 @@ class Grower(ABC):
                 raise ValueError("the state of training on other rows")
             trees, self.splits, score = [*last.trees], [*last.splits], last.score
             best = last.best or best
+            self.withheld.update(last.withheld)
         begun = self.begun = len(trees) - checkpoints.done
-        withheld = Counter[str]({} if last is None else last.withheld)
         held = ENGINE.hold(score)
         of_round = score if last is None or last.round_score is None else last.round_score
         before = ENGINE.hold(of_round)
@@ -229,7 +230,6 @@ class Grower(ABC):
             if rows.validation.any() and is_enough(params, number, best[1]):
                 break
             self.clock.seconds.clear()
-            self.withheld.clear()
             with self.clock.timed(WHOLE):
                 tree, node_of_row = await self.grow(number, before)
             trees.append(tree)
@@ -239,7 +239,6 @@ class Grower(ABC):
             score = np.asarray(await asyncio.to_thread(ENGINE.keep, held), np.float64)
             if whole := own + 1 == params.round:
                 before, of_round = held, score
-            withheld.update(self.withheld)
             losses = [rows.mean_loss(score, mask) for mask in (rows.train, rows.validation)]
             release_pages(score)
             seconds, loss = dict(self.clock.seconds), losses[0] or 0.0
@@ -261,8 +260,8 @@ class Grower(ABC):
                 best = (losses[1], number + 1, score)
             if number >= params.first_joint:  # else hosts know nothing of the tree
                 known, began = best if best[1] else None, None if whole else of_round
-                splits = [*self.splits]
-                now = GuestTrees(number + 1, [*trees], splits, score, known, began, dict(withheld))
+                splits, withheld = [*self.splits], done.withheld
+                now = GuestTrees(number + 1, [*trees], splits, score, known, began, withheld)
                 await checkpoints.keep(now)
             if stopped and whole:
                 break
